@@ -1,0 +1,61 @@
+"""Residual networks in PyTorch: read it, train it, see why depth works, ship it.
+
+The public names below are resolved when they are first used, so that `import resnets` and
+`resnets --help` do not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resnets.api import evaluate, load_model, predict, train
+    from resnets.data.preprocess import Preprocess
+    from resnets.deploy.predictor import Predictor
+    from resnets.evaluation import Scores
+    from resnets.models.families import create_model, list_models
+    from resnets.models.resnet import ResNet
+    from resnets.models.spec import Spec
+    from resnets.training.recipes import Recipe
+
+_ROOMS = {
+    "create_model": "resnets.models.families",
+    "list_models": "resnets.models.families",
+    "load_model": "resnets.api",
+    "ResNet": "resnets.models.resnet",
+    "Spec": "resnets.models.spec",
+    "Preprocess": "resnets.data.preprocess",
+    "Recipe": "resnets.training.recipes",
+    "Scores": "resnets.evaluation",
+    "Predictor": "resnets.deploy.predictor",
+    "train": "resnets.api",
+    "evaluate": "resnets.api",
+    "predict": "resnets.api",
+}
+
+__version__ = "0.1.0"
+__all__ = [
+    "Predictor",
+    "Preprocess",
+    "Recipe",
+    "ResNet",
+    "Scores",
+    "Spec",
+    "create_model",
+    "evaluate",
+    "list_models",
+    "load_model",
+    "predict",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'resnets' has no attribute {name!r}")
+    return getattr(import_module(_ROOMS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""Images in: bytes become pixels, pixels become batches."""

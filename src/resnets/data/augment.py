@@ -1,0 +1,262 @@
+"""Augmentation of whole batches, every draw keyed by (seed, epoch, sample index).
+
+In: images N C H W uint8 and one key a sample (`keyed.py`). Out: images of the same kind, or after
+`erase` and `mix_batch` float32 images and N K targets. The idea: parameters are drawn by numpy on
+the whole batch, pixels are moved by one gather or one product of matrices on the images' device.
+
+Papers: random resized crop (Szegedy et al., "Going deeper with convolutions", 2015), Random Erasing
+(Zhong et al., 2017), mixup (Zhang et al., 2018), CutMix (Yun et al., 2019), RandAugment (Cubuk et
+al., 2020), TrivialAugment (Müller and Hutter, 2021).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from resnets.data.keyed import Draw, Keys, hashes, keys, uniforms
+from resnets.errors import UserError, unknown
+
+__all__ = ["Augment", "keys", "uniforms"]
+
+Floats = NDArray[np.float64]
+
+CROP_ASPECT = (3 / 4, 4 / 3)  # width / height, in pixels
+ERASE_AREA = (0.02, 0.4)
+ERASE_ASPECT = (0.3, 1 / 0.3)
+ATTEMPTS = 10
+
+Crop = Literal["none", "shift", "resized"]
+Fill = Literal["zero", "reflect"]
+Flip = Literal["none", "random"]
+Policy = Literal["none", "randaugment", "trivialaugment"]
+CHOICES: dict[str, Any] = {"crop": Crop, "fill": Fill, "flip": Flip, "policy": Policy}
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is done to training images; the default does nothing."""
+
+    crop: Crop = "none"
+    shift: int = 0  # pixels to each side, for crop = "shift"
+    fill: Fill = "zero"  # what a shift uncovers: black (before normalisation), or the mirror image
+    min_area: float = 0.35  # smallest share of the image, for crop = "resized"
+    flip: Flip = "none"
+    erasing: float = 0.0  # probability for a sample
+    mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0 is off
+    cutmix: float = 0.0
+    policy: Policy = "none"
+
+    def __post_init__(self) -> None:
+        for name, choice in CHOICES.items():
+            if getattr(self, name) not in get_args(choice):
+                raise unknown(f"{name} of the augmentation", getattr(self, name), get_args(choice))
+        if self.shift < 0 or (self.crop == "shift") != (self.shift > 0):
+            raise UserError(
+                f"crop {self.crop!r} with shift {self.shift}: "
+                "crop 'shift' needs a shift of 1 pixel or more, any other crop a shift of 0"
+            )
+        bounds = {"min_area": (0.01, 1), "erasing": (0, 1), "mixup": (0, 100), "cutmix": (0, 100)}
+        for name, (low, high) in bounds.items():
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"{name} {getattr(self, name)}: must lie in {low}..{high}")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether targets become shares of classes."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+def boxes(
+    keys: Keys,
+    first_draw: int,
+    *,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    image_aspect: float | Floats = 1.0,
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Rectangles with uniform area and log-uniform aspect (width / height in pixels).
+
+    Returns top, left, height, width as shares of the image, 4 N, and which samples found a
+    rectangle that fits within ten attempts (torchvision's law; the others hold no meaning).
+    """
+    share, shape, row, column = (
+        uniforms(keys[:, None], first_draw + part * ATTEMPTS + np.arange(ATTEMPTS))  # N 10
+        for part in range(4)
+    )
+    share = area[0] + (area[1] - area[0]) * share
+    low, high = np.log(aspect)
+    shape = np.exp(low + (high - low) * shape) / np.reshape(image_aspect, (-1, 1))
+    height, width = np.sqrt(share / shape), np.sqrt(share * shape)
+    fits = (height <= 1) & (width <= 1)
+    chosen = np.arange(len(keys)), fits.argmax(axis=1)
+    height, width = height[chosen], width[chosen]
+    top, left = row[chosen] * (1 - height), column[chosen] * (1 - width)
+    return np.stack([top, left, height, width]), fits.any(axis=1)
+
+
+def crop_boxes(keys: Keys, *, min_area: float, image_aspect: float | Floats) -> Floats:
+    """The boxes of random resized crops, 4 N; where none fits, the largest in the centre."""
+    found, fits = boxes(
+        keys, Draw.CROP_BOX, area=(min_area, 1), aspect=CROP_ASPECT, image_aspect=image_aspect
+    )
+    aspect = np.broadcast_to(np.asarray(image_aspect, dtype=np.float64), keys.shape)
+    height = np.minimum(1, aspect / CROP_ASPECT[0])
+    width = np.minimum(1, CROP_ASPECT[1] / aspect)
+    centre = np.stack([(1 - height) / 2, (1 - width) / 2, height, width])
+    return np.where(fits, found, centre)
+
+
+def flips(keys: Keys) -> NDArray[np.bool_]:
+    """Which samples are mirrored: every second one."""
+    return uniforms(keys, Draw.FLIP) < 0.5
+
+
+def shift_and_flip(images: Tensor, keys: Keys, augment: Augment) -> Tensor:
+    """Move each image by up to `shift` pixels and mirror half of them, in one gather."""
+    if augment.crop != "shift" and augment.flip == "none":
+        return images
+    N, C, H, W = images.shape
+    pad, device = augment.shift, images.device
+    # Where each row and column of the result lies in the image with `pad` pixels around it.
+    rows = whole(uniforms(keys, Draw.SHIFT_ROW) * (2 * pad + 1)) + np.arange(H)  # N H
+    columns = whole(uniforms(keys, Draw.SHIFT_COLUMN) * (2 * pad + 1)) + np.arange(W)  # N W
+    if augment.fill == "reflect":  # the padding is the image itself, so it need not be made
+        rows, columns = mirror(rows - pad, H), mirror(columns - pad, W)
+    else:
+        images = F.pad(images, (pad,) * 4)  # black, since these are bytes
+    if augment.flip == "random":
+        columns = np.where(flips(keys)[:, None], columns[:, ::-1], columns)
+    rows = rows * images.shape[3]
+    down, right = (torch.from_numpy(places).to(device) for places in (rows, columns))
+    where = (down[:, :, None] + right[:, None]).view(N, 1, H * W).expand(N, C, H * W)
+    return images.flatten(2).gather(2, where).view(N, C, H, W)
+
+
+def whole(numbers: Floats) -> NDArray[np.int64]:
+    """Rounded down, as a column."""
+    return numbers.astype(np.int64)[:, None]
+
+
+def mirror(places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Places beyond the first and last pixel, mirrored at their centres."""
+    inner: NDArray[np.int64] = size - 1 - np.abs(size - 1 - np.abs(places))
+    return inner
+
+
+def resample(start: Floats, length: Floats, *, source: int, size: int) -> Tensor:
+    """Weights N size source of an antialiased bilinear resize of the piece [start, start + length).
+
+    The triangle filter of PIL and torch: as wide as one output pixel when shrinking, as one
+    input pixel when enlarging. Start and length are in input pixels.
+    """
+    scale = length[:, None] / size  # N 1
+    centres = start[:, None] + (np.arange(size) + 0.5) * scale - 0.5  # N size
+    distance = np.arange(source, dtype=np.float32) - centres.astype(np.float32)[:, :, None]
+    reach = np.maximum(scale, 1).astype(np.float32)[:, :, None]
+    weights = np.maximum(1 - np.abs(distance) / reach, 0)  # N size source
+    return torch.from_numpy(weights / weights.sum(axis=2, keepdims=True))
+
+
+def resized_crop(images: Tensor, box: Floats, *, size: int, mirrored: NDArray[np.bool_]) -> Tensor:
+    """Cut a box (4 N, shares of the image) from each image, bring it to size x size, mirror some.
+
+    The filter is separable, so it is a product of matrices: rows @ image @ columns.
+    """
+    N, C, H, W = images.shape
+    top, left, height, width = box
+    rows = resample(top * H, height * H, source=H, size=size).to(images.device)  # N S H
+    columns = resample(left * W, width * W, source=W, size=size)  # N S W
+    columns = torch.where(torch.from_numpy(mirrored)[:, None, None], columns.flip(1), columns)
+    across = columns.to(images.device).transpose(1, 2)  # N W S
+    narrow = (images.float().view(N, C * H, W) @ across).view(N, C, H, size)
+    return (rows[:, None] @ narrow).add_(0.5).to(torch.uint8)  # N C S S
+
+
+def apply_policy(images: Tensor, keys: Keys, policy: Policy) -> Tensor:
+    """RandAugment or TrivialAugment by torchvision, image by image, each under its own seed.
+
+    torchvision draws from torch's global CPU generator (and from no other), so this generator is
+    lent to it and given back as it was.
+    """
+    if policy == "none":
+        return images
+    from torchvision.transforms import InterpolationMode, v2
+
+    policies = {"randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}
+    transform = policies[policy](interpolation=InterpolationMode.BILINEAR)
+    state = torch.get_rng_state()
+    try:
+        changed = []
+        for image, seed in zip(images, hashes(keys, Draw.POLICY).tolist(), strict=True):
+            torch.default_generator.manual_seed(seed)
+            changed.append(transform(image))
+    finally:
+        torch.set_rng_state(state)
+    return torch.stack(changed)
+
+
+def erase(images: Tensor, keys: Keys, probability: float) -> Tensor:
+    """Random Erasing on normalised images: a rectangle becomes 0, the mean colour.
+
+    Differs from the paper: the aspect is log-uniform, so that wide and tall are equally likely.
+    """
+    if probability == 0:
+        return images
+    H, W = images.shape[2:]
+    (top, left, height, width), fits = boxes(
+        keys, Draw.ERASE_BOX, area=ERASE_AREA, aspect=ERASE_ASPECT, image_aspect=W / H
+    )
+    chosen = fits & (uniforms(keys, Draw.ERASE) < probability)
+    rows = inside(top, height, H) & chosen[:, None]
+    hidden = rows[:, :, None] & inside(left, width, W)[:, None]
+    return images.masked_fill(torch.from_numpy(hidden).to(images.device)[:, None], 0)
+
+
+def inside(start: Floats, length: Floats, size: int) -> NDArray[np.bool_]:
+    """Which of `size` pixels have their centre in [start, start + length), shares: N size."""
+    centres = (np.arange(size) + 0.5) / size
+    past = centres - start[:, None]
+    inner: NDArray[np.bool_] = (past >= 0) & (past < length[:, None])
+    return inner
+
+
+def mix_batch(
+    images: Tensor, targets: Tensor, keys: Keys, *, augment: Augment, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Mixup or CutMix of each image with its neighbour; targets become N K shares that sum to 1.
+
+    One strength and one rectangle a batch, as in both papers, keyed by the batch's first sample.
+    """
+    key = keys[:1]
+    both = augment.mixup > 0 and augment.cutmix > 0
+    cut = augment.mixup == 0 or (both and float(uniforms(key, Draw.MIX_CHOICE)[0]) < 0.5)
+    alpha = augment.cutmix if cut else augment.mixup
+    # A generator of its own, started at a keyed draw; no other state is read or advanced.
+    generator = np.random.Generator(np.random.Philox(key=int(hashes(key, Draw.MIX_STRENGTH)[0])))
+    kept = float(generator.beta(alpha, alpha))
+    partner = images.roll(1, 0)
+    if cut:
+        images, kept = paste(images, partner, key, kept)
+    else:
+        images = torch.lerp(partner, images, kept)
+    shares = F.one_hot(targets, num_classes).float()
+    return images, torch.lerp(shares.roll(1, 0), shares, kept)
+
+
+def paste(images: Tensor, partner: Tensor, key: Keys, kept: float) -> tuple[Tensor, float]:
+    """CutMix: a rectangle of area 1 - kept, its centre anywhere; returns the share really kept."""
+    H, W = images.shape[2:]
+    half = np.sqrt(1 - kept) / 2
+    row, column = (float(uniforms(key, d)[0]) for d in (Draw.MIX_ROW, Draw.MIX_COLUMN))
+    top, bottom = (int(np.clip(round((row + d) * H), 0, H)) for d in (-half, half))
+    left, right = (int(np.clip(round((column + d) * W), 0, W)) for d in (-half, half))
+    images = images.clone()
+    images[:, :, top:bottom, left:right] = partner[:, :, top:bottom, left:right]
+    return images, 1 - (bottom - top) * (right - left) / (H * W)

@@ -1,0 +1,204 @@
+"""A file or its bytes -> uint8 H W C: the only place that opens an image.
+
+Training, evaluation, prediction and the server see the same pixels because they all come through
+here: turned as the camera noted (EXIF), 16-bit and float pictures scaled by their depth rather
+than clipped, CMYK and palettes converted, transparency laid on white, animations by their first
+frame. Six formats are read and the number of pixels is checked before any is decoded, so that
+neither a rare parser nor a tiny file of gigantic size can be smuggled in. H W C: height, width,
+channels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from resnets.errors import UserError
+
+Array = np.ndarray[Any, np.dtype[np.uint8]]
+Result = TypeVar("Result")
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+)
+MAX_PIXELS = 2**26  # 67 million: a 64-megapixel photo, 200 MB as colours
+
+_GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "F"))
+# The largest value of the depths in which pictures of one wide number per pixel are saved.
+_INTEGER_RANGES = (65535, 2**31 - 1)
+_FLOAT_RANGES = (1, 255, 65535, 2**32 - 1)
+
+
+class DecodeError(UserError):
+    """An image that cannot be read; `reason` says why, `source` (a path, or empty) which."""
+
+    def __init__(self, reason: str, source: str = "") -> None:
+        super().__init__(reason, source)  # both, so that it survives pickling between workers
+        self.reason = reason
+        self.source = source
+
+    def __str__(self) -> str:
+        return f"cannot read {self.source}: {self.reason}" if self.source else self.reason
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself: the size after the EXIF turn, and 1 (grey) or 3 channels."""
+
+    width: int
+    height: int
+    channels: int
+
+
+def inspect(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
+    """The header alone, without decoding pixels. Raises DecodeError."""
+    return _opened(source, max_pixels, _header)
+
+
+def decode(source: Path | str | bytes, *, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Array:
+    """The image as uint8 H W C with 1 (grey) or 3 (red, green, blue) channels.
+
+    Raises DecodeError for whatever is not a complete image of at most `max_pixels`.
+    """
+    return _opened(source, max_pixels, lambda picture: _pixels(picture, channels))
+
+
+def from_picture(picture: Image.Image, *, channels: int) -> Array:
+    """What `decode` makes of a file, made of a picture that is open already. Raises DecodeError."""
+    try:
+        with _QUIET:
+            return _pixels(picture, channels)
+    except (OSError, ValueError, SyntaxError) as error:  # opened, but never read to its end
+        raise DecodeError(f"damaged or incomplete ({error})") from error
+
+
+def _opened(
+    source: Path | str | bytes, max_pixels: int, use: Callable[[Image.Image], Result]
+) -> Result:
+    """`use` of the opened image, with every failure turned into one DecodeError."""
+    name = "" if isinstance(source, bytes) else str(source)
+    try:
+        with (
+            _QUIET,
+            Image.open(
+                BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
+            ) as picture,
+        ):
+            if picture.width * picture.height > max_pixels:
+                raise DecodeError(_too_large(picture.width, picture.height, max_pixels), name)
+            return use(picture)
+    except DecodeError:
+        raise
+    # Parsers fail with far more than OSError: ValueError, SyntaxError, struct.error, MemoryError.
+    except Exception as error:
+        raise DecodeError(_reason(error, source), name) from error
+
+
+class _Quiet:
+    """Silence Pillow's remarks on broken metadata and on sizes, which are checked here anyway.
+
+    Filters belong to the process, not to a thread: so only Pillow's are touched, by the first
+    thread that comes in, and restored by the last that leaves.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._num_inside = 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._num_inside == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._num_inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._num_inside -= 1
+            if self._num_inside == 0:
+                self._filters.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
+def _too_large(width: int, height: int, max_pixels: int) -> str:
+    return f"{width} x {height} pixels are more than the {max_pixels / 1e6:.3g} million allowed"
+
+
+def _reason(error: Exception, source: Path | str | bytes) -> str:
+    """One line on why an image could not be read."""
+    if isinstance(error, UnidentifiedImageError):
+        if not (len(source) if isinstance(source, bytes) else Path(source).stat().st_size):
+            return "the file is empty"
+        return "not a JPEG, PNG, WebP, GIF, BMP or TIFF image"
+    if isinstance(error, Image.DecompressionBombError):
+        return "far more pixels than allowed"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, OSError) and error.strerror:  # from the system: permission, a folder
+        return error.strerror.lower()
+    detail = (str(error) or type(error).__name__).splitlines()[0]
+    return f"damaged or incomplete ({detail})"
+
+
+def _header(picture: Image.Image) -> Header:
+    width, height = picture.size
+    # A TIFF has no such entry: Pillow reports its size as turned already.
+    if "exif" in picture.info and picture.getexif().get(ExifTags.Base.Orientation, 1) in (
+        5,
+        6,
+        7,
+        8,
+    ):
+        width, height = height, width
+    grey = picture.mode in _GREY_MODES or picture.mode.startswith("I;16")
+    return Header(width=width, height=height, channels=1 if grey else 3)
+
+
+def _pixels(picture: Image.Image, channels: int) -> Array:
+    converted = _converted(picture, {1: "L", 3: "RGB"}[channels])
+    return np.array(converted).reshape(converted.height, converted.width, channels)
+
+
+def _converted(picture: Image.Image, mode: str) -> Image.Image:
+    """Turned, eight bits a channel, opaque, in `mode` (L or RGB)."""
+    picture.load()
+    turned = ImageOps.exif_transpose(picture)
+    if turned.mode in ("I", "F") or turned.mode.startswith("I;16"):
+        turned = _eight_bits(turned)
+    if turned.has_transparency_data:
+        coloured = turned.convert("RGBA")
+        white = Image.new("RGBA", coloured.size, "white")
+        turned = Image.alpha_composite(white, coloured)
+    # CMYK and palettes have no direct way to grey that agrees with their colours.
+    if mode == "L" and turned.mode not in ("1", "L", "RGB"):
+        turned = turned.convert("RGB")
+    return turned.convert(mode)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """A picture of one wide number per pixel, scaled so that its depth's largest value is white.
+
+    A file says `32 bits` or `float`, not how many of them are used: the smallest usual range that
+    holds the largest value is taken (16 or 31 bits; 0..1, 8, 16 or 32 bits for floats).
+    """
+    values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
+    if picture.mode.startswith("I;16"):
+        top = 65535
+    else:
+        ranges = _FLOAT_RANGES if picture.mode == "F" else _INTEGER_RANGES
+        top = next((limit for limit in ranges if values.max() <= limit), ranges[-1])
+    scaled = np.rint(np.clip(values / top, 0, 1) * 255)
+    return Image.fromarray(scaled.astype(np.uint8))

@@ -1,0 +1,205 @@
+"""What every source of images becomes: a `DataSet` of parts, in memory or on disk.
+
+Enters: arrays, or an index of files. Leaves: `Images` and `ImageFiles`, two storeys with the same
+stairs (length, targets, ids, sizes, subset, read, fingerprint), and the split of one part in two.
+N H W C: images, height, width, channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from resnets.data.decode import DecodeError, decode
+from resnets.errors import UserError
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+
+def _check_index(targets: Array, ids: tuple[str, ...], length: int) -> None:
+    if targets.dtype != np.int64 or targets.shape != (length,) or len(ids) != length:
+        raise ValueError(
+            f"{length} images need as many int64 targets and ids, "
+            f"got {targets.dtype} {targets.shape} and {len(ids)}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images of one size, in memory."""
+
+    pixels: Array  # N H W C uint8, C = 1 or 3
+    targets: Array  # N int64, indices into the classes
+    ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.channels not in (1, 3):
+            raise ValueError(
+                f"pixels must be uint8 N H W C with 1 or 3 channels, "
+                f"got {self.pixels.dtype} of shape {self.pixels.shape}"
+            )
+        _check_index(self.targets, self.ids, len(self.pixels))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (colour)."""
+        return int(self.pixels.shape[3])
+
+    @property
+    def sizes(self) -> Array:
+        """N 2: width and height of each image."""
+        _, height, width, _ = self.pixels.shape
+        return np.tile(np.array([width, height], np.int32), (len(self), 1))
+
+    @property
+    def largest_side(self) -> int:
+        """The longest width or height of all."""
+        return int(max(self.pixels.shape[1:3]))
+
+    def subset(self, indices: Array | Sequence[int]) -> Images:
+        """The images at `indices`, in that order."""
+        ids = tuple(self.ids[index] for index in indices)
+        return Images(pixels=self.pixels[indices], targets=self.targets[indices], ids=ids)
+
+    def read(self, index: int, channels: int) -> Array:
+        """uint8 H W C with `channels` 1 or 3."""
+        pixels: Array = self.pixels[index]
+        if channels == self.channels:
+            return pixels
+        if channels == 3:
+            return np.repeat(pixels, 3, axis=2)
+        return np.array(Image.fromarray(pixels).convert("L"))[..., None]
+
+    def fingerprint(self) -> str:
+        """sha256 over ids, targets and pixels."""
+        digest = hashlib.sha256("\n".join(self.ids).encode())
+        digest.update(str(self.pixels.shape).encode())
+        digest.update(np.ascontiguousarray(self.targets).astype("<i8").tobytes())
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Image files whose headers have been read; pixels are decoded when asked for."""
+
+    files: tuple[str | bytes, ...]  # a path, or the content of a file
+    targets: Array  # N int64, indices into the classes
+    ids: tuple[str, ...]
+    widths_heights: Array  # N 2 int32
+    channels: int  # 1 if every file is grey, else 3
+
+    def __post_init__(self) -> None:
+        _check_index(self.targets, self.ids, len(self.files))
+        if self.widths_heights.shape != (len(self.files), 2) or self.channels not in (1, 3):
+            raise ValueError("widths_heights must be N 2, channels 1 or 3")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def sizes(self) -> Array:
+        """N 2: width and height of each image."""
+        return self.widths_heights
+
+    @property
+    def largest_side(self) -> int:
+        """The longest width or height of all."""
+        return int(self.widths_heights.max())
+
+    def subset(self, indices: Array | Sequence[int]) -> ImageFiles:
+        """The files at `indices`, in that order."""
+        return ImageFiles(
+            files=tuple(self.files[index] for index in indices),
+            targets=self.targets[indices],
+            ids=tuple(self.ids[index] for index in indices),
+            widths_heights=self.widths_heights[indices],
+            channels=self.channels,
+        )
+
+    def read(self, index: int, channels: int) -> Array:
+        """uint8 H W C with `channels` 1 or 3. Raises DecodeError."""
+        try:
+            return decode(self.files[index], channels=channels)
+        except DecodeError as error:
+            raise DecodeError(error.reason, self.ids[index]) from error
+
+    def fingerprint(self) -> str:
+        """sha256 over each file's id, target, width, height and number of bytes.
+
+        Not over contents, which for a large set takes longer than an epoch.
+        """
+        digest = hashlib.sha256()
+        for file, name, target, (width, height) in zip(
+            self.files, self.ids, self.targets, self.widths_heights, strict=True
+        ):
+            digest.update(f"{name}\n{target} {width} {height} {_num_bytes(file)}\n".encode())
+        return digest.hexdigest()
+
+
+Part: TypeAlias = Images | ImageFiles
+
+
+def _num_bytes(file: str | bytes) -> int:
+    if isinstance(file, bytes):
+        return len(file)
+    try:
+        return os.stat(file).st_size
+    except OSError:  # it vanished since it was indexed: another set, so another fingerprint
+        return -1
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Images with their classes, in the parts they came in."""
+
+    name: str
+    classes: tuple[str, ...]
+    parts: dict[str, Part]  # train, val, test as far as they exist; or only `all`
+    notices: tuple[str, ...] = ()  # what the user should know, a sentence each
+    skipped: tuple[tuple[str, str], ...] = ()  # (id, reason) of unreadable files
+
+
+def stratified_split(targets: Array, *, fraction: float, seed: int) -> tuple[Array, Array]:
+    """Sorted indices of the rest and of `fraction` of the images, class by class.
+
+    Each class gives its own share, rounded so that the whole comes out right (largest remainder);
+    no class is emptied, and one of two or more images gives at least one. A pure function of its
+    arguments.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"the held-out fraction is {fraction}; it must lie between 0 and 1")
+    # Raw draws: numpy promises their stream for all versions, but not how it shuffles with them.
+    draws = np.random.PCG64(seed).random_raw(len(targets))
+    labels, counts = np.unique(targets, return_counts=True)
+    shares = _shares(counts, fraction)
+    held_out = [
+        _lowest(draws, np.flatnonzero(targets == label), share)
+        for label, share in zip(labels, shares, strict=True)
+    ]
+    second = np.sort(np.concatenate(held_out)) if held_out else np.zeros(0, np.int64)
+    return np.setdiff1d(np.arange(len(targets)), second), second
+
+
+def _lowest(draws: Array, indices: Array, number: int) -> Array:
+    """The `number` of `indices` with the lowest draws."""
+    return indices[np.argsort(draws[indices], kind="stable")[:number]]
+
+
+def _shares(counts: Array, fraction: float) -> Array:
+    """How many of each class are held out."""
+    exact = counts * fraction
+    shares = np.floor(exact).astype(np.int64)
+    missing = round(float(exact.sum())) - int(shares.sum())
+    order = np.argsort(shares - exact, kind="stable")  # the largest remainder first
+    shares[order[: max(missing, 0)]] += 1
+    return np.clip(shares, np.minimum(counts - 1, 1), counts - 1)

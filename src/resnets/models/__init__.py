@@ -1,0 +1,1 @@
+"""The network: one class, every family a row of a table."""

@@ -1,0 +1,146 @@
+"""Sizes and a `Spec` enter, one layer leaves: the parts that residual units and stems are made of.
+
+The idea: every part that a network may go without is here in two forms, itself and
+`nn.Identity()`, chosen once when the network is built; the units then read straight down.
+Convolutions and norms are PyTorch's own, the rest is one small module for one paper's idea.
+
+Shapes: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnets.errors import UserError
+from resnets.models.spec import Spec
+
+
+def convolution(
+    in_channels: int,
+    out_channels: int,
+    *,
+    kernel: int,
+    spec: Spec,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+) -> nn.Conv2d:
+    """A convolution that keeps the size (up to its stride); a norm that follows owns the bias."""
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        kernel,
+        stride=stride,
+        padding=dilation * (kernel // 2),
+        dilation=dilation,
+        groups=groups,
+        bias=spec.norm == "none",
+    )
+
+
+def normalisation(channels: int, *, spec: Spec) -> nn.Module:
+    if spec.norm == "batch":
+        return nn.BatchNorm2d(channels)
+    if spec.norm == "group":
+        # Wu & He 2018 use 32 groups; narrow layers get fewer, for a group of one channel and one
+        # pixel would always be normalised to zero.
+        return nn.GroupNorm(math.gcd(32, max(channels // 2, 1)), channels)
+    return nn.Identity()
+
+
+class BlurPool(nn.Module):
+    """A binomial low-pass filter, then subsampling by two (Zhang 2019, arXiv 1904.11486)."""
+
+    # Differs from the paper: filters of 3 or 5 after the ReLU, as timm trained its weights; the
+    # paper's release uses 4 and blurs the projection shortcut too.
+
+    filter: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        row = torch.tensor([math.comb(size - 1, k) for k in range(size)], dtype=torch.float32)
+        self.register_buffer("filter", torch.outer(row, row) / row.sum() ** 2, persistent=False)
+        self.margin = size // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        if min(x.shape[-2:]) <= self.margin:
+            raise UserError(
+                f"the images are too small for blur: a map of {x.shape[-2]} x {x.shape[-1]} cannot "
+                f"be mirrored by {self.margin}; give larger images or use blur = 0"
+            )
+        x = F.pad(x, [self.margin] * 4, mode="reflect")
+        weight = self.filter.expand(x.shape[1], 1, *self.filter.shape)
+        return F.conv2d(x, weight, stride=2, groups=x.shape[1])  # N C H W -> N C H/2 W/2
+
+
+def subsampling(spec: Spec, *, stride: int) -> nn.Module:
+    """What stands in for a strided convolution's own stride: nothing, or a blur."""
+    return BlurPool(spec.blur) if spec.blur and stride == 2 else nn.Identity()
+
+
+def conv_stride(spec: Spec, *, stride: int) -> int:
+    return 1 if spec.blur else stride
+
+
+class SqueezeExcite(nn.Module):
+    """Each channel is scaled by a gate computed from all channels' means (Hu 2018, 1709.01507)."""
+
+    def __init__(self, channels: int, *, share: float) -> None:
+        super().__init__()
+        # Differs from the paper: the middle is a multiple of 8, as in timm, whose weights fit.
+        middle = max(8, int(channels * share + 4) // 8 * 8)
+        self.fc1 = nn.Conv2d(channels, middle, 1)
+        self.relu = nn.ReLU()
+        self.fc2 = nn.Conv2d(middle, channels, 1)
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = x.mean((2, 3), keepdim=True)  # N C 1 1
+        gates: Tensor = self.gate(self.fc2(self.relu(self.fc1(means))))
+        return x * gates
+
+
+class ScalarGain(nn.Module):
+    """One learned factor on the residual, zero at first: SkipInit (2002.10444), ReZero."""
+
+    # Differs from ReZero (2003.04887): in post-activation order its ReLU stands before the
+    # addition, ours after it; in pre-activation order this is SkipInit.
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.alpha * x
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang 2016, arXiv 1603.09382): each image skips the residual at `rate`."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.keep = 1.0 - rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        # Differs from the paper: scaled by 1/keep in training instead of by keep in testing, and
+        # drawn for each image instead of for the batch: same expectation, nothing to do at the end.
+        kept = torch.rand(x.shape[0], 1, 1, 1, device=x.device) < self.keep
+        return x * kept.to(x.dtype) / self.keep
+
+
+def squeeze_excite(channels: int, spec: Spec) -> nn.Module:
+    return SqueezeExcite(channels, share=spec.se) if spec.se else nn.Identity()
+
+
+def gain(spec: Spec) -> nn.Module:
+    return ScalarGain() if spec.residual_init == "scalar" else nn.Identity()
+
+
+def drop_path(rate: float) -> nn.Module:
+    return DropPath(rate) if rate else nn.Identity()

@@ -1,0 +1,99 @@
+"""A unit's input enters, what is added to its residual leaves: the five shortcuts.
+
+The idea (He et al. 2015, arXiv 1512.03385, section 3.2): the identity wherever shapes are equal,
+and where they change the least that makes them equal: A pads with zeros, B projects, C projects
+everywhere, D (He et al. 2019, arXiv 1812.01187) averages before it projects. The plain network,
+the control of every experiment on depth, has none.
+
+Shapes: N images, C channels, H height, W width; s stride, C' channels out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnets.models.layers import convolution, normalisation
+from resnets.models.spec import Spec
+
+
+@dataclass(frozen=True)
+class UnitPlan:
+    """Where a unit stands in its network; every unit is planned before the first is built."""
+
+    in_channels: int
+    width: int  # channels of the 3x3 convolutions
+    out_channels: int
+    stride: int
+    dilation_before: int  # up to and with the strided convolution
+    dilation: int  # after it
+    drop_path: float
+
+
+class NoShortcut(nn.Module):
+    """The plain network: nothing is added to the residual."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(())
+
+
+class PadShortcut(nn.Module):
+    """Option A: every other pixel, and channels of zeros on both sides; no parameters."""
+
+    # The paper does not say where the zeros go. Centred, as in akamaster's weights; zeros at the
+    # end (fb.resnet.torch) compute the same function of permuted channels.
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.before = (out_channels - in_channels) // 2
+        self.after = out_channels - in_channels - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]  # N C H W -> N C H/s W/s
+        return F.pad(x, [0, 0, 0, 0, self.before, self.after])  # -> N C' H/s W/s
+
+
+class DilatedAverage(nn.Module):
+    """The 2x2 average of option D where a stride has become dilation: four pixels d apart."""
+
+    def __init__(self, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = self.dilation
+        x = F.pad(x, [0, d, 0, d], mode="replicate")
+        rows = x[:, :, :-d] + x[:, :, d:]
+        return (rows[..., :-d] + rows[..., d:]) / 4
+
+
+def make_shortcut(plan: UnitPlan, spec: Spec) -> nn.Module:
+    """The one place that decides how input and residual come to have equal shapes."""
+    same = plan.stride == 1 and plan.in_channels == plan.out_channels
+    if spec.shortcut == "none":
+        return NoShortcut()
+    if same and spec.shortcut != "conv_all":
+        return nn.Identity()
+    if spec.shortcut == "pad":
+        return PadShortcut(plan.in_channels, plan.out_channels, stride=plan.stride)
+    averaged = spec.shortcut == "avg_conv"
+    stride = 1 if averaged else plan.stride
+    layers: list[nn.Module] = [_average(plan)] if averaged else []
+    layers.append(
+        convolution(plan.in_channels, plan.out_channels, kernel=1, spec=spec, stride=stride)
+    )
+    if spec.order == "post":
+        layers.append(normalisation(plan.out_channels, spec=spec))
+    return nn.Sequential(*layers)
+
+
+def _average(plan: UnitPlan) -> nn.Module:
+    if plan.stride > 1:
+        # Sizes are rounded up and the border is averaged over what exists, so odd maps fit.
+        return nn.AvgPool2d(2, plan.stride, ceil_mode=True, count_include_pad=False)
+    if plan.dilation != plan.dilation_before:
+        return DilatedAverage(plan.dilation_before)
+    return nn.Identity()

@@ -1,0 +1,190 @@
+"""A description of a network enters, a checked description leaves.
+
+The idea: every residual network of the literature is one point in a small space of choices, and
+each field of `Spec` is one idea of one paper. A `Spec` holds plain values only, so it can be
+written into a model file and read back: what is not in `Spec` can be neither saved nor compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+from resnets.errors import UserError, unknown
+
+CHOICES = {
+    "block": ("basic", "bottleneck"),
+    "stem": ("imagenet", "small", "deep", "deep_tiered", "deep_conv"),
+    "shortcut": ("conv", "pad", "conv_all", "avg_conv", "none"),
+    "order": ("post", "pre"),
+    "stride_on": ("3x3", "1x1"),
+    "norm": ("batch", "group", "none"),
+    "residual_init": ("default", "zero", "scalar"),
+}
+POSITIVE = ("num_classes", "in_channels", "groups", "group_width")
+EXPANSION = {"basic": 1, "bottleneck": 4}  # a unit's output channels, in multiples of its width
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One network. Lists are accepted for tuples, so `Spec(**json.loads(...))` works.
+
+    A value outside its range, or two fields that contradict each other, raise `UserError`.
+    """
+
+    depths: tuple[int, ...]  # residual units in each stage
+    block: str  # basic: two 3x3 | bottleneck: 1x1, 3x3, 1x1 with four times the channels out
+    widths: tuple[int, ...] = (64, 128, 256, 512)  # channels of the 3x3 convolutions, per stage
+    num_classes: int = 1000
+    in_channels: int = 3
+    stem: str = "imagenet"  # 7x7/2 + pool | 3x3/1 | three 3x3 + pool | tiered | three 3x3 + conv/2
+    stem_width: int | None = None  # channels that leave the stem; None is widths[0]
+    shortcut: str = "conv"  # He 2015: conv B, pad A, conv_all C; He 2019: avg_conv D; none is plain
+    order: str = "post"  # conv-norm-ReLU (He 2015) | norm-ReLU-conv (He 2016)
+    stride_on: str = "3x3"  # of a bottleneck: "v1.5" | the first 1x1, as the paper has it ("v1")
+    groups: int = 1  # of a bottleneck's 3x3 (Xie 2017)
+    group_width: int = 64  # inner width = int(width * group_width / 64) * groups
+    se: float = 0.0  # squeeze-and-excitation: share of channels in the middle (Hu 2018); 0 is off
+    norm: str = "batch"
+    residual_init: str = "default"  # zero: the branch starts at 0 (Goyal 2017) | scalar: SkipInit
+    drop_path: float = 0.0  # stochastic depth (Huang 2016): rate of the last unit, linear from 0
+    dropout: float = 0.0  # inside pre-activation basic units (wide nets), else before `fc`
+    blur: int = 0  # side of the binomial filter before each subsampling (Zhang 2019); 0 is off
+    output_stride: int | None = None  # 8 | 16 | 32: later strides become dilation; None is as built
+
+    def __post_init__(self) -> None:
+        for name in ("depths", "widths"):
+            object.__setattr__(self, name, _counts(name, getattr(self, name)))
+        for name, allowed in CHOICES.items():
+            _choice(name, getattr(self, name), allowed)
+        for name in POSITIVE:
+            _count(name, getattr(self, name))
+        for name in ("se", "drop_path", "dropout"):
+            object.__setattr__(self, name, _share(name, getattr(self, name)))
+        if self.stem_width is not None:
+            _count("stem_width", self.stem_width)
+        _number("blur", self.blur, (0, 3, 5))
+        _number("output_stride", self.output_stride, (None, 8, 16, 32))
+        for message in _contradictions(self):
+            raise UserError(message)
+
+    @property
+    def expansion(self) -> int:
+        return EXPANSION[self.block]
+
+    @property
+    def stem_channels(self) -> int:
+        return self.stem_width or self.widths[0]
+
+    @property
+    def stem_stride(self) -> int:
+        return 1 if self.stem == "small" else 4
+
+    @property
+    def natural_stride(self) -> int:
+        """Input pixels per pixel of the last map, before `output_stride` holds it back."""
+        return self.stem_stride << (len(self.depths) - 1)
+
+
+FIELDS = tuple(field.name for field in fields(Spec))
+
+
+def _contradictions(spec: Spec) -> Iterable[str]:
+    """One sentence for each pair of fields that cannot both be meant."""
+    if len(spec.depths) != len(spec.widths):
+        yield (
+            f"depths = {spec.depths} has {len(spec.depths)} stages but widths = {spec.widths} has "
+            f"{len(spec.widths)}; give one number for each stage in both"
+        )
+    yield from _needs_bottleneck(spec)
+    if spec.shortcut == "none":
+        yield from _needs_shortcut(spec)
+    if spec.shortcut == "pad" and list(_flow(spec)) != sorted(_flow(spec)):
+        yield (
+            f"shortcut = 'pad' can only add channels, but the stages carry {_flow(spec)}; "
+            "use shortcut = 'conv' or widths that do not fall"
+        )
+    if spec.stem == "deep_tiered" and spec.stem_channels % 8:
+        yield f"stem = 'deep_tiered' needs a stem_width divisible by 8, not {spec.stem_channels}"
+    if spec.stem in ("deep", "deep_conv") and spec.stem_channels % 2:
+        yield f"stem = {spec.stem!r} needs an even stem_width, not {spec.stem_channels}"
+    if spec.blur:
+        yield from _refuses_blur(spec)
+    if spec.output_stride is not None and spec.output_stride > spec.natural_stride:
+        yield (
+            f"output_stride = {spec.output_stride}: this network's own stride is only "
+            f"{spec.natural_stride}; leave output_stride at None"
+        )
+
+
+def _needs_bottleneck(spec: Spec) -> Iterable[str]:
+    given = {"stride_on": "3x3", "groups": 1, "group_width": 64}
+    for name, usual in given.items():
+        value = getattr(spec, name)
+        if spec.block == "basic" and value != usual:
+            yield f"{name} = {value!r} needs block = 'bottleneck'; with 'basic' it is {usual!r}"
+    if int(spec.widths[0] * spec.group_width / 64) < 1:
+        yield f"group_width = {spec.group_width} leaves no channel at widths[0] = {spec.widths[0]}"
+
+
+def _needs_shortcut(spec: Spec) -> Iterable[str]:
+    """Without a shortcut, a residual branch of zero is a network that computes nothing."""
+    if spec.residual_init != "default":
+        yield (
+            f"residual_init = {spec.residual_init!r} needs a shortcut: with shortcut = 'none' the "
+            "network would start at zero and stay there; use residual_init = 'default'"
+        )
+    if spec.drop_path:
+        yield (
+            f"drop_path = {spec.drop_path} needs a shortcut: with shortcut = 'none' a dropped "
+            "branch leaves nothing; use drop_path = 0"
+        )
+
+
+def _refuses_blur(spec: Spec) -> Iterable[str]:
+    clashes = {
+        "order": (spec.order == "pre", "post"),
+        "stride_on": (spec.stride_on == "1x1", "3x3"),
+        "stem": (spec.stem == "deep_conv", "imagenet"),
+        "output_stride": (spec.output_stride not in (None, spec.natural_stride), None),
+    }
+    for name, (clash, instead) in clashes.items():
+        if clash:
+            value = getattr(spec, name)
+            yield f"blur = {spec.blur} is not defined for {name} = {value!r}; use {instead!r}"
+    if spec.natural_stride == 1:
+        yield f"blur = {spec.blur} has nothing to do: the network never subsamples; use blur = 0"
+
+
+def _flow(spec: Spec) -> tuple[int, ...]:
+    """Channels that leave the stem and each stage."""
+    return (spec.stem_channels, *(width * spec.expansion for width in spec.widths))
+
+
+def _choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    if not isinstance(value, str) or value not in allowed:
+        raise unknown(name, str(value), allowed)
+
+
+def _number(name: str, value: object, allowed: tuple[int | None, ...]) -> None:
+    if isinstance(value, bool) or value not in allowed:
+        raise UserError(f"{name} = {value!r}: allowed are {', '.join(map(str, allowed))}")
+
+
+def _count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{name} = {value!r}: must be a whole number of at least 1")
+
+
+def _counts(name: str, values: object) -> tuple[int, ...]:
+    if not isinstance(values, list | tuple) or not values:
+        raise UserError(f"{name} = {values!r}: must be whole numbers, one a stage, as (2, 2, 2, 2)")
+    for value in values:
+        _count(name, value)
+    return tuple(values)
+
+
+def _share(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise UserError(f"{name} = {value!r}: must be a number from 0 up to, but not, 1")
+    return float(value)

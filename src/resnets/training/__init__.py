@@ -1,0 +1,1 @@
+"""The run: a pure function of (resolved recipe, data, step)."""

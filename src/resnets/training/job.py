@@ -1,0 +1,232 @@
+"""What one run works on: the parts of the data, the preprocessing, the streams, the network.
+
+Enters: an opened data set and a recipe. Leaves: a `Job` whose every piece is a pure function of
+the resolved recipe and the data, so that a resumed run builds exactly the same one.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from resnets.data.augment import Augment
+from resnets.data.batches import EvaluationBatches, TrainingStream, channel_statistics
+from resnets.data.preprocess import Preprocess
+from resnets.data.sources import DataSet, Images, Part, stratified_split
+from resnets.errors import UserError
+from resnets.evaluation import Scores, evaluate
+from resnets.models.families import create_model
+from resnets.models.resnet import ResNet
+from resnets.models.spec import Spec
+from resnets.training.loop import State, autocast, train_step
+from resnets.training.planning import Facts
+from resnets.training.recipes import Recipe
+
+VALIDATION_BATCH = 250
+MEASURED_SECONDS = 2.0
+MEASURED_SHARE = 0.02
+"""of the time budget, when that is more"""
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Training, validation and, where the data has one, test images."""
+
+    train: Part
+    val: Part
+    test: Part | None
+    held_out: tuple[str, ...] = ()
+    """ids taken out of the training part for validation"""
+
+    @property
+    def scored(self) -> tuple[str, Part]:
+        """The part of the final scores, with its name."""
+        return ("validation", self.val) if self.test is None else ("test", self.test)
+
+    def facts(self, classes: Sequence[str]) -> Facts:
+        """What the choice of a network depends on."""
+        num_test = 0 if self.test is None else len(self.test)
+        side, channels = _typical_side(self.train), self.train.channels
+        return Facts(len(self.train), len(self.val), num_test, side, channels, len(classes))
+
+
+def divide(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None = None) -> Parts:
+    """Find or make the parts; `held_out` repeats the split of an earlier run."""
+    parts = data.parts
+    test = parts.get("test")
+    whole = parts["train"] if "train" in parts else parts["all"]
+    if recipe.validate_on == "test":
+        if test is None:
+            raise UserError(f"--validate-on test: {data.name} has no test part")
+        return Parts(whole, test, test)
+    if "val" in parts:
+        return Parts(whole, parts["val"], test)
+    if held_out is None:
+        train, val = stratified_split(whole.targets, fraction=recipe.val_fraction, seed=recipe.seed)
+    else:
+        chosen = np.isin(np.array(whole.ids), np.array(held_out))
+        train, val = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    return Parts(whole.subset(train), whole.subset(val), test, tuple(whole.ids[i] for i in val))
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Everything that the loop needs but the state."""
+
+    recipe: Recipe
+    classes: tuple[str, ...]
+    parts: Parts
+    preprocess: Preprocess
+    device: torch.device
+    stream: TrainingStream
+    validation: EvaluationBatches
+
+    @classmethod
+    def build(
+        cls, recipe: Recipe, parts: Parts, *, classes: Sequence[str], device: torch.device,
+        preprocess: Mapping[str, Any] | None = None,
+    ) -> Job:  # fmt: skip
+        """Decode what fits in memory and set up the streams; a resumed run gives `preprocess`."""
+        assert recipe.size is not None and recipe.batch_size is not None
+        assert recipe.workers is not None, "resolve the recipe first"
+        shape: dict[str, Any] = {
+            "size": recipe.size,
+            "channels": parts.train.channels,
+            "fit": recipe.fit,
+        }
+        if preprocess is None:
+            plain = Preprocess(**shape)
+            mean, std = channel_statistics(parts.train, plain)
+            preprocess = shape | {"mean": mean, "std": std}
+        exact = Preprocess(**preprocess)
+        places: dict[str, Any] = {
+            "device": device, "workers": recipe.workers, "cache_mb": recipe.cache_mb,
+        }  # fmt: skip
+        stream = TrainingStream(
+            parts.train, preprocess=exact, augment=augmentation(recipe), num_classes=len(classes),
+            batch_size=recipe.batch_size, seed=recipe.seed, **places,
+        )  # fmt: skip
+        validation = EvaluationBatches(
+            parts.val, preprocess=exact, batch_size=VALIDATION_BATCH, **places
+        )
+        return cls(recipe, tuple(classes), parts, exact, device, stream, validation)
+
+    def new_model(self) -> ResNet:
+        """The network with its initial weights: a function of the seed."""
+        torch.manual_seed(self.recipe.seed)
+        model = self._create(weights=self.recipe.weights)
+        if self.recipe.weights is not None:
+            # As many classes need not be the same classes: fine-tuning learns a head of its own.
+            model.reset_classifier(len(self.classes))
+        return model
+
+    def new_model_spec(self) -> Spec:
+        """The network's Spec, without drawing its weights."""
+        with torch.device("meta"):
+            return self._create(weights=None).spec
+
+    def _create(self, *, weights: str | None) -> ResNet:
+        recipe = self.recipe
+        assert recipe.model is not None, "resolve the recipe first"
+        extra = {"dropout": recipe.dropout, "drop_path": recipe.drop_path}
+        return create_model(
+            recipe.model,
+            num_classes=len(self.classes),
+            in_channels=self.preprocess.channels,
+            weights=weights,
+            **{name: value for name, value in extra.items() if value},
+        )
+
+    def validate(self, model: nn.Module) -> Scores:
+        """Score the validation part in the precision of training."""
+        with autocast(self.device, self.recipe.precision):
+            return evaluate(model, self.validation, self.classes)
+
+    def measure(self, model: ResNet, *, budget: float | None) -> tuple[float, float]:
+        """Seconds of one training step, and of evaluating one image, on the real thing.
+
+        A copy of the network is trained and thrown away; the run itself starts untouched.
+        """
+        limit = max(MEASURED_SECONDS, MEASURED_SHARE * (budget or 0))
+        trial = State.start(copy.deepcopy(model), self.recipe, device=self.device)
+        trial.model.train()
+        steps: list[float] = []
+        begin = last = time.perf_counter()
+        for batch in self.stream.batches(0, 1000):
+            # Steps spread evenly over a run: those that train only the head are cheap.
+            trial.step = 618 * (len(steps) + 1) % 1000
+            loss, _ = train_step(trial, trial.model, batch, self.recipe, steps=1000)
+            loss.item()
+            now = time.perf_counter()
+            steps.append(now - last)
+            last = now
+            if now - begin > limit and len(steps) > 3:
+                break
+        return statistics.mean(steps[1:]), self._image_seconds(trial.model, limit=limit / 4)
+
+    def _image_seconds(self, model: nn.Module, *, limit: float) -> float:
+        model.eval()
+        seen, begin = 0, time.perf_counter()
+        with torch.inference_mode(), autocast(self.device, self.recipe.precision):
+            for batch in self.validation:
+                model(batch.images).sum().item()  # waits for the device
+                seen += len(batch.images)
+                if time.perf_counter() - begin > limit:
+                    break
+        return (time.perf_counter() - begin) / max(seen, 1)
+
+    def describe(self, *, data: str, name: str, fingerprint: str) -> dict[str, Any]:
+        """The content of data.json."""
+        return {
+            "data": data,
+            "name": name,
+            "fingerprint": fingerprint,
+            "classes": list(self.classes),
+            "sizes": self.sizes(),
+            "preprocess": asdict(self.preprocess),
+            "held_out": list(self.parts.held_out),
+        }
+
+    def sizes(self) -> dict[str, int]:
+        """Number of images in each part."""
+        sizes = {"train": len(self.parts.train), "val": len(self.parts.val)}
+        return sizes if self.parts.test is None else sizes | {"test": len(self.parts.test)}
+
+
+def augmentation(recipe: Recipe) -> Augment:
+    """The data room's record of the recipe's augmentation fields."""
+    assert recipe.crop != "auto", "resolve the recipe first"
+    return Augment(
+        crop=recipe.crop,
+        shift=recipe.shift if recipe.crop == "shift" else 0,
+        fill=recipe.fill,
+        min_area=recipe.min_area,
+        flip=recipe.flip,
+        erasing=recipe.erasing,
+        mixup=recipe.mixup,
+        cutmix=recipe.cutmix,
+        policy=recipe.policy,
+    )
+
+
+def fingerprint(data: DataSet) -> str:
+    """One SHA-256 over the parts' own fingerprints and the class names."""
+    digest = hashlib.sha256("\n".join(data.classes).encode())
+    for name in sorted(data.parts):
+        digest.update(f"\n{name} {data.parts[name].fingerprint()}".encode())
+    return digest.hexdigest()
+
+
+def _typical_side(part: Part) -> int:
+    if isinstance(part, Images):
+        return int(min(part.pixels.shape[1:3]))
+    return int(np.median(part.widths_heights.min(axis=1)))

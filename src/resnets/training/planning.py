@@ -1,0 +1,289 @@
+"""Before step 0: what the recipe leaves open is chosen from the data and the measured speed.
+
+Enters: a recipe with open fields (`None`, "auto"), the facts of the data, a time budget.
+Leaves: a `Plan`, the same recipe with every field filled in, each with its origin and the choices
+with their reasons. Nothing is measured again after this: the run is a pure function of the plan.
+
+The idea of the choice: with few images or much time a larger network or input wins, with many
+images or little time a faster one. Candidates are timed for a moment on the machine at hand; the
+most expensive one that still affords enough passes over the training images is taken.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from resnets.errors import UserError
+from resnets.models.families import MODELS, create_model
+from resnets.training.loop import FORMATS, autocast, place
+from resnets.training.optim import default_learning_rate
+from resnets.training.recipes import Recipe
+
+DEFAULT_SECONDS = 600.0
+"""what a run without --time and --epochs is planned for"""
+SAFETY = 0.93
+"""share of the time left that is planned with: neighbours on a machine slow it down"""
+REPORT_SECONDS = 6.0
+"""for the model file, the pictures and the page"""
+SMALL_SIDE = 48
+"""images up to this side are trained at their own size with a 3x3 stem"""
+EVALUATION_SHARE = 0.05
+"""of the training time that validations may take"""
+MOST_VALIDATIONS = 40
+GENEROUS = 4.0
+"""multiple of the least worthwhile passes at which a run without --time stops"""
+PROBE_IMAGES = 32
+FASTER = 0.9
+"""reduced precision must take less than this share of fp32's time to be chosen"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choice depends on."""
+
+    num_train: int
+    num_val: int
+    num_test: int
+    side: int
+    """typical shorter side of an image in pixels"""
+    channels: int
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network and its input size."""
+
+    model: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A resolved recipe: no field is open but `steps`, which `with_steps` fills in last."""
+
+    recipe: Recipe
+    origins: dict[str, str]
+    reasons: tuple[str, ...] = ()
+
+    def fill(self, origin: str, reason: str = "", **values: Any) -> Plan:
+        """Set fields, remembering where they came from."""
+        reasons = (*self.reasons, reason) if reason else self.reasons
+        origins = self.origins | dict.fromkeys(values, origin)
+        return Plan(replace(self.recipe, **values), origins, reasons)
+
+
+SMALL_LADDER = ("resnet20", "resnet10_half_cifar", "resnet18_half_cifar", "resnet18_cifar")
+PHOTO_LADDER = (
+    ("resnet18_half", 64), ("resnet18_half", 96), ("resnet18_half", 128), ("resnet18", 128),
+    ("resnet18", 160), ("resnet18", 224), ("resnet50", 224),
+)  # fmt: skip
+"""networks tried on small images and on photos, cheapest first"""
+
+
+def target_epochs(num_train: int) -> float:
+    """Passes that a training set of this size is worth, when time is short."""
+    return float(min(max(14 * (50_000 / num_train) ** 0.5, 14), 60))
+
+
+def candidates(facts: Facts, recipe: Recipe) -> list[Candidate]:
+    """Networks and input sizes worth trying on such images, cheapest first."""
+    small = facts.side <= SMALL_SIDE
+    own_size = max(facts.side, 16) if small else 128
+    if recipe.model is not None:
+        sizes = [64, 96, 128, 160, 224] if recipe.size is None and not small else [own_size]
+        return [Candidate(recipe.model, recipe.size or size) for size in sizes]
+    if small:
+        return [Candidate(name, recipe.size or own_size) for name in SMALL_LADDER]
+    if recipe.size is not None:
+        names = dict.fromkeys(name for name, _ in PHOTO_LADDER)
+        return [Candidate(name, recipe.size) for name in names]
+    # A larger input than the photos themselves adds cost, not detail.
+    fitting = [step for step in PHOTO_LADDER if step[1] <= facts.side * 1.34]
+    return [Candidate(*step) for step in fitting or PHOTO_LADDER[:1]]
+
+
+def plan(
+    recipe: Recipe, origins: dict[str, str], facts: Facts, *, seconds: float | None,
+    device: torch.device,
+) -> Plan:  # fmt: skip
+    """Fill in everything but the number of steps; `seconds` are left for the whole run."""
+    current = Plan(recipe, origins)
+    if recipe.threads is None:
+        current = current.fill("measured", threads=torch.get_num_threads())
+    if recipe.workers is None:
+        current = current.fill("measured", workers=max(1, torch.get_num_threads()))
+    if recipe.batch_size is None:
+        batch_size = _batch_size(facts.num_train, recipe.accumulate)
+        current = current.fill("data", batch_size=batch_size)
+    current = _choose_network(current, facts, seconds=seconds, device=device)
+    current = _warn_of_tiny_maps(current)
+    if recipe.learning_rate is None:
+        assert current.recipe.batch_size is not None
+        rate = default_learning_rate(recipe, batch_size=current.recipe.batch_size)
+        current = current.fill("default", learning_rate=rate)
+    if recipe.crop == "auto":
+        small = facts.side <= SMALL_SIDE
+        current = current.fill("data", crop="shift" if small else "resized")
+    return current
+
+
+def with_steps(
+    current: Plan, facts: Facts, *, seconds: float | None, step_seconds: float, image_seconds: float
+) -> Plan:
+    """The number of steps: asked for, or what fits into the seconds left at the measured speed.
+
+    `step_seconds` is one training step, `image_seconds` the evaluation of one image.
+    """
+    recipe = current.recipe
+    assert recipe.batch_size is not None
+    steps_an_epoch = facts.num_train / recipe.batch_size
+    if recipe.epochs is not None:
+        steps = max(1, round(recipe.epochs * steps_an_epoch))
+        asked = f"{current.origins['epochs']} --epochs {recipe.epochs:g}"
+        current = current.fill(asked, steps=steps, epochs=None)
+    elif recipe.steps is None:
+        steps = _affordable_steps(
+            facts, seconds=DEFAULT_SECONDS if seconds is None else seconds,
+            step_seconds=step_seconds, image_seconds=image_seconds,
+        )  # fmt: skip
+        if seconds is None:
+            steps = min(steps, round(GENEROUS * target_epochs(facts.num_train) * steps_an_epoch))
+        current = current.fill("default" if seconds is None else "time budget", steps=steps)
+    total = current.recipe.steps
+    assert total is not None
+    epochs = total / steps_an_epoch
+    if recipe.evaluate_every is None:
+        every = _evaluate_every(
+            epochs,
+            epoch_seconds=steps_an_epoch * step_seconds,
+            validation_seconds=image_seconds * facts.num_val,
+        )
+        current = current.fill("derived", evaluate_every=every)
+    training = total * step_seconds * (1 + EVALUATION_SHARE)
+    minutes = (training + _ending_seconds(facts, image_seconds)) / 60
+    reason = f"{total:,} steps of {recipe.batch_size} images, {epochs:.1f} epochs"
+    return current.fill("", f"{reason}: about {minutes:.1f} minutes")
+
+
+def _affordable_steps(
+    facts: Facts, *, seconds: float, step_seconds: float, image_seconds: float
+) -> int:
+    ending = _ending_seconds(facts, image_seconds)
+    training = (seconds - ending) * SAFETY / (1 + EVALUATION_SHARE)
+    if training < step_seconds:
+        raise UserError(
+            f"--time: {max(seconds, 0):.0f} s are left after start-up, and the final evaluation "
+            f"needs {ending:.0f} s of them; give more time"
+        )
+    return int(training / step_seconds)
+
+
+def _ending_seconds(facts: Facts, image_seconds: float) -> float:
+    """Final scores are computed in fp32 from the model file: about twice a validation's cost."""
+    return REPORT_SECONDS + 2 * image_seconds * (facts.num_test or facts.num_val)
+
+
+def training_seconds(
+    model: nn.Module, *, size: int, channels: int, images: int, precision: str,
+    memory_format: str, device: torch.device, repeats: int = 2,
+) -> float:  # fmt: skip
+    """Fastest of some forward and backward passes over random images."""
+    place(model, device=device, memory_format=memory_format).train()
+    inputs = torch.randn(images, channels, size, size, device=device)
+    inputs = inputs.to(memory_format=FORMATS[memory_format])
+    targets = torch.zeros(images, dtype=torch.long, device=device)
+
+    def once() -> float:
+        start = time.perf_counter()
+        with autocast(device, precision):
+            logits = model(inputs)
+        loss = F.cross_entropy(logits.float(), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        loss.item()
+        return time.perf_counter() - start
+
+    once()
+    return min(once() for _ in range(repeats))
+
+
+def _choose_network(
+    current: Plan, facts: Facts, *, seconds: float | None, device: torch.device
+) -> Plan:
+    recipe = current.recipe
+    options = candidates(facts, recipe)
+    probe: dict[str, Any] = {
+        "channels": facts.channels, "images": PROBE_IMAGES,
+        "memory_format": recipe.memory_format, "device": device,
+    }  # fmt: skip
+    precision: Any = recipe.precision
+    if precision == "auto":
+        model = _probe_model(options[0], facts)
+        precision, reason = _fastest_precision(model, size=options[0].size, probe=probe)
+        current = current.fill("measured", reason, precision=precision)
+    available = DEFAULT_SECONDS if seconds is None else seconds
+    wanted = recipe.epochs or target_epochs(facts.num_train)
+    chosen, said = options[0], ""
+    for option in options if len(options) > 1 else ():
+        model = _probe_model(option, facts)
+        cost = training_seconds(model, size=option.size, precision=precision, **probe)
+        epochs = available * SAFETY / (cost / PROBE_IMAGES * facts.num_train)
+        if epochs < wanted and said:
+            break
+        chosen = option
+        said = (
+            f"{option.model} at {option.size} pixels: {PROBE_IMAGES / cost:.0f} images/s, "
+            f"about {epochs:.0f} passes over {facts.num_train:,} images in {available:.0f} s"
+        )
+    values = {
+        name: value
+        for name, value in (("model", chosen.model), ("size", chosen.size))
+        if getattr(recipe, name) is None
+    }
+    return current.fill("measured" if said else "data", said, **values)
+
+
+def _warn_of_tiny_maps(current: Plan) -> Plan:
+    """Say it when a network shrinks the image to less than 2x2 before the mean."""
+    name, size = current.recipe.model, current.recipe.size
+    assert name is not None and size is not None
+    stride = MODELS[name].spec.natural_stride
+    if size >= 2 * stride:
+        return current
+    side = -(-size // stride)
+    advice = "a network with a 3x3 stem such as resnet18_cifar keeps more"
+    return current.fill("", f"{name} shrinks {size} pixels to a {side}x{side} map; {advice}")
+
+
+def _probe_model(candidate: Candidate, facts: Facts) -> nn.Module:
+    return create_model(candidate.model, num_classes=facts.num_classes, in_channels=facts.channels)
+
+
+def _fastest_precision(model: nn.Module, *, size: int, probe: dict[str, Any]) -> tuple[str, str]:
+    """fp32, unless half precision is measured faster on this machine."""
+    half = "fp16" if probe["device"].type == "mps" else "bf16"
+    exact = training_seconds(model, size=size, precision="fp32", **probe)
+    reduced = training_seconds(model, size=size, precision=half, **probe)
+    winner = half if reduced < FASTER * exact else "fp32"
+    times = f"{exact * 1e3:.0f} ms in fp32, {reduced * 1e3:.0f} ms in {half}"
+    return winner, f"precision {winner}: {PROBE_IMAGES} images take {times}"
+
+
+def _batch_size(num_train: int, accumulate: int) -> int:
+    """128, or less where it would leave too few steps an epoch."""
+    for size in (128, 64, 32, 16):
+        if num_train >= 40 * size:
+            return max(size, accumulate)
+    return max(16, accumulate)
+
+
+def _evaluate_every(epochs: float, *, epoch_seconds: float, validation_seconds: float) -> float:
+    """Every epoch, or as seldom as keeps validations within their share of the time."""
+    least = validation_seconds / (EVALUATION_SHARE * epoch_seconds)
+    return min(epochs, float(max(1, round(least), round(epochs / MOST_VALIDATIONS))))

@@ -1,0 +1,293 @@
+"""How a network is trained: one frozen record, and the named recipes with their promises.
+
+Enters: nothing. Leaves: `Recipe`, the single list of training options (the command line's flags,
+the saved configuration and the Python keywords are all generated from its fields), and `RECIPES`.
+`None` means "chosen from the data and the measured speed"; `planning.py` fills it in before step 0.
+
+This file imports neither torch nor numpy, since `resnets --help` needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from resnets.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice that decides the trained weights, and how fast they are reached.
+
+    Shares are fractions of the whole run; epochs are passes over the training images.
+    """
+
+    model: str | None = None
+    """network, a name of `resnets models`; chosen from the data when left out"""
+    weights: str | None = None
+    """start from these weights: a path, a URL, hub:owner/name or torchvision:IMAGENET1K_V1"""
+    size: int | None = None
+    """side of the square network input in pixels"""
+    fit: Literal["crop", "squash"] = "squash"
+    """how an oblong image becomes square: cut the centre out, or squeeze all of it in"""
+    epochs: float | None = None
+    """passes over the training images"""
+    steps: int | None = None
+    """optimizer steps, instead of epochs"""
+    batch_size: int | None = None
+    """images per optimizer step"""
+    accumulate: int = 1
+    """micro-batches per optimizer step; batch norm then sees batch-size / accumulate images"""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd has Nesterov momentum unless --no-nesterov"""
+    learning_rate: float | None = None
+    """peak learning rate; sgd scales its default with the batch size"""
+    momentum: float = 0.9
+    """of sgd; AdamW uses it as beta1"""
+    nesterov: bool = True
+    """look-ahead form of sgd's momentum"""
+    weight_decay: float = 5e-4
+    """on convolution and linear weights; norms and biases are never decayed"""
+    clip: float = 0.0
+    """largest gradient norm; 0 does not clip"""
+    schedule: Literal["cosine", "one_cycle", "step"] = "one_cycle"
+    """shape of the learning rate over the run; one_cycle rises and falls linearly"""
+    warmup: float = 0.15
+    """share of the run in which the learning rate rises from 0"""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """shares of the run at which schedule `step` divides the learning rate by 10"""
+    head_first: float = 0.0
+    """share of the run that trains only the head (fine-tuning)"""
+    layer_decay: float = 1.0
+    """learning-rate factor from each stage to the one before it (discriminative rates)"""
+
+    label_smoothing: float = 0.0
+    """share of the target spread over all classes"""
+    ema: float = 0.0
+    """decay per step of the averaged weights that are evaluated and kept; 0 is off"""
+    dropout: float = 0.0
+    """drop probability before the head"""
+    drop_path: float = 0.0
+    """stochastic depth: drop probability of the last residual branch, linear in depth"""
+    crop: Literal["auto", "none", "shift", "resized"] = "auto"
+    """shift: pad and cut out; resized: a random part, resized"""
+    shift: int = 4
+    """pixels of padding for crop `shift`"""
+    fill: Literal["zero", "reflect"] = "zero"
+    """what the padding of crop `shift` holds"""
+    min_area: float = 0.35
+    """least share of the image that crop `resized` keeps"""
+    flip: Literal["none", "random"] = "random"
+    """mirror left-right, half of the time"""
+    erasing: float = 0.0
+    """probability to blank a random rectangle"""
+    mixup: float = 0.0
+    """alpha of the Beta law that blends pairs of images; 0 is off"""
+    cutmix: float = 0.0
+    """alpha of the Beta law that pastes rectangles between images; 0 is off"""
+    policy: Literal["none", "randaugment", "trivialaugment"] = "none"
+    """per-image colour and shape distortions"""
+
+    val_fraction: float = 0.1
+    """share of the training images held out when DATA has no validation part"""
+    validate_on: Literal["val", "test"] = "val"
+    """test reproduces papers that chose on the test images, and says so in every output"""
+    evaluate_every: float | None = None
+    """epochs between validations"""
+    patience: int = 0
+    """stop after this many validations without a better one; 0 never stops early"""
+
+    seed: int = 0
+    """of every draw: split, order, augmentation, initial weights, dropout"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto measures, and leaves fp32 only where something else is faster"""
+    memory_format: Literal["channels_last", "contiguous"] = "channels_last"
+    """layout of images and weights in memory"""
+    compile: bool = False
+    """compile the network with torch.compile (20 s before the first step)"""
+    threads: int | None = None
+    """CPU threads of torch"""
+    workers: int | None = None
+    """processes that decode images when they do not fit in memory"""
+    cache_mb: int = 1024
+    """decoded images up to this many megabytes are kept in memory"""
+    max_bad: float = 0.01
+    """largest share of unreadable images"""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            _check_kind(name, kind, getattr(self, name))
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {value}: must be between {low:g} and {high:g}")
+        if self.epochs is not None and self.steps is not None:
+            raise UserError("--epochs and --steps both given: pass one of them")
+        if (self.batch_size or self.accumulate) % self.accumulate:
+            raise UserError(
+                f"--accumulate {self.accumulate}: must divide --batch-size {self.batch_size}"
+            )
+        if not _rising_shares(self.milestones):
+            raise UserError(f"--milestones {self.milestones}: must be rising shares in (0, 1)")
+
+
+_INFINITY = float("inf")
+_RANGES: dict[str, tuple[float, float]] = {
+    "size": (8, 1024),
+    "epochs": (0.001, 100_000),
+    "steps": (1, 100_000_000),
+    "batch_size": (2, 65_536),
+    "accumulate": (1, 4096),
+    "learning_rate": (1e-8, 100),
+    "momentum": (0, 0.9999),
+    "weight_decay": (0, 1),
+    "clip": (0, _INFINITY),
+    "warmup": (0, 0.9),
+    "head_first": (0, 0.9),
+    "layer_decay": (0.01, 1),
+    "label_smoothing": (0, 0.9),
+    "ema": (0, 0.99999),
+    "dropout": (0, 0.95),
+    "drop_path": (0, 0.95),
+    "shift": (0, 64),
+    "min_area": (0.01, 1),
+    "erasing": (0, 1),
+    "mixup": (0, 10),
+    "cutmix": (0, 10),
+    "val_fraction": (0.01, 0.5),
+    "evaluate_every": (0.001, 100_000),
+    "patience": (0, 10_000),
+    "seed": (0, 2**31 - 1),
+    "threads": (1, 1024),
+    "workers": (0, 256),
+    "cache_mb": (0, _INFINITY),
+    "max_bad": (0, 1),
+}
+
+
+def _check_kind(name: str, kind: Any, value: object) -> None:
+    """Refuse a value that the field's annotation does not allow, naming what is."""
+    flag = f"--{name.replace('_', '-')}"
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise unknown(flag, str(value), get_args(kind))
+        return
+    allowed = tuple(get_origin(k) or k for k in (get_args(kind) if _is_union(kind) else (kind,)))
+    if float in allowed:
+        allowed += (int,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        names = " or ".join(k.__name__ for k in allowed if k is not type(None))
+        raise UserError(f"{flag} {value!r}: expected {names}")
+    if isinstance(value, float) and value != value:
+        raise UserError(f"{flag} nan: expected a number")
+
+
+def _is_union(kind: Any) -> bool:
+    return type(None) in get_args(kind)
+
+
+def _rising_shares(values: tuple[object, ...]) -> bool:
+    shares = [value for value in values if isinstance(value, float) and 0 < value < 1]
+    return len(shares) == len(values) and shares == sorted(set(shares))
+
+
+def default() -> Recipe:
+    """SGD with Nesterov momentum and one learning-rate cycle; the rest is read off the data.
+
+    Promise: `resnets train fashion-mini --model resnet20 --epochs 8` passes 88 % on the 2,000
+    embedded test images; measured values in RESULTS.md.
+    """
+    return Recipe()
+
+
+def he2015() -> Recipe:
+    """The CIFAR protocol of He et al., arXiv 1512.03385, section 4.2.
+
+    Promise: 8.75 % test error with resnet20 on CIFAR-10 (their table 6, two GPUs), not rerun by
+    us at full length. 64,000 steps of 128 images, learning rate 0.1 divided by 10 at 32,000 and
+    48,000; 45,000 training and 5,000 validation images. For resnet110 add `--warmup 0.00625`.
+    Differs from the paper: the mean is subtracted per channel, not per pixel, and norms and
+    biases are not decayed.
+    """
+    return Recipe(
+        model="resnet20",
+        steps=64_000,
+        batch_size=128,
+        learning_rate=0.1,
+        nesterov=False,
+        weight_decay=1e-4,
+        schedule="step",
+        warmup=0.0,
+        crop="shift",
+        shift=4,
+        flip="random",
+    )
+
+
+def finetune() -> Recipe:
+    """From pretrained weights: first the new head alone, then everything, early stages slowest.
+
+    Pass `--weights`; head-first and discriminative rates follow Howard and Ruder, arXiv 1801.06146.
+    Promise: resnet20 trained on five CIFAR-10 classes and fine-tuned on 50 images each of the
+    other five beats training from scratch in equal time (`benchmarks/finetune.py`, RESULTS.md).
+    """
+    return Recipe(
+        batch_size=64,
+        learning_rate=0.02,
+        weight_decay=1e-4,
+        schedule="cosine",
+        warmup=0.1,
+        head_first=0.2,
+        layer_decay=0.7,
+        label_smoothing=0.1,
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    recipe.__name__: recipe for recipe in (default, he2015, finetune)
+}
+
+
+def named_recipe(name: str) -> Recipe:
+    """The recipe of that name."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe from a TOML file: top-level `field = value` lines over the default recipe."""
+    import sys
+
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--recipe-file {path}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"--recipe-file {path}: not readable as TOML ({error})") from None
+    base = named_recipe(str(values.pop("recipe", "default")))
+    return override(base, values)
+
+
+def override(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """The recipe with some fields replaced; lists (from TOML and JSON) become tuples."""
+    names = [field.name for field in fields(Recipe)]
+    clean: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in names:
+            raise unknown("recipe field", key, names)
+        clean[name] = tuple(value) if isinstance(value, list) else value
+    if clean.get("epochs") is not None and "steps" not in clean:
+        clean["steps"] = None  # epochs asked for replace a recipe's own steps, and the reverse
+    elif clean.get("steps") is not None and "epochs" not in clean:
+        clean["epochs"] = None
+    return replace(recipe, **clean)

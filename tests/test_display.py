@@ -1,0 +1,119 @@
+"""What a person reads while a run goes on, on a terminal and in a file."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from resnets.display import WIDE, Display, printer, program
+
+START = {"kind": "start", "step": 10, "steps": 110}
+TRAIN = {
+    "kind": "train", "step": 60, "epoch": 1.5, "loss": 0.25, "accuracy": 0.875,
+    "images_per_second": 321.4, "learning_rate": 0.05, "seconds": 100.0,
+}  # fmt: skip
+VALIDATION = {
+    "kind": "validation", "step": 60, "epoch": 1.5, "loss": 0.5, "top1": 0.75, "seconds": 120.0,
+}  # fmt: skip
+NOTICE = {"kind": "notice", "text": "7 images [bold] left out"}
+
+
+def shown(capsys: pytest.CaptureFixture[str], *records: dict[str, Any], quiet: bool = False) -> str:
+    with Display(quiet=quiet) as display:
+        for record in records:
+            display(record)
+    captured = capsys.readouterr()
+    assert captured.out == "", "standard output is for results"
+    return captured.err
+
+
+def test_a_plain_line_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    line = shown(capsys, START, TRAIN, VALIDATION).splitlines()[-1]
+    assert line.split("  ") == [
+        "epoch 1.5", "step 60/110", "images/s 321", "loss 0.250", "train acc 87.5%",
+        "val acc 75.0%", "best 75.0%", "lr 0.0500", "left 2:00",
+    ]  # fmt: skip
+
+
+def test_plain_lines_are_few_but_every_validation_has_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("resnets.display.time.monotonic", lambda: now[0])
+    with Display() as display:
+        display(START)
+        for _ in range(30):
+            now[0] += 1
+            display(TRAIN)
+        display(VALIDATION)
+    assert len(capsys.readouterr().err.splitlines()) == 3 + 1  # one each ten seconds
+
+
+def test_the_best_validation_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    last = shown(capsys, START, TRAIN, VALIDATION, VALIDATION | {"top1": 0.5}).splitlines()[-1]
+    assert "val acc 50.0%  best 75.0%" in last
+
+
+def test_the_time_left_counts_from_where_a_run_went_on(capsys: pytest.CaptureFixture[str]) -> None:
+    # 50 steps took 100 s, 50 are left; the 10 steps before the resume took no time of ours
+    assert "left 1:40" in shown(capsys, START, TRAIN)
+    assert "left 0:50" in shown(capsys, START, TRAIN | {"seconds": 50.0})
+
+
+def test_a_notice_is_printed_as_it_is_and_never_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "a/b [red] " * 40
+    assert shown(capsys, NOTICE | {"text": text}) == text + "\n"
+
+
+def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, START, NOTICE, TRAIN, VALIDATION, quiet=True) == ""
+
+
+def test_a_terminal_sees_one_block_redrawn_in_place() -> None:
+    screen = io.StringIO()
+    display = Display()
+    display.console = Console(file=screen, force_terminal=True, width=120, highlight=False)
+    with display:
+        for record in (START, TRAIN, VALIDATION, NOTICE, TRAIN | {"step": 110}):
+            display(record)
+    text = screen.getvalue()
+    assert "\x1b[1A" in text, "the cursor goes up to draw over the block"
+    assert "7 images [bold] left out" in text
+    for word in ("60/110", "110/110", "87.5%", "75.0%", "100%", "left"):
+        assert word in text
+    assert display.live is None and text.endswith("\x1b[?25h"), "the cursor is shown again"
+
+
+def test_results_are_not_wrapped_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert printer().width == WIDE
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes anything for a terminal
+    monkeypatch.setenv("COLUMNS", "90")
+    assert printer().width == 90
+
+
+def test_hints_call_the_program_as_the_user_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a venv" / "bin"
+    folder.mkdir(parents=True)
+    script = folder / "resnets"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    assert program() == f"'{script}'", "not on the PATH: by its place"
+    monkeypatch.setenv("PATH", str(folder))
+    assert program() == "resnets"
+    monkeypatch.setattr(sys, "executable", "/opt/python 3/python")
+    monkeypatch.setattr(sys, "argv", ["/somewhere/resnets/__main__.py"])
+    assert program() == "'/opt/python 3/python' -m resnets"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/pytest/__main__.py"])
+    assert program() == "resnets", "another program calls the functions: say the usual name"

@@ -1,0 +1,93 @@
+"""The number of steps: as asked, or what fits into the time; what is said and where it is from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from resnets.errors import UserError
+from resnets.training.planning import Facts, Plan, with_steps
+from resnets.training.recipes import Recipe
+
+STEP, IMAGE = 0.1, 0.001  # measured seconds
+FACTS = Facts(num_train=12_800, num_val=1000, num_test=2000, side=32, channels=3, num_classes=10)
+
+
+def planned(*, seconds: float | None = None, facts: Facts = FACTS, **values: Any) -> Plan:
+    recipe = Recipe(batch_size=128, learning_rate=0.1, **values)
+    start = Plan(recipe, dict.fromkeys(asdict(recipe), "flag"))
+    return with_steps(start, facts, seconds=seconds, step_seconds=STEP, image_seconds=IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps"), [(3, 300), (2.5, 250), (0.014, 1), (0.001, 1), (1.004, 100)]
+)
+def test_epochs_become_a_whole_number_of_steps(epochs: float, steps: int) -> None:
+    current = planned(epochs=epochs)
+    assert (current.recipe.steps, current.recipe.epochs) == (steps, None)
+    assert current.origins["steps"] == f"flag --epochs {epochs:g}"
+
+
+def test_steps_asked_for_stay() -> None:
+    assert planned(steps=77).recipe.steps == 77
+    assert planned(steps=77).origins["steps"] == "flag"
+
+
+@pytest.mark.parametrize("seconds", [60.0, 240.0, 1200.0])
+def test_a_run_fits_its_time(seconds: float) -> None:
+    """Steps, validations and the final scores together take 0.75 to 1 of the time."""
+    recipe = planned(seconds=seconds).recipe
+    assert recipe.steps is not None
+    assert recipe.evaluate_every is not None
+    validations = recipe.steps / (recipe.evaluate_every * 100)
+    used = recipe.steps * STEP + validations * FACTS.num_val * IMAGE + FACTS.num_test * IMAGE
+    assert 0.75 * seconds < used < seconds
+
+
+def test_more_time_gives_more_steps() -> None:
+    steps = [planned(seconds=seconds).recipe.steps or 0 for seconds in (60, 120, 240)]
+    assert steps[0] < steps[1] < steps[2]
+    assert planned(seconds=60).origins["steps"] == "time budget"
+
+
+@pytest.mark.parametrize("seconds", [-5.0, 0.0, 1.0])
+def test_too_little_time(seconds: float) -> None:
+    with pytest.raises(UserError, match=r"--time.*give more time"):
+        planned(seconds=seconds)
+
+
+def test_without_time_and_epochs_the_run_ends_by_itself() -> None:
+    current = planned()
+    assert current.recipe.steps is not None
+    assert 1 <= current.recipe.steps * STEP < 3600
+    small = Facts(num_train=200, num_val=20, num_test=0, side=32, channels=3, num_classes=2)
+    assert (planned(facts=small).recipe.steps or 0) < current.recipe.steps
+
+
+def test_how_often_to_validate() -> None:
+    assert planned(epochs=3, evaluate_every=0.5).recipe.evaluate_every == 0.5
+    every = planned(epochs=30).recipe.evaluate_every
+    assert every is not None
+    assert 1 <= every <= 30
+    assert planned(epochs=0.5).recipe.evaluate_every == 0.5
+    long = planned(epochs=2000).recipe.evaluate_every
+    assert long is not None
+    assert long > every
+
+
+def test_the_plan_states_steps_epochs_and_duration() -> None:
+    reason = planned(epochs=30).reasons[-1]
+    assert "3,000 steps of 128 images, 30.0 epochs" in reason
+    assert "minutes" in reason
+
+
+def test_fill_remembers_where_values_came_from() -> None:
+    current = Plan(Recipe(), {"size": "default"}).fill("data", "the reason", size=32, workers=0)
+    assert (current.recipe.size, current.recipe.workers) == (32, 0)
+    assert current.origins == {"size": "data", "workers": "data"}
+    assert current.reasons == ("the reason",)
+    assert current.fill("measured", threads=2).reasons == ("the reason",)
+    with pytest.raises(UserError, match="--size"):
+        current.fill("data", size=4)

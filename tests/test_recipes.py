@@ -1,0 +1,265 @@
+"""Recipes: what is refused and how it is said, TOML files, overrides, the named promises."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import math
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnets.errors import UserError
+from resnets.training import recipes
+from resnets.training.recipes import RECIPES, Recipe, named_recipe, override, read_recipe
+
+BELOW_AND_ABOVE: dict[str, tuple[Any, Any]] = {
+    "size": (7, 1025),
+    "epochs": (0.0, 100_001),
+    "steps": (0, 100_000_001),
+    "batch_size": (1, 65_537),
+    "accumulate": (0, 4097),
+    "learning_rate": (0.0, 101.0),
+    "momentum": (-0.1, 1.0),
+    "weight_decay": (-1e-9, 1.1),
+    "clip": (-1.0, None),
+    "warmup": (-0.1, 1.0),
+    "head_first": (-0.1, 1.0),
+    "layer_decay": (0.0, 1.1),
+    "label_smoothing": (-0.1, 1.0),
+    "ema": (-0.1, 1.0),
+    "dropout": (-0.1, 1.0),
+    "drop_path": (-0.1, 1.0),
+    "shift": (-1, 65),
+    "min_area": (0.0, 1.1),
+    "erasing": (-0.1, 1.1),
+    "mixup": (-0.1, 11.0),
+    "cutmix": (-0.1, 11.0),
+    "val_fraction": (0.0, 0.6),
+    "evaluate_every": (0.0, 100_001.0),
+    "patience": (-1, 10_001),
+    "seed": (-1, 2**31),
+    "threads": (0, 1025),
+    "workers": (-1, 257),
+    "cache_mb": (-1, None),
+    "max_bad": (-0.1, 1.1),
+}
+OUTSIDE = [
+    (name, value) for name, pair in BELOW_AND_ABOVE.items() for value in pair if value is not None
+]
+
+
+def number_fields() -> list[str]:
+    kinds = {field.name: str(field.type) for field in fields(Recipe)}
+    return [name for name, kind in kinds.items() if kind.split(" ")[0] in ("int", "float")]
+
+
+def refusal(**values: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        Recipe(**values)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_every_number_has_a_range() -> None:
+    assert sorted(BELOW_AND_ABOVE) == sorted(number_fields())
+
+
+@pytest.mark.parametrize(("name", "value"), OUTSIDE)
+def test_outside_its_range(name: str, value: float) -> None:
+    message = refusal(**{name: value})
+    assert f"--{name.replace('_', '-')} {value}" in message
+    assert "must be between" in message
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Recipe)])
+def test_a_wrong_type_is_refused_by_the_flags_name(name: str) -> None:
+    assert f"--{name.replace('_', '-')}" in refusal(**{name: {"a": "table"}})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"size": 32.0}, "--size 32.0: expected int"),
+        ({"size": True}, "--size True: expected int"),
+        ({"learning_rate": "0.1"}, "--learning-rate '0.1': expected float or int"),
+        ({"momentum": None}, "--momentum None: expected float"),
+        ({"momentum": True}, "--momentum True: expected float"),
+        ({"nesterov": 1}, "--nesterov 1: expected bool"),
+        ({"model": 18}, "--model 18: expected str"),
+        ({"milestones": 0.5}, "--milestones 0.5: expected tuple"),
+    ],
+)
+def test_types(values: dict[str, Any], words: str) -> None:
+    assert words in refusal(**values)
+
+
+@pytest.mark.parametrize("name", [n for n in number_fields() if "int" not in n])
+def test_nan_is_no_number(name: str) -> None:
+    assert f"--{name.replace('_', '-')} nan" in refusal(**{name: math.nan})
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "epochs", "mixup", "weight_decay"])
+def test_infinity_is_outside_every_range(name: str) -> None:
+    assert "must be between" in refusal(**{name: math.inf})
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "meant"),
+    [
+        ("fit", "squish", "squash"),
+        ("optimizer", "adam", "adamw"),
+        ("schedule", "onecycle", "one_cycle"),
+        ("crop", "resize", "resized"),
+        ("fill", "reflection", "reflect"),
+        ("flip", "randm", "random"),
+        ("policy", "randaug", "randaugment"),
+        ("validate_on", "tests", "test"),
+        ("precision", "fp23", "fp32"),
+        ("memory_format", "channel_last", "channels_last"),
+    ],
+)
+def test_a_misspelled_choice_names_the_nearest(name: str, given: str, meant: str) -> None:
+    message = refusal(**{name: given})
+    assert f"--{name.replace('_', '-')} {given!r}" in message
+    assert f"did you mean {meant!r}?" in message
+
+
+@pytest.mark.parametrize(
+    "milestones",
+    [(0.75, 0.5), (0.5, 0.5), (0.0, 0.5), (0.5, 1.0), (0.5, math.nan), ("a",), (1,), (True,)],
+)
+def test_milestones_rise_inside_the_run(milestones: Any) -> None:
+    assert "--milestones" in refusal(milestones=milestones)
+    assert Recipe(milestones=()).milestones == ()
+
+
+def test_contradictions() -> None:
+    assert "--epochs and --steps both given" in refusal(epochs=3, steps=100)
+    assert "--accumulate 3: must divide --batch-size 32" in refusal(batch_size=32, accumulate=3)
+    assert Recipe(batch_size=32, accumulate=4).accumulate == 4
+    assert Recipe(accumulate=3).batch_size is None
+
+
+def test_whole_numbers_serve_as_floats() -> None:
+    assert Recipe(epochs=8, learning_rate=1).epochs == 8
+
+
+def test_every_field_says_what_it_is() -> None:
+    tree = ast.parse(Path(recipes.__file__).read_text(encoding="utf-8"))
+    body = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Recipe").body
+    described = {
+        node.target.id: after.value.value
+        for node, after in itertools.pairwise(body)
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and isinstance(after, ast.Expr)
+        and isinstance(after.value, ast.Constant)
+    }
+    assert list(described) == [field.name for field in fields(Recipe)]
+    assert all(isinstance(text, str) and len(text) > 10 for text in described.values())
+
+
+def test_he2015_has_the_papers_numbers() -> None:
+    recipe = named_recipe("he2015")
+    assert recipe.steps == 64_000
+    assert [share * 64_000 for share in recipe.milestones] == [32_000, 48_000]
+    assert (recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (0.1, 0.9, 1e-4)
+    assert (recipe.batch_size, recipe.nesterov, recipe.optimizer) == (128, False, "sgd")
+    assert (recipe.schedule, recipe.warmup, recipe.clip, recipe.ema) == ("step", 0, 0, 0)
+    assert (recipe.crop, recipe.shift, recipe.fill, recipe.flip) == ("shift", 4, "zero", "random")
+    assert recipe.val_fraction * 50_000 == 5_000
+    assert recipe.label_smoothing == recipe.dropout == recipe.drop_path == recipe.mixup == 0
+
+
+def test_finetune_trains_the_head_first_and_early_stages_slowly() -> None:
+    recipe = named_recipe("finetune")
+    assert 0 < recipe.head_first < 0.5
+    assert recipe.layer_decay < 1
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_named_recipes_promise_something(name: str) -> None:
+    assert named_recipe(name) == RECIPES[name]()
+    assert "Promise:" in (RECIPES[name].__doc__ or "")
+
+
+def test_unknown_recipe() -> None:
+    with pytest.raises(UserError, match=r"unknown recipe 'he2016'; did you mean 'he2015'\?"):
+        named_recipe("he2016")
+
+
+def test_override_replaces_and_checks() -> None:
+    recipe = override(Recipe(), {"batch-size": 64, "milestones": [0.25, 0.5]})
+    assert recipe == replace(Recipe(), batch_size=64, milestones=(0.25, 0.5))
+    with pytest.raises(UserError, match=r"'lr'|'learning_rates'"):
+        override(Recipe(), {"learning_rates": 0.1})
+    with pytest.raises(UserError, match="did you mean 'learning_rate'"):
+        override(Recipe(), {"learning_rates": 0.1})
+    with pytest.raises(UserError, match="--momentum"):
+        override(Recipe(), {"momentum": 2.0})
+
+
+def test_epochs_asked_for_replace_a_recipes_steps_and_the_reverse() -> None:
+    he = named_recipe("he2015")
+    assert override(he, {"epochs": 3}) == replace(he, epochs=3, steps=None)
+    assert override(Recipe(epochs=3), {"steps": 7}) == Recipe(steps=7)
+    assert override(he, {"epochs": None}).steps == 64_000
+    with pytest.raises(UserError, match="both given"):
+        override(he, {"epochs": 3, "steps": 7})
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_recipe_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.toml", "epochs = 8\nmodel = 'resnet20'\nmilestones = [0.1, 0.2]\n")
+    assert read_recipe(path) == Recipe(epochs=8, model="resnet20", milestones=(0.1, 0.2))
+
+
+def test_recipe_file_over_a_named_recipe(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.toml", "recipe = 'he2015'\nbatch-size = 64\nepochs = 2.5\n")
+    expected = replace(named_recipe("he2015"), batch_size=64, epochs=2.5, steps=None)
+    assert read_recipe(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epochs = \n", "not readable as TOML"),
+        ("epochz = 3\n", "unknown recipe field 'epochz'; did you mean 'epochs'"),
+        ("recipe = 'he15'\n", "unknown recipe 'he15'"),
+        ("momentum = nan\n", "--momentum nan"),
+        ("[model]\nname = 'resnet20'\n", "--model {'name': 'resnet20'}: expected str"),
+        ("epochs = 2020-01-01\n", "--epochs"),
+    ],
+)
+def test_recipe_file_refused(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_recipe(write(tmp_path / "r.toml", text))
+    assert words in str(caught.value)
+
+
+def test_recipe_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        read_recipe(tmp_path / "none.toml")
+    with pytest.raises(UserError, match="not readable"):
+        read_recipe(tmp_path)
+    (tmp_path / "bytes.toml").write_bytes(b"model = '\xff'")
+    with pytest.raises(UserError, match="not readable"):
+        read_recipe(tmp_path / "bytes.toml")
+
+
+def test_imports_neither_torch_nor_numpy() -> None:
+    code = (
+        "import sys, resnets.training.recipes;"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'numpy')))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

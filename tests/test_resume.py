@@ -1,0 +1,141 @@
+"""Resuming to the last bit: every step of a run is a place to stop at and to go on from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from resnets.data.batches import Batch
+from resnets.models.resnet import ResNet
+from resnets.training import checkpoints, loop
+from resnets.training.checkpoints import RunFolder, load_checkpoint
+from resnets.training.loop import State
+from tiny_runs import (
+    CPU,
+    HARD,
+    RANDOM,
+    STEPS,
+    Scripted,
+    digest,
+    recipe_of,
+    run,
+    start,
+    stream_of,
+)
+
+
+def ends(state: State, folder: RunFolder) -> tuple[str, str, list[dict[str, Any]]]:
+    """Digests of the whole state and of the best weights, and what was logged but for times."""
+    timeless = [
+        {key: record[key] for key in ("step", "epoch", "top1")}
+        for record in folder.history()
+        if record["kind"] == "validation"
+    ]
+    return digest(state.checkpoint().tensors), digest(folder.load_best().tensors), timeless
+
+
+EVERY_STEP = range(1, STEPS)
+SOME_STEPS = (1, 9, 12, 13, 29)  # head_first 0.4 ends with step 12
+
+
+@pytest.mark.parametrize(
+    ("values", "spec", "stops"),
+    [
+        (HARD, RANDOM, EVERY_STEP),
+        (HARD | {"memory_format": "contiguous", "precision": "bf16"}, RANDOM, SOME_STEPS),
+        (HARD | {"optimizer": "adamw"}, RANDOM | {"order": "pre"}, SOME_STEPS),
+        ({"head_first": 0.4, "layer_decay": 0.7}, RANDOM | {"order": "pre"}, SOME_STEPS),
+        ({"precision": "fp16", "momentum": 0.0, "schedule": "step"}, RANDOM, SOME_STEPS),
+    ],
+    ids=["sgd", "bf16", "adamw", "head-first", "fp16"],
+)
+def test_resumed_anywhere_a_run_ends_in_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any],
+    spec: dict[str, Any], stops: Sequence[int],
+) -> None:  # fmt: skip
+    """Every generation of one run is restored into a network of other weights, and gone on with."""
+    recipe = recipe_of(evaluate_every=5 * 8 / 20, **values)
+    stream, folder = stream_of(recipe), RunFolder.create(tmp_path / "run", name="x")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "SAVE_EVERY_SECONDS", 0.0)
+        patch.setattr(checkpoints, "KEPT_GENERATIONS", STEPS)
+        whole = start(recipe, **spec)
+        assert run(whole, recipe, folder, stream=stream, validate=by_step(whole))
+    expected = digest(whole.checkpoint().tensors)
+    for step in stops:
+        state = State.start(ResNet(whole.model.spec), recipe, device=CPU)
+        state.restore(load_checkpoint(folder.path / f"checkpoints/state-{step:08d}.safetensors"))
+        assert state.step == step
+        again = RunFolder(tmp_path / str(step))
+        (again.path / "checkpoints").mkdir(parents=True)
+        assert run(state, recipe, again, stream=stream, validate=by_step(state))
+        assert digest(state.checkpoint().tensors) == expected, f"resumed after step {step}"
+        assert state.checkpoint().scalars == whole.checkpoint().scalars
+        assert again.history()[-1]["top1"] == folder.history()[-1]["top1"]
+
+
+def by_step(state: State) -> Callable[[nn.Module], Any]:
+    return lambda model: SimpleNamespace(top1=abs(math.sin(state.step)), loss=1.0)
+
+
+@pytest.mark.parametrize("stop", [1, 14, 15, 16])
+def test_a_run_that_was_asked_to_stop_goes_on(tmp_path: Path, stop: int) -> None:
+    """Stopped before, at and after a validation: the same state, best weights and scores."""
+    recipe = recipe_of(**HARD | {"evaluate_every": 5 * 8 / 20})
+    ended = []
+    for stops in ((STEPS,), (stop, STEPS)):
+        folder = RunFolder.create(tmp_path / str(len(stops)), name="x")
+        for last in stops:
+            state = start(recipe, **RANDOM)
+            checkpoint = folder.load()
+            if checkpoint is not None:
+                state.restore(checkpoint)
+            asked = partial(has_reached, state, last)
+            finished = run(state, recipe, folder, validate=by_step(state), stopped=asked)
+            assert finished == (last == STEPS)
+        ended.append(ends(state, folder))
+    assert ended[0] == ended[1]
+
+
+def has_reached(state: State, step: int) -> bool:
+    return state.step == step
+
+
+def test_a_run_that_died_between_checkpoints_does_its_last_steps_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at step 12, the newest checkpoint torn: on from an older one, with the same end."""
+    recipe = recipe_of(**HARD | {"evaluate_every": 5 * 8 / 20})
+    monkeypatch.setattr(loop, "SAVE_EVERY_SECONDS", 0.0)
+    reference = RunFolder.create(tmp_path / "whole", name="x")
+    whole = start(recipe, **RANDOM)
+    assert run(whole, recipe, reference, validate=Scripted(0.5))
+    folder = RunFolder.create(tmp_path / "killed", name="x")
+
+    class KilledError(Exception):
+        pass
+
+    class Dying:
+        def batches(self, first: int, last: int) -> Iterator[Batch]:
+            yield from stream_of(recipe).batches(first, 12)
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(start(recipe, **RANDOM), recipe, folder, stream=Dying())
+    newest = folder.path / "checkpoints" / "state-00000012.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    checkpoint = folder.load()
+    assert checkpoint is not None
+    assert checkpoint.scalars["step"] == 11
+    folder.forget_after(11)
+    state = start(recipe, **RANDOM)
+    state.restore(checkpoint)
+    assert run(state, recipe, folder)
+    assert ends(state, folder) == ends(whole, reference)

@@ -1,0 +1,221 @@
+"""A whole run: its folder, its scores, and the same files after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from resnets import api, run
+from resnets.errors import UserError
+from resnets.modelfile import read_model
+from resnets.training import job, loop
+from resnets.training.checkpoints import RunFolder
+from resnets.training.recipes import Recipe
+
+FIELDS: dict[str, Any] = {
+    "model": "resnet20", "size": 16, "steps": 8, "batch_size": 12, "precision": "fp32",
+    "threads": 1, "workers": 0, "mixup": 0.2, "ema": 0.5, "dropout": 0.1, "drop_path": 0.1,
+    "erasing": 0.2, "accumulate": 2, "evaluate_every": 0.5, "device": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure for a moment only, log every step, and leave the page to its own tests."""
+    monkeypatch.setattr(job, "MEASURED_SECONDS", 0.01)
+    monkeypatch.setattr(loop, "LOG_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(run, "write_report", lambda folder, **facts: folder / "report.html")
+
+
+def write_data(path: Path, seed: int = 0) -> Path:
+    """Three classes of noise of different brightness: 60 training and 21 test images."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(81) % 3
+    noise = generator.integers(0, 120, (81, 12, 12, 3))
+    images = (noise + 60 * labels[:, None, None, None]).astype(np.uint8)
+    np.savez(
+        path, x_train=images[:60], y_train=labels[:60], x_test=images[60:], y_test=labels[60:],
+        classes=np.array(["dark", "grey", "light"]),
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "noise.npz")
+
+
+def sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """What was logged, without the times."""
+    times = ("seconds", "images_per_second")
+    return [
+        {key: value for key, value in record.items() if key not in times}
+        for record in RunFolder(path).history()
+    ]
+
+
+class Interrupting:
+    """A log that sends a signal when the training record of a step comes."""
+
+    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
+        self.step, self.number = step, number
+
+    def __call__(self, record: Any) -> None:
+        if record["kind"] == "train" and record["step"] == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def test_the_folder_of_a_run(data: Path, tmp_path: Path) -> None:
+    said: list[dict[str, Any]] = []
+    result = api.train(
+        data, out=tmp_path / "run", log=lambda r: said.append(dict(r)), recipe="he2015", **FIELDS
+    )
+    folder = tmp_path / "run"
+    assert (result.folder, result.part, result.signal) == (folder, "test", None)
+    found = {path.name for path in folder.iterdir()}
+    expected = {
+        "config.json", "environment.json", "data.json", "metrics.jsonl", "checkpoints",
+        "model.safetensors", "scores.json",
+    }  # fmt: skip
+    assert found == expected
+    config = json.loads((folder / "config.json").read_text())
+    assert set(config) == {field.name for field in fields(Recipe)}
+    assert config["steps"] == {"value": 8, "origin": "flag"}
+    assert config["weight_decay"] == {"value": 1e-4, "origin": "recipe he2015"}
+    assert config["clip"] == {"value": 0.0, "origin": "default"}
+    stored = json.loads((folder / "data.json").read_text())
+    assert stored["classes"] == ["dark", "grey", "light"]
+    assert stored["sizes"] == {"train": 54, "val": 6, "test": 21}
+    assert len(stored["held_out"]) == 6
+    kinds = [record["kind"] for record in said]
+    assert kinds.index("notice") < kinds.index("start") < kinds.index("train")
+    assert records(folder) == [
+        {k: v for k, v in r.items() if k not in ("seconds", "images_per_second")}
+        for r in said
+        if r["kind"] in ("train", "validation")
+    ]
+
+
+def test_the_scores_are_those_of_the_model_file(data: Path, tmp_path: Path) -> None:
+    result = api.train(data, out=tmp_path / "run", **FIELDS)
+    scores = api.evaluate(tmp_path / "run", data, device="cpu", workers=0)
+    assert result.scores == scores
+    assert scores.num_images == 21
+    file = read_model(result.model)
+    written = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert file.scores is not None
+    for kept in (file.scores, written):
+        assert {key: kept[key] for key in scores.to_dict()} == scores.to_dict()
+    assert (written["part"], written["validate_on"]) == ("test", "val")
+    for private in ("threads", "workers", "cache_mb"):
+        assert private not in file.recipe
+    best = RunFolder(tmp_path / "run").load_best()
+    assert all(torch.equal(tensor, file.weights[name]) for name, tensor in best.tensors.items())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_an_interrupted_run_ends_in_the_same_files(
+    data: Path, tmp_path: Path, optimizer: str
+) -> None:
+    """Stopped twice and resumed: model file and scores to the last byte, the same records."""
+    values = FIELDS | {"optimizer": optimizer}
+    api.train(data, out=tmp_path / "whole", **values)
+    stopped = api.train(data, out=tmp_path / "cut", log=Interrupting(3), **values)
+    assert (stopped.scores, stopped.signal) == (None, signal.SIGTERM)
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    again = api.train(resume=tmp_path / "cut", log=Interrupting(5, signal.SIGINT), device="cpu")
+    assert again.signal == signal.SIGINT
+    finished = api.train(resume=tmp_path / "cut", device="cpu")
+    assert finished.scores is not None
+    for name in ("model.safetensors", "scores.json", "data.json"):
+        assert sha(tmp_path / "cut" / name) == sha(tmp_path / "whole" / name), name
+    assert records(tmp_path / "cut") == records(tmp_path / "whole")
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(data: Path, tmp_path: Path) -> None:
+    class KilledError(Exception):
+        pass
+
+    def dies(record: Any) -> None:
+        if record["kind"] == "train":
+            raise KilledError
+
+    api.train(data, out=tmp_path / "whole", **FIELDS)
+    with pytest.raises(KilledError):
+        api.train(data, out=tmp_path / "killed", log=dies, **FIELDS)
+    with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')
+    api.train(resume=tmp_path / "killed", device="cpu")
+    for name in ("model.safetensors", "scores.json"):
+        assert sha(tmp_path / "killed" / name) == sha(tmp_path / "whole" / name), name
+    assert records(tmp_path / "killed") == records(tmp_path / "whole")
+
+
+def test_a_run_killed_while_it_was_scored(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "score", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            api.train(data, out=tmp_path / "killed", **FIELDS)
+    finished = api.train(resume=tmp_path / "killed", device="cpu")
+    assert finished.scores is not None
+    steps = [record["step"] for record in records(tmp_path / "killed") if "top1" not in record]
+    assert steps == list(range(1, 9))
+
+
+def test_what_cannot_be_resumed(data: Path, tmp_path: Path) -> None:
+    own = write_data(tmp_path / "own.npz")
+    api.train(own, out=tmp_path / "cut", log=Interrupting(2), **FIELDS)
+    write_data(own, seed=1)
+    with pytest.raises(UserError, match="have changed"):
+        api.train(resume=tmp_path / "cut", device="cpu")
+    write_data(own)
+    api.train(resume=tmp_path / "cut", device="cpu")
+    with pytest.raises(UserError, match="finished"):
+        api.train(resume=tmp_path / "cut", device="cpu")
+    with pytest.raises(UserError, match="nothing else"):
+        api.train(data, resume=tmp_path / "cut", device="cpu")
+    with pytest.raises(UserError, match="no such folder"):
+        api.train(resume=tmp_path / "none", device="cpu")
+
+
+def test_refusals_leave_no_folder(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    wrong: list[dict[str, Any]] = [
+        {"epochs": 0}, {"learning_rates": 0.1}, {"model": "resnet21"}, {"schedule": "cosinus"},
+        {"time": "20 minutes"}, {"time": "1m", "epochs": 1},
+    ]  # fmt: skip
+    for values in wrong:
+        with pytest.raises(UserError):
+            api.train(data, out=out, device="cpu", **values)
+    with pytest.raises(UserError, match="none"):
+        api.train(tmp_path / "none", out=out, device="cpu")
+    assert not out.exists()
+    with pytest.raises(UserError, match="not empty"):
+        api.train(data, out=data.parent, **FIELDS)
+
+
+def test_validating_on_test_is_said_everywhere(data: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    api.train(
+        data, out=tmp_path / "run", validate_on="test",
+        log=lambda record: said.append(str(record.get("text"))), **FIELDS,
+    )  # fmt: skip
+    assert any("--validate-on test" in text for text in said)
+    assert json.loads((tmp_path / "run" / "scores.json").read_text())["validate_on"] == "test"
+    stored = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert (stored["sizes"]["train"], stored["held_out"]) == (60, [])

@@ -1,0 +1,265 @@
+"""Opening data: folders in every layout, damaged files, classes, and every mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision
+from PIL import Image
+
+from pictures import fill, labels, paint, snapshot
+from resnets.data.decode import DecodeError
+from resnets.data.sources import ImageFiles, open_data
+from resnets.errors import UserError
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    fill(tmp_path, "dog/1.png", "cat/b/2.PNG", "cat/b/c/3.jpeg", "cat/10.gif", "cat/9.bmp")
+    (tmp_path / "cat" / "notes.txt").write_text("x")
+    before = snapshot(tmp_path)
+    data = open_data(tmp_path)
+    assert data.name == tmp_path.name
+    assert data.classes == ("cat", "dog")
+    assert list(data.parts) == ["all"]
+    # Sorted by class, then path, whatever the file system's order.
+    assert data.parts["all"].ids == (
+        *("cat/10.gif", "cat/9.bmp", "cat/b/2.PNG", "cat/b/c/3.jpeg"),
+        "dog/1.png",
+    )
+    assert data.parts["all"].targets.tolist() == [0, 0, 0, 0, 1]
+    assert (data.notices, data.skipped) == ((), ())
+    assert snapshot(tmp_path) == before
+
+
+def test_agrees_with_torchvision(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"{name}/{k}.png" for name in ("10", "2", "b", "B", "é") for k in range(3)))
+    theirs = torchvision.datasets.ImageFolder(tmp_path)
+    data = open_data(str(tmp_path))
+    assert list(data.classes) == theirs.classes
+    assert dict(zip(data.parts["all"].ids, data.parts["all"].targets.tolist(), strict=True)) == {
+        Path(path).relative_to(tmp_path).as_posix(): target for path, target in theirs.samples
+    }
+
+
+@pytest.mark.parametrize("validation", ["val", "valid", "validation", "Val"])
+def test_parts(tmp_path: Path, validation: str) -> None:
+    names = [f"{part}/{c}/x.png" for part in ("train", validation, "test") for c in ("a", "b")]
+    data = open_data(fill(tmp_path, *names))
+    assert list(data.parts) == ["train", "val", "test"]
+    assert labels(data, "val") == {f"{validation}/a/x.png": "a", f"{validation}/b/x.png": "b"}
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    data = open_data(fill(tmp_path, "train/1.png", "test/1.png", "val/x/1.png"))
+    assert data.classes == ("test", "train", "val")
+    assert list(data.parts) == ["all"]
+
+
+def test_what_lies_beside_the_parts_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, "train/a/1.png", "train/b/1.png", "extra/a/1.png", "cover.png", "train/0.png")
+    (tmp_path / "labels.csv").write_text("")
+    (tmp_path / "test").mkdir()
+    data = open_data(tmp_path)
+    assert list(data.parts) == ["train"]
+    assert data.notices == (
+        "ignored beside the parts test, train: cover.png, extra, labels.csv",
+        "1 images lie in train itself, in no class folder: ignored",
+        "test has no class folders with images: ignored",
+    )
+
+
+def test_hidden_things_are_ignored(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.png", "b/1.png", ".ipynb_checkpoints/1.png", "__MACOSX/a/1.png")
+    fill(tmp_path, "a/.hidden.png", "a/.thumbs/1.png", "b/@eaDir/1.png")
+    (tmp_path / "a" / "Thumbs.db").write_text("x")
+    (tmp_path / ".DS_Store").write_text("x")
+    data = open_data(tmp_path)
+    assert data.parts["all"].ids == ("a/1.png", "b/1.png")
+    assert data.notices == ()
+
+
+def test_run_folders_are_no_classes(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.png", "b/1.png", "runs/001/figures/curve.png", "mine/figures/curve.png")
+    for run in ("runs/001", "mine"):
+        for name in ("config.json", "metrics.jsonl"):
+            (tmp_path / run / name).write_text("{}")
+    data = open_data(tmp_path)
+    assert data.classes == ("a", "b")
+    assert data.notices == ("folders of training runs, ignored: mine, runs/001",)
+    with pytest.raises(UserError, match="folder of a run"):
+        open_data(tmp_path / "mine")
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    fill(tmp_path / "elsewhere", "1.png")
+    fill(tmp_path / "data", "a/1.png")
+    (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "a" / "up").symlink_to(tmp_path / "data")
+    assert open_data(tmp_path / "data").parts["all"].ids == ("a/1.png", "b/1.png")
+
+
+def test_accents_are_composed(tmp_path: Path) -> None:
+    data = open_data(fill(tmp_path, "cafe\u0301/1.png", "tea/1.png"))
+    assert data.classes == ("caf\u00e9", "tea")
+    assert data.parts["all"].read(0, 3).shape == (4, 6, 3)
+
+
+def test_words_on_other_formats_and_lookalikes(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"{part}/{c}/1.png" for part in ("Testing", "Training") for c in ("a", "b")))
+    (tmp_path / "Training" / "a" / "2.heic").write_bytes(b"x")
+    data = open_data(tmp_path)
+    assert data.classes == ("Testing", "Training")
+    assert (
+        data.notices[0] == "pictures of formats that are not read, ignored: 1 .heic; convert them"
+    )
+    assert "hold the same folders, a, b: if they are parts" in data.notices[1]
+
+
+def test_index_of_files(tmp_path: Path) -> None:
+    paint(tmp_path / "a" / "1.png", 7, (30, 20))
+    paint(tmp_path / "b" / "1.png", 9, (5, 40))
+    part = open_data(tmp_path).parts["all"]
+    assert isinstance(part, ImageFiles)
+    assert part.channels == 1
+    assert part.sizes.tolist() == [[30, 20], [5, 40]]
+    assert part.largest_side == 40
+    assert part.read(0, 1).shape == (20, 30, 1)
+    assert part.read(1, 3)[0, 0].tolist() == [9, 9, 9]
+    paint(tmp_path / "a" / "2.png", "blue")
+    assert open_data(tmp_path).parts["all"].channels == 3
+
+
+def test_unreadable_files_are_skipped_and_listed(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"{name}/{k:02}.png" for name in "ab" for k in range(10)))
+    (tmp_path / "a" / "03.png").write_bytes(b"")
+    (tmp_path / "b" / "07.png").write_text("no picture")
+    data = open_data(tmp_path, max_bad=0.1)
+    assert len(data.parts["all"]) == 18
+    assert data.skipped == (
+        ("a/03.png", "the file is empty"),
+        ("b/07.png", "not a JPEG, PNG, WebP, GIF, BMP or TIFF image"),
+    )
+    with pytest.raises(UserError, match=r"2 of 20 images \(10.0%\) .* --max-bad 0.09 allows: a/03"):
+        open_data(tmp_path, max_bad=0.09)
+
+
+def test_a_long_list_is_cut_after_ten(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.png", "b/1.png")
+    for k in range(13):
+        (tmp_path / "a" / f"x{k:02}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"x09\.png \(the file is empty\); and 3 more\. Repair"):
+        open_data(tmp_path)
+
+
+def test_a_file_damaged_further_in_fails_when_read(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    fill(tmp_path, "a/1.png", "b/1.png")
+    Image.fromarray(noise).save(tmp_path / "a" / "0.jpg")
+    path = tmp_path / "a" / "0.jpg"
+    path.write_bytes(path.read_bytes()[:800])
+    part = open_data(tmp_path).parts["all"]
+    with pytest.raises(DecodeError, match=r"cannot read a/0\.jpg: damaged or incomplete"):
+        part.read(0, 3)
+
+
+def test_a_class_whose_images_are_all_unreadable(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "1.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no image of the class 'c' .* can be read"):
+        open_data(tmp_path, max_bad=0.5)
+
+
+@pytest.mark.parametrize(
+    ("names", "folders", "message"),
+    [
+        (["train/a/1.png", "train/b/1.png", "test/c/1.png"], [], "train does not have: c"),
+        (["a/1.png", "b/1.png"], ["c"], "without images: c; add images"),
+        (["train/a/1.png", "train/b/1.png", "val/a/1.png"], ["val/b"], "without images: val/b"),
+        (["a/1.png"], [], "single class, 'a'; a classifier needs at least two"),
+        (["1.png", "2.png"], [], "the 2 images in .* have no classes: put them into one folder"),
+        (["val/a/1.png", "valid/a/1.png", "train/a/1.png"], [], "two folders for one part: val"),
+        ([], [], "no images in "),
+        ([], ["a", "b"], "no images in "),
+    ],
+)  # fmt: skip
+def test_wrong_layouts(tmp_path: Path, names: list[str], folders: list[str], message: str) -> None:
+    fill(tmp_path, *names)
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    with pytest.raises(UserError, match=message) as caught:
+        open_data(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_missing_from_a_later_part_is_a_notice(tmp_path: Path) -> None:
+    data = open_data(fill(tmp_path, "train/a/1.png", "train/b/1.png", "test/b/1.png"))
+    assert data.classes == ("a", "b")
+    assert data.parts["test"].targets.tolist() == [1]
+    assert data.notices == ("the part test has no images of: a",)
+
+
+def test_classes_of_a_model(tmp_path: Path) -> None:
+    fill(tmp_path, "cat/1.png", "dog/1.png")
+    (tmp_path / "ant").mkdir()
+    data = open_data(tmp_path, classes=["dog", "ant", "cat"])
+    assert data.classes == ("dog", "ant", "cat")
+    assert data.parts["all"].targets.tolist() == [2, 0]
+    with pytest.raises(UserError, match="that the model does not know: cat; it knows dog, cow"):
+        open_data(tmp_path, classes=("dog", "cow"))
+    single = open_data(tmp_path / ".." / tmp_path.name, classes=("cat", "dog"))
+    assert single.name == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("cifar", "unknown data set 'cifar'; did you mean 'cifar1.*fashion-mini, mnist"),
+        ("./nowhere", r"\./nowhere does not exist; expected a folder.*named set: fashion-mini"),
+        (Path("mnist"), "mnist does not exist"),
+        ("", "DATA is empty"),
+    ],
+)
+def test_missing(
+    data: str | Path, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        open_data(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("a.zip", "is an archive"), ("a.png", "is no data set"), ("a.txt", "is no data set")],
+)
+def test_other_files(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / name).write_text("x")
+    with pytest.raises(UserError, match=message):
+        open_data(tmp_path / name)
+
+
+@pytest.mark.parametrize("max_bad", [-0.1, 1.1, float("nan")])
+def test_max_bad_is_checked(max_bad: float) -> None:
+    with pytest.raises(UserError, match="must lie between 0 and 1"):
+        open_data("fashion-mini", max_bad=max_bad)
+
+
+def test_the_package_imports_neither_torch_nor_numpy() -> None:
+    code = (
+        "import sys, resnets.data.sources as s; "
+        "assert not {'torch', 'numpy', 'PIL'} & set(sys.modules); "
+        "s.open_data; assert 'numpy' in sys.modules; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_names_of_the_package() -> None:
+    import resnets.data.sources as sources
+
+    with pytest.raises(AttributeError, match="no attribute 'opendata'"):
+        _: Callable[..., object] = sources.opendata

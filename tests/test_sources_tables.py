@@ -1,0 +1,236 @@
+"""Manifests, arrays and parquet files, right and wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pictures import fill, labels, painted
+from resnets.data.sources import open_data
+from resnets.errors import UserError
+
+
+def manifest(root: Path, name: str, text: str) -> Path:
+    path = root / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_csv(tmp_path: Path) -> None:
+    fill(tmp_path, "x/1.png", "x/2.png", "3.png")
+    text = "\ufeffPath,label,split,remark\nx/1.png,dog,train,\n./3.png,cat,train\n\n"
+    text += "x/2.png,cat,valid\n"
+    data = open_data(manifest(tmp_path, "set.csv", text))
+    assert data.name == "set"
+    assert data.classes == ("cat", "dog")
+    assert labels(data, "train") == {"x/1.png": "dog", "3.png": "cat"}
+    assert labels(data, "val") == {"x/2.png": "cat"}
+    assert data.parts["val"].read(0, 3).shape == (4, 6, 3)
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    fill(tmp_path / "far", "1.png", "2.png")
+    rows = [{"path": "../far/1.png", "label": 7}, {"path": str(tmp_path / "far/2.png"), "label": 8}]
+    (tmp_path / "near").mkdir()
+    text = "\n".join(map(json.dumps, rows)) + "\n"
+    data = open_data(manifest(tmp_path / "near", "set.jsonl", text))
+    assert list(data.parts) == ["all"]
+    assert labels(data, "all")["../far/1.png"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "", "must name the columns: path,label"),
+        ("a.csv", "1.png,cat\n", "must name the columns: path,label"),
+        ("a.csv", "path,label\n", "lists no images"),
+        ("a.csv", "path,label\n1.png,a\n2.png,\n", "line 3 of .* has no label"),
+        ("a.csv", "path,label\n1.png,a\n./1.png,b\n", "line 3 .* names 1.png again, after line 2"),
+        ("a.csv", "path,label,split\n1.png,a,trian\n", "'trian'; did you mean 'train'"),
+        ("a.csv", "path,label,split\n1.png,a,train\n2.png,b,\n", "but none for 2.png"),
+        ("a.csv", "path,label\n1.png,a\n2.png,b\n", "2 of 3 images.*1.png .no such file"),
+        ("a.jsonl", '{"path": "1.png", "label": "a"}\n{"path"\n', "line 2 of .* is not JSON"),
+        ("a.jsonl", "[1]\n", "line 1 of .* is not an object"),
+        ("a.jsonl", '{"path": "1.png", "label": null}\n', "line 1 of .* has no label"),
+        ("a.csv", "path,label,split\n1.png,a,test\n", "has no training part, only test"),
+    ],
+)
+def test_wrong_manifests(tmp_path: Path, name: str, text: str, message: str) -> None:
+    if "2 of 3" in message:
+        fill(tmp_path, "3.png")
+        text += "3.png,a\n"
+    with pytest.raises(UserError, match=message):
+        open_data(manifest(tmp_path, name, text))
+
+
+def test_a_manifest_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"path,label\n\xff\xfe\x00,a\n")
+    with pytest.raises(UserError, match="cannot read"):
+        open_data(tmp_path / "a.csv")
+
+
+def test_a_folder_of_loose_images_points_to_its_manifest(tmp_path: Path) -> None:
+    fill(tmp_path, "1.png")
+    manifest(tmp_path, "labels.csv", "path,label\n")
+    with pytest.raises(UserError, match=r"or give the manifest .*labels\.csv itself"):
+        open_data(tmp_path)
+
+
+def arrays(**changes: object) -> dict[str, np.ndarray]:
+    content = {
+        "x_train": np.arange(4 * 5 * 6 * 3, dtype=np.uint8).reshape(4, 5, 6, 3),
+        "y_train": np.array([0, 1, 1, 2]),
+        "x_test": np.zeros((2, 5, 6, 3), np.uint8),
+        "y_test": np.array([[2], [0]]),
+        **changes,
+    }
+    return {name: np.asarray(value) for name, value in content.items() if value is not None}
+
+
+def test_npz(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", **arrays(classes=np.array(["c", "b", "a"])))
+    data = open_data(tmp_path / "set.npz")
+    assert data.classes == ("c", "b", "a")  # the order of the file
+    assert data.parts["train"].ids == ("train/0", "train/1", "train/2", "train/3")
+    assert data.parts["test"].targets.tolist() == [2, 0]
+    model = open_data(tmp_path / "set.npz", classes=("a", "b", "c", "d"))
+    assert model.parts["test"].targets.tolist() == [0, 2]
+
+
+def test_npz_without_class_names(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **arrays(y_train=[10, 9, 2, 2], y_test=[9, 10]))
+    assert open_data(tmp_path / "a.npz").classes == ("2", "9", "10")
+    np.savez(tmp_path / "b.npz", **arrays(y_train=list("zyxx"), y_test=["x", "z"]))
+    data = open_data(tmp_path / "b.npz")
+    assert data.classes == ("x", "y", "z")
+    assert data.parts["test"].targets.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_train": np.zeros((4, 5, 6))}, "x_train of .* is float64; save images as uint8"),
+        ({"x_train": np.zeros((4, 3, 5, 6), np.uint8)}, "expected N H W, or N H W C"),
+        ({"y_train": None}, "x_train but no y_train"),
+        ({"y_train": [0, 1]}, r"shape \(2,\) for 4 images"),
+        ({"y_train": [0.0, 1.0, 1.0, 2.0]}, "whole numbers or strings"),
+        ({"y_train": np.array([0, 1, "a", None], object)}, "cannot read"),
+        ({"classes": ["a", "b"]}, "the label 2, but there are 2 classes"),
+        ({"classes": ["a", "b", "b"]}, "names a class twice"),
+        ({"y_train": [0, 0, 0, 0], "y_test": [0, 0]}, "single class, '0'"),
+        ({"y_test": [2, 5]}, "classes in test that train does not have: 5"),
+    ],
+)
+def test_wrong_npz(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    np.savez(tmp_path / "a.npz", **arrays(**changes))
+    with pytest.raises(UserError, match=message):
+        open_data(tmp_path / "a.npz")
+
+
+def test_damaged_npz(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", **arrays())
+    content = (tmp_path / "a.npz").read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 255
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    single = (tmp_path / "one.npy").read_bytes()
+    np.savez(tmp_path / "other.npz", images=np.zeros(3))
+    other = (tmp_path / "other.npz").read_bytes()
+    for wrong in (b"", content[:200], bytes(flipped), single, other):
+        (tmp_path / "a.npz").write_bytes(wrong)
+        with pytest.raises(UserError, match=r"a\.npz"):
+            open_data(tmp_path / "a.npz")
+
+
+def write_parquet(
+    path: Path, rows: list[tuple[str | None, int | None]], features: dict[str, object] | None = None
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    images = [{"bytes": painted(c) if c else None, "path": "x.png" if c else None} for c, _ in rows]
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    names = {"_type": "ClassLabel", "names": ["zebra", "ant", "bee"]}
+    if features is None:
+        features = {"image": {"_type": "Image"}, "label": names}
+    table = pyarrow.table(
+        {
+            "image": pyarrow.array(images, kind),
+            "label": pyarrow.array([label for _, label in rows], pyarrow.int64()),
+            "remark": ["x"] * len(rows),
+        }
+    )
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def test_parquet_folder(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data/train-00000-of-00002.parquet", [("red", 1), ("blue", 0)])
+    write_parquet(tmp_path / "data/train-00001-of-00002.parquet", [("lime", 2)])
+    write_parquet(tmp_path / "data/test-00000-of-00001.parquet", [("red", 1), ("red", -1)])
+    write_parquet(tmp_path / "data/validation-0.parquet", [("red", 1), ("red", None)])
+    write_parquet(tmp_path / "data/unsupervised-0.parquet", [("red", -1)])
+    (tmp_path / "README.md").write_text("x")
+    data = open_data(tmp_path)
+    assert data.classes == ("zebra", "ant", "bee")
+    assert {part: len(content) for part, content in data.parts.items()} == {
+        "train": 3,
+        "val": 1,
+        "test": 1,
+    }
+    assert labels(data, "train")["data/train-00001-of-00002.parquet#0"] == "bee"
+    assert data.parts["train"].read(2, 3)[0, 0].tolist() == [0, 255, 0]
+    assert data.notices[:2] == (
+        "rows without a label, ignored: 2",
+        "parquet files of no known part, ignored: unsupervised-0.parquet",
+    )
+
+
+def test_parquet_in_folders_of_parts(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train/0000.parquet", [("red", 1), ("blue", 0)])
+    write_parquet(tmp_path / "test/0000.parquet", [("red", 1)])
+    assert list(open_data(tmp_path).parts) == ["train", "test"]
+
+
+def test_parquet_file(tmp_path: Path) -> None:
+    path = tmp_path / "birds.parquet"
+    write_parquet(path, [("red", 10), ("blue", 9), ("blue", 9)], features={})
+    data = open_data(path)
+    assert data.name == "birds"
+    assert data.classes == ("9", "10")
+    assert list(data.parts) == ["all"]
+
+
+def test_parquet_bad_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_parquet(path, [("red", 1), (None, 0), ("blue", 0)])
+    assert open_data(path, max_bad=0.5).skipped == (("a.parquet#1", "the file is empty"),)
+    write_parquet(path, [("red", 1), ("blue", 3)])
+    with pytest.raises(UserError, match="the label 3; it has 3 classes"):
+        open_data(path)
+    write_parquet(path, [("red", -1)])
+    with pytest.raises(UserError, match="no labelled images"):
+        open_data(path)
+
+
+def test_wrong_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"no parquet")
+    with pytest.raises(UserError, match="cannot read"):
+        open_data(path)
+    parquet.write_table(pyarrow.table({"text": ["a"], "label": [1]}), path)
+    with pytest.raises(UserError, match="the columns text, label; expected one image column"):
+        open_data(path)
+
+
+def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"needs pyarrow: pip install 'resnets\[parquet\]'"):
+        open_data(tmp_path / "a.parquet")

@@ -1,0 +1,107 @@
+"""Tiny networks, streams and runs for the tests of the loop."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from resnets.data.augment import Augment
+from resnets.data.batches import Batch, TrainingStream
+from resnets.data.preprocess import Preprocess
+from resnets.data.sources import Images
+from resnets.models.resnet import ResNet, Spec
+from resnets.training.checkpoints import RunFolder
+from resnets.training.loop import State, train
+from resnets.training.recipes import Recipe
+
+CPU = torch.device("cpu")
+SUMMATION = 1e-10  # float64, another order of summation
+ROUNDING = 1e-5  # float32, sums over some hundred numbers
+STEPS = 30
+K = 4
+
+TINY: dict[str, Any] = {
+    "depths": (1, 1), "block": "basic", "widths": (8, 8), "num_classes": K, "stem": "small",
+}  # fmt: skip
+BASE: dict[str, Any] = {
+    "steps": STEPS, "batch_size": 8, "learning_rate": 0.05, "precision": "fp32", "crop": "none",
+    "flip": "none", "evaluate_every": 1.0,
+}  # fmt: skip
+HARD: dict[str, Any] = {
+    "crop": "shift", "shift": 2, "flip": "random", "erasing": 0.3, "mixup": 0.4, "cutmix": 0.4,
+    "ema": 0.9, "label_smoothing": 0.1, "clip": 1.0, "accumulate": 2,
+}  # fmt: skip
+RANDOM = {"dropout": 0.2, "drop_path": 0.3}
+
+
+def network(**values: Any) -> ResNet:
+    torch.manual_seed(0)
+    return ResNet(Spec(**TINY | values))
+
+
+def recipe_of(**values: Any) -> Recipe:
+    return Recipe(**BASE | values)
+
+
+def start(recipe: Recipe, **values: Any) -> State:
+    state = State.start(network(**values), recipe, device=CPU)
+    state.model.train()
+    return state
+
+
+def batch_of(num: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(num, 3, 12, 12, generator=generator, dtype=dtype)
+    return Batch(images, torch.arange(num) % K, np.arange(num), 0)
+
+
+def images_of(num: int) -> Images:
+    pixels = np.random.default_rng(0).integers(0, 256, (num, 12, 12, 3), dtype=np.uint8)
+    targets = np.arange(num) % K
+    return Images(pixels, targets, tuple(map(str, range(num))))
+
+
+def stream_of(recipe: Recipe) -> TrainingStream:
+    shift = recipe.shift if recipe.crop == "shift" else 0
+    names = ("crop", "fill", "flip", "erasing", "mixup", "cutmix")
+    augment = Augment(shift=shift, **{name: getattr(recipe, name) for name in names})
+    assert recipe.batch_size is not None
+    return TrainingStream(
+        images_of(20), preprocess=Preprocess(size=12), augment=augment, num_classes=K,
+        batch_size=recipe.batch_size, seed=recipe.seed, device=CPU,
+    )  # fmt: skip
+
+
+def digest(tensors: dict[str, torch.Tensor]) -> str:
+    value = hashlib.sha256()
+    for name in sorted(tensors):
+        value.update(name.encode() + tensors[name].detach().contiguous().numpy().tobytes())
+    return value.hexdigest()
+
+
+class Scripted:
+    """Validation scores given beforehand, one a call; then the last again."""
+
+    def __init__(self, *scores: float, loss: float = 1.0) -> None:
+        self.scores, self.loss, self.seen = scores, loss, 0
+
+    def __call__(self, model: nn.Module) -> Any:
+        score = self.scores[min(self.seen, len(self.scores) - 1)]
+        self.seen += 1
+        return SimpleNamespace(top1=score, loss=self.loss)
+
+
+def run(
+    state: State, recipe: Recipe, folder: RunFolder, *, stream: Any = None,
+    validate: Callable[[nn.Module], Any] | None = None, stopped: Callable[[], bool] = lambda: False,
+) -> bool:  # fmt: skip
+    return train(
+        state, recipe, stream=stream or stream_of(recipe), validate=validate or Scripted(0.5),
+        folder=folder, num_images=20, log=folder.log, stopped=stopped,
+    )  # fmt: skip
