@@ -1,0 +1,254 @@
+"""The equation and its parts: shortcuts, residual units, and the layers they are made of."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnets.errors import UserError
+from resnets.models import blocks
+from resnets.models.blocks import UNITS, make_unit
+from resnets.models.families import create_model
+from resnets.models.layers import BlurPool, DropPath, SqueezeExcite, normalisation
+from resnets.models.shortcuts import PadShortcut, UnitPlan, make_shortcut
+from resnets.models.spec import Spec
+
+FLOAT64 = 1e-12  # the same few sums in another order
+
+
+def spec(**ideas: object) -> Spec:
+    given = {"depths": (2, 2), "block": "basic", "widths": (8, 16), "stem": "small"}
+    return Spec(**(given | ideas))  # type: ignore[arg-type]
+
+
+def plan(in_channels: int = 8, width: int = 16, stride: int = 2, **rest: float) -> UnitPlan:
+    given = {"out_channels": width, "dilation_before": 1, "dilation": 1, "drop_path": 0.0}
+    return UnitPlan(in_channels, width, stride=stride, **(given | rest))  # type: ignore[arg-type]
+
+
+# The equation ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("order", "last"), [("post", "self.activation("), ("pre", "")])
+def test_the_last_line_of_a_unit_is_the_equation(order: str, last: str) -> None:
+    close = ")" if last else ""
+    for (_, unit_order), unit in UNITS.items():
+        if unit_order == order:
+            line = inspect.getsource(unit.forward).strip().splitlines()[-1]
+            assert line.strip() == f"return {last}shortcut + residual{close}"
+
+
+@pytest.mark.parametrize("order", ["post", "pre"])
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+def test_with_a_residual_of_zero_a_unit_is_its_shortcut(block: str, order: str) -> None:
+    same = plan(16, 16, stride=1) if block == "basic" else plan(16, 4, stride=1, out_channels=16)
+    unit = make_unit(same, spec(block=block, order=order))
+    nn.init.zeros_(blocks.last_weighted_layer(unit).weight)
+    x = torch.randn(2, 16, 5, 5)
+    assert torch.equal(unit(x), x.relu() if order == "post" else x)
+
+
+class Off(nn.Module):
+    """A shortcut switched off: its value times nothing."""
+
+    def __init__(self, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(self.shortcut(x))
+
+
+@pytest.mark.parametrize(
+    ("residual", "plain"),
+    [("resnet20", "plain20"), ("resnet56", "plain56"), ("resnet18_a", "plain18")],
+)
+def test_a_residual_network_without_its_shortcuts_is_the_plain_network(
+    residual: str, plain: str
+) -> None:
+    torch.manual_seed(0)
+    network = create_model(residual, num_classes=10)
+    torch.manual_seed(0)
+    control = create_model(plain, num_classes=10)
+    weights = network.state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in control.state_dict().items())
+    control.load_state_dict(weights, strict=True)
+    images = torch.randn(2, 3, 32, 32)
+    assert not torch.allclose(network(images), control(images))
+    for stage in network.stage_names:
+        for unit in network.get_submodule(stage):
+            unit.downsample = Off(unit.downsample)
+    network.load_state_dict(weights)  # as they were before the first batch
+    control.load_state_dict(weights)
+    assert torch.equal(network(images), control(images))
+
+
+# Shortcuts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 8])
+@pytest.mark.parametrize("shortcut", ["conv", "pad", "conv_all", "avg_conv"])
+def test_shortcuts_bring_the_shape_of_the_residual(shortcut: str, side: int) -> None:
+    out = make_shortcut(plan(), spec(shortcut=shortcut)).eval()(torch.randn(1, 8, side, side))
+    assert out.shape == (1, 16, (side + 1) // 2, (side + 1) // 2)
+
+
+@pytest.mark.parametrize("shortcut", ["conv", "pad", "avg_conv"])
+def test_where_shapes_are_equal_the_shortcut_is_the_identity(shortcut: str) -> None:
+    assert isinstance(make_shortcut(plan(8, 8, stride=1), spec(shortcut=shortcut)), nn.Identity)
+    everywhere = make_shortcut(plan(8, 8, stride=1), spec(shortcut="conv_all"))
+    assert [type(layer) for layer in everywhere] == [nn.Conv2d, nn.BatchNorm2d]
+
+
+def test_the_pad_shortcut_is_centred_and_free() -> None:
+    x = torch.randn(2, 3, 4, 6)
+    shortcut = PadShortcut(3, 8, stride=2)
+    out = shortcut(x)
+    assert out.shape == (2, 8, 2, 3)
+    assert torch.equal(out[:, 2:5], x[:, :, ::2, ::2])
+    assert out[:, :2].abs().sum() == out[:, 5:].abs().sum() == 0
+    assert not list(shortcut.parameters())
+
+
+def test_a_pre_activation_projection_shares_the_first_activation_and_has_no_norm() -> None:
+    unit = make_unit(plan(), spec(order="pre")).eval()
+    assert [type(layer) for layer in unit.downsample] == [nn.Conv2d]
+    nn.init.zeros_(unit.conv2.weight)
+    x = torch.randn(1, 8, 4, 4)
+    assert torch.equal(unit(x), unit.downsample(unit.bn1(x).relu()))
+
+
+# Places of stride, dilation and dropout ----------------------------------------------------------
+
+
+def strides(unit: nn.Module) -> list[int]:
+    return [layer.stride[0] for layer in unit.children() if isinstance(layer, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("order", ["post", "pre"])
+def test_stride_is_where_the_spec_puts_it(order: str) -> None:
+    place = plan(8, 8, out_channels=32)
+    assert strides(make_unit(plan(), spec(order=order))) == [2, 1]
+    assert strides(make_unit(place, spec(block="bottleneck", order=order))) == [1, 2, 1]
+    early = spec(block="bottleneck", order=order, stride_on="1x1")
+    assert strides(make_unit(place, early)) == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("block", "order", "inside"),
+    [("basic", "pre", True), ("bottleneck", "pre", False), ("basic", "post", False)],
+)
+def test_dropout_is_inside_wide_units_and_else_before_the_classifier(
+    block: str, order: str, inside: bool
+) -> None:
+    model = create_model("resnet20", block=block, order=order, dropout=0.3)
+    rates = {name: m.p for name, m in model.named_modules() if isinstance(m, nn.Dropout) and m.p}
+    assert set(rates.values()) == {0.3}
+    assert list(rates) == (
+        [f"layer{i}.{j}.dropout" for i in (1, 2, 3) for j in range(3)] if inside else ["dropout"]
+    )
+
+
+# Layers ------------------------------------------------------------------------------------------
+
+
+def test_squeeze_and_excitation_scales_channels_by_their_gates() -> None:
+    layer = SqueezeExcite(32, share=1 / 4).double()
+    x = torch.randn(2, 32, 3, 5, dtype=torch.float64)
+    first, second = (c.weight.flatten(1) for c in (layer.fc1, layer.fc2))
+    means = x.flatten(2).mean(2)
+    hidden = F.relu(means @ first.T + layer.fc1.bias)
+    gates = torch.sigmoid(hidden @ second.T + layer.fc2.bias)
+    assert torch.allclose(layer(x), x * gates[:, :, None, None], atol=FLOAT64)
+    assert SqueezeExcite(64, share=1 / 16).fc1.out_channels == 8  # 4, rounded as timm does
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_blur_keeps_constants_and_slopes_and_halves(size: int) -> None:
+    row = torch.arange(8.0).expand(1, 1, 8, 8)
+    out = BlurPool(size)(row)
+    assert out.shape == (1, 1, 4, 4)
+    assert torch.equal(out[..., 1:-1], row[..., ::2, 2:-2:2])  # a symmetric filter keeps a slope
+    assert torch.equal(BlurPool(size)(torch.ones(1, 2, 6, 6)), torch.ones(1, 2, 3, 3))
+    assert not BlurPool(size).state_dict()
+    with pytest.raises(UserError, match="too small for blur"):
+        BlurPool(size)(torch.ones(1, 1, 1, 1))
+
+
+def test_group_norm_has_32_groups_or_two_channels_in_each() -> None:
+    groups = {c: normalisation(c, spec=spec(norm="group")).num_groups for c in (256, 64, 16, 10)}
+    assert groups == {256: 32, 64: 32, 16: 8, 10: 1}
+
+
+def test_drop_path_keeps_the_expectation_and_drops_whole_images() -> None:
+    torch.manual_seed(0)
+    layer, x = DropPath(0.25), torch.ones(20_000, 2, 1, 1)
+    out = layer(x)
+    assert set(out.unique().tolist()) == {0.0, float(torch.tensor(1.0) / 0.75)}
+    assert torch.equal(out[:, 0], out[:, 1])
+    assert abs(out.mean() - 1) < 0.02  # five standard errors
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_drop_path_rates_rise_linearly_from_zero() -> None:
+    model = create_model("resnet20", drop_path=0.4)
+    units = [unit for stage in model.stage_names for unit in model.get_submodule(stage)]
+    rates = [1 - unit.drop_path.keep for unit in units if isinstance(unit.drop_path, DropPath)]
+    assert rates == pytest.approx([0.05 * i for i in range(1, 9)])
+    assert isinstance(units[0].drop_path, nn.Identity)
+
+
+def test_draws_inside_the_network_follow_the_global_seed() -> None:
+    model, images = create_model("resnet20", drop_path=0.5, dropout=0.5), torch.randn(4, 3, 32, 32)
+
+    def draw(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return model(images)
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+
+
+# Initial values ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet20", "preact_resnet18_cifar", "resnet50"])
+def test_convolutions_start_with_hes_variance(name: str) -> None:
+    for module in create_model(name).modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] ** 2 // module.groups
+            weight = module.weight.detach()
+            six_errors = 6 * (2 / weight.numel()) ** 0.5  # of the variance of so many numbers
+            assert float(weight.var()) * fan_out / 2 == pytest.approx(1, abs=six_errors)
+            assert module.bias is None
+
+
+@pytest.mark.parametrize("order", ["post", "pre"])
+@pytest.mark.parametrize("start", ["zero", "scalar"])
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_residuals_that_start_at_zero_leave_the_shortcuts_alone(
+    start: str, order: str, norm: str
+) -> None:
+    model = create_model("resnet20", residual_init=start, order=order, norm=norm).eval()
+    shortcuts: list[Callable[[Tensor], Tensor]] = [model.conv1, model.bn1, model.relu]
+    shortcuts += [unit.downsample for s in model.stage_names for unit in model.get_submodule(s)]
+    x = torch.randn(2, 3, 32, 32)
+    expected = x
+    for shortcut in shortcuts:
+        expected = shortcut(expected)
+    assert torch.equal(model.features(x, (3,))[0], expected)
+    scalars = [name for name, p in model.named_parameters() if p.dim() == 0]
+    assert len(scalars) == (9 if start == "scalar" else 0)
+
+
+def test_without_norm_convolutions_have_biases_that_start_at_zero() -> None:
+    model = create_model("resnet20", norm="none", residual_init="scalar")
+    biases = [m.bias for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert len(biases) == 19
+    assert all(bias is not None and bias.abs().sum() == 0 for bias in biases)
+    assert len([key for key in model.state_dict() if "bn" in key or "running" in key]) == 0

@@ -1,0 +1,54 @@
+"""Sizes of a network, against counts made by hand and by PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from resnets.models.families import create_model
+from resnets.models.measure import count_activations, count_macs, count_parameters, layer_table
+
+
+def by_hand() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 5),
+    )
+
+
+def test_the_layer_table_of_a_network_counted_by_hand() -> None:
+    rows = layer_table(by_hand(), 8)
+    assert [(r.name, r.type, r.shape, r.parameters, r.macs) for r in rows] == [
+        ("0", "Conv2d", (6, 4, 4), 108, 6 * 16 * 18),
+        ("1", "BatchNorm2d", (6, 4, 4), 12, 0),
+        ("2", "ReLU", (6, 4, 4), 0, 0),
+        ("3", "AdaptiveAvgPool2d", (6, 1, 1), 0, 0),
+        ("4", "Flatten", (6,), 0, 0),
+        ("5", "Linear", (5,), 35, 30),
+    ]
+    assert count_parameters(by_hand()) == 155
+    assert count_macs(by_hand(), 8) == 1758
+    assert count_activations(by_hand(), 8) == 96
+
+
+def test_macs_are_half_of_what_pytorch_counts_as_flops() -> None:
+    model = create_model("resnet50", in_channels=1).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.randn(1, 1, 64, 64))
+    assert 2 * count_macs(model, 64) == counter.get_total_flops()
+
+
+def test_measuring_neither_runs_nor_changes_the_model() -> None:
+    model = create_model("resnet20")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.register_forward_pre_hook(lambda module, args: None)
+    count_macs(model, 33)
+    assert model.training
+    assert all(p.device.type == "cpu" for p in model.parameters())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
