@@ -1,0 +1,206 @@
+"""The documents tell the truth: quotations are in the source, code runs, paths and links exist.
+
+Every ```python block of `docs/` and CONTRIBUTING carries a mark in the line above it:
+
+    <!-- from PATH -->        occurs in that file, but for its indentation
+    <!-- runs -->             runs; a ```text block right below is what it prints
+    <!-- raises -->           ends with the error in the ```text block right below
+    <!-- takes minutes -->    is compiled only
+
+README's code is the business of `test_readme.py`; its paths and links are checked here.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "resnets"
+MARKED = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *MARKED]
+BLOCK = re.compile(
+    r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```python\n(?P<code>.*?)```\n(?:```text\n(?P<text>.*?)```)?",
+    re.DOTALL,
+)
+LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
+SPAN = re.compile(r"`([\w./-]+)`")
+# What a path of ours begins or ends with; other spans with a slash are the reader's own folders.
+ROOMS = ("src", "tests", "docs", "benchmarks", "scripts", ".ci", "data", "models", "training")
+ROOMS += ("deploy", "report", "commands")
+SUFFIXES = (".py", ".md", ".toml")
+INDENTATIONS = [" " * count for count in (0, 4, 8, 12, 16)]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One piece of Python in a document."""
+
+    document: str
+    line: int
+    mark: str | None
+    code: str
+    text: str | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.document}:{self.line}"
+
+
+def blocks_of(text: str, document: str) -> list[Block]:
+    return [
+        Block(document, text[: match.start()].count("\n") + 1, *match.group("mark", "code", "text"))
+        for match in BLOCK.finditer(text)
+    ]
+
+
+BLOCKS = [block for path in MARKED for block in blocks_of(path.read_text("utf-8"), path.name)]
+
+
+def marked(mark: str) -> list[object]:
+    """The blocks whose mark begins so, for `parametrize`."""
+    chosen = [block for block in BLOCKS if (block.mark or "").split(" ")[0] == mark]
+    assert chosen, f"no document has a block marked {mark}"
+    return [pytest.param(block, id=block.name) for block in chosen]
+
+
+def run(block: Block) -> None:
+    # The line numbers of a failure are then those of the block.
+    exec(compile(block.code, block.name, "exec", dont_inherit=True), {"__name__": "__main__"})
+
+
+def occurs(code: str, source: str) -> bool:
+    return any(textwrap.indent(code, pad).strip("\n") in source for pad in INDENTATIONS)
+
+
+def test_every_block_is_marked() -> None:
+    marks = r"from \S+|runs|raises|takes minutes"
+    assert [block.name for block in BLOCKS if not re.fullmatch(marks, block.mark or "")] == []
+    fences = sum(path.read_text("utf-8").count("```python") for path in MARKED)
+    assert len(BLOCKS) == fences
+
+
+@pytest.mark.parametrize("block", marked("from"))
+def test_quotations_are_in_the_source(block: Block) -> None:
+    assert block.mark is not None
+    source = (ROOT / block.mark.removeprefix("from ")).read_text("utf-8")
+    assert occurs(block.code, source)
+
+
+def test_a_changed_quotation_is_noticed() -> None:
+    source = (PACKAGE / "models" / "blocks.py").read_text("utf-8")
+    assert occurs("return self.activation(shortcut + residual)\n", source)
+    assert not occurs("return self.activation(residual + shortcut)\n", source)
+
+
+@pytest.mark.parametrize("block", marked("runs"))
+def test_code_runs_and_prints(
+    block: Block,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(block)
+    if block.text is not None:
+        assert capsys.readouterr().out == block.text
+
+
+@pytest.mark.parametrize("block", marked("raises"))
+def test_defects_end_with_the_error_shown(block: Block) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (its name is compared below)
+        run(block)
+    assert f"{caught.type.__name__}: {caught.value}\n" == block.text
+
+
+@pytest.mark.parametrize("block", marked("takes"))
+def test_long_code_compiles(block: Block) -> None:
+    compile(block.code, block.name, "exec", dont_inherit=True)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_relative_links_lead_somewhere(document: Path) -> None:
+    targets = LINK.findall(document.read_text("utf-8"))
+    places = [target.split("#")[0] for target in targets if "://" not in target]
+    assert [place for place in places if place and not (document.parent / place).exists()] == []
+
+
+def paths_named(text: str) -> set[str]:
+    """Spans that name a file or folder of the repository, from its root or from the package's."""
+    return {
+        span
+        for span in SPAN.findall(text)
+        if span.endswith(SUFFIXES) or ("/" in span and span.split("/")[0] in ROOMS)
+    }
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_paths_named_exist(document: Path) -> None:
+    named = paths_named(document.read_text("utf-8"))
+    assert named
+    assert {
+        path for path in named if not any((r / path).exists() for r in (ROOT, PACKAGE))
+    } == set()
+
+
+def test_make_targets_named_exist() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    for document in DOCUMENTS:
+        text = document.read_text("utf-8")
+        assert set(re.findall(r"(?:`|^)make (\w+)", text, re.MULTILINE)) <= targets
+
+
+# The table of imports ----------------------------------------------------------------------------
+
+
+def table() -> dict[str, set[str]]:
+    """CONTRIBUTING's table: a room, and the rooms or modules that it may import."""
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", MARKED[0].read_text("utf-8"), re.MULTILINE)
+    return {room: set(re.findall(r"`([\w.]+)`", allowed)) for room, allowed in rows}
+
+
+def imports(path: Path) -> set[str]:
+    """Our modules that a file imports, anywhere in it; the public face is the empty name."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found.add(node.module or "")
+    ours = {name for name in found if name.split(".")[0] == "resnets"}
+    return {name.removeprefix("resnets").removeprefix(".") for name in ours}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def is_allowed(module: str, rooms: set[str]) -> bool:
+    parts = module.split(".")
+    return any(".".join(parts[: end + 1]) in rooms for end in range(len(parts)))
+
+
+def test_every_room_is_in_the_table() -> None:
+    rooms = {room_of(path) for path in PACKAGE.rglob("*.py")}
+    assert rooms - {"__init__", "__main__", "errors"} == set(table())
+
+
+@pytest.mark.parametrize("room", table())
+def test_rooms_import_what_the_table_allows(room: str) -> None:
+    rooms = table()[room] | {"errors"}
+    if room in ("cli", "commands"):
+        rooms.add("")
+    files = [path for path in PACKAGE.rglob("*.py") if room_of(path) == room]
+    wrong = {
+        f"{path.name}: {module}"
+        for path in files
+        for module in imports(path)
+        if not is_allowed(module, rooms)
+    }
+    assert wrong == set()
