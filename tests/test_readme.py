@@ -1,0 +1,83 @@
+"""README's commands, run as they stand but for paths and the values of --time and --epochs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from resnets.cli import main
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()
+    if line.startswith("resnets ")
+]  # fmt: skip
+SNIPPETS = [text for kind, text in BLOCKS if kind == "python"]
+SHORT = {"--time": "6s", "--epochs": "0.1"}
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the README's paths in it: photos, held-out photos, one trained run."""
+    home = tmp_path_factory.mktemp("readme")
+    draws = np.random.default_rng(0)
+    for folder, count in (("photos", 12), ("held-out", 3)):
+        for number, name in enumerate(("cat", "dog", "fish")):
+            for index in range(count):
+                pixels = draws.integers(0, 90, (40, 56, 3)).astype(np.uint8)
+                pixels[..., number] += 120
+                place = home / folder / name / f"{index}.jpg"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(place)
+    shutil.copytree(home / "photos" / "cat", home / "new-photos")
+    shutil.copy(home / "new-photos" / "0.jpg", home / "new-photos" / "one.jpg")
+    run = home / "runs" / "photos-001"
+    arguments = ["--model", "resnet20", "--size", "16", "--epochs", "1", "--batch-size", "8"]
+    assert main(["train", str(home / "photos"), "--out", str(run), *arguments]) == 0
+    return home
+
+
+def shortened(command: str) -> list[str]:
+    """The words after `resnets`, with short values for the two flags that take long."""
+    words = shlex.split(command)[1:]
+    return [SHORT.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+
+
+def test_readme_shows_both_make_commands_first() -> None:
+    assert BLOCKS[0][0] == "sh"
+    assert [line.split("#")[0].strip() for line in BLOCKS[0][1].splitlines()] == [
+        "make demo", "make test",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readme_command(
+    command: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(home, tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    if "--resume" in command:  # an unfinished run is one without its final scores
+        Path("runs/photos-001/scores.json").unlink()
+    assert main(shortened(command)) == 0
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_readme_snippet(
+    snippet: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(home, tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    weights = tmp_path / "resnet50.pth"
+    if "torchvision:" in snippet:  # stands in for the download of the same tensors
+        torch.save(torchvision.models.resnet50().state_dict(), weights)
+        monkeypatch.setattr("resnets.models.weights.local_file", lambda *_, **__: weights)
+    exec(snippet.replace('time="10m"', f'time="{SHORT["--time"]}"'), {})
