@@ -123,7 +123,12 @@ def go_on(folder: RunFolder, device: torch.device, say: Log) -> TrainingResult:
     folder.forget_after(step)
     _notice(say, f"going on with {folder.path} at step {step}")
     return _run(
-        job, folder, job.new_model(), say, checkpoint=checkpoint, notices=notices_of(dataset)
+        job,
+        folder,
+        job.new_model(pretrained=checkpoint is None),
+        say,
+        checkpoint=checkpoint,
+        notices=notices_of(dataset),
     )
 
 
@@ -158,6 +163,12 @@ def _run(
             notices = [*notices, f"{state.replaced} images failed while training: replaced"]
             _notice(say, notices[-1])
         return _finish(job, folder, notices)
+    except RuntimeError:
+        if interruption.number is None:
+            raise
+        # A signal to the whole process group ended the workers too; the last step was whole.
+        folder.save(state.checkpoint(), step=state.step)
+        return TrainingResult(folder.path, None, part, signal=interruption.number)
     except KeyboardInterrupt:  # a second signal, or one while scoring: the last checkpoint stands
         number = interruption.number or signal.SIGINT
         return TrainingResult(folder.path, None, part, signal=number)

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from resnets.errors import UserError
@@ -156,9 +156,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     scalars = json.dumps(checkpoint.scalars, sort_keys=True)
     metadata = {"scalars": scalars, "sha256": _digest(tensors, scalars)}
     temporary = path.with_suffix(".partial")
-    save_file(tensors, temporary, metadata)
-    with temporary.open("r+b") as file:
-        os.fsync(file.fileno())
+    # As bytes, so that a full disk is an OSError like everywhere.
+    _write_flushed(temporary, save(tensors, metadata))
     load_checkpoint(temporary)
     temporary.replace(path)
     _flush_folder(path.parent)
@@ -214,11 +213,15 @@ def _next_numbered(parent: Path, name: str) -> Path:
 
 def _write_whole(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".partial")
-    with temporary.open("wb") as file:
+    _write_flushed(temporary, content)
+    temporary.replace(path)
+
+
+def _write_flushed(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -120,11 +120,15 @@ class Job:
         )
         return cls(recipe, tuple(classes), parts, exact, device, stream, validation)
 
-    def new_model(self) -> ResNet:
-        """The network with its initial weights: a function of the seed."""
+    def new_model(self, *, pretrained: bool = True) -> ResNet:
+        """The network with its initial weights: a function of the seed, or the recipe's weights.
+
+        A resumed run has weights of its own and needs no pretrained ones again.
+        """
         torch.manual_seed(self.recipe.seed)
-        model = self._create(weights=self.recipe.weights)
-        if self.recipe.weights is not None:
+        weights = self.recipe.weights if pretrained else None
+        model = self._create(weights=weights)
+        if weights is not None:
             # As many classes need not be the same classes: fine-tuning learns a head of its own.
             model.reset_classifier(len(self.classes))
         return model

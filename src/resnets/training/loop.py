@@ -45,9 +45,7 @@ Network = TypeVar("Network", bound=nn.Module)
 class Stream(Protocol):
     """Training batches as a pure function of the step."""
 
-    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
-        """The batches of steps first_step .. last_step - 1."""
-        ...
+    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]: ...
 
 
 class NotFiniteError(Exception):
@@ -204,7 +202,7 @@ def train(
     Raises `NotFiniteError` when the loss is NaN or infinite.
     """
     steps, batch_size = recipe.steps, recipe.batch_size
-    assert steps is not None and batch_size is not None, "resolve the recipe first"
+    assert steps and batch_size, "resolve the recipe first"
     evaluation_steps = _evaluation_steps(recipe, num_images=num_images)
     device = next(state.model.parameters()).device
     network: Any = torch.compile(state.model) if recipe.compile else state.model

@@ -38,6 +38,10 @@ EVALUATION_SHARE = 0.05
 MOST_VALIDATIONS = 40
 GENEROUS = 4.0
 """multiple of the least worthwhile passes at which a run without --time stops"""
+FORWARD_COST = 3
+"""a training step costs about three forward passes"""
+FEWEST_STEPS = 40
+"""steps that an epoch should have: smaller sets get smaller batches"""
 PROBE_IMAGES = 32
 FASTER = 0.9
 """reduced precision must take less than this share of fp32's time to be chosen"""
@@ -160,12 +164,7 @@ def with_steps(
     assert total is not None
     epochs = total / steps_an_epoch
     if recipe.evaluate_every is None:
-        every = _evaluate_every(
-            epochs,
-            epoch_seconds=steps_an_epoch * step_seconds,
-            validation_seconds=image_seconds * facts.num_val,
-        )
-        current = current.fill("derived", evaluate_every=every)
+        current = current.fill("derived", evaluate_every=_evaluate_every(epochs, facts))
     training = total * step_seconds * (1 + EVALUATION_SHARE)
     minutes = (training + _ending_seconds(facts, image_seconds)) / 60
     reason = f"{total:,} steps of {recipe.batch_size} images, {epochs:.1f} epochs"
@@ -276,14 +275,15 @@ def _fastest_precision(model: nn.Module, *, size: int, probe: dict[str, Any]) ->
 
 
 def _batch_size(num_train: int, accumulate: int) -> int:
-    """128, or less where it would leave too few steps an epoch."""
-    for size in (128, 64, 32, 16):
-        if num_train >= 40 * size:
-            return max(size, accumulate)
-    return max(16, accumulate)
+    """128, or less where it would leave too few steps an epoch; a multiple of `accumulate`."""
+    size = next((size for size in (128, 64, 32) if num_train >= FEWEST_STEPS * size), 16)
+    return accumulate * max(1, round(size / accumulate))
 
 
-def _evaluate_every(epochs: float, *, epoch_seconds: float, validation_seconds: float) -> float:
-    """Every epoch, or as seldom as keeps validations within their share of the time."""
-    least = validation_seconds / (EVALUATION_SHARE * epoch_seconds)
+def _evaluate_every(epochs: float, facts: Facts) -> float:
+    """Every epoch, or as seldom as keeps validations within their share of the time.
+
+    From counts, not from clocks: the same command keeps the same weights on every machine.
+    """
+    least = facts.num_val / (FORWARD_COST * facts.num_train) / EVALUATION_SHARE
     return min(epochs, float(max(1, round(least), round(epochs / MOST_VALIDATIONS))))
