@@ -12,7 +12,6 @@ README's code is the business of `test_readme.py`; its paths and links are check
 
 from __future__ import annotations
 
-import ast
 import re
 import textwrap
 from dataclasses import dataclass
@@ -153,54 +152,3 @@ def test_make_targets_named_exist() -> None:
     for document in DOCUMENTS:
         text = document.read_text("utf-8")
         assert set(re.findall(r"(?:`|^)make (\w+)", text, re.MULTILINE)) <= targets
-
-
-# The table of imports ----------------------------------------------------------------------------
-
-
-def table() -> dict[str, set[str]]:
-    """CONTRIBUTING's table: a room, and the rooms or modules that it may import."""
-    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", MARKED[0].read_text("utf-8"), re.MULTILINE)
-    return {room: set(re.findall(r"`([\w.]+)`", allowed)) for room, allowed in rows}
-
-
-def imports(path: Path) -> set[str]:
-    """Our modules that a file imports, anywhere in it; the public face is the empty name."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            found.add(node.module or "")
-    ours = {name for name in found if name.split(".")[0] == "resnets"}
-    return {name.removeprefix("resnets").removeprefix(".") for name in ours}
-
-
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def is_allowed(module: str, rooms: set[str]) -> bool:
-    parts = module.split(".")
-    return any(".".join(parts[: end + 1]) in rooms for end in range(len(parts)))
-
-
-def test_every_room_is_in_the_table() -> None:
-    rooms = {room_of(path) for path in PACKAGE.rglob("*.py")}
-    assert rooms - {"__init__", "__main__", "errors"} == set(table())
-
-
-@pytest.mark.parametrize("room", table())
-def test_rooms_import_what_the_table_allows(room: str) -> None:
-    rooms = table()[room] | {"errors"}
-    if room in ("cli", "commands"):
-        rooms.add("")
-    files = [path for path in PACKAGE.rglob("*.py") if room_of(path) == room]
-    wrong = {
-        f"{path.name}: {module}"
-        for path in files
-        for module in imports(path)
-        if not is_allowed(module, rooms)
-    }
-    assert wrong == set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -17,39 +18,15 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "resnets"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# Room -> the rooms, or files of rooms, that it may import; every room may import itself and errors.
-EVERYTHING_BELOW_API = {
-    "data",
-    "models",
-    "evaluation",
-    "modelfile",
-    "training",
-    "report",
-    "deploy",
-    "scoring",
-    "run",
-}
-MAY_IMPORT = {
+# CONTRIBUTING's table: a room, and the rooms or modules that it may import besides itself.
+TABLE = re.findall(
+    r"^\| `(\w+)` \|(.*)\|$", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE
+)
+MAY_IMPORT = {room: set(re.findall(r"`([\w.]+)`", allowed)) for room, allowed in TABLE} | {
     "errors": set(),
-    "data": set(),
-    "models": set(),
-    "evaluation": set(),
-    "modelfile": {"models.resnet", "models.spec", "data.preprocess"},
-    "training": {"data", "models", "evaluation", "modelfile"},
-    "report": set(),
-    "deploy": {"modelfile", "data.decode", "data.preprocess", "models"},
-    "scoring": {"data", "evaluation", "modelfile", "training.loop"},
-    "run": EVERYTHING_BELOW_API - {"deploy"},
-    "api": EVERYTHING_BELOW_API,
-    "display": set(),
-    "commands": {
-        "api", "run", "display", "training.recipes", "training.loop", "models", "modelfile",
-        "deploy.predictor", "evaluation", "data.decode", "data.sources",
-    },
-    "cli": {"commands"},
     "__main__": {"cli"},
     "__init__": {"api", "data", "deploy", "evaluation", "models", "training"},
-}  # fmt: skip
+}
 
 # Inside a wing, the same for its files; those that are not named may import the whole wing.
 INSIDE = {
@@ -72,7 +49,12 @@ INSIDE = {
     "training.interrupt": set(),
     "training.environment": set(),
     "training.optim": {"training.recipes"},
-    "training.loop": {"training.optim", "training.recipes", "training.checkpoints"},
+    "training.loop": {
+        "training.optim",
+        "training.recipes",
+        "training.checkpoints",
+        "training.environment",
+    },
 }
 
 

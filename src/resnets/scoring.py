@@ -16,7 +16,7 @@ from resnets.data.preprocess import Preprocess
 from resnets.data.sources import Part
 from resnets.evaluation import Scores, evaluate
 from resnets.modelfile import ModelFile
-from resnets.training.loop import place
+from resnets.training.environment import place
 
 BATCH_SIZE = 250
 MISTAKES_SHOWN = 24

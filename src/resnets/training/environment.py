@@ -1,16 +1,22 @@
-"""Where a run happens: the device that was asked for, and the versions that were found."""
+"""Where and how a run computes: device, memory format, precision, and the versions found."""
 
 from __future__ import annotations
 
 import platform
+from contextlib import nullcontext
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from resnets.errors import UserError, unknown
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def choose_device(name: str) -> torch.device:
@@ -45,3 +51,16 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "device_name": name or platform.machine(),
         "threads": torch.get_num_threads(),
     }
+
+
+def place(model: Network, *, device: torch.device, memory_format: str) -> Network:
+    """Move a network to the device, in the memory format of a recipe."""
+    model.to(device=device, memory_format=FORMATS[memory_format])  # type: ignore[call-overload]
+    return model
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    """The context of the forward pass for a precision."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])

@@ -27,7 +27,8 @@ from resnets.evaluation import Scores, evaluate
 from resnets.models.families import create_model
 from resnets.models.resnet import ResNet
 from resnets.models.spec import Spec
-from resnets.training.loop import State, autocast, train_step
+from resnets.training.environment import autocast
+from resnets.training.loop import State, train_step
 from resnets.training.planning import Facts
 from resnets.training.recipes import Recipe
 
@@ -208,7 +209,7 @@ class Job:
 
 def augmentation(recipe: Recipe) -> Augment:
     """The data room's record of the recipe's augmentation fields."""
-    assert recipe.crop != "auto", "resolve the recipe first"
+    assert recipe.crop != "auto" and recipe.policy != "auto", "resolve the recipe first"
     return Augment(
         crop=recipe.crop,
         shift=recipe.shift if recipe.crop == "shift" else 0,

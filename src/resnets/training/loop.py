@@ -12,9 +12,8 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +24,7 @@ from resnets.data.batches import Batch
 from resnets.evaluation import Scores
 from resnets.models.resnet import ResNet
 from resnets.training.checkpoints import Checkpoint, RunFolder
+from resnets.training.environment import FORMATS, autocast, place
 from resnets.training.optim import (
     learning_rate,
     make_average,
@@ -36,10 +36,6 @@ from resnets.training.recipes import Recipe
 
 SAVE_EVERY_SECONDS = 300.0
 LOG_EVERY_SECONDS = 1.0
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 class Stream(Protocol):
@@ -203,7 +199,6 @@ def train(
     """
     steps, batch_size = recipe.steps, recipe.batch_size
     assert steps and batch_size, "resolve the recipe first"
-    evaluation_steps = _evaluation_steps(recipe, num_images=num_images)
     device = next(state.model.parameters()).device
     network: Any = torch.compile(state.model) if recipe.compile else state.model
     started = saved = time.perf_counter()
@@ -219,7 +214,7 @@ def train(
         state.step += 1
         state.replaced += batch.replaced
         now = time.perf_counter()
-        due = (steps - state.step) % evaluation_steps == 0
+        due = _validates_after(state.step, recipe, num_images=num_images)
         stopping = stopped() and state.step < steps
         saving = stopping or now - saved >= SAVE_EVERY_SECONDS
         position = {"step": state.step, "epoch": state.step * batch_size / num_images}
@@ -252,19 +247,6 @@ def train(
     return True
 
 
-def place(model: Network, *, device: torch.device, memory_format: str) -> Network:
-    """Move a network to the device, in the memory format of a recipe."""
-    model.to(device=device, memory_format=FORMATS[memory_format])  # type: ignore[call-overload]
-    return model
-
-
-def autocast(device: torch.device, precision: str) -> Any:
-    """The context of the forward pass for a precision."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=DTYPES[precision])
-
-
 def _keep_best(state: State, score: float, folder: RunFolder) -> None:
     """Save the evaluated weights when the validation score is the best so far, or equals it."""
     # An equal score takes the later weights, but is no progress: patience goes on counting.
@@ -284,10 +266,12 @@ def _check_finite(loss: float, step: int) -> None:
         raise NotFiniteError(f"the loss is {loss} at step {step}")
 
 
-def _evaluation_steps(recipe: Recipe, *, num_images: int) -> int:
-    """Steps between validations, counted back from the last step."""
-    assert recipe.evaluate_every is not None and recipe.batch_size is not None
-    return max(1, round(recipe.evaluate_every * num_images / recipe.batch_size))
+def _validates_after(step: int, recipe: Recipe, *, num_images: int) -> bool:
+    """Counted back from the last step; not within the first half of an interval."""
+    assert recipe.steps and recipe.batch_size and recipe.evaluate_every
+    every = max(1, round(recipe.evaluate_every * num_images / recipe.batch_size))
+    left = recipe.steps - step
+    return left == 0 or (left % every == 0 and 2 * step >= every)
 
 
 def _freeze(model: ResNet, frozen: bool) -> None:

@@ -21,7 +21,7 @@ from torch import nn
 
 from resnets.errors import UserError
 from resnets.models.families import MODELS, create_model
-from resnets.training.loop import FORMATS, autocast, place
+from resnets.training.environment import FORMATS, autocast, place
 from resnets.training.optim import default_learning_rate
 from resnets.training.recipes import Recipe
 
@@ -132,9 +132,11 @@ def plan(
         assert current.recipe.batch_size is not None
         rate = default_learning_rate(recipe, batch_size=current.recipe.batch_size)
         current = current.fill("default", learning_rate=rate)
+    small = facts.side <= SMALL_SIDE
     if recipe.crop == "auto":
-        small = facts.side <= SMALL_SIDE
         current = current.fill("data", crop="shift" if small else "resized")
+    if recipe.policy == "auto":
+        current = current.fill("data", policy="none" if small else "trivialaugment")
     return current
 
 

@@ -64,7 +64,7 @@ class Recipe:
     layer_decay: float = 1.0
     """learning-rate factor from each stage to the one before it (discriminative rates)"""
 
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     """share of the target spread over all classes"""
     ema: float = 0.0
     """decay per step of the averaged weights that are evaluated and kept; 0 is off"""
@@ -88,8 +88,8 @@ class Recipe:
     """alpha of the Beta law that blends pairs of images; 0 is off"""
     cutmix: float = 0.0
     """alpha of the Beta law that pastes rectangles between images; 0 is off"""
-    policy: Literal["none", "randaugment", "trivialaugment"] = "none"
-    """per-image colour and shape distortions"""
+    policy: Literal["auto", "none", "randaugment", "trivialaugment"] = "auto"
+    """per-image colour and shape distortions; auto takes trivialaugment for photos"""
 
     val_fraction: float = 0.1
     """share of the training images held out when DATA has no validation part"""
@@ -222,9 +222,11 @@ def he2015() -> Recipe:
         weight_decay=1e-4,
         schedule="step",
         warmup=0.0,
+        label_smoothing=0.0,
         crop="shift",
         shift=4,
         flip="random",
+        policy="none",
     )
 
 
@@ -243,7 +245,6 @@ def finetune() -> Recipe:
         warmup=0.1,
         head_first=0.2,
         layer_decay=0.7,
-        label_smoothing=0.1,
     )
 
 
