@@ -60,7 +60,7 @@ def result(
     data: Path, records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> TrainingResult:
     """A finished run."""
-    recipe = resnets.Recipe(max_bad=0.2, label_smoothing=0.1)
+    recipe = resnets.Recipe(max_bad=0.2, label_smoothing=0.2)
     out = tmp_path_factory.mktemp("runs") / "one"
     return resnets.train(
         data, recipe=recipe, out=out, log=lambda record: records.append(dict(record)), **SMALL

@@ -22,7 +22,7 @@ COMMANDS = [
     if line.startswith("resnets ")
 ]  # fmt: skip
 SNIPPETS = [text for kind, text in BLOCKS if kind == "python"]
-SHORT = {"--time": "6s", "--epochs": "0.1"}
+SHORT = {"--time": "15s", "--epochs": "0.1"}
 
 
 @pytest.fixture(scope="session")

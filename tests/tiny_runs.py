@@ -31,7 +31,7 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 BASE: dict[str, Any] = {
     "steps": STEPS, "batch_size": 8, "learning_rate": 0.05, "precision": "fp32", "crop": "none",
-    "flip": "none", "evaluate_every": 1.0,
+    "flip": "none", "policy": "none", "label_smoothing": 0.0, "evaluate_every": 1.0,
 }  # fmt: skip
 HARD: dict[str, Any] = {
     "crop": "shift", "shift": 2, "flip": "random", "erasing": 0.3, "mixup": 0.4, "cutmix": 0.4,

@@ -67,6 +67,7 @@ def train(
         raise UserError("--time together with --epochs or --steps: pass one of them")
     RunFolder.check(out)
     _check_model(wanted)
+    _check_weights(wanted)
     every = {key: _origin(label, base, wanted, key) for key in asdict(wanted)}
     return start(data, wanted, every, budget, out, name, place, say, started)
 
@@ -174,3 +175,10 @@ def _origin(label: str, base: Recipe, wanted: Recipe, field: str) -> str:
 def _check_model(recipe: Recipe) -> None:
     if recipe.model is not None and recipe.model not in MODELS:
         raise unknown("model", recipe.model, MODELS)
+
+
+def _check_weights(recipe: Recipe) -> None:
+    """A path that is not there is found before anything is measured; other forms have a colon."""
+    weights = recipe.weights
+    if weights is not None and ":" not in weights and not Path(weights).expanduser().exists():
+        raise UserError(f"--weights {weights}: no such file")

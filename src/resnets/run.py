@@ -87,6 +87,11 @@ def start(
             f"{data} has one image of each class: none can be held out to choose the best epoch by"
         )
     facts = parts.facts(dataset.classes)
+    _notice(
+        say,
+        f"{dataset.name}: {facts.num_train:,} training, {facts.num_val:,} validation and "
+        f"{facts.num_test:,} test images of {facts.num_classes} classes; measuring this machine",
+    )
     current = plan(recipe, origins, facts, seconds=left(), device=device)
     job = Job.build(current.recipe, parts, classes=dataset.classes, device=device)
     model = job.new_model()

@@ -27,7 +27,7 @@ from resnets.training.recipes import Recipe
 
 DEFAULT_SECONDS = 600.0
 """what a run without --time and --epochs is planned for"""
-SAFETY = 0.93
+SAFETY = 0.95
 """share of the time left that is planned with: neighbours on a machine slow it down"""
 REPORT_SECONDS = 6.0
 """for the model file, the pictures and the page"""
@@ -40,7 +40,7 @@ GENEROUS = 4.0
 """multiple of the least worthwhile passes at which a run without --time stops"""
 FORWARD_COST = 3
 """a training step costs about three forward passes"""
-FEWEST_STEPS = 40
+FEWEST_STEPS = 20
 """steps that an epoch should have: smaller sets get smaller batches"""
 PROBE_IMAGES = 32
 FASTER = 0.9
@@ -167,7 +167,7 @@ def with_steps(
     epochs = total / steps_an_epoch
     if recipe.evaluate_every is None:
         current = current.fill("derived", evaluate_every=_evaluate_every(epochs, facts))
-    training = total * step_seconds * (1 + EVALUATION_SHARE)
+    training = total * step_seconds * (1 + min(EVALUATION_SHARE, _validation_share(facts)))
     minutes = (training + _ending_seconds(facts, image_seconds)) / 60
     reason = f"{total:,} steps of {recipe.batch_size} images, {epochs:.1f} epochs"
     return current.fill("", f"{reason}: about {minutes:.1f} minutes")
@@ -177,7 +177,7 @@ def _affordable_steps(
     facts: Facts, *, seconds: float, step_seconds: float, image_seconds: float
 ) -> int:
     ending = _ending_seconds(facts, image_seconds)
-    training = (seconds - ending) * SAFETY / (1 + EVALUATION_SHARE)
+    training = (seconds - ending) * SAFETY / (1 + min(EVALUATION_SHARE, _validation_share(facts)))
     if training < step_seconds:
         raise UserError(
             f"--time: {max(seconds, 0):.0f} s are left after start-up, and the final evaluation "
@@ -282,10 +282,15 @@ def _batch_size(num_train: int, accumulate: int) -> int:
     return accumulate * max(1, round(size / accumulate))
 
 
+def _validation_share(facts: Facts) -> float:
+    """Cost of one validation by that of one epoch."""
+    return facts.num_val / (FORWARD_COST * facts.num_train)
+
+
 def _evaluate_every(epochs: float, facts: Facts) -> float:
     """Every epoch, or as seldom as keeps validations within their share of the time.
 
     From counts, not from clocks: the same command keeps the same weights on every machine.
     """
-    least = facts.num_val / (FORWARD_COST * facts.num_train) / EVALUATION_SHARE
+    least = _validation_share(facts) / EVALUATION_SHARE
     return min(epochs, float(max(1, round(least), round(epochs / MOST_VALIDATIONS))))
