@@ -114,7 +114,7 @@ def main() -> None:
     targets = torch.randint(0, 10, (4096,))
     recipe = Recipe(
         model="resnet18_cifar", size=SIDE, batch_size=BATCH, learning_rate=0.1, crop="shift",
-        workers=0, threads=torch.get_num_threads(), precision="fp32",
+        policy="none", workers=0, threads=torch.get_num_threads(), precision="fp32",
     )  # fmt: skip
     makers: dict[str, Callable[[], Iterator[None]]] = {
         "tutorial loop": lambda: tutorial(pixels, targets),
