@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resnets.commands.train import Device, announce
 
-SECONDS = 140.0
+SECONDS = 160.0
 NUM_EXAMPLES = 6
 
 

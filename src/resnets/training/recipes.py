@@ -235,7 +235,7 @@ def finetune() -> Recipe:
 
     Pass `--weights`; head-first and discriminative rates follow Howard and Ruder, arXiv 1801.06146.
     Promise: resnet20 trained on five CIFAR-10 classes and fine-tuned on 50 images each of the
-    other five beats training from scratch in equal time (`benchmarks/finetune.py`, RESULTS.md).
+    other five should beat training from scratch in equal time; not shown yet (`benchmarks/finetune.py`, RESULTS.md).
     """
     return Recipe(
         batch_size=64,
