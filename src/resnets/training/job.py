@@ -163,8 +163,8 @@ class Job:
         A copy of the network is trained and thrown away; the run itself starts untouched.
         """
         limit = max(MEASURED_SECONDS, MEASURED_SHARE * (budget or 0))
-        # Steps so small that the values stay those of a healthy start: a network that is blown up
-        # computes with denormal numbers, which CPUs are slow at.
+        # Steps so small that the values stay those of a healthy start. At the full learning rate
+        # the same network was timed slower than it later ran (the cause was not looked into).
         recipe = replace(self.recipe, learning_rate=MEASURED_LEARNING_RATE)
         trial = State.start(copy.deepcopy(model), recipe, device=self.device)
         trial.model.train()
