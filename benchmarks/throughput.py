@@ -28,8 +28,9 @@ from resnets import create_model
 from resnets.data.sources import open_data
 from resnets.models.measure import count_macs
 from resnets.training.job import Job, divide
-from resnets.training.loop import State, train_step
+from resnets.training.loop import train_step
 from resnets.training.recipes import Recipe
+from resnets.training.state import State
 
 BATCH = 128
 SIDE = 32

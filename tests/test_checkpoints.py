@@ -23,8 +23,9 @@ from resnets.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from resnets.training.loop import State, train_step
+from resnets.training.loop import train_step
 from resnets.training.recipes import Recipe
+from resnets.training.state import State
 
 SPEC = Spec(depths=(1,), block="basic", widths=(8,), num_classes=4, stem="small")
 

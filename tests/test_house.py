@@ -49,11 +49,18 @@ INSIDE = {
     "training.interrupt": set(),
     "training.environment": set(),
     "training.optim": {"training.recipes"},
+    "training.state": {
+        "training.optim",
+        "training.recipes",
+        "training.checkpoints",
+        "training.environment",
+    },
     "training.loop": {
         "training.optim",
         "training.recipes",
         "training.checkpoints",
         "training.environment",
+        "training.state",
     },
 }
 

@@ -20,7 +20,8 @@ from resnets.data.sources import Images, open_data
 from resnets.evaluation import evaluate
 from resnets.models.families import create_model
 from resnets.training.checkpoints import RunFolder
-from resnets.training.loop import State, train, train_step
+from resnets.training.loop import train, train_step
+from resnets.training.state import State
 from tiny_runs import (
     CPU,
     RANDOM,

@@ -16,7 +16,7 @@ from resnets.data.batches import Batch
 from resnets.models.resnet import ResNet
 from resnets.training import checkpoints, loop
 from resnets.training.checkpoints import RunFolder, load_checkpoint
-from resnets.training.loop import State
+from resnets.training.state import State
 from tiny_runs import (
     CPU,
     HARD,

@@ -17,8 +17,9 @@ from resnets.data.preprocess import Preprocess
 from resnets.data.sources import Images
 from resnets.models.resnet import ResNet, Spec
 from resnets.training.checkpoints import RunFolder
-from resnets.training.loop import State, train
+from resnets.training.loop import train
 from resnets.training.recipes import Recipe
+from resnets.training.state import State
 
 CPU = torch.device("cpu")
 SUMMATION = 1e-10  # float64, another order of summation

@@ -31,9 +31,10 @@ from resnets.training.checkpoints import MODEL_FILE, Checkpoint, RunFolder
 from resnets.training.environment import describe_environment
 from resnets.training.interrupt import Interruption
 from resnets.training.job import Job, divide, fingerprint
-from resnets.training.loop import State, train
+from resnets.training.loop import train
 from resnets.training.planning import Plan, plan, with_steps
 from resnets.training.recipes import Recipe, override
+from resnets.training.state import State
 
 Log = Callable[[Mapping[str, Any]], None]
 

@@ -28,9 +28,10 @@ from resnets.models.families import create_model
 from resnets.models.resnet import ResNet
 from resnets.models.spec import Spec
 from resnets.training.environment import autocast
-from resnets.training.loop import State, train_step
+from resnets.training.loop import train_step
 from resnets.training.planning import Facts
 from resnets.training.recipes import Recipe
+from resnets.training.state import State
 
 VALIDATION_BATCH = 250
 MEASURED_SECONDS = 2.0
