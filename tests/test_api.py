@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 import resnets
-import resnets.run
+import resnets.results
 import resnets.training.job
 from resnets.api import choose_part, parse_time
 from resnets.data.decode import decode
 from resnets.errors import UserError, nearest, unknown
 from resnets.modelfile import ModelFileError, read_model
-from resnets.run import CAUTION, TrainingResult, notices_of
+from resnets.results import TrainingResult
+from resnets.run import CAUTION, notices_of
 
 SMALL: dict[str, Any] = {
     "model": "resnet20", "size": 16, "batch_size": 4, "precision": "fp32", "threads": 1,
@@ -32,7 +33,7 @@ def quickly() -> Iterator[None]:
     """No long timing before each run, and no page after it: other tests look at that."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resnets.training.job, "MEASURED_SECONDS", 0.01)
-        patch.setattr(resnets.run, "write_report", lambda *_, **__: None)
+        patch.setattr(resnets.results, "write_report", lambda *_, **__: None)
         yield
 
 
@@ -158,12 +159,13 @@ def test_a_wrong_model_is_told_at_once_not_at_the_first_answer(tmp_path: Path) -
         {"data": "photos"},
         {"time": "5m"},
         {"out": "somewhere"},
-        {"epochs": 3},
-        {"model": "resnet20"},
+        {"recipe": "he2015"},
     ],
 )
-def test_resume_takes_nothing_else(words: dict[str, Any], result: TrainingResult) -> None:
-    with pytest.raises(UserError, match="nothing else"):
+def test_resume_takes_its_own_data_and_recipe(
+    words: dict[str, Any], result: TrainingResult
+) -> None:
+    with pytest.raises(UserError, match="the run's own data, recipe and time: leave out DATA"):
         resnets.train(words.pop("data", None), resume=result.folder, **words)
 
 
@@ -184,7 +186,7 @@ def test_resume_refuses_changed_images(
     assert stopped.signal == 2 and stopped.scores is None
     monkeypatch.chdir(folder)
     Image.new("L", (16, 16)).save(folder / "lying" / "new.png")
-    with pytest.raises(UserError, match=r"the images in .*stripes have changed"):
+    with pytest.raises(UserError, match=r"the images in .*stripes changed from .* to "):
         resnets.train(resume=tmp_path / "run")
     (folder / "lying" / "new.png").unlink()
     again = resnets.train(resume=tmp_path / "run")

@@ -302,6 +302,6 @@ def test_forget_after(tmp_path: Path) -> None:
         folder.log(record)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "tra')
-    folder.forget_after(2)
+    folder.forget_after(2, validated=2)
     folder.log({"kind": "train", "step": 3})
     assert folder.history() == [*records[:4], {"kind": "train", "step": 3}]

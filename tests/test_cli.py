@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import resnets.results
 import resnets.run
 import resnets.training.job
 from resnets import Predictor, Recipe, __version__
@@ -113,7 +114,7 @@ def run(trained: tuple[Path, Answer]) -> Path:
 @pytest.fixture
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs whose page nobody looks at."""
-    monkeypatch.setattr(resnets.run, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr(resnets.results, "write_report", lambda *_, **__: None)
 
 
 def names_below(folder: Path) -> set[str]:
@@ -257,7 +258,7 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes
     """The model file of the run that the interrupted ones should become."""
     out = tmp_path_factory.mktemp("long") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnets.run, "write_report", lambda *_, **__: None)
+        patch.setattr(resnets.results, "write_report", lambda *_, **__: None)
         assert resnets_("train", data, *LONG, "--out", out).code == 0
     return (out / "model.safetensors").read_bytes()
 
@@ -333,17 +334,17 @@ def test_what_cannot_be_saved_is_exit_4_and_saved_by_resume(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    write_report, out = resnets.run.write_report, tmp_path / "run"
-    monkeypatch.setattr(resnets.run, "write_report", full)
+    write_report, out = resnets.results.write_report, tmp_path / "run"
+    monkeypatch.setattr(resnets.results, "write_report", full)
     answer = resnets_("train", data, *FLAGS, "--steps", 1, "--out", out)
     assert answer.code == 4 and answer.out.startswith("top-1 ")
     assert "No space left on device" in answer.err.splitlines()[-1]
     assert answer.err.splitlines()[-1].startswith("resnets: ")
-    monkeypatch.setattr(resnets.run, "write_report", write_report)
+    monkeypatch.setattr(resnets.results, "write_report", write_report)
     assert resnets_("train", "--resume", out).code == 0
     assert (out / "report.html").is_file() and (out / "scores.json").is_file()
 
-    monkeypatch.setattr(resnets.run, "save_model", full)
+    monkeypatch.setattr(resnets.results, "save_model", full)
     answer = resnets_("train", data, *FLAGS, "--steps", 1, "--out", tmp_path / "other")
     assert answer.code == 4 and answer.out == ""
 
@@ -352,7 +353,9 @@ def test_a_loss_that_is_not_finite_is_exit_3(data: Path, tmp_path: Path) -> None
     words = ("--steps", 40, "--learning-rate", 100, "--schedule", "step", "--warmup", 0)
     answer = resnets_("train", data, *FLAGS, *words, "--weight-decay", 1, "--out", tmp_path / "run")
     assert answer.code == 3
-    assert re.match(r"resnets: the loss is (nan|inf) at step \d+", answer.err.splitlines()[-1])
+    assert re.match(
+        r"resnets: the (validation )?loss is (nan|inf) at step \d+", answer.err.splitlines()[-1]
+    )
     assert "Traceback" not in answer.err
 
 
@@ -553,9 +556,9 @@ MISTAKES = {  # what is typed -> what the answer must name
     "train --resume nowhere": "no such folder",
     "train --resume {data}": "not a run folder",
     "train --resume {run}": "finished",
-    "train --resume {run} --epochs 3": "nothing else",
-    "train --resume {run} --recipe-file {toml2}": "nothing else",
-    "train {data} --resume {run}": "nothing else",
+    "train --resume {run} --epochs 3": "finished",
+    "train --resume {run} --recipe-file {toml2}": "own data, recipe",
+    "train {data} --resume {run}": "leave out DATA",
     "evaluate {data} {data}": "without model.safetensors",
     "evaluate none.safetensors {data}": "none.safetensors",
     "evaluate {note} {data}": "note.txt",
@@ -719,7 +722,7 @@ def test_the_demo_and_the_commands_that_it_prints(
 ) -> None:
     train = resnets.api.train
 
-    def shorter(data: str, *, time: str, **rest: Any) -> resnets.run.TrainingResult:
+    def shorter(data: str, *, time: str, **rest: Any) -> resnets.results.TrainingResult:
         assert time == f"{SECONDS:g}s"
         quick = {"steps": 2, "batch_size": 8, "precision": "fp32", "val_fraction": 0.01}
         return train(data, **quick, **rest)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from resnets.display import WIDE, Display, printer, program
 
-START = {"kind": "start", "step": 10, "steps": 110}
+START = {"kind": "start", "step": 10, "steps": 110, "seconds": 0.0}
 TRAIN = {
     "kind": "train", "step": 60, "epoch": 1.5, "loss": 0.25, "accuracy": 0.875,
     "images_per_second": 321.4, "learning_rate": 0.05, "seconds": 100.0,

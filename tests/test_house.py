@@ -45,8 +45,10 @@ INSIDE = {
     "models.families": {"models.resnet", "models.spec", "models.weights"},
     "models.measure": set(),
     "training.recipes": set(),
-    "training.checkpoints": set(),
+    "training.lock": set(),
+    "training.finite": set(),
     "training.interrupt": set(),
+    "training.checkpoints": {"training.lock"},
     "training.environment": set(),
     "training.optim": {"training.recipes"},
     "training.state": {
@@ -60,6 +62,8 @@ INSIDE = {
         "training.recipes",
         "training.checkpoints",
         "training.environment",
+        "training.finite",
+        "training.interrupt",
         "training.state",
     },
 }

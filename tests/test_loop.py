@@ -20,6 +20,7 @@ from resnets.data.sources import Images, open_data
 from resnets.evaluation import evaluate
 from resnets.models.families import create_model
 from resnets.training.checkpoints import RunFolder
+from resnets.training.interrupt import Interruption
 from resnets.training.loop import train, train_step
 from resnets.training.state import State
 from tiny_runs import (
@@ -105,7 +106,7 @@ def learned(targets: np.ndarray[Any, Any], folder: RunFolder) -> float:
     )
     train(
         state, recipe, stream=stream, validate=lambda m: evaluate(m, batches, data.classes),
-        folder=folder, num_images=1000, log=folder.log, stopped=lambda: False,
+        folder=folder, num_images=1000, log=folder.log, interruption=Interruption(),
     )  # fmt: skip
     return state.best_score
 

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from resnets.data.batches import Batch
-from resnets.training import loop
 from resnets.training.checkpoints import RunFolder
+from resnets.training.finite import NotFiniteError
 from resnets.training.interrupt import SIGNALS, Interruption
-from resnets.training.loop import NotFiniteError
+from resnets.training.state import State
 from tiny_runs import (
     Scripted,
     batch_of,
@@ -40,20 +40,23 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_saved(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+    folder: RunFolder,
 ) -> None:
-    monkeypatch.setattr(loop, "SAVE_EVERY_SECONDS", 0.0)
-    recipe = recipe_of()
+    recipe = recipe_of(save_every=0.0)
 
     class Poisoned:
         def batches(self, first: int, last: int) -> Iterator[Batch]:
             whole = batch_of(8)
-            broken = Batch(whole.images * math.nan, whole.targets, whole.indices, 0)
+            broken = Batch(whole.images * math.nan, whole.targets, whole.indices + 5, 0)
             for step in range(first, last):
                 yield whole if step < 5 else broken
 
-    with pytest.raises(NotFiniteError, match="the loss is nan at step 6"):
-        run(start(recipe), recipe, folder, stream=Poisoned())
+    state = start(recipe)
+    with pytest.raises(NotFiniteError, match="the loss is nan at step 6") as caught:
+        run(state, recipe, folder, stream=Poisoned())
+    assert state.step == 6
+    assert caught.value.indices is not None
+    assert caught.value.indices.tolist() == list(range(5, 13))
     checkpoint = folder.load()
     assert checkpoint is not None
     assert checkpoint.scalars["step"] == 5
@@ -158,29 +161,47 @@ def test_validation_does_not_leave_the_network_in_evaluation_mode(folder: RunFol
 # Signals
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_finishes_the_step_and_saves(folder: RunFolder, number: int) -> None:
-    recipe = recipe_of()
+def raise_in(place: str, number: int, state: State) -> dict[str, Any]:
+    """A stream and a validation, one of which sends this process a signal when step 10 is done."""
 
-    class Interrupted:
+    def send(here: str, step: int) -> None:
+        if here == place and step == 10:
+            os.kill(os.getpid(), number)
+
+    class Sending:
         def batches(self, first: int, last: int) -> Iterator[Batch]:
-            for step, batch in enumerate(stream_of(recipe).batches(first, last), start=first):
-                if step == 6:
-                    os.kill(os.getpid(), number)
+            for step, batch in enumerate(stream_of(recipe_of()).batches(first, last), start=first):
+                send("the wait for a batch", step)
                 yield batch
 
+    def validate(model: nn.Module) -> Any:
+        send("validation", state.step)
+        return SimpleNamespace(top1=0.5, loss=1.0)
+
+    state.model.register_forward_hook(lambda *_: send("the step", state.step))
+    return {"stream": Sending(), "validate": validate}
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    ("place", "saved"), [("the wait for a batch", 10), ("the step", 11), ("validation", 10)]
+)
+def test_a_signal_finishes_the_step_and_saves(
+    folder: RunFolder, place: str, saved: int, number: int
+) -> None:
     former = {n: signal.getsignal(n) for n in SIGNALS}
+    recipe = recipe_of(evaluate_every=5 * 8 / 20)
     state = start(recipe)
     with Interruption() as interruption:
         assert not interruption.received()
-        finished = run(state, recipe, folder, stream=Interrupted(), stopped=interruption.received)
-    assert not finished
+        sending = raise_in(place, number, state)
+        assert not run(state, recipe, folder, interruption=interruption, **sending)
     assert interruption.number == number
-    assert state.step == 7
     checkpoint = folder.load()
     assert checkpoint is not None
-    assert checkpoint.scalars["step"] == 7
-    assert folder.history()[-1]["step"] == 7
+    assert checkpoint.scalars["step"] == state.step == saved
+    assert checkpoint.scalars["validated"] == (5 if place == "validation" else 10)
+    assert folder.history()[-1]["step"] == saved
     assert {n: signal.getsignal(n) for n in SIGNALS} == former
 
 

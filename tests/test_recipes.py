@@ -47,6 +47,7 @@ BELOW_AND_ABOVE: dict[str, tuple[Any, Any]] = {
     "workers": (-1, 257),
     "cache_mb": (-1, None),
     "max_bad": (-0.1, 1.1),
+    "save_every": (-0.1, 100_001.0),
 }
 OUTSIDE = [
     (name, value) for name, pair in BELOW_AND_ABOVE.items() for value in pair if value is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +13,9 @@ from torch import nn
 
 from resnets.data.batches import Batch
 from resnets.models.resnet import ResNet
-from resnets.training import checkpoints, loop
+from resnets.training import checkpoints
 from resnets.training.checkpoints import RunFolder, load_checkpoint
+from resnets.training.interrupt import Interruption
 from resnets.training.state import State
 from tiny_runs import (
     CPU,
@@ -61,10 +61,9 @@ def test_resumed_anywhere_a_run_ends_in_the_same_bits(
     spec: dict[str, Any], stops: Sequence[int],
 ) -> None:  # fmt: skip
     """Every generation of one run is restored into a network of other weights, and gone on with."""
-    recipe = recipe_of(evaluate_every=5 * 8 / 20, **values)
+    recipe = recipe_of(evaluate_every=5 * 8 / 20, save_every=0.0, **values)
     stream, folder = stream_of(recipe), RunFolder.create(tmp_path / "run", name="x")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "SAVE_EVERY_SECONDS", 0.0)
         patch.setattr(checkpoints, "KEPT_GENERATIONS", STEPS)
         whole = start(recipe, **spec)
         assert run(whole, recipe, folder, stream=stream, validate=by_step(whole))
@@ -97,23 +96,27 @@ def test_a_run_that_was_asked_to_stop_goes_on(tmp_path: Path, stop: int) -> None
             checkpoint = folder.load()
             if checkpoint is not None:
                 state.restore(checkpoint)
-            asked = partial(has_reached, state, last)
-            finished = run(state, recipe, folder, validate=by_step(state), stopped=asked)
+            asked = StopAt(state, last if last < STEPS else -1)
+            finished = run(state, recipe, folder, validate=by_step(state), interruption=asked)
             assert finished == (last == STEPS)
         ended.append(ends(state, folder))
     assert ended[0] == ended[1]
 
 
-def has_reached(state: State, step: int) -> bool:
-    return state.step == step
+class StopAt(Interruption):
+    """Interrupted when the state has reached a step."""
+
+    def __init__(self, state: State, step: int) -> None:
+        super().__init__()
+        self.state, self.step = state, step
+
+    def received(self) -> bool:
+        return self.state.step == self.step
 
 
-def test_a_run_that_died_between_checkpoints_does_its_last_steps_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_died_between_checkpoints_does_its_last_steps_again(tmp_path: Path) -> None:
     """Killed at step 12, the newest checkpoint torn: on from an older one, with the same end."""
-    recipe = recipe_of(**HARD | {"evaluate_every": 5 * 8 / 20})
-    monkeypatch.setattr(loop, "SAVE_EVERY_SECONDS", 0.0)
+    recipe = recipe_of(**HARD | {"evaluate_every": 5 * 8 / 20, "save_every": 0.0})
     reference = RunFolder.create(tmp_path / "whole", name="x")
     whole = start(recipe, **RANDOM)
     assert run(whole, recipe, reference, validate=Scripted(0.5))
@@ -134,7 +137,7 @@ def test_a_run_that_died_between_checkpoints_does_its_last_steps_again(
     checkpoint = folder.load()
     assert checkpoint is not None
     assert checkpoint.scalars["step"] == 11
-    folder.forget_after(11)
+    folder.forget_after(11, validated=10)
     state = start(recipe, **RANDOM)
     state.restore(checkpoint)
     assert run(state, recipe, folder)

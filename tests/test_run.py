@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from resnets import api, run
+from resnets import api, results
 from resnets.errors import UserError
 from resnets.modelfile import read_model
 from resnets.training import job, loop
@@ -33,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure for a moment only, log every step, and leave the page to its own tests."""
     monkeypatch.setattr(job, "MEASURED_SECONDS", 0.01)
     monkeypatch.setattr(loop, "LOG_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(run, "write_report", lambda folder, **facts: folder / "report.html")
+    monkeypatch.setattr(results, "write_report", lambda folder, **facts: folder / "report.html")
 
 
 def write_data(path: Path, seed: int = 0) -> Path:
@@ -120,7 +120,7 @@ def test_the_scores_are_those_of_the_model_file(data: Path, tmp_path: Path) -> N
     for kept in (file.scores, written):
         assert {key: kept[key] for key in scores.to_dict()} == scores.to_dict()
     assert (written["part"], written["validate_on"]) == ("test", "val")
-    for private in ("threads", "workers", "cache_mb"):
+    for private in ("threads", "workers", "cache_mb", "save_every"):
         assert private not in file.recipe
     best = RunFolder(tmp_path / "run").load_best()
     assert all(torch.equal(tensor, file.weights[name]) for name, tensor in best.tensors.items())
@@ -168,7 +168,7 @@ def test_a_run_killed_while_it_was_scored(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(run, "score", lambda *args, **kwargs: 1 / 0)
+        patch.setattr(results, "score", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             api.train(data, out=tmp_path / "killed", **FIELDS)
     finished = api.train(resume=tmp_path / "killed", device="cpu")
@@ -181,13 +181,13 @@ def test_what_cannot_be_resumed(data: Path, tmp_path: Path) -> None:
     own = write_data(tmp_path / "own.npz")
     api.train(own, out=tmp_path / "cut", log=Interrupting(2), **FIELDS)
     write_data(own, seed=1)
-    with pytest.raises(UserError, match="have changed"):
+    with pytest.raises(UserError, match=r"the images in .* changed from"):
         api.train(resume=tmp_path / "cut", device="cpu")
     write_data(own)
     api.train(resume=tmp_path / "cut", device="cpu")
     with pytest.raises(UserError, match="finished"):
         api.train(resume=tmp_path / "cut", device="cpu")
-    with pytest.raises(UserError, match="nothing else"):
+    with pytest.raises(UserError, match="leave out DATA"):
         api.train(data, resume=tmp_path / "cut", device="cpu")
     with pytest.raises(UserError, match="no such folder"):
         api.train(resume=tmp_path / "none", device="cpu")

@@ -17,6 +17,7 @@ from resnets.data.preprocess import Preprocess
 from resnets.data.sources import Images
 from resnets.models.resnet import ResNet, Spec
 from resnets.training.checkpoints import RunFolder
+from resnets.training.interrupt import Interruption
 from resnets.training.loop import train
 from resnets.training.recipes import Recipe
 from resnets.training.state import State
@@ -100,9 +101,10 @@ class Scripted:
 
 def run(
     state: State, recipe: Recipe, folder: RunFolder, *, stream: Any = None,
-    validate: Callable[[nn.Module], Any] | None = None, stopped: Callable[[], bool] = lambda: False,
+    validate: Callable[[nn.Module], Any] | None = None, interruption: Interruption | None = None,
 ) -> bool:  # fmt: skip
     return train(
         state, recipe, stream=stream or stream_of(recipe), validate=validate or Scripted(0.5),
-        folder=folder, num_images=20, log=folder.log, stopped=stopped,
+        folder=folder, num_images=20, log=folder.log,
+        interruption=interruption or Interruption(),
     )  # fmt: skip

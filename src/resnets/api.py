@@ -21,7 +21,8 @@ from resnets.modelfile import ModelFile, read_model
 from resnets.models.families import MODELS
 from resnets.models.resnet import ResNet
 from resnets.report import write_report
-from resnets.run import Log, TrainingResult, go_on, notices_of, start
+from resnets.results import TrainingResult
+from resnets.run import Log, go_on, notices_of, start
 from resnets.scoring import Mistakes, score
 from resnets.training.checkpoints import RunFolder
 from resnets.training.environment import choose_device
@@ -37,6 +38,8 @@ def train(
     resume: str | Path | None = None,
     name: str | None = None,
     device: str = "auto",
+    force: bool = False,
+    verify: bool = False,
     log: Log | None = None,
     started: float | None = None,
     **fields: Any,
@@ -46,17 +49,27 @@ def train(
     `recipe` is a name or a `Recipe`; `fields` override it. `time` is wall clock ("20m", "90s",
     seconds) from `started` (a `time.perf_counter()` value, now when left out) to the finished
     folder. `out` is that folder; left out it is `runs/NAME-NNN`, where `name` is the data's own
-    when it is left out too. `resume` goes on with an interrupted run and takes nothing else but
-    `device`. `log` sees every record.
+    when it is left out too. `resume` goes on with an interrupted run, on its own data; what has
+    changed since and decides bits, a recipe field among them, is refused unless `force`. `verify`
+    records a digest of every image, and compares it on resuming. `log` sees every record.
     Raises UserError for mistakes, NotFiniteError when the loss is lost.
     """
     started = clock.perf_counter() if started is None else started
     say = log or (lambda record: None)
-    place = choose_device(device)
     if resume is not None:
-        if data is not None or fields or time is not None or out is not None:
-            raise UserError("--resume goes on with the run as it was: give nothing else with it")
-        return go_on(RunFolder.open(resume), place, say)
+        if data is not None or recipe != "default" or time is not None or out is not None:
+            raise UserError(
+                "--resume goes on with the run's own data, recipe and time: leave out DATA, "
+                "--recipe, --recipe-file, --time and --out"
+            )
+        folder = RunFolder.open(resume)
+        if device == "auto":
+            device = folder.read_json("environment.json")["device"]
+        place = choose_device(device)
+        return go_on(folder, place, say, changes=fields, force=force, verify=verify)
+    if force:
+        raise UserError("--force belongs to --resume: it goes on with what has changed")
+    place = choose_device(device)
     if data is None:
         raise UserError("no DATA given: a folder of images, or a name such as fashion-mini")
     base = named_recipe(recipe) if isinstance(recipe, str) else recipe
@@ -69,7 +82,7 @@ def train(
     _check_model(wanted)
     _check_weights(wanted)
     every = {key: _origin(label, base, wanted, key) for key in asdict(wanted)}
-    return start(data, wanted, every, budget, out, name, place, say, started)
+    return start(data, wanted, every, budget, out, name, place, say, started, verify)
 
 
 def evaluate(

@@ -49,6 +49,7 @@ class Display:
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False)
         self.first_step = self.steps = 0
+        self.first_seconds = 0.0
         self.latest: dict[str, Any] = {}
         self.best: float | None = None
         self.said = 0.0
@@ -71,6 +72,7 @@ class Display:
             return
         if kind == "start":
             self.first_step, self.steps = record["step"], record["steps"]
+            self.first_seconds = record["seconds"]
             return
         if kind == "train":
             self.latest |= record
@@ -111,7 +113,7 @@ class Display:
 
     def _seconds_left(self, done: int) -> float:
         """By the mean speed since the start or the resume, validations included."""
-        spent = float(self.latest.get("seconds", 0.0))
+        spent = float(self.latest.get("seconds", self.first_seconds)) - self.first_seconds
         return spent / max(done - self.first_step, 1) * (self.steps - done)
 
     def _table(self) -> Table:

@@ -2,74 +2,46 @@
 
 `start` begins a new run: open the data, choose what the recipe leaves open, make the folder.
 `go_on` rebuilds an interrupted run from its folder and measures nothing again. Both end in the
-loop, and in what follows it: the model file, the scores of that very file, the page. scores.json
-is written last: where it is missing, the run can go on.
+loop, and in what follows it (`results.py`); meanwhile no other process gets into the folder.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from resnets.data.sources import NAMES, DataSet, open_data
 from resnets.errors import UserError
-from resnets.evaluation import Scores
-from resnets.modelfile import ModelFile, read_model, save_model
-from resnets.models.resnet import ResNet
-from resnets.report import write_report
-from resnets.scoring import Mistakes, score
-from resnets.training.checkpoints import MODEL_FILE, Checkpoint, RunFolder
+from resnets.results import TrainingResult, finish
+from resnets.training.checkpoints import MODEL_FILE, Checkpoint, NotSavedError, RunFolder
 from resnets.training.environment import describe_environment
-from resnets.training.interrupt import Interruption
-from resnets.training.job import Job, divide, fingerprint
+from resnets.training.finite import NotFiniteError
+from resnets.training.interrupt import Interrupted, Interruption
+from resnets.training.job import Job, content_digest, divide, fingerprint
 from resnets.training.loop import train
+from resnets.training.memory import fitting
 from resnets.training.planning import Plan, plan, with_steps
+from resnets.training.promise import Basis, cautions_of, differences, take_over
 from resnets.training.recipes import Recipe, override
 from resnets.training.state import State
 
 Log = Callable[[Mapping[str, Any]], None]
 
-SAMPLES_SHOWN = 32
-OF_THE_MACHINE = ("threads", "workers", "cache_mb", "compile", "weights")
-"""recipe fields that stay out of the model file: they say where it was made, not what it is"""
 CAUTION = "the test images also chose the best epoch (--validate-on test): scores are optimistic"
 SKIPPED_SHOWN = 10
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What `train` leaves behind."""
-
-    folder: Path
-    scores: Scores | None
-    """None when the run was interrupted, or its model file could not be written"""
-    part: str
-    """the images that were scored: "test", or "validation" where there are no test images"""
-    caution: str | None = None
-    """what must be said wherever the scores are"""
-    signal: int | None = None
-    """number of the signal that interrupted the run"""
-    unsaved: str | None = None
-    """why not everything could be written at the end"""
-
-    @property
-    def model(self) -> Path:
-        """The model file."""
-        return self.folder / MODEL_FILE
+IDS_SHOWN = 8
 
 
 def start(
     data: str | Path, recipe: Recipe, origins: dict[str, str], budget: float | None,
     out: str | Path | None, name: str | None, device: torch.device, say: Log, started: float,
+    verify: bool,
 ) -> TrainingResult:  # fmt: skip
     """A new run: open the data, choose what is open, make the folder, train."""
 
@@ -95,173 +67,181 @@ def start(
     )
     current = plan(recipe, origins, facts, seconds=left(), device=device)
     job = Job.build(current.recipe, parts, classes=dataset.classes, device=device)
-    model = job.new_model()
-    step_seconds, image_seconds = job.measure(model, budget=budget)
+
+    def measure(current: Plan) -> tuple[float, float]:
+        return replace(job, recipe=current.recipe).measure(job.new_model(), budget=budget)
+
+    current, (step_seconds, image_seconds) = fitting(current, measure)
     current = with_steps(
         current, facts, seconds=left(), step_seconds=step_seconds, image_seconds=image_seconds
     )
-    job = replace(job, recipe=current.recipe)
-    folder = RunFolder.create(out, name=name or dataset.name)
-    _write_start(folder, current, job, data=data, dataset=dataset)
     for reason in current.reasons:
         _notice(say, reason)
-    return _run(job, folder, model, say, checkpoint=None, notices=notices)
+    folder = RunFolder.create(out, name=name or dataset.name)
+    with folder.lock():
+        _describe_data(folder, job, data=data, dataset=dataset, verify=verify)
+        folder.write_json("environment.json", describe_environment(device))
+        return _begin(job, folder, current, say, notices)
 
 
-def go_on(folder: RunFolder, device: torch.device, say: Log) -> TrainingResult:
-    """A resumed run: everything comes from the folder, nothing is measured again."""
-    if (folder.path / "scores.json").is_file():
-        raise UserError(f"--resume {folder.path}: this run is finished; use its {MODEL_FILE}")
-    values = {key: entry["value"] for key, entry in folder.read_json("config.json").items()}
-    recipe = override(Recipe(), values)
-    stored = folder.read_json("data.json")
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    dataset = open_data(stored["data"], max_bad=recipe.max_bad)
-    if fingerprint(dataset) != stored["fingerprint"]:
-        raise UserError(f"--resume {folder.path}: the images in {stored['data']} have changed")
-    parts = divide(dataset, recipe, held_out=stored["held_out"])
-    job = Job.build(
-        recipe, parts, classes=dataset.classes, device=device, preprocess=stored["preprocess"]
-    )
-    checkpoint = folder.load()
-    step = checkpoint.scalars["step"] if checkpoint else 0
-    folder.forget_after(step)
-    _notice(say, f"going on with {folder.path} at step {step}")
-    return _run(
-        job,
-        folder,
-        job.new_model(pretrained=checkpoint is None),
-        say,
-        checkpoint=checkpoint,
-        notices=notices_of(dataset),
-    )
+def _begin(
+    job: Job, folder: RunFolder, current: Plan, say: Log, notices: Sequence[str]
+) -> TrainingResult:
+    """Step 0 on; and again from there where the first steps run out of memory."""
+
+    def attempt(tried: Plan) -> TrainingResult:
+        for reason in tried.reasons[len(current.reasons) :]:
+            _notice(say, reason)
+        _write_config(folder, tried)
+        folder.forget_after(0, validated=0)
+        return _run(replace(job, recipe=tried.recipe), folder, say, notices=notices)
+
+    return fitting(current, attempt)[1]
+
+
+def go_on(
+    folder: RunFolder, device: torch.device, say: Log, *, changes: Mapping[str, Any],
+    force: bool, verify: bool,
+) -> TrainingResult:  # fmt: skip
+    """A resumed run: everything comes from the folder, nothing is measured again.
+
+    `changes` are recipe fields with other values. Raises UserError where something has changed
+    that decides bits, unless `force`: then every result says what.
+    """
+    with folder.lock():
+        if (folder.path / "scores.json").is_file():
+            raise UserError(f"--resume {folder.path}: this run is finished; use its {MODEL_FILE}")
+        before = Basis.stored(folder)
+        recipe, stored = override(before.recipe, changes), before.data
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        dataset = open_data(stored["data"], max_bad=recipe.max_bad)
+        if verify:
+            _verify(folder, dataset, stored)
+        parts = divide(dataset, recipe, held_out=stored["held_out"])
+        found = {"fingerprint": fingerprint(dataset), "classes": list(dataset.classes)}
+        data = {**stored, **found, "sizes": parts.sizes()}
+        after = Basis(recipe, data, describe_environment(device))
+        changed = differences(before, after, folder=folder, force=force)
+        job = Job.build(
+            recipe, parts, classes=dataset.classes, device=device, preprocess=stored["preprocess"]
+        )
+        checkpoint = _newest(folder, say)
+        scalars = {"step": 0, "validated": 0} if checkpoint is None else checkpoint.scalars
+        take_over(folder, before, after, changed=changed, step=scalars["step"])
+        folder.forget_after(scalars["step"], validated=scalars["validated"])
+        return _run(job, folder, say, notices=notices_of(dataset), checkpoint=checkpoint)
+
+
+def _newest(folder: RunFolder, say: Log) -> Checkpoint | None:
+    """The checkpoint to go on from; says which and why."""
+    damaged: list[str] = []
+    checkpoint = folder.load(damaged.append)
+    for text in damaged:
+        _notice(say, f"passed over: {text}")
+    which = "its newest whole checkpoint" if damaged else "its newest checkpoint"
+    where = "step 0: it has no checkpoint yet"
+    if checkpoint is not None:
+        where = f"step {checkpoint.scalars['step']}: {which}"
+    _notice(say, f"going on with {folder.path} at {where}")
+    return checkpoint
+
+
+def _verify(folder: RunFolder, dataset: DataSet, stored: Mapping[str, Any]) -> None:
+    if "content" not in stored:
+        raise UserError(f"--verify {folder.path}: the run was not begun with --verify")
+    if content_digest(dataset) != stored["content"]:
+        raise UserError(
+            f"--verify {folder.path}: the content of images in {stored['data']} has changed"
+        )
 
 
 def _run(
-    job: Job, folder: RunFolder, model: ResNet, say: Log, *, checkpoint: Checkpoint | None,
-    notices: list[str],
+    job: Job, folder: RunFolder, say: Log, *, notices: Sequence[str],
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingResult:  # fmt: skip
     """The loop, and what follows it."""
-    if job.recipe.validate_on == "test":
-        notices = [*notices, CAUTION]
-        _notice(say, CAUTION)
+    cautions = [CAUTION] if job.recipe.validate_on == "test" else []
+    cautions += cautions_of(folder)
+    for text in cautions:
+        _notice(say, text)
+    model = job.new_model(pretrained=checkpoint is None)
     state = State.start(model, job.recipe, device=job.device)
     if checkpoint is not None:
         state.restore(checkpoint)
 
     def log(record: dict[str, Any]) -> None:
-        folder.log(record)
+        if record["kind"] != "notice":
+            folder.log(record)
         say(record)
 
     part, _ = job.parts.scored
     interruption = Interruption()
+    unsaved: str | None = None
     try:
-        say({"kind": "start", "step": state.step, "steps": job.recipe.steps})
+        progress = {"step": state.step, "steps": job.recipe.steps, "seconds": folder.seconds()}
+        say({"kind": "start", **progress})
         with interruption:
             finished = train(
                 state, job.recipe, stream=job.stream, validate=job.validate, folder=folder,
-                num_images=len(job.parts.train), log=log, stopped=interruption.received,
+                num_images=len(job.parts.train), log=log, interruption=interruption,
             )  # fmt: skip
-        if not finished:
-            return TrainingResult(folder.path, None, part, signal=interruption.number)
-        if state.replaced:
-            notices = [*notices, f"{state.replaced} images failed while training: replaced"]
-            _notice(say, notices[-1])
-        return _finish(job, folder, notices)
+            if finished:
+                if state.replaced:
+                    notices = [*notices, f"{state.replaced} images failed while training: replaced"]
+                    _notice(say, notices[-1])
+                with interruption.breaks():
+                    return finish(job, folder, notices=[*notices, *cautions], cautions=cautions)
+    except NotFiniteError as error:
+        raise _with_ids(error, job.parts.train.ids) from None
+    except torch.OutOfMemoryError as error:
+        if folder.load() is None:
+            raise  # nothing is lost by beginning anew in smaller pieces
+        raise UserError(
+            f"out of memory at step {state.step}: go on with --resume {folder.path} --force "
+            f"--accumulate {2 * job.recipe.accumulate} ({error})"
+        ) from None
+    except NotSavedError as error:
+        unsaved = str(error)
+    except (Interrupted, KeyboardInterrupt):
+        pass  # a second signal, or one while scoring: the last checkpoint stands
     except RuntimeError:
-        if interruption.number is None:
+        if not interruption.received():
             raise
-        # A signal to the whole process group ended the workers too; the last step was whole.
-        folder.save(state.checkpoint(), step=state.step)
-        return TrainingResult(folder.path, None, part, signal=interruption.number)
-    except KeyboardInterrupt:  # a second signal, or one while scoring: the last checkpoint stands
-        number = interruption.number or signal.SIGINT
-        return TrainingResult(folder.path, None, part, signal=number)
+        # The signal reached a worker before it could be told to leave it to this process.
     finally:
         job.stream.close()
         job.validation.close()
+    number = interruption.number or (None if unsaved else signal.SIGINT)
+    return TrainingResult(folder.path, None, part, signal=number, unsaved=unsaved)
 
 
-def _finish(job: Job, folder: RunFolder, notices: list[str]) -> TrainingResult:
-    """Model file, final scores of that very file, page and pictures."""
-    part, images = job.parts.scored
-    caution = CAUTION if job.recipe.validate_on == "test" else None
-    path, scores = folder.path / MODEL_FILE, None
-    mistakes = Mistakes(images, job.classes, job.preprocess)
-    try:
-        save_model(path, _contents(job, folder, scores=None))
-        scores = score(
-            read_model(path), images, device=job.device, workers=job.recipe.workers or 0,
-            watch=mistakes, cache_mb=job.recipe.cache_mb,
-        )  # fmt: skip
-        record = scores.to_dict() | {"part": part, "validate_on": job.recipe.validate_on}
-        save_model(path, _contents(job, folder, scores=record))
-        write_report(
-            folder.path, title=f"{job.recipe.model} on {folder.read_json('data.json')['name']}",
-            facts=_facts(job, folder, scores, part), history=folder.history(),
-            scores=scores.to_dict(), samples=_samples(job), mistakes=mistakes.worst(),
-            notices=notices, part=part,
-        )  # fmt: skip
-        folder.write_json("scores.json", record)
-    except OSError as error:
-        return TrainingResult(folder.path, scores, part, caution, unsaved=str(error))
-    return TrainingResult(folder.path, scores, part, caution)
+def _with_ids(error: NotFiniteError, ids: Sequence[str]) -> NotFiniteError:
+    """The same error, naming images of its batch."""
+    if error.indices is None:
+        return error
+    shown = ", ".join(ids[index] for index in error.indices[:IDS_SHOWN])
+    more = len(error.indices) - IDS_SHOWN
+    tail = f" and {more} more" if more > 0 else ""
+    return NotFiniteError(f"{error}, of the images {shown}{tail}", error.indices)
 
 
-def _contents(job: Job, folder: RunFolder, *, scores: dict[str, Any] | None) -> ModelFile:
-    recipe = {k: v for k, v in asdict(job.recipe).items() if k not in OF_THE_MACHINE}
-    stored = folder.read_json("data.json")
-    return ModelFile(
-        spec=job.new_model_spec(), preprocess=job.preprocess, classes=job.classes, scores=scores,
-        recipe=json.loads(json.dumps(recipe)),
-        data={key: stored[key] for key in ("name", "fingerprint", "sizes")},
-        weights=folder.load_best().tensors,
-    )  # fmt: skip
-
-
-def _samples(job: Job) -> list[tuple[NDArray[np.uint8], str]]:
-    """Training images as the network sees them: augmented, back in colours."""
-    batch = next(iter(job.stream.batches(0, 1)))
-    mean = torch.tensor(job.preprocess.mean, device=job.device).view(1, -1, 1, 1)
-    std = torch.tensor(job.preprocess.std, device=job.device).view(1, -1, 1, 1)
-    colours = ((batch.images * std + mean) * 255).round().clamp(0, 255).byte()
-    targets = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
-    pixels = colours.permute(0, 2, 3, 1).cpu().numpy()
-    labels = [job.classes[int(target)] for target in targets]
-    return list(zip(pixels, labels, strict=True))[:SAMPLES_SHOWN]
-
-
-def _facts(job: Job, folder: RunFolder, scores: Scores, part: str) -> list[tuple[str, str]]:
-    recipe, sizes = job.recipe, job.sizes()
-    low, high = scores.top1_interval
-    best = folder.load_best().scalars
-    facts = [
-        (f"top-1 on {scores.num_images:,} {part} images",
-         f"{scores.top1:.2%} (95 % interval {low:.2%} to {high:.2%})"),
-        ("network", f"{recipe.model}, {recipe.size} x {recipe.size} pixels"),
-        ("images", ", ".join(f"{count:,} {name}" for name, count in sizes.items())),
-        ("run", f"{recipe.steps:,} steps of {recipe.batch_size}, best validation at step "
-                f"{best['step']:,}"),
-        ("recipe", f"{recipe.optimizer}, {recipe.schedule}, peak learning rate "
-                   f"{recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}"),
-    ]  # fmt: skip
-    return [*facts, ("caution", CAUTION)] if recipe.validate_on == "test" else facts
-
-
-def _write_start(
-    folder: RunFolder, current: Plan, job: Job, *, data: str | Path, dataset: DataSet
-) -> None:
+def _write_config(folder: RunFolder, current: Plan) -> None:
     values = asdict(current.recipe)
     config = {
         k: {"value": v, "origin": current.origins.get(k, "default")} for k, v in values.items()
     }
     folder.write_json("config.json", config)
-    folder.write_json("environment.json", describe_environment(job.device))
+
+
+def _describe_data(
+    folder: RunFolder, job: Job, *, data: str | Path, dataset: DataSet, verify: bool
+) -> None:
     named = isinstance(data, str) and data in NAMES  # before a folder of that name, as in open_data
     place = str(data) if named else str(Path(data).expanduser().resolve())
     facts = job.describe(data=place, name=dataset.name, fingerprint=fingerprint(dataset))
-    folder.write_json("data.json", facts | {"skipped": dict(dataset.skipped)})
+    content = {"content": content_digest(dataset)} if verify else {}
+    folder.write_json("data.json", facts | content | {"skipped": dict(dataset.skipped)})
 
 
 def notices_of(dataset: DataSet) -> list[str]:

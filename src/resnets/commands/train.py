@@ -15,7 +15,7 @@ from resnets.errors import UserError
 from resnets.training.recipes import Recipe, named_recipe, read_recipe
 
 if TYPE_CHECKING:
-    from resnets.run import TrainingResult
+    from resnets.results import TrainingResult
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 NOT_FINITE, NOT_SAVED, SIGNALLED = 3, 4, 128
@@ -41,7 +41,11 @@ class Train:
     out: Path | None = None
     """run folder, new or empty; runs/NAME-NNN when left out"""
     resume: Path | None = None
-    """go on with the interrupted run in this folder"""
+    """go on with the interrupted run in this folder; other flags say what to change"""
+    force: bool = False
+    """resume although something has changed that decides the result; every output says so"""
+    verify: bool = False
+    """record a digest of every image's bytes; with --resume, compare them"""
     device: Device = "auto"
     """where to compute"""
     quiet: bool = False
@@ -52,9 +56,12 @@ class Train:
     def default(cls, arguments: Sequence[str]) -> Train:
         """The defaults after `--recipe` or `--recipe-file`, which are read first."""
         name, path = _value("recipe", arguments), _value("recipe-file", arguments)
+        resumed = _value("resume", arguments)
         if name and path:
             raise UserError("--recipe and --recipe-file both given: pass one of them")
         options = read_recipe(Path(path)) if path else named_recipe(name or "default")
+        if resumed:
+            options = _stored(resumed)
         if _value("epochs", arguments) and not _value("steps", arguments):
             options = replace(options, steps=None)  # epochs asked for replace a recipe's steps
         if _value("steps", arguments) and not _value("epochs", arguments):
@@ -65,19 +72,20 @@ class Train:
         """Train, then say what came out and what to do next."""
         from resnets import api
         from resnets.display import Display
-        from resnets.training.loop import NotFiniteError
+        from resnets.training.finite import NotFiniteError
 
         file = self.recipe_file
         recipe = self.recipe if file is None else read_recipe(file)
         base = named_recipe(recipe) if isinstance(recipe, str) else recipe
+        if self.resume is not None:
+            base = _stored(self.resume)
         flags = {k: v for k, v in asdict(self.options).items() if v != getattr(base, k)}
-        if self.resume is not None and (flags or recipe != "default"):
-            raise UserError("--resume goes on with the run as it was: give nothing else with it")
         try:
             with Display(quiet=self.quiet) as display:
                 result = api.train(
                     self.data, recipe=recipe, time=self.time, out=self.out,
-                    resume=self.resume, device=self.device, log=display, started=started, **flags,
+                    resume=self.resume, device=self.device, force=self.force, verify=self.verify,
+                    log=display, started=started, **flags,
                 )  # fmt: skip
         except NotFiniteError as error:
             print(f"resnets: {error}; the checkpoints before it are kept. A smaller "
@@ -92,7 +100,7 @@ def announce(result: TrainingResult) -> int:
 
     folder = shlex.quote(str(result.folder))
     resume = f"{program()} train --resume {folder}"
-    if result.signal is not None:
+    if result.signal is not None and result.unsaved is None:
         print(f"stopped; go on with: {resume}", file=sys.stderr)
         return SIGNALLED + result.signal
     if result.scores is not None:
@@ -104,12 +112,20 @@ def announce(result: TrainingResult) -> int:
     if result.caution:
         print(f"caution: {result.caution}")
     if result.unsaved is not None:
-        reason = f"trained, but not all was saved: {result.unsaved}"
-        print(f"resnets: {reason}; save the rest with: {resume}", file=sys.stderr)
+        reason = f"not all could be saved: {result.unsaved}"
+        print(f"resnets: {reason}; make room, then: {resume}", file=sys.stderr)
         return NOT_SAVED
     print(f"model   {result.model}\nreport  {result.folder / 'report.html'}")
     print(f"next    {program()} predict {folder} IMAGES\n        {program()} show {folder}")
     return 0
+
+
+def _stored(folder: str | Path) -> Recipe:
+    """The recipe of the run to be resumed."""
+    from resnets.training.checkpoints import RunFolder
+    from resnets.training.promise import stored_recipe
+
+    return stored_recipe(RunFolder.open(folder))
 
 
 def _value(flag: str, arguments: Sequence[str]) -> str | None:

@@ -188,8 +188,12 @@ class Requests(Sampler[Any]):
 
 
 def start_worker(_: int) -> None:
-    """Ctrl-C is the main process's to handle; it ends the workers when it is done."""
+    """Signals are the main process's to handle; it ends the workers when it is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Where a worker dies of a signal, torch raises in the main process, even in mid-step.
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: os._exit(0))
     sys.excepthook = unless_abandoned
 
 

@@ -4,7 +4,7 @@
     environment.json   versions, device, threads
     data.json          classes, split, fingerprint
     metrics.jsonl      one record a line, training and validation
-    checkpoints/       state-<step>.safetensors (the last two) and best.safetensors
+    checkpoints/       state-<step>.safetensors (the last two), best.safetensors, the lock
     model.safetensors  the model file; scores.json, report.html, figures/ lie beside it
 
 A checkpoint is one safetensors file: tensors by name, and one JSON text with the scalars and a
@@ -17,8 +17,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from resnets.errors import UserError
+from resnets.training.lock import locked
 
 MODEL_FILE = "model.safetensors"
 KEPT_GENERATIONS = 2
 RUNS = Path("runs")
 """where runs go that were given no folder"""
+
+
+class NotSavedError(Exception):
+    """A checkpoint could not be written; the generation before it stands."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +54,8 @@ class RunFolder:
     """Paths and files of one run."""
 
     path: Path
+    waiting: list[str] = field(default_factory=list, repr=False, compare=False)
+    """lines of metrics.jsonl that a full disk refused"""
 
     @staticmethod
     def check(out: str | Path | None) -> None:
@@ -81,6 +89,10 @@ class RunFolder:
             raise UserError(f"--resume {path}: {what} (a run folder holds config.json)")
         return cls(Path(path))
 
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other processes out of the folder; raises UserError when one is in it."""
+        return locked(self.path / "checkpoints" / "lock", folder=self.path)
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one of the folder's JSON files, whole or not at all."""
         text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
@@ -95,43 +107,60 @@ class RunFolder:
         return content
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one record to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Append one record to metrics.jsonl; what a full disk refuses goes with the next one."""
+        self.waiting.append(json.dumps(record) + "\n")
+        path = self.path / "metrics.jsonl"
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write("".join(self.waiting))
+            self.waiting.clear()
+        except OSError:
+            os.truncate(path, size)  # half a line would hide those after it
 
     def history(self) -> list[dict[str, Any]]:
         """All records; a last line torn by a kill is left out."""
         return list(_records(self.path / "metrics.jsonl"))
 
-    def forget_after(self, step: int) -> None:
-        """Drop the records of steps that a resumed run will do again."""
-        kept = [record for record in self.history() if record["step"] <= step]
+    def seconds(self) -> float:
+        """How long the run has trained, as of its last record."""
+        return max((float(record.get("seconds", 0)) for record in self.history()), default=0.0)
+
+    def forget_after(self, step: int, *, validated: int) -> None:
+        """Drop the records of steps, and of the validation, that a resumed run will do again."""
+        last = {"train": step, "validation": validated}
+        kept = [record for record in self.history() if record["step"] <= last[record["kind"]]]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         _write_whole(self.path / "metrics.jsonl", text.encode())
 
     def save(self, checkpoint: Checkpoint, *, step: int) -> None:
-        """Write a new generation, verify it, then drop the oldest ones."""
+        """Write a new generation, verify it, then drop the oldest ones. Raises NotSavedError."""
         path = self.path / "checkpoints" / f"state-{step:08d}.safetensors"
-        save_checkpoint(path, checkpoint)
+        _save_or_tell(path, checkpoint)
         generations = self._generations()
         # Later steps than this one are damaged, or the run would have gone on from there.
         newest = generations.index(path)
-        for old in generations[:newest] + generations[newest + KEPT_GENERATIONS :]:
+        torn = path.parent.glob("*.partial")  # by a kill inside an earlier write
+        for old in (*generations[:newest], *generations[newest + KEPT_GENERATIONS :], *torn):
             old.unlink()
 
-    def load(self) -> Checkpoint | None:
-        """The newest valid checkpoint, or None when the run has none yet."""
+    def load(self, passed_over: Callable[[str], None] | None = None) -> Checkpoint | None:
+        """The newest valid checkpoint, or None when the run has none yet.
+
+        `passed_over` hears of each newer one, why it was not taken.
+        """
         for path in self._generations():
             try:
                 return load_checkpoint(path)
-            except UserError:
-                continue  # torn by a kill: the generation before it is whole
+            except UserError as error:  # damaged: the generation before it is whole
+                if passed_over is not None:
+                    passed_over(str(error))
         return None
 
     def save_best(self, weights: dict[str, Tensor], *, step: int, score: float) -> None:
-        """Keep the weights of the best validation."""
+        """Keep the weights of the best validation. Raises NotSavedError."""
         best = Checkpoint(weights, {"step": step, "score": score})
-        save_checkpoint(self.path / "checkpoints" / "best.safetensors", best)
+        _save_or_tell(self.path / "checkpoints" / "best.safetensors", best)
 
     def load_best(self) -> Checkpoint:
         """The weights of the best validation."""
@@ -161,6 +190,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     load_checkpoint(temporary)
     temporary.replace(path)
     _flush_folder(path.parent)
+
+
+def _save_or_tell(path: Path, checkpoint: Checkpoint) -> None:
+    try:
+        save_checkpoint(path, checkpoint)
+    except (OSError, UserError) as error:  # a full disk, or one that read back something else
+        path.with_suffix(".partial").unlink(missing_ok=True)  # half of it fills the disk further
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise NotSavedError(f"{path}: not saved ({reason})") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

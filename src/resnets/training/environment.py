@@ -42,13 +42,15 @@ def choose_device(name: str) -> torch.device:
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """The content of environment.json."""
     packages = ("resnets", "torch", "torchvision", "numpy", "pillow", "safetensors")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
     return {
         "versions": {package: version(package) for package in packages},
         "python": platform.python_version(),
         "system": platform.platform(),
         "device": str(device),
-        "device_name": name or platform.machine(),
+        "device_name": name,
         "threads": torch.get_num_threads(),
     }
 

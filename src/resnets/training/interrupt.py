@@ -1,12 +1,15 @@
-"""Signals become a question that the loop asks after each step: was I asked to stop?
+"""Signals let a step or a save finish, and end at once what leaves no trace.
 
-The first SIGINT, SIGTERM or SIGHUP is remembered; a second one stops at once.
+The first SIGINT, SIGTERM or SIGHUP is remembered; inside `breaks()`, where the loop waits for a
+batch or images are scored, it raises `Interrupted` on the spot. A second one stops at once.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = tuple(
@@ -14,11 +17,16 @@ SIGNALS = tuple(
 )
 
 
+class Interrupted(BaseException):
+    """A signal came where nothing of the state was changing."""
+
+
 class Interruption:
     """Context in which signals are remembered; the former handlers come back at its end."""
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._breaking = False
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> Interruption:
@@ -36,7 +44,20 @@ class Interruption:
         """Whether a signal came."""
         return self.number is not None
 
+    @contextmanager
+    def breaks(self) -> Iterator[None]:
+        """Context that a signal leaves at once; one that came before does not let it begin."""
+        self._breaking = True
+        try:
+            if self.received():
+                raise Interrupted
+            yield
+        finally:
+            self._breaking = False
+
     def _remember(self, number: int, _: FrameType | None) -> None:
         if self.number is not None:
             raise KeyboardInterrupt
         self.number = number
+        if self._breaking:
+            raise Interrupted

@@ -50,6 +50,11 @@ class Parts:
     held_out: tuple[str, ...] = ()
     """ids taken out of the training part for validation"""
 
+    def sizes(self) -> dict[str, int]:
+        """Number of images in each part."""
+        sizes = {"train": len(self.train), "val": len(self.val)}
+        return sizes if self.test is None else sizes | {"test": len(self.test)}
+
     @property
     def scored(self) -> tuple[str, Part]:
         """The part of the final scores, with its name."""
@@ -201,15 +206,10 @@ class Job:
             "name": name,
             "fingerprint": fingerprint,
             "classes": list(self.classes),
-            "sizes": self.sizes(),
+            "sizes": self.parts.sizes(),
             "preprocess": asdict(self.preprocess),
             "held_out": list(self.parts.held_out),
         }
-
-    def sizes(self) -> dict[str, int]:
-        """Number of images in each part."""
-        sizes = {"train": len(self.parts.train), "val": len(self.parts.val)}
-        return sizes if self.parts.test is None else sizes | {"test": len(self.parts.test)}
 
 
 def augmentation(recipe: Recipe) -> Augment:
@@ -233,6 +233,14 @@ def fingerprint(data: DataSet) -> str:
     digest = hashlib.sha256("\n".join(data.classes).encode())
     for name in sorted(data.parts):
         digest.update(f"\n{name} {data.parts[name].fingerprint()}".encode())
+    return digest.hexdigest()
+
+
+def content_digest(data: DataSet) -> str:
+    """One SHA-256 over every byte of the images: reads all files, for `--verify`."""
+    digest = hashlib.sha256()
+    for name in sorted(data.parts):
+        digest.update(f"{name} {data.parts[name].content_digest()}\n".encode())
     return digest.hexdigest()
 
 

@@ -12,6 +12,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,13 +23,14 @@ from torch import Tensor, nn
 from resnets.data.batches import Batch
 from resnets.evaluation import Scores
 from resnets.models.resnet import ResNet
-from resnets.training.checkpoints import RunFolder
+from resnets.training.checkpoints import NotSavedError, RunFolder
 from resnets.training.environment import FORMATS, autocast
+from resnets.training.finite import LossWatch, check_finite
+from resnets.training.interrupt import Interrupted, Interruption
 from resnets.training.optim import learning_rate, set_learning_rate, trains_only_head
 from resnets.training.recipes import Recipe
 from resnets.training.state import State
 
-SAVE_EVERY_SECONDS = 300.0
 LOG_EVERY_SECONDS = 1.0
 
 
@@ -36,10 +38,6 @@ class Stream(Protocol):
     """Training batches as a pure function of the step."""
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]: ...
-
-
-class NotFiniteError(Exception):
-    """The loss became NaN or infinite: nothing learned after that is worth keeping."""
 
 
 @dataclass(eq=False)
@@ -66,12 +64,15 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Means since the meter was made."""
-        seconds = time.perf_counter() - self.since
         return {
             "loss": self.loss.item() / self.steps,
             "accuracy": self.correct.item() / self.images,
-            "images_per_second": self.images / seconds,
+            "images_per_second": self.images / self.seconds(),
         }
+
+    def seconds(self) -> float:
+        """Since the meter was made."""
+        return time.perf_counter() - self.since
 
 
 def train_step(
@@ -120,79 +121,88 @@ def train(
     folder: RunFolder,
     num_images: int,
     log: Callable[[dict[str, Any]], None],
-    stopped: Callable[[], bool],
+    interruption: Interruption,
 ) -> bool:
-    """Run the recipe from `state.step` on. Returns False when it was stopped before its end.
+    """Run the recipe from `state.step` on. Returns False when a signal stopped it before its end.
 
-    Raises `NotFiniteError` when the loss is NaN or infinite.
+    Raises `NotFiniteError` for a loss that is NaN or infinite, `NotSavedError` when the last state
+    could not be saved; a save that fails on the way is said, and tried again at the next.
     """
     steps, batch_size = recipe.steps, recipe.batch_size
     assert steps and batch_size, "resolve the recipe first"
     device = next(state.model.parameters()).device
     network: Any = torch.compile(state.model) if recipe.compile else state.model
-    started = saved = time.perf_counter()
-    meter = Meter.on(device)
+    began = time.perf_counter() - folder.seconds()
+    saved, validation_seconds = time.perf_counter(), math.inf
+    meter, watch = Meter.on(device), LossWatch()
+    batches = stream.batches(state.step, steps)
     state.model.train()
+    finished = False
 
-    # A run that lost patience and was killed before its end is over, not to be gone on with.
-    last_step = state.step if _lost_patience(state, recipe) else steps
-    for batch in stream.batches(state.step, last_step):
-        rate = learning_rate(recipe, state.step, steps=steps)
-        loss, correct = train_step(state, network, batch, recipe, steps=steps)
-        meter.add(loss, correct, len(batch.images))
-        state.step += 1
-        state.replaced += batch.replaced
-        now = time.perf_counter()
-        due = _validates_after(state.step, recipe, num_images=num_images)
-        stopping = stopped() and state.step < steps
-        saving = stopping or now - saved >= SAVE_EVERY_SECONDS
-        position = {"step": state.step, "epoch": state.step * batch_size / num_images}
+    def now() -> dict[str, float]:
+        epoch = state.step * batch_size / num_images
+        return {"step": state.step, "epoch": epoch, "seconds": time.perf_counter() - began}
 
-        # Read before every save, so that no checkpoint follows a loss that is not finite.
-        if due or saving or now - meter.since >= LOG_EVERY_SECONDS:
-            record = meter.read()
-            _check_finite(record["loss"], state.step)
-            log({"kind": "train", **position, **record, "learning_rate": rate}
-                | {"seconds": now - started})  # fmt: skip
-            meter = Meter.on(device)
+    with suppress(Interrupted):
+        while True:
+            if _owes_validation(state, recipe, num_images=num_images):
+                start = time.perf_counter()
+                with interruption.breaks():
+                    scores = validate(state.evaluated_model)
+                state.model.train()
+                check_finite(scores.loss, step=state.step)
+                improved = state.take_score(scores.top1)
+                log({"kind": "validation", **now(), "loss": scores.loss, "top1": scores.top1})
+                validation_seconds = time.perf_counter() - start
+                if improved and state.step < steps:
+                    saved = _save(state, folder, log)
+                meter = Meter.on(device)
 
-        if due:
-            scores = validate(state.evaluated_model)
-            state.model.train()
-            _check_finite(scores.loss, state.step)
-            _keep_best(state, scores.top1, folder)
-            log({"kind": "validation", **position, "loss": scores.loss, "top1": scores.top1}
-                | {"seconds": time.perf_counter() - started})  # fmt: skip
-            meter = Meter.on(device)
-            if _lost_patience(state, recipe):
+            finished = state.step == steps or _lost_patience(state, recipe)
+            if finished:
                 break
+            with interruption.breaks():
+                batch = next(batches)
+            rate = learning_rate(recipe, state.step, steps=steps)
+            loss, correct = train_step(state, network, batch, recipe, steps=steps)
+            state.step += 1
+            state.replaced += batch.replaced
+            meter.add(loss, correct, len(batch.images))
+            watch.see(loss, step=state.step, indices=batch.indices)
 
-        if saving:
-            folder.save(state.checkpoint(), step=state.step)
-            saved = time.perf_counter()
-        if stopping:
-            return False
-    folder.save(state.checkpoint(), step=state.step)
-    return True
+            due = _owes_validation(state, recipe, num_images=num_images)
+            # A kill loses no more than this, also one that comes at the end of a validation.
+            unsaved = time.perf_counter() - saved + (validation_seconds if due else 0)
+            saving = unsaved >= 60 * recipe.save_every
+            if due or saving or interruption.received() or meter.seconds() >= LOG_EVERY_SECONDS:
+                watch.settle()  # before every save, so that no checkpoint follows a lost loss
+                log({"kind": "train", **now(), **meter.read(), "learning_rate": rate})
+                meter = Meter.on(device)
+            if saving:
+                saved = _save(state, folder, log)
+
+    watch.settle()
+    state.save(folder)
+    return finished
 
 
-def _keep_best(state: State, score: float, folder: RunFolder) -> None:
-    """Save the evaluated weights when the validation score is the best so far, or equals it."""
-    # An equal score takes the later weights, but is no progress: patience goes on counting.
-    better = score > state.best_score
-    state.validations_since_best = 0 if better else state.validations_since_best + 1
-    if score >= state.best_score:
-        state.best_score, state.best_step = score, state.step
-        folder.save_best(state.evaluated_model.state_dict(), step=state.step, score=score)
+def _save(state: State, folder: RunFolder, log: Callable[[dict[str, Any]], None]) -> float:
+    """Save, or say why not; returns the time."""
+    try:
+        state.save(folder)
+    except NotSavedError as error:
+        text = f"{error}; training goes on, the checkpoint before stays, the next save tries again"
+        log({"kind": "notice", "text": text})
+    return time.perf_counter()
 
 
 def _lost_patience(state: State, recipe: Recipe) -> bool:
     return 0 < recipe.patience <= state.validations_since_best
 
 
-def _check_finite(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
-        raise NotFiniteError(f"the loss is {loss} at step {step}")
+def _owes_validation(state: State, recipe: Recipe, *, num_images: int) -> bool:
+    due = _validates_after(state.step, recipe, num_images=num_images)
+    return due and state.validated < state.step
 
 
 def _validates_after(step: int, recipe: Recipe, *, num_images: int) -> bool:

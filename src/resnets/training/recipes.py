@@ -116,6 +116,8 @@ class Recipe:
     """decoded images up to this many megabytes are kept in memory"""
     max_bad: float = 0.01
     """largest share of unreadable images"""
+    save_every: float = 5.0
+    """minutes between checkpoints, the most that a hard kill loses; each best is saved too"""
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
@@ -166,6 +168,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "workers": (0, 256),
     "cache_mb": (0, _INFINITY),
     "max_bad": (0, 1),
+    "save_every": (0, 100_000),
 }
 
 

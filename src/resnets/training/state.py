@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from resnets.models.resnet import ResNet
-from resnets.training.checkpoints import Checkpoint
+from resnets.training.checkpoints import Checkpoint, RunFolder
 from resnets.training.environment import place
 from resnets.training.optim import make_average, make_optimizer
 from resnets.training.recipes import Recipe
 
-_SCALARS = ("step", "best_score", "best_step", "validations_since_best", "replaced")
+_SCALARS = (
+    "step", "validated", "best_score", "best_step", "validations_since_best", "replaced",
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -30,10 +32,14 @@ class State:
     average: AveragedModel | None
     scaler: torch.amp.GradScaler
     step: int = 0
+    validated: int = 0
+    """the step of the last validation: one that was broken off is owed"""
     best_score: float = -1.0
     best_step: int = 0
     validations_since_best: int = 0
     replaced: int = 0
+    best_weights: dict[str, Tensor] | None = None
+    """of the best validation, until they are on the disk"""
 
     @classmethod
     def start(cls, model: ResNet, recipe: Recipe, *, device: torch.device) -> State:
@@ -46,6 +52,30 @@ class State:
     def evaluated_model(self) -> nn.Module:
         """The averaged network where there is one."""
         return self.model if self.average is None else self.average.module
+
+    def take_score(self, score: float) -> bool:
+        """Count a validation; True when it is the best so far, or equals it."""
+        # An equal score takes the later weights, but is no progress: patience goes on counting.
+        self.validated = self.step
+        self.validations_since_best += 1
+        if score > self.best_score:
+            self.validations_since_best = 0
+        if score < self.best_score:
+            return False
+        self.best_score, self.best_step = score, self.step
+        weights = self.evaluated_model.state_dict()
+        self.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
+        return True
+
+    def save(self, folder: RunFolder) -> None:
+        """Best weights first: no state on the disk counts on weights that are not.
+
+        Raises NotSavedError; what could not be written is tried again by the next call.
+        """
+        if self.best_weights is not None:
+            folder.save_best(self.best_weights, step=self.best_step, score=self.best_score)
+            self.best_weights = None
+        folder.save(self.checkpoint(), step=self.step)
 
     def checkpoint(self) -> Checkpoint:
         """Everything by name: tensors, and scalars for JSON."""

@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -87,6 +88,10 @@ class Images:
         digest.update(np.ascontiguousarray(self.pixels).data)
         return digest.hexdigest()
 
+    def content_digest(self) -> str:
+        """The fingerprint, which sees every pixel already."""
+        return self.fingerprint()
+
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
@@ -143,6 +148,14 @@ class ImageFiles:
             self.files, self.ids, self.targets, self.widths_heights, strict=True
         ):
             digest.update(f"{name}\n{target} {width} {height} {_num_bytes(file)}\n".encode())
+        return digest.hexdigest()
+
+    def content_digest(self) -> str:
+        """sha256 over each file's id and bytes: reads everything."""
+        digest = hashlib.sha256()
+        for file, name in zip(self.files, self.ids, strict=True):
+            content = file if isinstance(file, bytes) else Path(file).read_bytes()
+            digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
         return digest.hexdigest()
 
 

@@ -1,0 +1,124 @@
+"""What a finished run leaves: the model file, the scores of that very file, the page.
+
+Enters: a `Job` and its run folder with the best weights. Leaves: a `TrainingResult`. scores.json
+is written last: where it is missing, the run can go on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from resnets.evaluation import Scores
+from resnets.modelfile import ModelFile, read_model, save_model
+from resnets.report import write_report
+from resnets.scoring import Mistakes, score
+from resnets.training.checkpoints import MODEL_FILE, RunFolder
+from resnets.training.job import Job
+
+SAMPLES_SHOWN = 32
+OF_THE_MACHINE = ("threads", "workers", "cache_mb", "compile", "weights", "save_every")
+"""recipe fields that stay out of the model file: they say where it was made, not what it is"""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `train` leaves behind."""
+
+    folder: Path
+    scores: Scores | None
+    """None when the run was interrupted, or its model file could not be written"""
+    part: str
+    """the images that were scored: "test", or "validation" where there are no test images"""
+    caution: str | None = None
+    """what must be said wherever the scores are"""
+    signal: int | None = None
+    """number of the signal that interrupted the run"""
+    unsaved: str | None = None
+    """why not everything could be written at the end"""
+
+    @property
+    def model(self) -> Path:
+        """The model file."""
+        return self.folder / MODEL_FILE
+
+
+def finish(
+    job: Job, folder: RunFolder, *, notices: Sequence[str], cautions: Sequence[str]
+) -> TrainingResult:
+    """Model file, final scores of that very file, page and pictures.
+
+    `notices` stand on the page, and `cautions` wherever the scores do.
+    """
+    part, images = job.parts.scored
+    caution = "; ".join(cautions) or None
+    path, scores = folder.path / MODEL_FILE, None
+    mistakes = Mistakes(images, job.classes, job.preprocess)
+    try:
+        save_model(path, _contents(job, folder, scores=None))
+        scores = score(
+            read_model(path), images, device=job.device, workers=job.recipe.workers or 0,
+            watch=mistakes, cache_mb=job.recipe.cache_mb,
+        )  # fmt: skip
+        record = scores.to_dict() | {"part": part, "validate_on": job.recipe.validate_on}
+        record |= {"cautions": list(cautions)} if cautions else {}
+        save_model(path, _contents(job, folder, scores=record))
+        write_report(
+            folder.path, title=f"{job.recipe.model} on {folder.read_json('data.json')['name']}",
+            facts=_facts(job, folder, scores, part, cautions), history=folder.history(),
+            scores=scores.to_dict(), samples=_samples(job), mistakes=mistakes.worst(),
+            notices=list(notices), part=part,
+        )  # fmt: skip
+        folder.write_json("scores.json", record)
+    except OSError as error:
+        return TrainingResult(folder.path, scores, part, caution, unsaved=str(error))
+    return TrainingResult(folder.path, scores, part, caution)
+
+
+def _contents(job: Job, folder: RunFolder, *, scores: dict[str, Any] | None) -> ModelFile:
+    recipe = {k: v for k, v in asdict(job.recipe).items() if k not in OF_THE_MACHINE}
+    stored = folder.read_json("data.json")
+    return ModelFile(
+        spec=job.new_model_spec(), preprocess=job.preprocess, classes=job.classes, scores=scores,
+        recipe=json.loads(json.dumps(recipe)),
+        data={key: stored[key] for key in ("name", "fingerprint", "sizes")},
+        weights=folder.load_best().tensors,
+    )  # fmt: skip
+
+
+def _samples(job: Job) -> list[tuple[NDArray[np.uint8], str]]:
+    """Training images as the network sees them: augmented, back in colours."""
+    batch = next(iter(job.stream.batches(0, 1)))
+    mean = torch.tensor(job.preprocess.mean, device=job.device).view(1, -1, 1, 1)
+    std = torch.tensor(job.preprocess.std, device=job.device).view(1, -1, 1, 1)
+    colours = ((batch.images * std + mean) * 255).round().clamp(0, 255).byte()
+    targets = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
+    pixels = colours.permute(0, 2, 3, 1).cpu().numpy()
+    labels = [job.classes[int(target)] for target in targets]
+    return list(zip(pixels, labels, strict=True))[:SAMPLES_SHOWN]
+
+
+def _facts(
+    job: Job, folder: RunFolder, scores: Scores, part: str, cautions: Sequence[str]
+) -> list[tuple[str, str]]:
+    recipe, sizes = job.recipe, job.parts.sizes()
+    low, high = scores.top1_interval
+    best = folder.load_best().scalars
+    return [
+        (f"top-1 on {scores.num_images:,} {part} images",
+         f"{scores.top1:.2%} (95 % interval {low:.2%} to {high:.2%})"),
+        ("network", f"{recipe.model}, {recipe.size} x {recipe.size} pixels"),
+        ("images", ", ".join(f"{count:,} {name}" for name, count in sizes.items())),
+        ("run", f"{recipe.steps:,} steps of {recipe.batch_size}, best validation at step "
+                f"{best['step']:,}"),
+        ("recipe", f"{recipe.optimizer}, {recipe.schedule}, peak learning rate "
+                   f"{recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}"),
+        *(("caution", text) for text in cautions),
+    ]  # fmt: skip

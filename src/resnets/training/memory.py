@@ -1,0 +1,47 @@
+"""When a batch does not fit on the device: the same batch in smaller pieces.
+
+Enters: a plan, and what ran out of memory with it. Leaves: the plan that fits, and what was
+attempted with it. The optimizer still sees the mean gradient of the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from resnets.errors import UserError
+from resnets.training.planning import Plan
+
+LEAST_IMAGES = 2
+"""in a micro-batch: batch norm has no variance of one value"""
+Answer = TypeVar("Answer")
+
+
+def fitting(current: Plan, attempt: Callable[[Plan], Answer]) -> tuple[Plan, Answer]:
+    """Attempt, with smaller micro-batches as long as the device runs out of memory."""
+    while True:
+        try:
+            return current, attempt(current)
+        except torch.OutOfMemoryError:
+            pass  # what the attempt held is free once the error is gone
+        current = smaller_micro_batches(current)
+
+
+def smaller_micro_batches(current: Plan) -> Plan:
+    """At least twice as many micro-batches, of equal size."""
+    batch_size, before = current.recipe.batch_size, current.recipe.accumulate
+    assert batch_size is not None, "resolve the recipe first"
+    pieces = (n for n in range(2 * before, batch_size // LEAST_IMAGES + 1) if batch_size % n == 0)
+    accumulate = next(pieces, None)
+    if accumulate is None:
+        raise UserError(
+            f"out of memory with micro-batches of {batch_size // before} images: take a smaller "
+            "--size, --model or --batch-size"
+        )
+    reason = (
+        f"out of memory: {accumulate} micro-batches of {batch_size // accumulate} images make the "
+        f"batch of {batch_size}; batch norm takes its statistics over a micro-batch"
+    )
+    return current.fill("memory", reason, accumulate=accumulate)
