@@ -190,8 +190,8 @@ def main() -> int:
     where = ", ".join(f"{hits[phase]} in the {phase}" for phase in PHASES)
     print(f"{hits.total()} kills in {time.monotonic() - begin:.0f} s: {where}")
     verdict = "equal" if equal == runs else "NOT EQUAL"
-    print(f"{verdict}: after {hits.total()} kills {equal} of {runs} model files are the uninterrupted "
-          f"run's, SHA-256 {expected[:16]}")  # fmt: skip
+    print(f"{verdict}: after {hits.total()} kills {equal} of {runs} model files are that of the "
+          f"uninterrupted run, SHA-256 {expected[:16]}")  # fmt: skip
     return 0 if equal == runs else 1
 
 

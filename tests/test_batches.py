@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import io
+import multiprocessing
 import os
 import pickle
 import random
@@ -379,6 +380,19 @@ def test_workers_end_with_a_killed_process(endless: subprocess.Popen[str]) -> No
     endless.kill()
     endless.wait()
     assert ends(endless.pid)
+
+
+@posix
+def test_a_worker_that_is_asked_to_end_does_not_break_into_the_main_process() -> None:
+    """A death by signal would be raised here at once, wherever the main process is."""
+    ours = stream(files(9), workers=2, **STREAMED)
+    next(ours.batches(0, 100))
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    os.kill(workers[0].pid or 0, signal.SIGTERM)
+    workers[0].join(timeout=WORKERS_END_WITHIN)
+    assert workers[0].exitcode == 0
+    ours.close()
 
 
 def ends(group: int) -> bool:

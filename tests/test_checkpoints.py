@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from resnets.models.resnet import ResNet, Spec
 from resnets.training import checkpoints
 from resnets.training.checkpoints import (
     Checkpoint,
+    NotSavedError,
     RunFolder,
     is_run,
     load_checkpoint,
@@ -305,3 +307,55 @@ def test_forget_after(tmp_path: Path) -> None:
     folder.forget_after(2, validated=2)
     folder.log({"kind": "train", "step": 3})
     assert folder.history() == [*records[:4], {"kind": "train", "step": 3}]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no limit on the size of a file")
+def test_records_that_a_full_disk_refuses_are_written_later(tmp_path: Path) -> None:
+    import resource
+
+    folder = RunFolder.create(tmp_path / "run", name="x")
+    records = [{"kind": "train", "step": step} for step in range(4)]
+    folder.log(records[0])
+    size = (folder.path / "metrics.jsonl").stat().st_size
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, former[1]))  # room for a part of a line
+    try:
+        folder.log(records[1])
+        folder.log(records[2])
+        with pytest.raises(NotSavedError, match="not saved"):
+            folder.save(small(1), step=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert folder.history() == records[:1]
+    folder.log(records[3])
+    assert folder.history() == records
+    assert names(folder) == []
+    folder.save(small(1), step=1)
+    assert names(folder) == ["state-00000001.safetensors"]
+
+
+def test_what_a_kill_left_half_written_goes_with_the_next_save(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", name="x")
+    (folder.path / "checkpoints" / "state-00000007.partial").write_bytes(b"torn")
+    folder.save(small(8), step=8)
+    assert names(folder) == ["state-00000008.safetensors"]
+
+
+def test_damaged_generations_are_named(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", name="x")
+    for step in (10, 20):
+        folder.save(small(step), step=step)
+    (folder.path / "checkpoints" / "state-00000020.safetensors").write_bytes(b"torn")
+    passed: list[str] = []
+    loaded = folder.load(passed.append)
+    assert loaded is not None and loaded.scalars["step"] == 10
+    assert len(passed) == 1 and "state-00000020.safetensors" in passed[0]
+
+
+def test_a_validation_that_is_owed_is_forgotten(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    records = [{"kind": kind, "step": s} for s in (1, 2) for kind in ("train", "validation")]
+    for record in records:
+        folder.log(record)
+    folder.forget_after(2, validated=1)
+    assert folder.history() == records[:3]

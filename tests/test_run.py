@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import signal
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from resnets import api, results
+from resnets.data.sources import open_data
 from resnets.errors import UserError
 from resnets.modelfile import read_model
-from resnets.training import job, loop
+from resnets.training import checkpoints, job, loop
 from resnets.training.checkpoints import RunFolder
+from resnets.training.finite import NotFiniteError
 from resnets.training.recipes import Recipe
 
 FIELDS: dict[str, Any] = {
@@ -65,6 +70,10 @@ def records(path: Path) -> list[dict[str, Any]]:
         {key: value for key, value in record.items() if key not in times}
         for record in RunFolder(path).history()
     ]
+
+
+def note(said: list[str], record: Any) -> None:
+    said.append(str(record.get("text")))
 
 
 class Interrupting:
@@ -193,6 +202,165 @@ def test_what_cannot_be_resumed(data: Path, tmp_path: Path) -> None:
         api.train(resume=tmp_path / "none", device="cpu")
 
 
+def test_a_signal_while_the_model_is_scored(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.train(data, out=tmp_path / "whole", **FIELDS)
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "score", lambda *_, **__: os.kill(os.getpid(), signal.SIGHUP))
+        cut = api.train(data, out=tmp_path / "cut", **FIELDS)
+    assert (cut.signal, cut.scores) == (signal.SIGHUP, None)
+    api.train(resume=tmp_path / "cut", device="cpu")
+    for name in ("model.safetensors", "scores.json"):
+        assert sha(tmp_path / "cut" / name) == sha(tmp_path / "whole" / name), name
+
+
+def test_the_newest_whole_checkpoint_is_taken_and_said(data: Path, tmp_path: Path) -> None:
+    api.train(data, out=tmp_path / "cut", log=Interrupting(6), **FIELDS, save_every=0.0)
+    newest = tmp_path / "cut" / "checkpoints" / "state-00000006.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-9])
+    said: list[str] = []
+    before = RunFolder(tmp_path / "cut").seconds()
+    api.train(resume=tmp_path / "cut", log=partial(note, said))
+    passed, going = (text for text in said if "passed over" in text or "going on" in text)
+    assert newest.name in passed
+    assert going.endswith("at step 5: its newest whole checkpoint")
+    times = [record["seconds"] for record in RunFolder(tmp_path / "cut").history()]
+    assert times == sorted(times) and times[-1] > before > 0
+
+
+def test_a_forced_resume_is_said_everywhere(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cut"
+    api.train(data, out=out, log=Interrupting(3), **FIELDS)
+    with pytest.raises(UserError, match="--threads changed from 1 to 2"):
+        api.train(resume=out, threads=2)
+    torch.set_num_threads(1)
+    with pytest.raises(UserError, match="--optimizer cannot change"):
+        api.train(resume=out, optimizer="adamw", force=True)
+    said: list[str] = []
+    result = api.train(
+        resume=out, workers=1, label_smoothing=0.2, force=True,
+        log=partial(note, said),
+    )  # fmt: skip
+    (phrase,) = ("--label-smoothing changed from 0.1 to 0.2",)
+    assert result.caution is not None and phrase in result.caution
+    assert any(phrase in text for text in said)
+    written = json.loads((out / "scores.json").read_text())
+    file = read_model(result.model)
+    assert file.scores is not None
+    assert file.scores["cautions"] == written["cautions"] == [result.caution]
+    config = json.loads((out / "config.json").read_text())
+    assert config["label_smoothing"] == {"value": 0.2, "origin": "flag at step 3"}
+    with pytest.raises(UserError, match="--force belongs to --resume"):
+        api.train(data, force=True)
+
+
+def test_verify_sees_what_the_index_cannot(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for name, grey in (("dark", 40), ("light", 200)):
+        (photos / name).mkdir(parents=True)
+        for index in range(6):
+            Image.new("L", (12, 12), grey + index).save(photos / name / f"{index}.bmp")
+    values = FIELDS | {"steps": 4, "batch_size": 4}
+    api.train(photos, out=tmp_path / "cut", log=Interrupting(2), verify=True, **values)
+    api.train(photos, out=tmp_path / "other", log=Interrupting(2), **values)
+    with pytest.raises(UserError, match="was not begun with --verify"):
+        api.train(resume=tmp_path / "other", verify=True)
+    Image.new("L", (12, 12), 99).save(photos / "dark" / "3.bmp")  # as many bytes as before
+    with pytest.raises(UserError, match=r"the content of images in .* has changed"):
+        api.train(resume=tmp_path / "cut", verify=True)
+    assert api.train(resume=tmp_path / "cut").scores is not None
+
+
+def test_a_lost_loss_names_its_batch(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def loses(state: Any, network: Any, batch: Any, *_: Any, **__: Any) -> Any:
+        seen.append(batch.indices)
+        return torch.tensor(float("nan")), torch.tensor(0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", loses)
+        with pytest.raises(NotFiniteError) as lost:
+            api.train(data, out=tmp_path / "run", **FIELDS)
+    assert len(seen) == 1
+    held_out = json.loads((tmp_path / "run" / "data.json").read_text())["held_out"]
+    train = [name for name in open_data(data).parts["train"].ids if name not in held_out]
+    first = ", ".join(train[index] for index in seen[0][:8])
+    assert str(lost.value) == f"the loss is nan at step 1, of the images {first} and 4 more"
+
+
+@pytest.mark.parametrize("room", [job, loop], ids=["measuring", "training"])
+def test_a_batch_that_does_not_fit_is_divided(
+    room: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes as with the smaller micro-batches from the start, and after a resume."""
+    real, said = room.train_step, list[str]()
+
+    def full(state: Any, network: Any, batch: Any, recipe: Recipe, *, steps: int) -> Any:
+        if len(batch.images) // recipe.accumulate > 3:
+            raise torch.OutOfMemoryError("planted")
+        return real(state, network, batch, recipe, steps=steps)
+
+    values = FIELDS | {"accumulate": 1}
+    api.train(data, out=tmp_path / "small", **FIELDS | {"accumulate": 4})
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "train_step", full)
+        log = partial(note, said)
+        api.train(data, out=tmp_path / "run", log=log, **values)
+    assert any("4 micro-batches of 3 images make the batch of 12" in text for text in said)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["accumulate"] == {"value": 4, "origin": "memory"}
+    assert sha(tmp_path / "run/model.safetensors") == sha(tmp_path / "small/model.safetensors")
+    assert records(tmp_path / "run") == records(tmp_path / "small")
+
+
+def test_a_full_disk_costs_nothing_once_there_is_room(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No checkpoint and no best weights can be written until step 7."""
+    values = FIELDS | {"save_every": 0.0, "evaluate_every": 0.25}
+    api.train(data, out=tmp_path / "whole", **values)
+    said: list[dict[str, Any]] = []
+    write = checkpoints._write_flushed
+
+    def full(path: Path, content: bytes) -> None:
+        if (
+            path.parent.name == "checkpoints"
+            and RunFolder(path.parents[1]).history()[-1]["step"] < 7
+        ):
+            write(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(checkpoints, "_write_flushed", full)
+    result = api.train(data, out=tmp_path / "run", log=lambda r: said.append(dict(r)), **values)
+    assert result.unsaved is None
+    failed = [r["text"] for r in said if "not saved (No space left on device)" in r.get("text", "")]
+    assert len(failed) >= 6 and "training goes on" in failed[0]
+    for name in ("model.safetensors", "scores.json"):
+        assert sha(tmp_path / "run" / name) == sha(tmp_path / "whole" / name), name
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.partial"))
+
+
+def test_a_disk_that_stays_full_is_said_at_the_end(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.train(data, out=tmp_path / "whole", **FIELDS)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", lambda *_: full_disk())
+        result = api.train(data, out=tmp_path / "run", **FIELDS)
+    assert result.scores is None and "No space left on device" in (result.unsaved or "")
+    api.train(resume=tmp_path / "run")
+    assert sha(tmp_path / "run/model.safetensors") == sha(tmp_path / "whole/model.safetensors")
+
+
+def full_disk() -> bytes:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_refusals_leave_no_folder(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     wrong: list[dict[str, Any]] = [
@@ -213,7 +381,7 @@ def test_validating_on_test_is_said_everywhere(data: Path, tmp_path: Path) -> No
     said: list[str] = []
     api.train(
         data, out=tmp_path / "run", validate_on="test",
-        log=lambda record: said.append(str(record.get("text"))), **FIELDS,
+        log=partial(note, said), **FIELDS,
     )  # fmt: skip
     assert any("--validate-on test" in text for text in said)
     assert json.loads((tmp_path / "run" / "scores.json").read_text())["validate_on"] == "test"

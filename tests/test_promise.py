@@ -1,0 +1,98 @@
+"""What may change when a run is resumed, what is refused, and what is said when it is forced."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnets.errors import UserError
+from resnets.training.checkpoints import RunFolder
+from resnets.training.promise import FIXED, FREE, Basis, cautions_of, differences, take_over
+from resnets.training.recipes import Recipe
+
+DATA = {
+    "data": "photos", "fingerprint": "0123456789", "classes": ["ant", "bee"],
+    "sizes": {"train": 1000, "val": 100},
+}  # fmt: skip
+ENVIRONMENT = {
+    "versions": {"torch": "2.14.0", "safetensors": "0.6"}, "device": "cpu",
+    "device_name": "x86_64 AVX512", "threads": 2,
+}  # fmt: skip
+BEFORE = Basis(Recipe(steps=10), DATA, ENVIRONMENT)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder.create(tmp_path / "run", name="x")
+    folder.write_json("config.json", {"steps": {"value": 10, "origin": "flag"}})
+    folder.write_json("data.json", DATA)
+    folder.write_json("environment.json", ENVIRONMENT)
+    return folder
+
+
+def changed(folder: RunFolder, after: Basis, *, force: bool = False) -> list[str]:
+    return differences(Basis.stored(folder), after, folder=folder, force=force)
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (replace(BEFORE, recipe=Recipe(steps=10, memory_format="contiguous")),
+         "--memory-format changed from channels_last to contiguous"),
+        (replace(BEFORE, recipe=Recipe(steps=10, threads=3)), "--threads changed from None to 3"),
+        (replace(BEFORE, data=DATA | {"fingerprint": "abcdef0123"}),
+         "the images in photos changed from 1,000 train, 100 val (index 01234567) to 1,000 train"),
+        (replace(BEFORE, environment=ENVIRONMENT | {"versions": {"torch": "2.15.0"}}),
+         "torch changed from 2.14.0 to 2.15.0"),
+        (replace(BEFORE, environment=ENVIRONMENT | {"threads": 4}), "number of threads changed"),
+        (replace(BEFORE, environment=ENVIRONMENT | {"device": "cuda"}), "the device changed from"),
+    ],
+    ids=lambda value: value.split()[0] if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_decides_bits_is_refused_unless_forced(
+    folder: RunFolder, after: Basis, words: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        changed(folder, after)
+    assert words in str(refused.value) and "--force" in str(refused.value)
+    (phrase,) = changed(folder, after, force=True)
+    assert words in phrase
+
+
+def test_what_decides_no_bit_is_free(folder: RunFolder) -> None:
+    values: dict[str, Any] = {"workers": 3, "save_every": 1.0, "max_bad": 0.5}
+    assert set(values) == set(FREE)
+    environment = ENVIRONMENT | {"versions": {"torch": "2.14.0", "safetensors": "0.7"}}
+    after = Basis(Recipe(steps=10, **values), DATA, environment)
+    assert changed(folder, after) == []
+    take_over(folder, Basis.stored(folder), after, changed=[], step=4)
+    assert Basis.stored(folder).recipe == after.recipe
+    assert folder.read_json("config.json")["workers"] == {"value": 3, "origin": "flag at step 4"}
+    assert cautions_of(folder) == []
+
+
+def test_another_run_cannot_be_forced(folder: RunFolder) -> None:
+    with pytest.raises(UserError, match="--model cannot change: start anew"):
+        changed(folder, replace(BEFORE, recipe=Recipe(steps=10, model="resnet32")), force=True)
+    with pytest.raises(UserError, match="the classes changed from ant, bee to ant, cat"):
+        changed(folder, replace(BEFORE, data=DATA | {"classes": ["ant", "cat"]}), force=True)
+    assert set(FIXED) < set(Recipe.__dataclass_fields__)
+
+
+def test_a_forced_change_is_remembered_for_ever(folder: RunFolder) -> None:
+    for step, threads in ((40, 3), (60, 4)):
+        before, environment = Basis.stored(folder), ENVIRONMENT | {"threads": threads}
+        after = replace(before, environment=environment)
+        phrases = changed(folder, after, force=True)
+        take_over(folder, before, after, changed=phrases, step=step)
+    same = Basis.stored(folder)
+    assert differences(same, same, folder=folder, force=False) == []
+    take_over(folder, same, same, changed=[], step=80)
+    first, second = cautions_of(folder)
+    assert "--force at step 40" in first and "from 2 to 3" in first
+    assert "--force at step 60" in second and "from 3 to 4" in second
+    assert json.loads((folder.path / "environment.json").read_text())["threads"] == 4
