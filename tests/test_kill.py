@@ -4,9 +4,11 @@ the same at random and a hundred times.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ PATIENCE = 300.0
 
 def live(data: Path, folder: Path, workers: int, save_every: float) -> None:
     """What a process does: begin the run, or go on with it."""
+    multiprocessing.set_start_method("fork", force=True)  # of the workers: no second server
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "MEASURED_SECONDS", 0.01)
         patch.setattr(loop, "LOG_EVERY_SECONDS", 0.0)
@@ -67,8 +70,6 @@ class Traces:
         found = [line for line in lines if line.endswith("}")]
         if not found:
             return 0, ""
-        import json
-
         record = json.loads(found[-1])
         return record["step"], record["kind"]
 
@@ -106,16 +107,19 @@ def test_eight_kills_leave_no_trace(data: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["resnets.run", "test_kill"])
     folder = tmp_path / "killed"
-    for place, step, workers, save_every in KILLS:
+    for there, step, workers, save_every in KILLS:
         process = context.Process(target=live, args=(data, folder, workers, save_every))
         process.start()
-        wait(lambda there=place, step=step: there(Traces(folder), step), process)  # type: ignore[misc]
-        assert process.exitcode is None, f"ended before {place.__name__} at step {step}"
+        wait(partial(there, Traces(folder), step), process)
+        assert process.exitcode is None, f"ended before {there.__name__} at step {step}"
         process.kill()
         process.join()
         assert not (folder / "scores.json").exists()
-    live(data, folder, 1, 5.0)
-    live(data, tmp_path / "whole", 0, 5.0)
+    for place, workers in ((folder, 1), (tmp_path / "whole", 0)):
+        process = context.Process(target=live, args=(data, place, workers, 5.0))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
     for name in ("model.safetensors", "scores.json"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

@@ -7,9 +7,11 @@ that get (epochs, indices) and keep no state, so their number cannot change what
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -194,7 +196,16 @@ def start_worker(_: int) -> None:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: os._exit(0))
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     sys.excepthook = unless_abandoned
+
+
+def leave_with_parent() -> None:
+    """Ends a worker at once when the process that asked for it is gone, however it was started."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)
 
 
 def unless_abandoned(kind: type[BaseException], error: BaseException, trace: Any) -> None:
