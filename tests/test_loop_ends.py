@@ -17,7 +17,7 @@ from torch import nn
 
 from resnets.data.batches import Batch
 from resnets.training.checkpoints import RunFolder
-from resnets.training.finite import NotFiniteError
+from resnets.training.finite import LossWatch, NotFiniteError
 from resnets.training.interrupt import SIGNALS, Interruption
 from resnets.training.state import State
 from tiny_runs import (
@@ -61,6 +61,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_saved(
     assert checkpoint is not None
     assert checkpoint.scalars["step"] == 5
     assert all(torch.isfinite(t).all() for t in checkpoint.tensors.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+def test_on_cuda_a_loss_is_looked_at_one_step_late() -> None:
+    watch, lost = LossWatch(), torch.tensor(math.nan, device="cuda")
+    watch.see(lost, step=1, indices=np.arange(3))
+    with pytest.raises(NotFiniteError, match="step 1"):
+        watch.see(torch.ones((), device="cuda"), step=2, indices=np.arange(3))
+    watch.see(lost, step=3, indices=np.arange(3))
+    with pytest.raises(NotFiniteError, match="step 3"):
+        watch.settle()
 
 
 def test_a_validation_loss_that_is_not_finite_ends_the_run(folder: RunFolder) -> None:

@@ -171,7 +171,7 @@ def train(
             watch.see(loss, step=state.step, indices=batch.indices)
 
             due = _owes_validation(state, recipe, num_images=num_images)
-            # A kill loses no more than this, also one that comes at the end of a validation.
+            # What a kill loses, also one at the end of a validation; the first may take any time.
             unsaved = time.perf_counter() - saved + (validation_seconds if due else 0)
             saving = unsaved >= 60 * recipe.save_every
             if due or saving or interruption.received() or meter.seconds() >= LOG_EVERY_SECONDS:
