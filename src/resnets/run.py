@@ -26,7 +26,7 @@ from resnets.training.interrupt import Interrupted, Interruption
 from resnets.training.job import Job, content_digest, divide, fingerprint
 from resnets.training.loop import train
 from resnets.training.memory import fitting
-from resnets.training.planning import Plan, plan, with_steps
+from resnets.training.planning import Facts, Plan, plan, with_steps
 from resnets.training.promise import Basis, cautions_of, differences, take_over
 from resnets.training.recipes import Recipe, override
 from resnets.training.state import State
@@ -60,11 +60,7 @@ def start(
             f"{data} has one image of each class: none can be held out to choose the best epoch by"
         )
     facts = parts.facts(dataset.classes)
-    _notice(
-        say,
-        f"{dataset.name}: {facts.num_train:,} training, {facts.num_val:,} validation and "
-        f"{facts.num_test:,} test images of {facts.num_classes} classes; measuring this machine",
-    )
+    _notice(say, f"{dataset.name}: {_counts(facts)}; measuring this machine")
     current = plan(recipe, origins, facts, seconds=left(), device=device)
     job = Job.build(current.recipe, parts, classes=dataset.classes, device=device)
 
@@ -79,8 +75,7 @@ def start(
         _notice(say, reason)
     folder = RunFolder.create(out, name=name or dataset.name)
     with folder.lock():
-        _describe_data(folder, job, data=data, dataset=dataset, verify=verify)
-        folder.write_json("environment.json", describe_environment(device))
+        _write_start(folder, job, data=data, dataset=dataset, verify=verify)
         return _begin(job, folder, current, say, notices)
 
 
@@ -160,38 +155,19 @@ def _run(
     job: Job, folder: RunFolder, say: Log, *, notices: Sequence[str],
     checkpoint: Checkpoint | None = None,
 ) -> TrainingResult:  # fmt: skip
-    """The loop, and what follows it."""
-    cautions = [CAUTION] if job.recipe.validate_on == "test" else []
-    cautions += cautions_of(folder)
-    for text in cautions:
-        _notice(say, text)
+    """The loop and what follows it, or how it was stopped."""
     model = job.new_model(pretrained=checkpoint is None)
     state = State.start(model, job.recipe, device=job.device)
     if checkpoint is not None:
         state.restore(checkpoint)
-
-    def log(record: dict[str, Any]) -> None:
-        if record["kind"] != "notice":
-            folder.log(record)
-        say(record)
-
-    part, _ = job.parts.scored
-    interruption = Interruption()
-    unsaved: str | None = None
+    interruption, unsaved = Interruption(), None
     try:
         progress = {"step": state.step, "steps": job.recipe.steps, "seconds": folder.seconds()}
         say({"kind": "start", **progress})
         with interruption:
-            finished = train(
-                state, job.recipe, stream=job.stream, validate=job.validate, folder=folder,
-                num_images=len(job.parts.train), log=log, interruption=interruption,
-            )  # fmt: skip
-            if finished:
-                if state.replaced:
-                    notices = [*notices, f"{state.replaced} images failed while training: replaced"]
-                    _notice(say, notices[-1])
-                with interruption.breaks():
-                    return finish(job, folder, notices=[*notices, *cautions], cautions=cautions)
+            result = _train_and_finish(state, job, folder, say, notices, interruption)
+        if result is not None:
+            return result
     except NotFiniteError as error:
         raise _with_ids(error, job.parts.train.ids) from None
     except torch.OutOfMemoryError as error:
@@ -213,7 +189,35 @@ def _run(
         job.stream.close()
         job.validation.close()
     number = interruption.number or (None if unsaved else signal.SIGINT)
-    return TrainingResult(folder.path, None, part, signal=number, unsaved=unsaved)
+    return TrainingResult(folder.path, None, job.parts.scored[0], signal=number, unsaved=unsaved)
+
+
+def _train_and_finish(
+    state: State, job: Job, folder: RunFolder, say: Log, notices: Sequence[str],
+    interruption: Interruption,
+) -> TrainingResult | None:  # fmt: skip
+    """None when a signal stopped the loop."""
+    cautions = [CAUTION] if job.recipe.validate_on == "test" else []
+    cautions += cautions_of(folder)
+    for text in cautions:
+        _notice(say, text)
+
+    def log(record: dict[str, Any]) -> None:
+        if record["kind"] != "notice":
+            folder.log(record)
+        say(record)
+
+    finished = train(
+        state, job.recipe, stream=job.stream, validate=job.validate, folder=folder,
+        num_images=len(job.parts.train), log=log, interruption=interruption,
+    )  # fmt: skip
+    if not finished:
+        return None
+    if state.replaced:
+        notices = [*notices, f"{state.replaced} images failed while training: replaced"]
+        _notice(say, notices[-1])
+    with interruption.breaks():
+        return finish(job, folder, notices=[*notices, *cautions], cautions=cautions)
 
 
 def _with_ids(error: NotFiniteError, ids: Sequence[str]) -> NotFiniteError:
@@ -234,7 +238,7 @@ def _write_config(folder: RunFolder, current: Plan) -> None:
     folder.write_json("config.json", config)
 
 
-def _describe_data(
+def _write_start(
     folder: RunFolder, job: Job, *, data: str | Path, dataset: DataSet, verify: bool
 ) -> None:
     named = isinstance(data, str) and data in NAMES  # before a folder of that name, as in open_data
@@ -242,6 +246,14 @@ def _describe_data(
     facts = job.describe(data=place, name=dataset.name, fingerprint=fingerprint(dataset))
     content = {"content": content_digest(dataset)} if verify else {}
     folder.write_json("data.json", facts | content | {"skipped": dict(dataset.skipped)})
+    folder.write_json("environment.json", describe_environment(job.device))
+
+
+def _counts(facts: Facts) -> str:
+    return (
+        f"{facts.num_train:,} training, {facts.num_val:,} validation and "
+        f"{facts.num_test:,} test images of {facts.num_classes} classes"
+    )
 
 
 def notices_of(dataset: DataSet) -> list[str]:
