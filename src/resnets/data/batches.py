@@ -150,10 +150,10 @@ class TrainingStream:
         epochs, indices = request
         sample_keys = keys(self.seed, epochs, indices)
         images = images.to(self.device, non_blocking=True)
-        if self.cached and self.augment.crop == "resized":
-            images = self.cut(images, shown, sample_keys)
-        else:
+        if self.augment.crop != "resized":
             images = shift_and_flip(images, sample_keys, self.augment)
+        elif self.cached:  # else the workers, who saw the originals, did so
+            images = self.cut(images, shown, sample_keys)
         images = erase(self.preprocess.normalise(images), sample_keys, self.augment.erasing)
         targets = self.targets[torch.from_numpy(shown)].to(self.device)
         if self.augment.mixes:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from resnets.data.decode import DecodeError, decode
+from resnets.data.decode import DecodeError, Piece, decode
 from resnets.errors import UserError
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -58,7 +58,7 @@ class Images:
     def sizes(self) -> Array:
         """N 2: width and height of each image."""
         _, height, width, _ = self.pixels.shape
-        return np.tile(np.array([width, height], np.int32), (len(self), 1))
+        return np.broadcast_to(np.array([width, height], np.int32), (len(self), 2))
 
     @property
     def largest_side(self) -> int:
@@ -70,9 +70,12 @@ class Images:
         ids = tuple(self.ids[index] for index in indices)
         return Images(pixels=self.pixels[indices], targets=self.targets[indices], ids=ids)
 
-    def read(self, index: int, channels: int) -> Array:
-        """uint8 H W C with `channels` 1 or 3."""
+    def read(self, index: int, channels: int, piece: Piece | None = None) -> Array:
+        """uint8 H W C with `channels` 1 or 3: the image, or a piece of it."""
         pixels: Array = self.pixels[index]
+        if piece is not None:
+            left, top, right, bottom = piece.corners(*pixels.shape[:2])
+            pixels = pixels[top:bottom, left:right]
         if channels == self.channels:
             return pixels
         if channels == 3:
@@ -126,10 +129,10 @@ class ImageFiles:
             channels=self.channels,
         )
 
-    def read(self, index: int, channels: int) -> Array:
-        """uint8 H W C with `channels` 1 or 3. Raises DecodeError."""
+    def read(self, index: int, channels: int, piece: Piece | None = None) -> Array:
+        """uint8 H W C with `channels` 1 or 3, see `decode`. Raises DecodeError."""
         try:
-            return decode(self.files[index], channels=channels)
+            return decode(self.files[index], channels=channels, piece=piece)
         except DecodeError as error:
             raise DecodeError(error.reason, self.ids[index]) from error
 
