@@ -55,7 +55,7 @@ def test_a_validation_part_is_held_out_of_the_training_part() -> None:
     assert (len(parts.train), len(parts.val)) == (48, 12)
     assert set(parts.train.ids) | set(parts.val.ids) == set(data.parts["train"].ids)
     assert set(parts.train.ids) & set(parts.val.ids) == set()
-    assert parts.held_out == parts.val.ids
+    assert parts.held_out == tuple(parts.val.ids)
     assert np.bincount(parts.val.targets).tolist() == [4, 4, 4]
     assert parts.scored == ("test", data.parts["test"])
 
@@ -65,7 +65,8 @@ def test_the_split_follows_the_seed_and_can_be_repeated() -> None:
     first, other = divide(data, recipe_of(seed=1)), divide(data, recipe_of(seed=2))
     assert first.held_out != other.held_out
     again = divide(data, recipe_of(seed=2), held_out=first.held_out)
-    assert (again.train.ids, again.val.ids) == (first.train.ids, first.val.ids)
+    assert list(again.train.ids) == list(first.train.ids)
+    assert list(again.val.ids) == list(first.val.ids)
     assert again.scored[0] == "validation"
 
 

@@ -37,9 +37,7 @@ Answer = tuple[Tensor, Indices]  # images N C H W uint8, indices shown
 CHUNK = 64  # images a thread takes at a time
 
 
-def try_read(
-    part: Part, index: int, channels: int, piece: Piece | None = None
-) -> Bytes | None:
+def try_read(part: Part, index: int, channels: int, piece: Piece | None = None) -> Bytes | None:
     """One image H W C or a piece of it, or None where the file cannot be read (any more)."""
     try:
         return part.read(index, channels, piece)
@@ -154,7 +152,11 @@ class TrainingReader:
         widths, heights = self.part.sizes[indices].T
         area = self.augment.min_area
         box = crop_boxes(sample_keys, min_area=area, image_aspect=widths / heights)
-        return [Piece(*shares, side=self.preprocess.size) for shares in box.T.tolist()]
+        side = self.preprocess.size
+        return [
+            Piece(top=top, left=left, height=height, width=width, side=side)
+            for top, left, height, width in box.T.tolist()
+        ]
 
     def next_readable(self, index: int, piece: Piece | None) -> tuple[int, Bytes | None]:
         """The image at `index`, or at the first index after it that can be read; None: nowhere."""

@@ -8,21 +8,20 @@ N H W C: images, height, width, channels.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from resnets.data.decode import DecodeError, Piece, decode
+from resnets.data.sources.files import Files
+from resnets.data.sources.names import Array, Names
 from resnets.errors import UserError
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-
-def _check_index(targets: Array, ids: tuple[str, ...], length: int) -> None:
+def _check_index(targets: Array, ids: tuple[str, ...] | Names, length: int) -> None:
     if targets.dtype != np.int64 or targets.shape != (length,) or len(ids) != length:
         raise ValueError(
             f"{length} images need as many int64 targets and ids, "
@@ -95,19 +94,24 @@ class Images:
 class ImageFiles:
     """Image files whose headers have been read; pixels are decoded when asked for."""
 
-    files: tuple[str | bytes, ...]  # a path, or the content of a file
+    files: Files
     targets: Array  # N int64, indices into the classes
-    ids: tuple[str, ...]
     widths_heights: Array  # N 2 int32
+    num_bytes: Array  # N int64, when the files were listed
     channels: int  # 1 if every file is grey, else 3
 
     def __post_init__(self) -> None:
-        _check_index(self.targets, self.ids, len(self.files))
-        if self.widths_heights.shape != (len(self.files), 2) or self.channels not in (1, 3):
+        _check_index(self.targets, self.ids, len(self.num_bytes))
+        if self.widths_heights.shape != (len(self), 2) or self.channels not in (1, 3):
             raise ValueError("widths_heights must be N 2, channels 1 or 3")
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.num_bytes)
+
+    @property
+    def ids(self) -> Names:
+        """The name of each image in its source."""
+        return self.files.names
 
     @property
     def sizes(self) -> Array:
@@ -122,10 +126,10 @@ class ImageFiles:
     def subset(self, indices: Array | Sequence[int]) -> ImageFiles:
         """The files at `indices`, in that order."""
         return ImageFiles(
-            files=tuple(self.files[index] for index in indices),
+            files=self.files.subset(indices),
             targets=self.targets[indices],
-            ids=tuple(self.ids[index] for index in indices),
             widths_heights=self.widths_heights[indices],
+            num_bytes=self.num_bytes[indices],
             channels=self.channels,
         )
 
@@ -141,24 +145,13 @@ class ImageFiles:
 
         Not over contents, which for a large set takes longer than an epoch.
         """
-        digest = hashlib.sha256()
-        for file, name, target, (width, height) in zip(
-            self.files, self.ids, self.targets, self.widths_heights, strict=True
-        ):
-            digest.update(f"{name}\n{target} {width} {height} {_num_bytes(file)}\n".encode())
+        digest = hashlib.sha256(b"\n".join(self.ids.raws()))
+        for numbers in (self.targets, self.widths_heights, self.num_bytes):
+            digest.update(np.ascontiguousarray(numbers).astype("<i8").tobytes())
         return digest.hexdigest()
 
 
 Part: TypeAlias = Images | ImageFiles
-
-
-def _num_bytes(file: str | bytes) -> int:
-    if isinstance(file, bytes):
-        return len(file)
-    try:
-        return os.stat(file).st_size
-    except OSError:  # it vanished since it was indexed: another set, so another fingerprint
-        return -1
 
 
 @dataclass(frozen=True, eq=False)
