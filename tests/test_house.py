@@ -55,6 +55,8 @@ INSIDE = {
         "training.checkpoints",
         "training.environment",
     },
+    "training.probe": {"training.environment"},
+    "training.planning": {"training.optim", "training.probe", "training.recipes"},
 }
 
 

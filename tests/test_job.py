@@ -14,7 +14,7 @@ import torch
 from resnets.data.sources import DataSet, Images
 from resnets.errors import UserError
 from resnets.training import job as room
-from resnets.training.environment import choose_device, describe_environment
+from resnets.training.environment import choose_device, describe_environment, kept_threads
 from resnets.training.job import Job, Parts, augmentation, divide, fingerprint
 from resnets.training.recipes import Recipe
 
@@ -38,7 +38,7 @@ def recipe_of(**values: Any) -> Recipe:
     given: dict[str, Any] = {
         "model": "resnet20", "size": 16, "steps": 4, "batch_size": 8, "learning_rate": 0.1,
         "crop": "shift", "precision": "fp32", "workers": 0, "threads": 1, "evaluate_every": 1.0,
-        "policy": "none",
+        "policy": "none", "memory_format": "channels_last",
     }  # fmt: skip
     return Recipe(**given | values)
 
@@ -193,6 +193,13 @@ def test_devices() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="not available on this machine"):
             choose_device("cuda")
+
+
+def test_a_run_gives_the_threads_back() -> None:
+    before = torch.get_num_threads()
+    with kept_threads():
+        torch.set_num_threads(before + 1)
+    assert torch.get_num_threads() == before
 
 
 def test_environment() -> None:

@@ -24,7 +24,7 @@ from resnets.training.recipes import Recipe
 FIELDS: dict[str, Any] = {
     "model": "resnet20", "size": 16, "steps": 8, "batch_size": 12, "precision": "fp32",
     "threads": 1, "workers": 0, "mixup": 0.2, "ema": 0.5, "dropout": 0.1, "drop_path": 0.1,
-    "erasing": 0.2, "accumulate": 2, "evaluate_every": 0.5, "device": "cpu",
+    "erasing": 0.2, "accumulate": 2, "evaluate_every": 0.5, "device": "cpu", "tune": "off",
 }  # fmt: skip
 
 

@@ -32,6 +32,7 @@ TINY: dict[str, Any] = {
 BASE: dict[str, Any] = {
     "steps": STEPS, "batch_size": 8, "learning_rate": 0.05, "precision": "fp32", "crop": "none",
     "flip": "none", "policy": "none", "label_smoothing": 0.0, "evaluate_every": 1.0,
+    "memory_format": "channels_last",
 }  # fmt: skip
 HARD: dict[str, Any] = {
     "crop": "shift", "shift": 2, "flip": "random", "erasing": 0.3, "mixup": 0.4, "cutmix": 0.4,

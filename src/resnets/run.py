@@ -38,7 +38,7 @@ from resnets.training.recipes import Recipe, override
 Log = Callable[[Mapping[str, Any]], None]
 
 SAMPLES_SHOWN = 32
-OF_THE_MACHINE = ("threads", "workers", "cache_mb", "compile", "weights")
+OF_THE_MACHINE = ("threads", "tune", "workers", "cache_mb", "compile", "weights")
 """recipe fields that stay out of the model file: they say where it was made, not what it is"""
 CAUTION = "the test images also chose the best epoch (--validate-on test): scores are optimistic"
 SKIPPED_SHOWN = 10
@@ -75,8 +75,6 @@ def start(
     def left() -> float | None:
         return None if budget is None else budget - (time.perf_counter() - started)
 
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
     dataset = open_data(data, max_bad=recipe.max_bad)
     notices = notices_of(dataset)
     for text in notices:
@@ -93,6 +91,8 @@ def start(
         f"{facts.num_test:,} test images of {facts.num_classes} classes; measuring this machine",
     )
     current = plan(recipe, origins, facts, seconds=left(), device=device)
+    assert current.recipe.threads is not None
+    torch.set_num_threads(current.recipe.threads)
     job = Job.build(current.recipe, parts, classes=dataset.classes, device=device)
     model = job.new_model()
     step_seconds, image_seconds = job.measure(model, budget=budget)
