@@ -54,9 +54,11 @@ INSIDE = {
         "training.recipes",
         "training.checkpoints",
         "training.environment",
+        "training.shares",
     },
     "training.probe": {"training.environment"},
     "training.planning": {"training.optim", "training.probe", "training.recipes"},
+    "training.shares": {"training.planning", "training.probe", "training.recipes"},
 }
 
 

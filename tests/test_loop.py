@@ -30,6 +30,7 @@ from tiny_runs import (
     batch_of,
     network,
     recipe_of,
+    shares_of,
     start,
 )
 
@@ -104,7 +105,8 @@ def learned(targets: np.ndarray[Any, Any], folder: RunFolder) -> float:
     )
     train(
         state, recipe, stream=stream, validate=lambda m: evaluate(m, batches, data.classes),
-        folder=folder, num_images=1000, log=folder.log, stopped=lambda: False,
+        folder=folder, shares=shares_of(recipe), num_images=1000, log=folder.log,
+        stopped=lambda: False,
     )  # fmt: skip
     return state.best_score
 

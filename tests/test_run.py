@@ -17,7 +17,7 @@ import torch
 from resnets import api, run
 from resnets.errors import UserError
 from resnets.modelfile import read_model
-from resnets.training import job, loop
+from resnets.training import job, loop, shares
 from resnets.training.checkpoints import RunFolder
 from resnets.training.recipes import Recipe
 
@@ -124,6 +124,20 @@ def test_the_scores_are_those_of_the_model_file(data: Path, tmp_path: Path) -> N
         assert private not in file.recipe
     best = RunFolder(tmp_path / "run").load_best()
     assert all(torch.equal(tensor, file.weights[name]) for name, tensor in best.tensors.items())
+
+
+def test_the_report_says_where_the_time_went(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "STEPS", 6)
+    monkeypatch.setattr(shares, "WARM_UP", 2)
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(run, "write_report", lambda folder, **values: given.update(values))
+    said: list[str] = []
+    api.train(data, out=tmp_path / "run", log=lambda r: said.append(r.get("text", "")), **FIELDS)
+    line = dict(given["facts"])["speed"]
+    assert line in said
+    assert "forward" in line
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

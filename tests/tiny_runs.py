@@ -19,6 +19,7 @@ from resnets.models.resnet import ResNet, Spec
 from resnets.training.checkpoints import RunFolder
 from resnets.training.loop import State, train
 from resnets.training.recipes import Recipe
+from resnets.training.shares import Clock, Outlook, Shares
 
 CPU = torch.device("cpu")
 SUMMATION = 1e-10  # float64, another order of summation
@@ -98,11 +99,16 @@ class Scripted:
         return SimpleNamespace(top1=score, loss=self.loss)
 
 
+def shares_of(recipe: Recipe) -> Shares:
+    outlook = Outlook(recipe, num_train=20, num_val=4, cores=1, streamed=False)
+    return Shares(outlook, clock=Clock.of(CPU))
+
+
 def run(
     state: State, recipe: Recipe, folder: RunFolder, *, stream: Any = None,
     validate: Callable[[nn.Module], Any] | None = None, stopped: Callable[[], bool] = lambda: False,
 ) -> bool:  # fmt: skip
     return train(
         state, recipe, stream=stream or stream_of(recipe), validate=validate or Scripted(0.5),
-        folder=folder, num_images=20, log=folder.log, stopped=stopped,
+        folder=folder, shares=shares_of(recipe), num_images=20, log=folder.log, stopped=stopped,
     )  # fmt: skip

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resnets.data.pixels import usable_cpus
 from resnets.data.sources import NAMES, DataSet, open_data
 from resnets.errors import UserError
 from resnets.evaluation import Scores
@@ -33,7 +34,9 @@ from resnets.training.interrupt import Interruption
 from resnets.training.job import Job, divide, fingerprint
 from resnets.training.loop import State, train
 from resnets.training.planning import Plan, plan, with_steps
+from resnets.training.probe import Advice
 from resnets.training.recipes import Recipe, override
+from resnets.training.shares import Clock, Outlook, Shares
 
 Log = Callable[[Mapping[str, Any]], None]
 
@@ -104,7 +107,7 @@ def start(
     _write_start(folder, current, job, data=data, dataset=dataset)
     for reason in current.reasons:
         _notice(say, reason)
-    return _run(job, folder, model, say, checkpoint=None, notices=notices)
+    return _run(job, folder, model, say, checkpoint=None, notices=notices, advice=current.advice)
 
 
 def go_on(folder: RunFolder, device: torch.device, say: Log) -> TrainingResult:
@@ -134,12 +137,13 @@ def go_on(folder: RunFolder, device: torch.device, say: Log) -> TrainingResult:
         say,
         checkpoint=checkpoint,
         notices=notices_of(dataset),
+        advice=(),
     )
 
 
 def _run(
     job: Job, folder: RunFolder, model: ResNet, say: Log, *, checkpoint: Checkpoint | None,
-    notices: list[str],
+    notices: list[str], advice: tuple[Advice, ...],
 ) -> TrainingResult:  # fmt: skip
     """The loop, and what follows it."""
     if job.recipe.validate_on == "test":
@@ -153,6 +157,10 @@ def _run(
         folder.log(record)
         say(record)
 
+    outlook = Outlook(
+        job.recipe, num_train=len(job.parts.train), num_val=len(job.parts.val),
+        cores=usable_cpus(), streamed=not job.stream.cached, advice=advice,
+    )  # fmt: skip
     part, _ = job.parts.scored
     interruption = Interruption()
     try:
@@ -160,6 +168,7 @@ def _run(
         with interruption:
             finished = train(
                 state, job.recipe, stream=job.stream, validate=job.validate, folder=folder,
+                shares=Shares(outlook, clock=Clock.of(job.device)),
                 num_images=len(job.parts.train), log=log, stopped=interruption.received,
             )  # fmt: skip
         if not finished:
@@ -245,6 +254,7 @@ def _facts(job: Job, folder: RunFolder, scores: Scores, part: str) -> list[tuple
         ("recipe", f"{recipe.optimizer}, {recipe.schedule}, peak learning rate "
                    f"{recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}"),
     ]  # fmt: skip
+    facts += [("speed", r["text"]) for r in folder.history() if r["kind"] == "shares"][-1:]
     return [*facts, ("caution", CAUTION)] if recipe.validate_on == "test" else facts
 
 

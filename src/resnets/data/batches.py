@@ -9,6 +9,7 @@ the order permutation(seed, e); the epochs are laid end to end and step s takes 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -56,6 +57,7 @@ class Batch:
     targets: Tensor  # N int64, or N K float32 shares of classes where images are mixed
     indices: Indices
     replaced: int  # files that could not be read (any more)
+    waited: float = 0.0  # seconds until the bytes were there
 
 
 def fits(part: Part, preprocess: Preprocess, cache_mb: float) -> bool:
@@ -133,10 +135,13 @@ class TrainingStream:
         steps = range(first_step, last_step)
         requests = (self.request(step) for step in steps)
         answers = map(self.look_up, requests) if self.cached else self.workers.map(requests)
-        for step, (images, shown) in zip(steps, answers, strict=True):
+        for step in steps:
+            begin = time.perf_counter()
+            images, shown = next(answers)
+            waited = time.perf_counter() - begin
             if len(shown) == 0:
                 raise none_readable()
-            yield self.finish(self.request(step), images, shown)
+            yield replace(self.finish(self.request(step), images, shown), waited=waited)
 
     def look_up(self, request: Request) -> Answer:
         """The images of a request from memory."""

@@ -33,6 +33,7 @@ from resnets.training.optim import (
     trains_only_head,
 )
 from resnets.training.recipes import Recipe
+from resnets.training.shares import Shares
 
 SAVE_EVERY_SECONDS = 300.0
 LOG_EVERY_SECONDS = 1.0
@@ -146,9 +147,13 @@ class Meter:
 
 
 def train_step(
-    state: State, network: nn.Module, batch: Batch, recipe: Recipe, *, steps: int
-) -> tuple[Tensor, Tensor]:
-    """One optimizer step. Returns the mean loss and the number of correct images, on the device."""
+    state: State, network: nn.Module, batch: Batch, recipe: Recipe, *, steps: int,
+    mark: Callable[[str], None] = lambda phase: None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """One optimizer step. Returns the mean loss and the number of correct images, on the device.
+
+    `mark` is told when a phase of the step has ended.
+    """
     # The one place that touches global random state: dropout and stochastic depth follow the step.
     torch.manual_seed(_step_seed(recipe.seed, state.step))
     set_learning_rate(state.optimizer, learning_rate(recipe, state.step, steps=steps))
@@ -168,10 +173,12 @@ def train_step(
         share = len(images) / len(batch.images)
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = share * F.cross_entropy(exact, targets, label_smoothing=recipe.label_smoothing)
+        mark("forward")
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         correct += (logits.detach().argmax(1) == classes).sum()
+        mark("backward")
     if recipe.clip:
         state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
@@ -179,6 +186,7 @@ def train_step(
     state.scaler.update()
     if state.average is not None:
         state.average.update_parameters(state.model)
+    mark("optimizer")
     return total, correct
 
 
@@ -189,6 +197,7 @@ def train(
     stream: Stream,
     validate: Callable[[nn.Module], Scores],
     folder: RunFolder,
+    shares: Shares,
     num_images: int,
     log: Callable[[dict[str, Any]], None],
     stopped: Callable[[], bool],
@@ -208,8 +217,9 @@ def train(
     # A run that lost patience and was killed before its end is over, not to be gone on with.
     last_step = state.step if _lost_patience(state, recipe) else steps
     for batch in stream.batches(state.step, last_step):
+        shares.mark("copy", waited=batch.waited)
         rate = learning_rate(recipe, state.step, steps=steps)
-        loss, correct = train_step(state, network, batch, recipe, steps=steps)
+        loss, correct = train_step(state, network, batch, recipe, steps=steps, mark=shares.mark)
         meter.add(loss, correct, len(batch.images))
         state.step += 1
         state.replaced += batch.replaced
@@ -228,8 +238,10 @@ def train(
             meter = Meter.on(device)
 
         if due:
+            shares.mark("other")
             scores = validate(state.evaluated_model)
             state.model.train()
+            shares.mark("evaluation")
             _check_finite(scores.loss, state.step)
             _keep_best(state, scores.top1, folder)
             log({"kind": "validation", **position, "loss": scores.loss, "top1": scores.top1}
@@ -243,6 +255,9 @@ def train(
             saved = time.perf_counter()
         if stopping:
             return False
+        shares.mark("other")
+        if found := shares.after_step():
+            log(found | position)
     folder.save(state.checkpoint(), step=state.step)
     return True
 
