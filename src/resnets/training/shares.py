@@ -27,7 +27,7 @@ PHASES = ("data wait", "copy", "forward", "backward", "optimizer", "evaluation",
 STEPS = 50
 WARM_UP = 5
 """first steps that are not counted: kernels are made, workers start"""
-WORTHWHILE = 0.1
+WORTHWHILE = 0.05
 """least share of the time that a remedy must free to be named"""
 CANVAS = 1.25**2
 """cached images are larger than the input by this where crops are cut from them"""
