@@ -41,7 +41,7 @@ RECIPE = shlex.split(
     f"--model resnet20 --size 24 --batch-size 9 --steps {STEPS} --evaluate-every 1"
     " --crop resized --policy trivialaugment --erasing 0.25 --mixup 0.2 --cutmix 0.2"
     " --label-smoothing 0.1 --dropout 0.1 --drop-path 0.2 --ema 0.95 --clip 1"
-    " --precision fp32 --threads 1 --cache-mb 0 --save-every 0.02 --device cpu --quiet"
+    " --precision fp32 --tune off --threads 1 --cache-mb 0 --save-every 0.02 --device cpu --quiet"
 )
 PHASES = ("step", "validation", "write", "start", "scoring")
 SHARES = (3, 2, 3, 2, 1)

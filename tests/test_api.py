@@ -24,7 +24,7 @@ from resnets.run import CAUTION, notices_of
 
 SMALL: dict[str, Any] = {
     "model": "resnet20", "size": 16, "batch_size": 4, "precision": "fp32", "threads": 1,
-    "workers": 0, "evaluate_every": 1.0, "steps": 4,
+    "tune": "off", "workers": 0, "evaluate_every": 1.0, "steps": 4,
 }  # fmt: skip
 
 

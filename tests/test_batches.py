@@ -22,14 +22,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
-from resnets.data.augment import Augment, keys
+from resnets.data.augment import Augment, crop_boxes, flips, keys
 from resnets.data.batches import Batch, EvaluationBatches, TrainingStream, channel_statistics
 from resnets.data.keyed import permutation
 from resnets.data.pixels import TrainingReader, unless_abandoned
 from resnets.data.preprocess import Preprocess
+from resnets.data.sources.files import Paths
+from resnets.data.sources.names import Names
 from resnets.data.sources.parts import ImageFiles, Images
 from resnets.errors import UserError
 
@@ -58,21 +61,39 @@ def images(count: int, size: int = 16, channels: int = 3) -> Images:
     )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contents:
+    """A store of files in memory."""
+
+    names: Names
+    contents: tuple[bytes, ...]
+    num_readers = 1
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.contents[index]
+
+    def subset(self, indices: Any) -> Contents:
+        return Contents(self.names.subset(indices), tuple(self.contents[i] for i in indices))
+
+    def stamps(self) -> np.ndarray[Any, Any]:
+        return np.zeros((len(self.contents), 3), np.int64)
+
+
 def files(count: int, folder: Path | None = None) -> ImageFiles:
     """PNGs of 24 x 20, in memory or in a folder."""
-    encoded: list[str | bytes] = []
+    encoded = []
     for n, pixels in enumerate(pixels_of(count, 20, 24)):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
         encoded.append(buffer.getvalue())
         if folder is not None:
             (folder / f"{n}.png").write_bytes(buffer.getvalue())
-            encoded[-1] = str(folder / f"{n}.png")
+    names = Names.of(f"{n}.png" for n in range(count))
     return ImageFiles(
-        files=tuple(encoded),
+        files=Paths(str(folder), names) if folder else Contents(names, tuple(encoded)),
         targets=np.arange(count) % 3,
-        ids=tuple(f"{n}" for n in range(count)),
         widths_heights=np.tile(np.array([24, 20], np.int32), (count, 1)),
+        num_bytes=np.array([len(content) for content in encoded]),
         channels=3,
     )
 
@@ -236,6 +257,57 @@ def memory_after(batches: Iterable[Batch]) -> int:
         pass
     gc.collect()
     return tracemalloc.get_traced_memory()[0]
+
+
+# --- large photos
+
+
+def large_jpegs(folder: Path, count: int) -> ImageFiles:
+    for n, pixels in enumerate(pixels_of(count, 96, 128)):
+        Image.fromarray(pixels).save(folder / f"{n}.jpg")
+    return ImageFiles(
+        files=Paths(str(folder), Names.of(f"{n}.jpg" for n in range(count))),
+        targets=np.arange(count) % 3,
+        widths_heights=np.tile(np.array([128, 96], np.int32), (count, 1)),
+        num_bytes=np.ones(count, np.int64),
+        channels=3,
+    )
+
+
+def test_training_decodes_smaller_and_evaluation_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, sizes = large_jpegs(tmp_path, 8), []
+    loaded = ImageFile.ImageFile.load
+
+    def load(picture: Image.Image) -> Any:
+        sizes.append(picture.size)
+        return loaded(picture)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    augment = Augment(crop="resized", min_area=0.5)
+    next(stream(part, augment=augment, **STREAMED).batches(0, 1))
+    assert set(sizes) <= {(64, 48), (32, 24)}  # 16 pixels fit four times into most boxes
+    sizes.clear()
+    list(EvaluationBatches(part, preprocess=TO_16, batch_size=8, device="cpu", **STREAMED))
+    next(stream(part, **STREAMED).batches(0, 1))  # nor does training without random boxes
+    assert set(sizes) == {(128, 96)}
+
+
+def test_a_streamed_box_is_torchvisions(tmp_path: Path) -> None:
+    """Where nothing is reduced, the same pixels as cutting and resizing the whole image."""
+    part, to_64 = large_jpegs(tmp_path, 8), Preprocess(size=64)
+    augment = Augment(crop="resized", min_area=0.3, flip="random")
+    reader = TrainingReader(part, to_64, augment, seed=3)
+    epochs, indices = np.zeros(8, np.int64), np.arange(8)
+    sample_keys = keys(3, epochs, indices)
+    boxes = crop_boxes(sample_keys, min_area=0.3, image_aspect=128 / 96).T
+    for index, (box, mirror) in enumerate(zip(boxes, flips(sample_keys), strict=True)):
+        whole = torch.from_numpy(part.read(index, 3)).permute(2, 0, 1)
+        corners = np.rint(box * (96, 128, 96, 128)).astype(int).tolist()
+        expected = v2.functional.resized_crop(whole, *corners, [64, 64])
+        found = reader[epochs, indices][0][index]
+        assert torch.equal(found, expected.flip(2) if mirror else expected)
 
 
 # --- files that fail after indexing

@@ -80,7 +80,8 @@ def digest(checkpoint: Checkpoint) -> str:
     ids=lambda values: "-".join(map(str, values.values())),
 )
 def test_a_state_comes_back_to_the_last_bit(tmp_path: Path, values: dict[str, Any]) -> None:
-    recipe = Recipe(**{"learning_rate": 0.1, "precision": "fp32"} | values)
+    given = {"learning_rate": 0.1, "precision": "fp32", "memory_format": "channels_last"}
+    recipe = Recipe(**given | values)
     state = trained(recipe)
     state.best_score, state.best_step, state.validations_since_best = 0.123456789, 2, 1
     state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 1024.0})
@@ -97,7 +98,7 @@ def test_a_state_comes_back_to_the_last_bit(tmp_path: Path, values: dict[str, An
 
 def test_slots_lie_in_memory_as_their_parameters(tmp_path: Path) -> None:
     """Fused optimizers walk memory: another layout of the momentum would scramble it."""
-    recipe = Recipe(learning_rate=0.1, precision="fp32")
+    recipe = Recipe(learning_rate=0.1, precision="fp32", memory_format="channels_last")
     save_checkpoint(tmp_path / "state.safetensors", trained(recipe).checkpoint())
     state = new_state(recipe)
     state.restore(load_checkpoint(tmp_path / "state.safetensors"))

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from resnets.data.decode import MAX_PIXELS, DecodeError, Header, decode, inspect
+from resnets.data.decode import MAX_PIXELS, DecodeError, Header, Piece, decode, inspect
 from resnets.errors import UserError
 
+REDUCED_LOSS = 3.0  # of 255, on average, against the full picture shrunk by a box filter
 JPEG_LOSS = 20  # of 255, for a smooth picture at quality 95 with halved chroma
 
 
@@ -289,3 +290,56 @@ def test_agrees_with_exif_transpose() -> None:
     content = saved(Image.fromarray(smooth()), "JPEG", exif=exif)
     theirs = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
     np.testing.assert_array_equal(decode(content), np.array(theirs))
+
+
+def photo(height: int, width: int) -> Image.Image:
+    """Smooth noise, as a photo."""
+    coarse = np.random.default_rng(0).integers(0, 256, (height // 16, width // 16, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_piece_is_cut_from_the_decoded_picture(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    content = saved(photo(160, 96), kind, exif=exif)
+    whole = decode(content)
+    height, width, _ = whole.shape
+    piece = Piece(top=0.25, left=0.5, height=0.5, width=0.25, side=32)
+    cut = whole[height // 4 : height * 3 // 4, width // 2 : width * 3 // 4]
+    np.testing.assert_array_equal(decode(content, piece=piece), cut)
+    assert decode(content, piece=Piece(0.999, 0.999, 0.001, 0.001, side=32)).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("side", "factor"), [(400, 1), (201, 1), (200, 2), (101, 2), (100, 4), (50, 8), (7, 8)]
+)
+@pytest.mark.parametrize("kind", ["RGB", "L", "CMYK"])
+def test_a_large_jpeg_is_decoded_smaller(side: int, factor: int, kind: str) -> None:
+    picture = photo(480, 640).convert(kind)
+    content = saved(picture, "JPEG", quality=95)
+    channels = 1 if kind == "L" else 3
+    piece = Piece(top=0, left=0, height=400 / 480, width=1, side=side)
+    found = decode(content, channels=channels, piece=piece)
+    assert found.shape == (400 // factor, 640 // factor, channels)
+    assert min(found.shape[:2]) >= min(side, 400)
+    full = decode(content, channels=channels)[:400]
+    boxes = full.reshape(400 // factor, factor, 640 // factor, factor, channels)
+    assert np.abs(found - boxes.mean((1, 3))).mean() < REDUCED_LOSS
+
+
+def test_a_turned_jpeg_is_decoded_smaller_the_right_way_up() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    content = saved(photo(320, 480), "JPEG", quality=95, exif=exif)
+    top = Piece(top=0, left=0, height=0.5, width=1, side=120)  # of 480 x 320, upright
+    found, whole = decode(content, piece=top), decode(content)
+    assert (whole.shape, found.shape) == ((480, 320, 3), (120, 160, 3))
+    boxes = whole[:240].reshape(120, 2, 160, 2, 3).mean((1, 3))
+    assert np.abs(found - boxes).mean() < REDUCED_LOSS
+
+
+def test_other_formats_are_never_reduced() -> None:
+    content = saved(photo(160, 160), "PNG")
+    np.testing.assert_array_equal(decode(content, piece=Piece(0, 0, 1, 1, side=8)), decode(content))

@@ -65,7 +65,11 @@ INSIDE = {
         "training.finite",
         "training.interrupt",
         "training.state",
+        "training.shares",
     },
+    "training.probe": {"training.environment"},
+    "training.planning": {"training.optim", "training.probe", "training.recipes"},
+    "training.shares": {"training.planning", "training.probe", "training.recipes"},
 }
 
 

@@ -14,7 +14,7 @@ import torch
 from resnets.data.sources import DataSet, Images
 from resnets.errors import UserError
 from resnets.training import job as room
-from resnets.training.environment import choose_device, describe_environment
+from resnets.training.environment import choose_device, describe_environment, kept_threads
 from resnets.training.job import Job, Parts, augmentation, divide, fingerprint
 from resnets.training.recipes import Recipe
 
@@ -38,7 +38,7 @@ def recipe_of(**values: Any) -> Recipe:
     given: dict[str, Any] = {
         "model": "resnet20", "size": 16, "steps": 4, "batch_size": 8, "learning_rate": 0.1,
         "crop": "shift", "precision": "fp32", "workers": 0, "threads": 1, "evaluate_every": 1.0,
-        "policy": "none",
+        "policy": "none", "memory_format": "channels_last",
     }  # fmt: skip
     return Recipe(**given | values)
 
@@ -55,7 +55,7 @@ def test_a_validation_part_is_held_out_of_the_training_part() -> None:
     assert (len(parts.train), len(parts.val)) == (48, 12)
     assert set(parts.train.ids) | set(parts.val.ids) == set(data.parts["train"].ids)
     assert set(parts.train.ids) & set(parts.val.ids) == set()
-    assert parts.held_out == parts.val.ids
+    assert parts.held_out == tuple(parts.val.ids)
     assert np.bincount(parts.val.targets).tolist() == [4, 4, 4]
     assert parts.scored == ("test", data.parts["test"])
 
@@ -65,7 +65,8 @@ def test_the_split_follows_the_seed_and_can_be_repeated() -> None:
     first, other = divide(data, recipe_of(seed=1)), divide(data, recipe_of(seed=2))
     assert first.held_out != other.held_out
     again = divide(data, recipe_of(seed=2), held_out=first.held_out)
-    assert (again.train.ids, again.val.ids) == (first.train.ids, first.val.ids)
+    assert list(again.train.ids) == list(first.train.ids)
+    assert list(again.val.ids) == list(first.val.ids)
     assert again.scored[0] == "validation"
 
 
@@ -192,6 +193,13 @@ def test_devices() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="not available on this machine"):
             choose_device("cuda")
+
+
+def test_a_run_gives_the_threads_back() -> None:
+    before = torch.get_num_threads()
+    with kept_threads():
+        torch.set_num_threads(before + 1)
+    assert torch.get_num_threads() == before
 
 
 def test_environment() -> None:

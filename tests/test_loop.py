@@ -32,6 +32,7 @@ from tiny_runs import (
     batch_of,
     network,
     recipe_of,
+    shares_of,
     start,
 )
 
@@ -106,7 +107,8 @@ def learned(targets: np.ndarray[Any, Any], folder: RunFolder) -> float:
     )
     train(
         state, recipe, stream=stream, validate=lambda m: evaluate(m, batches, data.classes),
-        folder=folder, num_images=1000, log=folder.log, interruption=Interruption(),
+        folder=folder, shares=shares_of(recipe), num_images=1000, log=folder.log,
+        interruption=Interruption(),
     )  # fmt: skip
     return state.best_score
 

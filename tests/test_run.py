@@ -21,7 +21,7 @@ from resnets import api, results
 from resnets.data.sources import open_data
 from resnets.errors import UserError
 from resnets.modelfile import read_model
-from resnets.training import checkpoints, job, loop
+from resnets.training import checkpoints, job, loop, shares
 from resnets.training.checkpoints import RunFolder
 from resnets.training.finite import NotFiniteError
 from resnets.training.recipes import Recipe
@@ -29,7 +29,7 @@ from resnets.training.recipes import Recipe
 FIELDS: dict[str, Any] = {
     "model": "resnet20", "size": 16, "steps": 8, "batch_size": 12, "precision": "fp32",
     "threads": 1, "workers": 0, "mixup": 0.2, "ema": 0.5, "dropout": 0.1, "drop_path": 0.1,
-    "erasing": 0.2, "accumulate": 2, "evaluate_every": 0.5, "device": "cpu",
+    "erasing": 0.2, "accumulate": 2, "evaluate_every": 0.5, "device": "cpu", "tune": "off",
 }  # fmt: skip
 
 
@@ -133,6 +133,20 @@ def test_the_scores_are_those_of_the_model_file(data: Path, tmp_path: Path) -> N
         assert private not in file.recipe
     best = RunFolder(tmp_path / "run").load_best()
     assert all(torch.equal(tensor, file.weights[name]) for name, tensor in best.tensors.items())
+
+
+def test_the_report_says_where_the_time_went(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "STEPS", 6)
+    monkeypatch.setattr(shares, "WARM_UP", 2)
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(results, "write_report", lambda folder, **values: given.update(values))
+    said: list[str] = []
+    api.train(data, out=tmp_path / "run", log=lambda r: said.append(r.get("text", "")), **FIELDS)
+    line = dict(given["facts"])["speed"]
+    assert line in said
+    assert "forward" in line
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -20,6 +20,7 @@ from resnets.training.checkpoints import RunFolder
 from resnets.training.interrupt import Interruption
 from resnets.training.loop import train
 from resnets.training.recipes import Recipe
+from resnets.training.shares import Clock, Outlook, Shares
 from resnets.training.state import State
 
 CPU = torch.device("cpu")
@@ -34,6 +35,7 @@ TINY: dict[str, Any] = {
 BASE: dict[str, Any] = {
     "steps": STEPS, "batch_size": 8, "learning_rate": 0.05, "precision": "fp32", "crop": "none",
     "flip": "none", "policy": "none", "label_smoothing": 0.0, "evaluate_every": 1.0,
+    "memory_format": "channels_last",
 }  # fmt: skip
 HARD: dict[str, Any] = {
     "crop": "shift", "shift": 2, "flip": "random", "erasing": 0.3, "mixup": 0.4, "cutmix": 0.4,
@@ -99,12 +101,17 @@ class Scripted:
         return SimpleNamespace(top1=score, loss=self.loss)
 
 
+def shares_of(recipe: Recipe) -> Shares:
+    outlook = Outlook(recipe, num_train=20, num_val=4, cores=1, streamed=False)
+    return Shares(outlook, clock=Clock.of(CPU))
+
+
 def run(
     state: State, recipe: Recipe, folder: RunFolder, *, stream: Any = None,
     validate: Callable[[nn.Module], Any] | None = None, interruption: Interruption | None = None,
 ) -> bool:  # fmt: skip
     return train(
         state, recipe, stream=stream or stream_of(recipe), validate=validate or Scripted(0.5),
-        folder=folder, num_images=20, log=folder.log,
+        folder=folder, shares=shares_of(recipe), num_images=20, log=folder.log,
         interruption=interruption or Interruption(),
     )  # fmt: skip

@@ -25,10 +25,11 @@ from resnets.results import TrainingResult
 from resnets.run import Log, go_on, notices_of, start
 from resnets.scoring import Mistakes, score
 from resnets.training.checkpoints import RunFolder
-from resnets.training.environment import choose_device
+from resnets.training.environment import choose_device, kept_threads
 from resnets.training.recipes import Recipe, named_recipe, override
 
 
+@kept_threads()
 def train(
     data: str | Path | None = None,
     *,

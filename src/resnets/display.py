@@ -43,7 +43,7 @@ def program() -> str:
 
 
 class Display:
-    """Shows records of kinds `notice`, `start`, `train` and `validation`."""
+    """Shows records of kinds `start`, `train` and `validation`, and any that carries a text."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -66,7 +66,7 @@ class Display:
         if self.quiet:
             return
         kind = record["kind"]
-        if kind == "notice":
+        if "text" in record:
             self._stop()
             self.console.print(record["text"], markup=False, soft_wrap=True)
             return

@@ -24,7 +24,7 @@ from resnets.training.checkpoints import MODEL_FILE, RunFolder
 from resnets.training.job import Job
 
 SAMPLES_SHOWN = 32
-OF_THE_MACHINE = ("threads", "workers", "cache_mb", "compile", "weights", "save_every")
+OF_THE_MACHINE = ("threads", "tune", "workers", "cache_mb", "compile", "weights", "save_every")
 """recipe fields that stay out of the model file: they say where it was made, not what it is"""
 
 
@@ -120,5 +120,6 @@ def _facts(
                 f"{best['step']:,}"),
         ("recipe", f"{recipe.optimizer}, {recipe.schedule}, peak learning rate "
                    f"{recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}"),
+        *[("speed", r["text"]) for r in folder.history() if r["kind"] == "shares"][-1:],
         *(("caution", text) for text in cautions),
     ]  # fmt: skip

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from resnets.data.sources import NAMES, DataSet, open_data
+from resnets.data.pixels import usable_cpus
+from resnets.data.sources import NAMES, DataSet, Part, open_data
 from resnets.errors import UserError
 from resnets.results import TrainingResult, finish
 from resnets.training.checkpoints import MODEL_FILE, Checkpoint, NotSavedError, RunFolder
@@ -27,8 +28,10 @@ from resnets.training.job import Job, content_digest, divide, fingerprint
 from resnets.training.loop import train
 from resnets.training.memory import fitting
 from resnets.training.planning import Facts, Plan, plan, with_steps
+from resnets.training.probe import Advice
 from resnets.training.promise import Basis, cautions_of, differences, take_over
 from resnets.training.recipes import Recipe, override
+from resnets.training.shares import Clock, Outlook, Shares
 from resnets.training.state import State
 
 Log = Callable[[Mapping[str, Any]], None]
@@ -48,8 +51,6 @@ def start(
     def left() -> float | None:
         return None if budget is None else budget - (time.perf_counter() - started)
 
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
     dataset = open_data(data, max_bad=recipe.max_bad)
     notices = notices_of(dataset)
     for text in notices:
@@ -62,6 +63,8 @@ def start(
     facts = parts.facts(dataset.classes)
     _notice(say, f"{dataset.name}: {_counts(facts)}; measuring this machine")
     current = plan(recipe, origins, facts, seconds=left(), device=device)
+    assert current.recipe.threads is not None
+    torch.set_num_threads(current.recipe.threads)
     job = Job.build(current.recipe, parts, classes=dataset.classes, device=device)
 
     def measure(current: Plan) -> tuple[float, float]:
@@ -89,7 +92,8 @@ def _begin(
             _notice(say, reason)
         _write_config(folder, tried)
         folder.forget_after(0, validated=0)
-        return _run(replace(job, recipe=tried.recipe), folder, say, notices=notices)
+        ready = replace(job, recipe=tried.recipe)
+        return _run(ready, folder, say, notices=notices, advice=tried.advice)
 
     return fitting(current, attempt)[1]
 
@@ -153,7 +157,7 @@ def _verify(folder: RunFolder, dataset: DataSet, stored: Mapping[str, Any]) -> N
 
 def _run(
     job: Job, folder: RunFolder, say: Log, *, notices: Sequence[str],
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Checkpoint | None = None, advice: tuple[Advice, ...] = (),
 ) -> TrainingResult:  # fmt: skip
     """The loop and what follows it, or how it was stopped."""
     model = job.new_model(pretrained=checkpoint is None)
@@ -161,15 +165,20 @@ def _run(
     if checkpoint is not None:
         state.restore(checkpoint)
     interruption, unsaved = Interruption(), None
+    outlook = Outlook(
+        job.recipe, num_train=len(job.parts.train), num_val=len(job.parts.val),
+        cores=usable_cpus(), streamed=not job.stream.cached, advice=advice,
+    )  # fmt: skip
+    shares = Shares(outlook, clock=Clock.of(job.device))
     try:
         progress = {"step": state.step, "steps": job.recipe.steps, "seconds": folder.seconds()}
         say({"kind": "start", **progress})
         with interruption:
-            result = _train_and_finish(state, job, folder, say, notices, interruption)
+            result = _train_and_finish(state, job, folder, say, notices, shares, interruption)
         if result is not None:
             return result
     except NotFiniteError as error:
-        raise _with_ids(error, job.parts.train.ids) from None
+        raise _with_ids(error, job.parts.train) from None
     except torch.OutOfMemoryError as error:
         if folder.load() is None:
             raise  # nothing is lost by beginning anew in smaller pieces
@@ -194,7 +203,7 @@ def _run(
 
 def _train_and_finish(
     state: State, job: Job, folder: RunFolder, say: Log, notices: Sequence[str],
-    interruption: Interruption,
+    shares: Shares, interruption: Interruption,
 ) -> TrainingResult | None:  # fmt: skip
     """None when a signal stopped the loop."""
     cautions = [CAUTION] if job.recipe.validate_on == "test" else []
@@ -209,7 +218,7 @@ def _train_and_finish(
 
     finished = train(
         state, job.recipe, stream=job.stream, validate=job.validate, folder=folder,
-        num_images=len(job.parts.train), log=log, interruption=interruption,
+        shares=shares, num_images=len(job.parts.train), log=log, interruption=interruption,
     )  # fmt: skip
     if not finished:
         return None
@@ -220,11 +229,11 @@ def _train_and_finish(
         return finish(job, folder, notices=[*notices, *cautions], cautions=cautions)
 
 
-def _with_ids(error: NotFiniteError, ids: Sequence[str]) -> NotFiniteError:
+def _with_ids(error: NotFiniteError, images: Part) -> NotFiniteError:
     """The same error, naming images of its batch."""
     if error.indices is None:
         return error
-    shown = ", ".join(ids[index] for index in error.indices[:IDS_SHOWN])
+    shown = ", ".join(images.ids[index] for index in error.indices[:IDS_SHOWN])
     more = len(error.indices) - IDS_SHOWN
     tail = f" and {more} more" if more > 0 else ""
     return NotFiniteError(f"{error}, of the images {shown}{tail}", error.indices)

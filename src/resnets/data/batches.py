@@ -9,6 +9,7 @@ the order permutation(seed, e); the epochs are laid end to end and step s takes 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -56,6 +57,7 @@ class Batch:
     targets: Tensor  # N int64, or N K float32 shares of classes where images are mixed
     indices: Indices
     replaced: int  # files that could not be read (any more)
+    waited: float = 0.0  # seconds until the bytes were there
 
 
 def fits(part: Part, preprocess: Preprocess, cache_mb: float) -> bool:
@@ -133,10 +135,13 @@ class TrainingStream:
         steps = range(first_step, last_step)
         requests = (self.request(step) for step in steps)
         answers = map(self.look_up, requests) if self.cached else self.workers.map(requests)
-        for step, (images, shown) in zip(steps, answers, strict=True):
+        for step in steps:
+            begin = time.perf_counter()
+            images, shown = next(answers)
+            waited = time.perf_counter() - begin
             if len(shown) == 0:
                 raise none_readable()
-            yield self.finish(self.request(step), images, shown)
+            yield replace(self.finish(self.request(step), images, shown), waited=waited)
 
     def look_up(self, request: Request) -> Answer:
         """The images of a request from memory."""
@@ -150,10 +155,10 @@ class TrainingStream:
         epochs, indices = request
         sample_keys = keys(self.seed, epochs, indices)
         images = images.to(self.device, non_blocking=True)
-        if self.cached and self.augment.crop == "resized":
-            images = self.cut(images, shown, sample_keys)
-        else:
+        if self.augment.crop != "resized":
             images = shift_and_flip(images, sample_keys, self.augment)
+        elif self.cached:  # else the workers, who saw the originals, did so
+            images = self.cut(images, shown, sample_keys)
         images = erase(self.preprocess.normalise(images), sample_keys, self.augment.erasing)
         targets = self.targets[torch.from_numpy(shown)].to(self.device)
         if self.augment.mixes:

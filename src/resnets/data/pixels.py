@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from resnets.data.augment import Augment, apply_policy, crop_boxes
-from resnets.data.decode import DecodeError
-from resnets.data.keyed import keys
+from resnets.data.augment import Augment, apply_policy, crop_boxes, flips
+from resnets.data.decode import DecodeError, Piece
+from resnets.data.keyed import Keys, keys
 from resnets.data.preprocess import Preprocess
 from resnets.data.sources.parts import Part
 from resnets.errors import UserError
@@ -39,10 +39,10 @@ Answer = tuple[Tensor, Indices]  # images N C H W uint8, indices shown
 CHUNK = 64  # images a thread takes at a time
 
 
-def try_read(part: Part, index: int, channels: int) -> Bytes | None:
-    """One image H W C, or None where the file cannot be read (any more)."""
+def try_read(part: Part, index: int, channels: int, piece: Piece | None = None) -> Bytes | None:
+    """One image H W C or a piece of it, or None where the file cannot be read (any more)."""
     try:
-        return part.read(index, channels)
+        return part.read(index, channels, piece)
     except DecodeError:
         return None
 
@@ -50,6 +50,11 @@ def try_read(part: Part, index: int, channels: int) -> Bytes | None:
 def as_tensor(image: Bytes) -> Tensor:
     """H W C to C H W, without a copy where the array may be written to."""
     return torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
+
+
+def stacked(images: Iterable[Tensor]) -> Tensor:
+    """C H W each to N C H W, in the order of files: the colours of a pixel lie together."""
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,37 +133,51 @@ class TrainingReader:
         epochs, indices = request
         sample_keys = keys(self.seed, epochs, indices)
         shown, images = [], []
-        for key, index in zip(sample_keys, indices, strict=True):
-            found, image = self.next_readable(int(index))
+        mirrored = flips(sample_keys) & (self.augment.flip == "random")
+        pieces = self.pieces(sample_keys, indices)
+        for index, piece, mirror in zip(indices, pieces, mirrored, strict=True):
+            found, image = self.next_readable(int(index), piece)
             if image is None:
                 return torch.empty(0), np.empty(0, dtype=np.int64)
-            images.append(self.fit(image, key))
+            images.append(self.fit(image, mirror=mirror))
             shown.append(found)
-        batch = apply_policy(torch.stack(images), sample_keys, self.augment.policy)
+        batch = apply_policy(stacked(images), sample_keys, self.augment.policy)
         return batch, np.array(shown, dtype=np.int64)
 
-    def next_readable(self, index: int) -> tuple[int, Bytes | None]:
+    def pieces(self, sample_keys: Keys, indices: Indices) -> list[Piece] | list[None]:
+        """The random box of each image, N; None where images are shown as in evaluation.
+
+        What replaces an unreadable file is cut by that file's box.
+        """
+        if self.augment.crop != "resized":
+            return [None] * len(indices)
+        widths, heights = self.part.sizes[indices].T
+        area = self.augment.min_area
+        box = crop_boxes(sample_keys, min_area=area, image_aspect=widths / heights)
+        side = self.preprocess.size
+        return [
+            Piece(top=top, left=left, height=height, width=width, side=side)
+            for top, left, height, width in box.T.tolist()
+        ]
+
+    def next_readable(self, index: int, piece: Piece | None) -> tuple[int, Bytes | None]:
         """The image at `index`, or at the first index after it that can be read; None: nowhere."""
         for step in range(len(self.part)):
             found = (index + step) % len(self.part)
-            image = try_read(self.part, found, self.preprocess.channels)
+            image = try_read(self.part, found, self.preprocess.channels, piece)
             if image is not None:
                 return found, image
         return index, None
 
-    def fit(self, image: Bytes, key: np.uint64) -> Tensor:
-        """To the size of the network: by a random box, or as in evaluation."""
+    def fit(self, image: Bytes, *, mirror: bool) -> Tensor:
+        """To the size of the network: a random box, mirrored or not, or as in evaluation."""
         if self.augment.crop != "resized":
             return as_tensor(self.preprocess.resize(image))
         from torchvision.transforms.v2 import functional as v2
 
-        H, W = image.shape[:2]
-        box = crop_boxes(np.array([key]), min_area=self.augment.min_area, image_aspect=W / H)
-        corners = np.rint(box[:, 0] * (H, W, H, W)).astype(np.int64).tolist()
-        top, left, height, width = corners[0], corners[1], max(1, corners[2]), max(1, corners[3])
-        size = [self.preprocess.size] * 2
-        cut: Tensor = v2.resized_crop(as_tensor(image), top, left, height, width, size)
-        return cut
+        # Unlike Pillow's, this resize is vectorised, and takes the colours of a pixel together.
+        resized: Tensor = v2.resize(as_tensor(image), [self.preprocess.size] * 2)
+        return resized.flip(2) if mirror else resized
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +194,7 @@ class EvaluationReader:
             i: as_tensor(self.preprocess.resize(x)) for i, x in found.items() if x is not None
         }
         empty = torch.empty((0, channels, size, size), dtype=torch.uint8)
-        batch = torch.stack(list(images.values())) if images else empty
+        batch = stacked(images.values()) if images else empty
         return batch, np.array(list(images), dtype=np.int64)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -53,6 +54,16 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "device_name": name,
         "threads": torch.get_num_threads(),
     }
+
+
+@contextmanager
+def kept_threads() -> Iterator[None]:
+    """Give back the number of CPU threads at the end: a run may choose another."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def place(model: Network, *, device: torch.device, memory_format: str) -> Network:

@@ -81,7 +81,8 @@ def divide(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None = No
     if held_out is None:
         train, val = stratified_split(whole.targets, fraction=recipe.val_fraction, seed=recipe.seed)
     else:
-        chosen = np.isin(np.array(whole.ids), np.array(held_out))
+        names = frozenset(held_out)
+        chosen = np.fromiter((name in names for name in whole.ids), np.bool_, len(whole))
         train, val = np.flatnonzero(~chosen), np.flatnonzero(chosen)
     return Parts(whole.subset(train), whole.subset(val), test, tuple(whole.ids[i] for i in val))
 

@@ -29,6 +29,7 @@ from resnets.training.finite import LossWatch, check_finite
 from resnets.training.interrupt import Interrupted, Interruption
 from resnets.training.optim import learning_rate, set_learning_rate, trains_only_head
 from resnets.training.recipes import Recipe
+from resnets.training.shares import Shares
 from resnets.training.state import State
 
 LOG_EVERY_SECONDS = 1.0
@@ -76,9 +77,13 @@ class Meter:
 
 
 def train_step(
-    state: State, network: nn.Module, batch: Batch, recipe: Recipe, *, steps: int
-) -> tuple[Tensor, Tensor]:
-    """One optimizer step. Returns the mean loss and the number of correct images, on the device."""
+    state: State, network: nn.Module, batch: Batch, recipe: Recipe, *, steps: int,
+    mark: Callable[[str], None] = lambda phase: None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """One optimizer step. Returns the mean loss and the number of correct images, on the device.
+
+    `mark` is told when a phase of the step has ended.
+    """
     # The one place that touches global random state: dropout and stochastic depth follow the step.
     torch.manual_seed(_step_seed(recipe.seed, state.step))
     set_learning_rate(state.optimizer, learning_rate(recipe, state.step, steps=steps))
@@ -98,10 +103,12 @@ def train_step(
         share = len(images) / len(batch.images)
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = share * F.cross_entropy(exact, targets, label_smoothing=recipe.label_smoothing)
+        mark("forward")
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         correct += (logits.detach().argmax(1) == classes).sum()
+        mark("backward")
     if recipe.clip:
         state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
@@ -109,6 +116,7 @@ def train_step(
     state.scaler.update()
     if state.average is not None:
         state.average.update_parameters(state.model)
+    mark("optimizer")
     return total, correct
 
 
@@ -119,6 +127,7 @@ def train(
     stream: Stream,
     validate: Callable[[nn.Module], Scores],
     folder: RunFolder,
+    shares: Shares,
     num_images: int,
     log: Callable[[dict[str, Any]], None],
     interruption: Interruption,
@@ -147,9 +156,11 @@ def train(
         while True:
             if _owes_validation(state, recipe, num_images=num_images):
                 start = time.perf_counter()
+                shares.mark("other")
                 with interruption.breaks():
                     scores = validate(state.evaluated_model)
                 state.model.train()
+                shares.mark("evaluation")
                 check_finite(scores.loss, step=state.step)
                 improved = state.take_score(scores.top1)
                 log({"kind": "validation", **now(), "loss": scores.loss, "top1": scores.top1})
@@ -163,8 +174,9 @@ def train(
                 break
             with interruption.breaks():
                 batch = next(batches)
+            shares.mark("copy", waited=batch.waited)
             rate = learning_rate(recipe, state.step, steps=steps)
-            loss, correct = train_step(state, network, batch, recipe, steps=steps)
+            loss, correct = train_step(state, network, batch, recipe, steps=steps, mark=shares.mark)
             state.step += 1
             state.replaced += batch.replaced
             meter.add(loss, correct, len(batch.images))
@@ -180,6 +192,9 @@ def train(
                 meter = Meter.on(device)
             if saving:
                 saved = _save(state, folder, log)
+            shares.mark("other")
+            if found := shares.after_step():
+                log(found | now())
 
     watch.settle()
     state.save(folder)

@@ -5,24 +5,30 @@ Leaves: a `Plan`, the same recipe with every field filled in, each with its orig
 with their reasons. Nothing is measured again after this: the run is a pure function of the plan.
 
 The idea of the choice: with few images or much time a larger network or input wins, with many
-images or little time a faster one. Candidates are timed for a moment on the machine at hand; the
-most expensive one that still affords enough passes over the training images is taken.
+images or little time a faster one. `probe.py` times the ways to compute and then the networks for
+a moment; the most expensive one that still affords enough passes over the images is taken.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from resnets.errors import UserError
-from resnets.models.families import MODELS, create_model
-from resnets.training.environment import FORMATS, autocast, place
+from resnets.models.families import MODELS
 from resnets.training.optim import default_learning_rate
+from resnets.training.probe import (
+    Advice,
+    Candidate,
+    Setting,
+    Stopwatch,
+    Timing,
+    probe,
+    settled,
+)
 from resnets.training.recipes import Recipe
 
 DEFAULT_SECONDS = 600.0
@@ -42,9 +48,15 @@ FORWARD_COST = 3
 """a training step costs about three forward passes"""
 FEWEST_STEPS = 20
 """steps that an epoch should have: smaller sets get smaller batches"""
-PROBE_IMAGES = 32
-FASTER = 0.9
-"""reduced precision must take less than this share of fp32's time to be chosen"""
+PROBE_SECONDS = 3.0
+PROBE_SHARE = 0.02
+"""of the time budget, when that is more"""
+PROBE_SIDE = 64
+"""of the images that ways to compute are compared on, at most"""
+FIXED = {"precision": "fp32", "memory_format": "channels_last"}
+"""with all cores, how `--tune off` computes, and from where the probe starts"""
+NETWORK_IMAGES = 32
+"""in a pass that compares networks"""
 
 
 @dataclass(frozen=True)
@@ -61,26 +73,21 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A network and its input size."""
-
-    model: str
-    size: int
-
-
-@dataclass(frozen=True)
 class Plan:
     """A resolved recipe: no field is open but `steps`, which `with_steps` fills in last."""
 
     recipe: Recipe
     origins: dict[str, str]
     reasons: tuple[str, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    """what was measured faster than the values that the user gave"""
 
     def fill(self, origin: str, reason: str = "", **values: Any) -> Plan:
         """Set fields, remembering where they came from."""
         reasons = (*self.reasons, reason) if reason else self.reasons
         origins = self.origins | dict.fromkeys(values, origin)
-        return Plan(replace(self.recipe, **values), origins, reasons)
+        recipe = replace(self.recipe, **values)
+        return replace(self, recipe=recipe, origins=origins, reasons=reasons)
 
 
 SMALL_LADDER = ("resnet20", "resnet10_half_cifar", "resnet18_half_cifar", "resnet18_cifar")
@@ -115,18 +122,23 @@ def candidates(facts: Facts, recipe: Recipe) -> list[Candidate]:
 
 def plan(
     recipe: Recipe, origins: dict[str, str], facts: Facts, *, seconds: float | None,
-    device: torch.device,
+    device: torch.device, timing: Timing | None = None,
 ) -> Plan:  # fmt: skip
-    """Fill in everything but the number of steps; `seconds` are left for the whole run."""
-    current = Plan(recipe, origins)
-    if recipe.threads is None:
-        current = current.fill("measured", threads=torch.get_num_threads())
+    """Fill in everything but the number of steps; `seconds` are left for the whole run.
+
+    `timing` measures one pass of a network; left out, on this machine.
+    """
+    if timing is None:
+        channels, num_classes = facts.channels, facts.num_classes
+        timing = Stopwatch(channels=channels, num_classes=num_classes, device=device)
+    current, cores = Plan(recipe, origins), torch.get_num_threads()
     if recipe.workers is None:
-        current = current.fill("measured", workers=max(1, torch.get_num_threads()))
+        current = current.fill("measured", workers=recipe.threads or cores)
     if recipe.batch_size is None:
         batch_size = _batch_size(facts.num_train, recipe.accumulate)
         current = current.fill("data", batch_size=batch_size)
-    current = _choose_network(current, facts, seconds=seconds, device=device)
+    current = _tune(current, facts, cores, seconds=seconds, device=device, timing=timing)
+    current = _choose_network(current, facts, seconds=seconds, timing=timing)
     current = _warn_of_tiny_maps(current)
     if recipe.learning_rate is None:
         assert current.recipe.batch_size is not None
@@ -191,55 +203,55 @@ def _ending_seconds(facts: Facts, image_seconds: float) -> float:
     return REPORT_SECONDS + 2 * image_seconds * (facts.num_test or facts.num_val)
 
 
-def training_seconds(
-    model: nn.Module, *, size: int, channels: int, images: int, precision: str,
-    memory_format: str, device: torch.device, repeats: int = 2,
-) -> float:  # fmt: skip
-    """Fastest of some forward and backward passes over random images."""
-    place(model, device=device, memory_format=memory_format).train()
-    inputs = torch.randn(images, channels, size, size, device=device)
-    inputs = inputs.to(memory_format=FORMATS[memory_format])
-    targets = torch.zeros(images, dtype=torch.long, device=device)
+def _tune(
+    current: Plan, facts: Facts, cores: int, *, seconds: float | None, device: torch.device,
+    timing: Timing,
+) -> Plan:  # fmt: skip
+    """How to compute: fixed defaults, or measured on the network in the middle of the candidates.
 
-    def once() -> float:
-        start = time.perf_counter()
-        with autocast(device, precision):
-            logits = model(inputs)
-        loss = F.cross_entropy(logits.float(), targets)
-        loss.backward()  # type: ignore[no-untyped-call]
-        loss.item()
-        return time.perf_counter() - start
+    What the user gave stays; a faster value is only advised.
+    """
+    recipe = current.recipe
+    assert recipe.batch_size is not None
+    values: dict[str, Any] = {"threads": cores} | FIXED
+    opened = [name for name in values if getattr(recipe, name) in (None, "auto")]
+    fixed = values.keys() - opened
+    values |= {name: getattr(recipe, name) for name in fixed}
+    if recipe.tune == "off":
+        return current.fill("default", **{name: values[name] for name in opened})
+    options = candidates(facts, recipe)
+    middle = options[(len(options) - 1) // 2]
+    candidate = replace(middle, size=min(middle.size, PROBE_SIDE))
+    start = Setting(**values, images=recipe.batch_size // recipe.accumulate)
+    found = probe(
+        start, partial(timing, candidate), cores=cores, device=device, fixed=fixed,
+        accumulate=recipe.accumulate, default_batch=_batch_size(facts.num_train, 1),
+        seconds=max(PROBE_SECONDS, PROBE_SHARE * (seconds or 0)),
+    )  # fmt: skip
+    reason = f"images/s of {candidate.model} at {candidate.size} pixels: {found}"
+    chosen = {name: getattr(found.setting, name) for name in opened}
+    current = replace(current, advice=found.advice).fill("measured", reason, **chosen)
+    faster = ", ".join(f"{advice.flag} in {advice.time:.2f}" for advice in found.advice)
+    said = f"measured as faster, of the time an image takes as asked for: {faster}"
+    return current.fill("", said if faster else "")
 
-    once()
-    return min(once() for _ in range(repeats))
 
-
-def _choose_network(
-    current: Plan, facts: Facts, *, seconds: float | None, device: torch.device
-) -> Plan:
+def _choose_network(current: Plan, facts: Facts, *, seconds: float | None, timing: Timing) -> Plan:
     recipe = current.recipe
     options = candidates(facts, recipe)
-    probe: dict[str, Any] = {
-        "channels": facts.channels, "images": PROBE_IMAGES,
-        "memory_format": recipe.memory_format, "device": device,
-    }  # fmt: skip
-    precision: Any = recipe.precision
-    if precision == "auto":
-        model = _probe_model(options[0], facts)
-        precision, reason = _fastest_precision(model, size=options[0].size, probe=probe)
-        current = current.fill("measured", reason, precision=precision)
+    assert recipe.threads is not None
+    setting = Setting(recipe.threads, recipe.precision, recipe.memory_format, images=NETWORK_IMAGES)
     available = DEFAULT_SECONDS if seconds is None else seconds
     wanted = recipe.epochs or target_epochs(facts.num_train)
     chosen, said = options[0], ""
     for option in options if len(options) > 1 else ():
-        model = _probe_model(option, facts)
-        cost = training_seconds(model, size=option.size, precision=precision, **probe)
-        epochs = available * SAFETY / (cost / PROBE_IMAGES * facts.num_train)
+        image_seconds = settled(partial(timing, option), setting)
+        epochs = available * SAFETY / (image_seconds * facts.num_train)
         if epochs < wanted and said:
             break
         chosen = option
         said = (
-            f"{option.model} at {option.size} pixels: {PROBE_IMAGES / cost:.0f} images/s, "
+            f"{option.model} at {option.size} pixels: {1 / image_seconds:.0f} images/s, "
             f"about {epochs:.0f} passes over {facts.num_train:,} images in {available:.0f} s"
         )
     values = {
@@ -260,20 +272,6 @@ def _warn_of_tiny_maps(current: Plan) -> Plan:
     side = -(-size // stride)
     advice = "a network with a 3x3 stem such as resnet18_cifar keeps more"
     return current.fill("", f"{name} shrinks {size} pixels to a {side}x{side} map; {advice}")
-
-
-def _probe_model(candidate: Candidate, facts: Facts) -> nn.Module:
-    return create_model(candidate.model, num_classes=facts.num_classes, in_channels=facts.channels)
-
-
-def _fastest_precision(model: nn.Module, *, size: int, probe: dict[str, Any]) -> tuple[str, str]:
-    """fp32, unless half precision is measured faster on this machine."""
-    half = "fp16" if probe["device"].type == "mps" else "bf16"
-    exact = training_seconds(model, size=size, precision="fp32", **probe)
-    reduced = training_seconds(model, size=size, precision=half, **probe)
-    winner = half if reduced < FASTER * exact else "fp32"
-    times = f"{exact * 1e3:.0f} ms in fp32, {reduced * 1e3:.0f} ms in {half}"
-    return winner, f"precision {winner}: {PROBE_IMAGES} images take {times}"
 
 
 def _batch_size(num_train: int, accumulate: int) -> int:

@@ -104,12 +104,14 @@ class Recipe:
     """of every draw: split, order, augmentation, initial weights, dropout"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto measures, and leaves fp32 only where something else is faster"""
-    memory_format: Literal["channels_last", "contiguous"] = "channels_last"
-    """layout of images and weights in memory"""
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
+    """layout of images and weights in memory; auto measures"""
     compile: bool = False
     """compile the network with torch.compile (20 s before the first step)"""
     threads: int | None = None
-    """CPU threads of torch"""
+    """CPU threads of torch; measured when left out"""
+    tune: Literal["auto", "off"] = "auto"
+    """off does not measure how to compute: all cores, fp32 and channels_last, unless given"""
     workers: int | None = None
     """processes that decode images when they do not fit in memory"""
     cache_mb: int = 1024

@@ -15,7 +15,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from resnets.data.sources.index import Found
-from resnets.data.sources.parts import Array, Images
+from resnets.data.sources.names import Array
+from resnets.data.sources.parts import Images
 from resnets.errors import UserError
 
 _PARTS = ("train", "val", "test")

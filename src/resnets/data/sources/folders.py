@@ -15,11 +15,16 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from unicodedata import normalize
 
+import numpy as np
+
 from resnets.data.decode import SUFFIXES
-from resnets.data.sources.index import Found, Listed
+from resnets.data.sources.files import Paths
+from resnets.data.sources.index import Found, Listing, numbered
+from resnets.data.sources.names import Names
 from resnets.errors import UserError
 
 PARTS = {
@@ -110,7 +115,7 @@ def _scan(folder: str, path: str, ancestors: tuple[str, ...]) -> Tree:
 def read_folder(root: Path, tree: Tree) -> Found:
     """What the folder holds. Raises UserError if its layout is none of the known ones."""
     named = _named_parts(root, tree)
-    parts: dict[str, list[Listed]] = {}
+    folders: dict[str, dict[str, Tree]] = {}  # part -> class -> folder
     empty: list[str] = []
     notices = [*_ignored(tree, named), *_foreign(tree), *_runs(tree)]
     for name, part in (named or {"all": tree}).items():
@@ -122,19 +127,20 @@ def read_folder(root: Path, tree: Tree) -> Found:
                 "folder: ignored"
             )
         if classes:
-            parts[name] = _listed(root, classes)
+            folders[name] = classes
             notices += _alike(classes)
         elif name != "all" and not without:
             notices.append(f"{part.path} has no class folders with images: ignored")
-    if not any(parts.values()):
+    if not folders:
         raise UserError(_no_images(root, tree))
-    labels = {entry.label for listed in parts.values() for entry in listed}
+    labels = sorted({class_name(name) for classes in folders.values() for name in classes})
     return Found(
         name=root.resolve().name,
-        classes=tuple(sorted(labels)),
-        parts=dict(parts),
+        classes=tuple(labels),
+        parts={name: _listing(root, classes, labels) for name, classes in folders.items()},
         notices=tuple(notices),
         empty=tuple(empty),
+        source=os.path.abspath(root),
     )
 
 
@@ -176,13 +182,13 @@ def _alike(classes: dict[str, Tree]) -> list[str]:
     ]
 
 
-def _listed(root: Path, classes: dict[str, Tree]) -> list[Listed]:
-    base = os.path.abspath(root)
-    return [
-        Listed(id=printable(image), file=os.path.join(base, image), label=class_name(name))
-        for name, folder in sorted(classes.items())
-        for image in folder.all_images()
-    ]
+def _listing(root: Path, classes: dict[str, Tree], labels: list[str]) -> Listing:
+    """The images of all classes, sorted by class and path."""
+    images = {name: folder.all_images() for name, folder in sorted(classes.items())}
+    names = Names.of(chain.from_iterable(images.values()))
+    targets = numbered([class_name(name) for name in images], labels)
+    counts = [len(content) for content in images.values()]
+    return Listing(Paths(os.path.abspath(root), names), np.repeat(targets, counts))
 
 
 def printable(path: str) -> str:

@@ -1,117 +1,96 @@
-"""What a source lists -> `Images` and `ImageFiles`, after one look at every header.
+"""What a source lists -> `Images` and `ImageFiles`, after a look at every header.
 
-Enters: `Found`, a reader's list of files (or ready arrays) with the names of their labels. Leaves:
-the parts, without the files that cannot be read, and the list of those. Reading headers only costs
-about 0.1 ms a file; a file that is damaged further in is found when it is decoded.
+Enters: `Found`, a reader's list of files (or ready arrays) with the numbers of their classes.
+Leaves: the parts, without the files that cannot be read, and the list of those. Only headers are
+read; a file that is damaged further in is found when it is decoded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
-from resnets.data.decode import DecodeError, Header, inspect
+from resnets.data.sources.files import Files
+from resnets.data.sources.headers import read_headers
+from resnets.data.sources.names import Array
 from resnets.data.sources.parts import ImageFiles, Images, Part
 from resnets.errors import UserError
 
 Skipped: TypeAlias = tuple[tuple[str, str], ...]
 
-_NUM_THREADS = 8  # headers wait for the disk, not for the processor
-_CHUNK = 256
 _NUM_LISTED = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One file as its source lists it."""
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The files of one part as their source lists them."""
 
-    id: str  # posix path relative to the source, or another name that is unique in it
-    file: str | bytes
-    label: str
+    files: Files
+    targets: Array  # N int64, indices into the classes of `Found`
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a reader found: labels by name, in the order its source gives the classes."""
+    """What a reader found, with the classes in the order its source gives them."""
 
     name: str
     classes: tuple[str, ...]
-    parts: dict[str, Images | list[Listed]]
+    parts: dict[str, Images | Listing]
     notices: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()  # class folders without images
+    source: str = ""  # the absolute path of what lists files
 
     def labels(self, part: str) -> set[str]:
         """The classes of which `part` has an image."""
-        content = self.parts[part]
-        if isinstance(content, Images):
-            return {self.classes[target] for target in np.unique(content.targets)}
-        return {listed.label for listed in content}
+        return {self.classes[target] for target in np.unique(self.parts[part].targets)}
 
 
-def index_parts(found: Found, *, max_bad: float) -> tuple[dict[str, Part], Skipped]:
-    """The parts with targets in the order of `found.classes`, and (id, reason) of skipped files.
+def numbered(labels: Sequence[str], classes: Sequence[str]) -> Array:
+    """The index of each label among the classes, N int64."""
+    position = {name: index for index, name in enumerate(classes)}
+    return np.fromiter((position[label] for label in labels), np.int64, len(labels))
+
+
+def index_parts(
+    found: Found, *, max_bad: float
+) -> tuple[dict[str, Part], Skipped, tuple[str, ...]]:
+    """The parts, (id, reason) of the files that were skipped, and what to tell the user.
 
     Raises UserError with the list if more than the fraction `max_bad` of all files is unreadable.
     """
     parts: dict[str, Part] = {}
     skipped: list[tuple[str, str]] = []
+    notices: tuple[str, ...] = ()
     for name, content in found.parts.items():
         if isinstance(content, Images):
             parts[name] = content
-        else:
-            parts[name], bad = _index(content, found.classes)
-            skipped += bad
+            continue
+        parts[name], bad, told = _index(content, f"{found.source} {name}")
+        skipped, notices = skipped + bad, notices + told
     total = sum(map(len, parts.values())) + len(skipped)
     if len(skipped) > max_bad * total:
         raise UserError(_too_many(skipped, total, max_bad))
-    return parts, tuple(skipped)
+    return parts, tuple(skipped), notices
 
 
 def _index(
-    listed: list[Listed], classes: tuple[str, ...]
-) -> tuple[ImageFiles, list[tuple[str, str]]]:
-    headers = read_headers([entry.file for entry in listed])
-    good = [
-        (entry, header)
-        for entry, header in zip(listed, headers, strict=True)
-        if isinstance(header, Header)
-    ]
-    bad = [
-        (entry.id, header)
-        for entry, header in zip(listed, headers, strict=True)
-        if isinstance(header, str)
-    ]
-    target = {label: index for index, label in enumerate(classes)}
-    sizes = [(header.width, header.height) for _, header in good]
-    files = ImageFiles(
-        files=tuple(entry.file for entry, _ in good),
-        targets=np.array([target[entry.label] for entry, _ in good], np.int64),
-        ids=tuple(entry.id for entry, _ in good),
-        widths_heights=np.array(sizes, np.int32).reshape(-1, 2),
-        channels=max((header.channels for _, header in good), default=3),
+    listing: Listing, source: str
+) -> tuple[ImageFiles, list[tuple[str, str]], tuple[str, ...]]:
+    files, stamps = listing.files, listing.files.stamps()
+    headers, reasons, notices = read_headers(files, source=source, stamps=stamps)
+    bad = [(files.names[index], reason) for index, reason in sorted(reasons.items())]
+    good = np.flatnonzero(headers[:, 2])
+    part = ImageFiles(
+        files=files.subset(good),
+        targets=listing.targets[good],
+        widths_heights=headers[good, :2],
+        num_bytes=stamps[good, 0],
+        channels=int(headers[good, 2].max(initial=0)) or 3,
     )
-    return files, bad
-
-
-def read_headers(files: Sequence[str | bytes]) -> list[Header | str]:
-    """Each file's header, or the reason why it has none."""
-    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        return [header for chunk in pool.map(_read_chunk, chunks) for header in chunk]
-
-
-def _read_chunk(files: Sequence[str | bytes]) -> list[Header | str]:
-    headers: list[Header | str] = []
-    for file in files:
-        try:
-            headers.append(inspect(file))
-        except DecodeError as error:
-            headers.append(error.reason)
-    return headers
+    return part, bad, notices
 
 
 def _too_many(skipped: list[tuple[str, str]], total: int, max_bad: float) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from resnets.data.sources.files import Paths
 from resnets.data.sources.folders import PART_ORDER, PARTS, class_name, printable
-from resnets.data.sources.index import Found, Listed
+from resnets.data.sources.index import Found, Listing, numbered
+from resnets.data.sources.names import Names
+from resnets.data.sources.parts import Images
 from resnets.errors import UserError, unknown
 
 Row = dict[str, str]
@@ -22,28 +24,30 @@ Row = dict[str, str]
 def read_manifest(path: Path) -> Found:
     """Raises UserError naming the line that is wrong."""
     base = path.absolute().parent
-    parts: dict[str, list[Listed]] = {}
+    rows: dict[str, list[tuple[str, str]]] = {}  # part -> (path, label) of each image
     seen: dict[str, int] = {}
     try:
         for line, row in _rows(path):
             where = f"line {line} of {path}"
             image, label, part = _checked(row, where)
-            name = printable(Path(image).as_posix())
+            name = Path(image).as_posix()
             if name in seen:
-                raise UserError(f"{where} names {name} again, after line {seen[name]}")
+                raise UserError(f"{where} names {printable(name)} again, after line {seen[name]}")
             seen[name] = line
-            file = os.path.join(base, image)
-            parts.setdefault(part, []).append(Listed(name, file, class_name(label)))
+            rows.setdefault(part, []).append((name, class_name(label)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    if not parts:
+    if not rows:
         raise UserError(f"{path} lists no images")
-    if "all" in parts and len(parts) > 1:
-        first = parts["all"][0].id
+    if "all" in rows and len(rows) > 1:
+        first = printable(rows["all"][0][0])
         raise UserError(f"{path} gives a split for some rows but none for {first}")
-    labels = {listed.label for content in parts.values() for listed in content}
-    ordered = {part: parts[part] for part in PART_ORDER if part in parts}
-    return Found(name=path.stem, classes=tuple(sorted(labels)), parts=dict(ordered))
+    classes = tuple(sorted({label for content in rows.values() for _, label in content}))
+    parts: dict[str, Images | Listing] = {}
+    for part in (part for part in PART_ORDER if part in rows):
+        names, labels = zip(*rows[part], strict=True)
+        parts[part] = Listing(Paths(str(base), Names.of(names)), numbered(labels, classes))
+    return Found(name=path.stem, classes=classes, parts=parts, source=str(path.absolute()))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Row]]:

@@ -7,7 +7,6 @@ puts it (Debian: /usr/share/datasets), and only then downloaded, once, by torchv
 from __future__ import annotations
 
 import gzip
-import os
 import sys
 import tempfile
 import zlib
@@ -19,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from resnets.data.sources.arrays import found_in, read_npz
+from resnets.data.sources.home import data_home
 from resnets.data.sources.index import Found
-from resnets.data.sources.parts import Array
+from resnets.data.sources.names import Array
 from resnets.errors import UserError
 
 EMBEDDED = "fashion-mini"
@@ -61,14 +61,6 @@ def read_named(name: str) -> Found:
         return Found(name, found.classes, found.parts)
     arrays = _read_idx_set(name) if name in _IDX else _read_cifar(name)
     return found_in(arrays, name=name, source=name)
-
-
-def data_home() -> Path:
-    """Where downloaded sets are kept."""
-    if given := os.environ.get("RESNETS_DATA"):
-        return Path(given).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "resnets"
 
 
 def _read_idx_set(name: str) -> dict[str, Array]:

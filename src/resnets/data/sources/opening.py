@@ -7,6 +7,7 @@ or, for evaluation, those of a model, matched by name.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from resnets.data.sources.index import Found, index_parts
 from resnets.data.sources.manifests import read_manifest
 from resnets.data.sources.named import NAMES, read_named
 from resnets.data.sources.parquet import read_parquet
-from resnets.data.sources.parts import DataSet, ImageFiles, Images, Part
+from resnets.data.sources.parts import DataSet, Part
 from resnets.errors import UserError, unknown
 
 _KINDS = "a folder, a .csv or .jsonl manifest, an .npz or a .parquet file"
@@ -41,7 +42,7 @@ def open_data(
         names, notices = _own_classes(found)
     else:
         names, notices = _model_classes(found, classes)
-    indexed, skipped = index_parts(found, max_bad=max_bad)
+    indexed, skipped, told = index_parts(found, max_bad=max_bad)
     parts = {name: _renumbered(part, found.classes, names) for name, part in indexed.items()}
     if classes is None:
         _check_none_lost(parts, names, found.name)
@@ -54,7 +55,7 @@ def open_data(
         name=found.name,
         classes=names,
         parts=parts,
-        notices=found.notices + notices,
+        notices=found.notices + notices + told,
         skipped=skipped,
     )
 
@@ -68,7 +69,7 @@ def _find(data: str | Path) -> Found:
         found = read_named(data)
         if path.exists():
             notice = f"{data} is the named set; for the folder of that name write ./{data}"
-            return Found(found.name, found.classes, found.parts, (*found.notices, notice))
+            return replace(found, notices=(*found.notices, notice))
         return found
     if path.is_dir():
         tree = scan(path)
@@ -152,15 +153,7 @@ def _renumbered(part: Part, old: tuple[str, ...], new: tuple[str, ...]) -> Part:
     position = {name: index for index, name in enumerate(new)}
     table = np.array([position.get(name, -1) for name in old], np.int64)
     targets = table[part.targets] if len(part) else part.targets
-    if isinstance(part, Images):
-        return Images(pixels=part.pixels, targets=targets, ids=part.ids)
-    return ImageFiles(
-        files=part.files,
-        targets=targets,
-        ids=part.ids,
-        widths_heights=part.widths_heights,
-        channels=part.channels,
-    )
+    return replace(part, targets=targets)
 
 
 def _check_none_lost(parts: dict[str, Part], names: tuple[str, ...], source: str) -> None:

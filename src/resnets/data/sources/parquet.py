@@ -11,11 +11,16 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from resnets.data.sources.folders import PART_ORDER, PARTS, shortened
-from resnets.data.sources.index import Found, Listed
+from resnets.data.sources.index import Found, Listing, numbered
+from resnets.data.sources.names import Names
+from resnets.data.sources.rows import Rows, Table
 from resnets.errors import UserError
 
 _SPLIT = re.compile(rf"({'|'.join(PARTS)})(?=[-_.]|$)", re.IGNORECASE)
@@ -28,49 +33,94 @@ class _Columns:
     names: tuple[str, ...]  # of the classes; empty if the schema has none
 
 
+@dataclass(frozen=True, eq=False)
+class _Labelled:
+    """The rows of one file that have a label."""
+
+    table: Table
+    rows: list[int]
+    labels: list[str]
+    names: tuple[str, ...]  # of the classes; empty if the schema has none
+    num_rows: int  # with those that have none
+
+
 def read_parquet(root: Path, files: Sequence[Path]) -> Found:
     """What `files`, all below `root`, hold. Raises UserError if they are not of this layout."""
     splits = {path: _split(path, root) for path in sorted(files)}
     named = {path: split for path, split in splits.items() if split} or dict.fromkeys(splits, "all")
     left_out = [path.name for path in splits if path not in named]
-    parts: dict[str, list[Listed]] = {}
+    content: dict[str, list[_Labelled]] = {}
     unlabelled = 0
-    classes: dict[str, None] = {}  # an ordered set
+    names: dict[str, None] = {}  # an ordered set
     for path, split in named.items():
-        names, rows, num_rows = _read_file(path, root)
-        unlabelled += num_rows - len(rows)
-        classes.update(dict.fromkeys(names))
-        if rows:
-            parts.setdefault(split, []).extend(rows)
-    if not parts:
+        labelled = _read_labels(path)
+        unlabelled += labelled.num_rows - len(labelled.rows)
+        names.update(dict.fromkeys(labelled.names))
+        if labelled.rows:
+            content.setdefault(split, []).append(labelled)
+    if not content:
         raise UserError(f"no labelled images in {root}")
     notices = [f"rows without a label, ignored: {unlabelled}"] if unlabelled else []
     if left_out:
         notices.append(f"parquet files of no known part, ignored: {shortened(left_out)}")
-    ordered = {part: parts[part] for part in PART_ORDER if part in parts}
+    classes = tuple(names) or _sorted_labels(content)
+    ordered = [part for part in PART_ORDER if part in content]
     return Found(
         name=root.resolve().name if len(files) > 1 else files[0].stem,
-        classes=tuple(classes) or _sorted_labels(ordered),
-        parts=dict(ordered),
+        classes=classes,
+        parts={part: _listing(content[part], classes, root) for part in ordered},
         notices=tuple(notices),
+        source=str((root if len(files) > 1 else files[0]).absolute()),
     )
 
 
-def _read_file(path: Path, root: Path) -> tuple[tuple[str, ...], list[Listed], int]:
-    """The names of its classes, its labelled images, and how many rows it has."""
+def _listing(content: list[_Labelled], classes: tuple[str, ...], root: Path) -> Listing:
+    """The labelled rows of the files of one part."""
+    ids = (
+        f"{labelled.table.path.relative_to(root).as_posix()}#{row}"
+        for labelled in content
+        for row in labelled.rows
+    )
+    places = [(which, row) for which, labelled in enumerate(content) for row in labelled.rows]
+    tables = tuple(labelled.table for labelled in content)
+    labels = [label for labelled in content for label in labelled.labels]
+    return Listing(Rows(Names.of(ids), tables, np.array(places)), numbered(labels, classes))
+
+
+def _read_labels(path: Path) -> _Labelled:
+    """One file without its images, which are read when they are asked for."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise UserError("reading parquet needs pyarrow: pip install 'resnets[parquet]'") from error
     try:
-        columns = _columns(pyarrow.parquet.read_schema(path), path)
-        table = pyarrow.parquet.read_table(path, columns=[columns.image, columns.label])
+        with pyarrow.parquet.ParquetFile(path) as file:
+            columns = _columns(file.schema_arrow, path)
+            labels = file.read(columns=[columns.label]).column(0).to_pylist()
+            groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
     except UserError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-    return columns.names, _listed(table, columns, path, root), table.num_rows
+    rows = [row for row, label in enumerate(labels) if label not in (None, -1)]
+    return _Labelled(
+        table=Table(path, columns.image, tuple(accumulate(groups))),
+        rows=rows,
+        labels=[_label(labels[row], columns, path) for row in rows],
+        names=columns.names,
+        num_rows=len(labels),
+    )
+
+
+def _label(label: Any, columns: _Columns, path: Path) -> str:
+    """The name of a row's class."""
+    if not columns.names:
+        return str(label)
+    if label not in range(len(columns.names)):
+        raise UserError(f"{path} holds the label {label}; it has {len(columns.names)} classes")
+    name: str = columns.names[label]
+    return name
 
 
 def _split(path: Path, root: Path) -> str | None:
@@ -113,32 +163,8 @@ def _one(declared: list[str], usual: tuple[str, ...], present: list[str]) -> str
     return declared[0] if len(declared) == 1 else None
 
 
-def _listed(table: Any, columns: _Columns, path: Path, root: Path) -> list[Listed]:
-    """One entry a row; rows without a label (None or -1) are left out."""
-    name = path.relative_to(root).as_posix()
-    listed: list[Listed] = []
-    images, labels = table.column(columns.image), table.column(columns.label).to_pylist()
-    for row, (scalar, label) in enumerate(zip(images, labels, strict=True)):
-        if label is None or label == -1:
-            continue
-        image = scalar.as_py() or {}
-        content = image if isinstance(image, bytes) else image.get("bytes")
-        if content is None and image.get("path"):
-            content = str(path.parent / image["path"])
-        if columns.names and label not in range(len(columns.names)):
-            raise UserError(f"{path} holds the label {label}; it has {len(columns.names)} classes")
-        listed.append(
-            Listed(
-                id=f"{name}#{row}",
-                file=content or b"",  # an empty file, which is skipped and named as such
-                label=columns.names[label] if columns.names else str(label),
-            )
-        )
-    return listed
-
-
-def _sorted_labels(parts: dict[str, list[Listed]]) -> tuple[str, ...]:
-    labels = {listed.label for content in parts.values() for listed in content}
+def _sorted_labels(content: dict[str, list[_Labelled]]) -> tuple[str, ...]:
+    labels = {label for part in content.values() for labelled in part for label in labelled.labels}
     if all(re.fullmatch(r"\d+", label) for label in labels):
         return tuple(sorted(labels, key=int))
     return tuple(sorted(labels))

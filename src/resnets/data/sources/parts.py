@@ -8,22 +8,21 @@ N H W C: images, height, width, channels.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
 
-from resnets.data.decode import DecodeError, decode
+from resnets.data.decode import DecodeError, Piece, decode
+from resnets.data.sources.files import Files
+from resnets.data.sources.names import Array, Names
 from resnets.errors import UserError
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-
-def _check_index(targets: Array, ids: tuple[str, ...], length: int) -> None:
+def _check_index(targets: Array, ids: tuple[str, ...] | Names, length: int) -> None:
     if targets.dtype != np.int64 or targets.shape != (length,) or len(ids) != length:
         raise ValueError(
             f"{length} images need as many int64 targets and ids, "
@@ -59,7 +58,7 @@ class Images:
     def sizes(self) -> Array:
         """N 2: width and height of each image."""
         _, height, width, _ = self.pixels.shape
-        return np.tile(np.array([width, height], np.int32), (len(self), 1))
+        return np.broadcast_to(np.array([width, height], np.int32), (len(self), 2))
 
     @property
     def largest_side(self) -> int:
@@ -71,9 +70,12 @@ class Images:
         ids = tuple(self.ids[index] for index in indices)
         return Images(pixels=self.pixels[indices], targets=self.targets[indices], ids=ids)
 
-    def read(self, index: int, channels: int) -> Array:
-        """uint8 H W C with `channels` 1 or 3."""
+    def read(self, index: int, channels: int, piece: Piece | None = None) -> Array:
+        """uint8 H W C with `channels` 1 or 3: the image, or a piece of it."""
         pixels: Array = self.pixels[index]
+        if piece is not None:
+            left, top, right, bottom = piece.corners(*pixels.shape[:2])
+            pixels = pixels[top:bottom, left:right]
         if channels == self.channels:
             return pixels
         if channels == 3:
@@ -97,19 +99,24 @@ class Images:
 class ImageFiles:
     """Image files whose headers have been read; pixels are decoded when asked for."""
 
-    files: tuple[str | bytes, ...]  # a path, or the content of a file
+    files: Files
     targets: Array  # N int64, indices into the classes
-    ids: tuple[str, ...]
     widths_heights: Array  # N 2 int32
+    num_bytes: Array  # N int64, when the files were listed
     channels: int  # 1 if every file is grey, else 3
 
     def __post_init__(self) -> None:
-        _check_index(self.targets, self.ids, len(self.files))
-        if self.widths_heights.shape != (len(self.files), 2) or self.channels not in (1, 3):
+        _check_index(self.targets, self.ids, len(self.num_bytes))
+        if self.widths_heights.shape != (len(self), 2) or self.channels not in (1, 3):
             raise ValueError("widths_heights must be N 2, channels 1 or 3")
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.num_bytes)
+
+    @property
+    def ids(self) -> Names:
+        """The name of each image in its source."""
+        return self.files.names
 
     @property
     def sizes(self) -> Array:
@@ -124,17 +131,17 @@ class ImageFiles:
     def subset(self, indices: Array | Sequence[int]) -> ImageFiles:
         """The files at `indices`, in that order."""
         return ImageFiles(
-            files=tuple(self.files[index] for index in indices),
+            files=self.files.subset(indices),
             targets=self.targets[indices],
-            ids=tuple(self.ids[index] for index in indices),
             widths_heights=self.widths_heights[indices],
+            num_bytes=self.num_bytes[indices],
             channels=self.channels,
         )
 
-    def read(self, index: int, channels: int) -> Array:
-        """uint8 H W C with `channels` 1 or 3. Raises DecodeError."""
+    def read(self, index: int, channels: int, piece: Piece | None = None) -> Array:
+        """uint8 H W C with `channels` 1 or 3, see `decode`. Raises DecodeError."""
         try:
-            return decode(self.files[index], channels=channels)
+            return decode(self.files[index], channels=channels, piece=piece)
         except DecodeError as error:
             raise DecodeError(error.reason, self.ids[index]) from error
 
@@ -143,32 +150,22 @@ class ImageFiles:
 
         Not over contents, which for a large set takes longer than an epoch.
         """
-        digest = hashlib.sha256()
-        for file, name, target, (width, height) in zip(
-            self.files, self.ids, self.targets, self.widths_heights, strict=True
-        ):
-            digest.update(f"{name}\n{target} {width} {height} {_num_bytes(file)}\n".encode())
+        digest = hashlib.sha256(b"\n".join(self.ids.raws()))
+        for numbers in (self.targets, self.widths_heights, self.num_bytes):
+            digest.update(np.ascontiguousarray(numbers).astype("<i8").tobytes())
         return digest.hexdigest()
 
     def content_digest(self) -> str:
         """sha256 over each file's id and bytes: reads everything."""
         digest = hashlib.sha256()
-        for file, name in zip(self.files, self.ids, strict=True):
+        for index in range(len(self)):
+            file, name = self.files[index], self.ids[index]
             content = file if isinstance(file, bytes) else Path(file).read_bytes()
             digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
         return digest.hexdigest()
 
 
 Part: TypeAlias = Images | ImageFiles
-
-
-def _num_bytes(file: str | bytes) -> int:
-    if isinstance(file, bytes):
-        return len(file)
-    try:
-        return os.stat(file).st_size
-    except OSError:  # it vanished since it was indexed: another set, so another fingerprint
-        return -1
 
 
 @dataclass(frozen=True, eq=False)
