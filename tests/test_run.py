@@ -313,10 +313,10 @@ def test_a_batch_that_does_not_fit_is_divided(
     """The same bytes as with the smaller micro-batches from the start, and after a resume."""
     real, said = room.train_step, list[str]()
 
-    def full(state: Any, network: Any, batch: Any, recipe: Recipe, *, steps: int) -> Any:
+    def full(state: Any, network: Any, batch: Any, recipe: Recipe, **rest: Any) -> Any:
         if len(batch.images) // recipe.accumulate > 3:
             raise torch.OutOfMemoryError("planted")
-        return real(state, network, batch, recipe, steps=steps)
+        return real(state, network, batch, recipe, **rest)
 
     values = FIELDS | {"accumulate": 1}
     api.train(data, out=tmp_path / "small", **FIELDS | {"accumulate": 4})
