@@ -42,7 +42,7 @@ def changed(folder: RunFolder, after: Basis, *, force: bool = False) -> list[str
     ("after", "words"),
     [
         (replace(BEFORE, recipe=Recipe(steps=10, memory_format="contiguous")),
-         "--memory-format changed from channels_last to contiguous"),
+         "--memory-format changed from auto to contiguous"),
         (replace(BEFORE, recipe=Recipe(steps=10, threads=3)), "--threads changed from None to 3"),
         (replace(BEFORE, data=DATA | {"fingerprint": "abcdef0123"}),
          "the images in photos changed from 1,000 train, 100 val (index 01234567) to 1,000 train"),
