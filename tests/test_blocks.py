@@ -14,7 +14,7 @@ from resnets.errors import UserError
 from resnets.models import blocks
 from resnets.models.blocks import UNITS, make_unit
 from resnets.models.families import create_model
-from resnets.models.layers import BlurPool, DropPath, SqueezeExcite, normalisation
+from resnets.models.layers import BlurPool, DropPath, SqueezeExcite, Whitening, normalisation
 from resnets.models.shortcuts import PadShortcut, UnitPlan, make_shortcut
 from resnets.models.spec import Spec
 
@@ -178,6 +178,35 @@ def test_blur_keeps_constants_and_slopes_and_halves(size: int) -> None:
     assert not BlurPool(size).state_dict()
     with pytest.raises(UserError, match="too small for blur"):
         BlurPool(size)(torch.ones(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_whitened_patches_are_uncorrelated_and_of_variance_one(channels: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(200, channels, 12, 12, generator=generator)
+    images = noise + 2 * noise.roll(1, 3) + noise.mean(1, keepdim=True)  # neighbours alike
+    layer = Whitening(channels)
+    nn.init.zeros_(layer.bias)
+    layer.fit(images)
+    assert not layer.weight.requires_grad and "weight" in layer.state_dict()
+    maps = layer(images)
+    assert maps.shape == (200, 8 * channels, 12, 12)
+    positive, negative = maps[:, :, :-1, :-1].chunk(2, dim=1)  # without the padded border
+    torch.testing.assert_close(negative, -positive)
+    patches = positive.detach().movedim(1, 0).flatten(1)
+    covariance = patches @ patches.T / patches.shape[1]
+    # The smallest variance here is 0.1, to which 5e-4 is added.
+    torch.testing.assert_close(covariance, torch.eye(4 * channels), atol=0.02, rtol=0)
+
+
+def test_a_maximum_halves_before_the_first_norm() -> None:
+    torch.manual_seed(0)
+    model = create_model("resnet8_fast").eval()
+    unit, x = model.layer2[0], torch.randn(2, 64, 9, 9)
+    halved = F.max_pool2d(unit.conv1(x), 2, ceil_mode=True)
+    residual = unit.bn2(unit.conv2(F.relu(unit.bn1(halved))))
+    assert residual.shape[2:] == (5, 5)
+    assert torch.equal(unit(x), F.relu(unit.downsample(x) + residual))
 
 
 def test_group_norm_has_32_groups_or_two_channels_in_each() -> None:

@@ -160,7 +160,8 @@ def test_each_stage_has_its_channels_and_stride_and_gradients_reach_the_stem(spe
     model, side = on_meta(spec), 64
     stages = tuple(range(1, len(spec.depths) + 1))
     maps = model.features(meta_images(spec, side), stages)
-    strides = [spec.stem_stride * 2**stage for stage in range(len(stages))]
+    first = spec.stem_stride * spec.first_stride
+    strides = [first * 2**stage for stage in range(len(stages))]
     assert [tuple(x.shape[1:]) for x in maps] == [
         (width * spec.expansion, side // stride, side // stride)
         for width, stride in zip(spec.widths, strides, strict=True)

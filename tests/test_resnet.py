@@ -24,7 +24,8 @@ FAMILIES = [
     "resnet18", "resnet50", "resnet50_v1", "resnet18_a", "plain18", "resnet50c", "resnet18d",
     "resnet50s", "resnet50t", "seresnet18", "resnetrs50", "resnext50_32x4d", "wide_resnet50_2",
     "resnetblur18", "resnet50_gn", "preact_resnet18", "preact_resnet50", "resnet20", "resnet20_b",
-    "plain20", "preact_resnet164", "wrn16_4", "resnext29_8x64d", "resnet18_cifar",
+    "plain20", "preact_resnet164", "wrn16_4", "resnext29_8x64d", "resnet18_cifar", "resnet8_fast",
+    "plain8_fast",
 ]  # fmt: skip
 families = pytest.mark.parametrize("name", FAMILIES)
 
@@ -102,6 +103,14 @@ GOOD = {"depths": (2, 2, 2, 2), "block": "basic"}
         ({"blur": 3, "block": "bottleneck", "stride_on": "1x1"}, "stride_on = '1x1'"),
         ({"blur": 3, "stem": "small", "depths": (2,), "widths": (8,)}, "nothing to do"),
         ({"stem": "small", "output_stride": 16}, "own stride is only 8"),
+        ({"halving": "pool"}, "unknown halving 'pool'"),
+        ({"halving": "max_pool", "order": "pre"}, "halving = 'max_pool' is not defined for order"),
+        ({"halving": "max_pool", "block": "bottleneck"}, "not defined for block = 'bottleneck'"),
+        ({"halving": "max_pool", "blur": 3}, "blur = 3 is not defined for halving = 'max_pool'"),
+        ({"halving": "max_pool", "output_stride": 8}, "not defined for output_stride = 8"),
+        ({"stem": "whitened", "stem_width": 64}, "'whitened' has 8 channels for each of the image"),
+        ({"stem": "whitened", "order": "pre"}, "needs order = 'post'"),
+        ({"stem": "whitened", "blur": 3}, "blur = 3 is not defined for stem = 'whitened'"),
     ],
 )
 def test_a_spec_that_cannot_be_meant_is_refused(change: dict[str, object], message: str) -> None:

@@ -22,6 +22,7 @@ from resnets.models.layers import (
     convolution,
     drop_path,
     gain,
+    max_pooling,
     normalisation,
     squeeze_excite,
     subsampling,
@@ -90,6 +91,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         conv1, conv2 = two_convolutions(plan, spec)
         self.conv1 = conv1
+        self.pool = max_pooling(spec, stride=plan.stride)
         self.bn1 = normalisation(plan.width, spec=spec)
         self.relu1 = nn.ReLU()
         self.blur = subsampling(spec, stride=plan.stride)
@@ -103,7 +105,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.downsample(x)  # N C H W -> N C' H/s W/s
-        residual = self.blur(self.relu1(self.bn1(self.conv1(x))))  # -> N C' H/s W/s
+        residual = self.blur(self.relu1(self.bn1(self.pool(self.conv1(x)))))  # -> N C' H/s W/s
         residual = self.bn2(self.conv2(residual))
         residual = self.drop_path(self.gain(self.se(residual)))
         return self.activation(shortcut + residual)

@@ -83,7 +83,45 @@ def subsampling(spec: Spec, *, stride: int) -> nn.Module:
 
 
 def conv_stride(spec: Spec, *, stride: int) -> int:
-    return 1 if spec.blur else stride
+    return 1 if spec.blur or spec.halving == "max_pool" else stride
+
+
+def max_pooling(spec: Spec, *, stride: int) -> nn.Module:
+    """The 2x2 maximum that halves the map in place of a stride; sizes are rounded up."""
+    pools = spec.halving == "max_pool" and stride == 2
+    return nn.MaxPool2d(2, ceil_mode=True) if pools else nn.Identity()
+
+
+class Whitening(nn.Conv2d):
+    """Patches of 2x2 pixels with covariance 1, and their negatives: N C H W -> N 8C H W.
+
+    The filters are measured (`fit`) and not learned, so they are a buffer; the bias is learned.
+    From D. Page, "How to train your ResNet" (2019), and K. Jordan, arXiv 2404.00498, section 3.2.
+    """
+
+    SIDE = 2
+    SMALLEST = 5e-4  # added to the variances, so that directions without any are not blown up
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 8 * channels, self.SIDE)
+        filters = self.weight.detach()
+        del self.weight
+        self.register_buffer("weight", filters)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Differs from both: padded below and to the right, so that the map keeps its size.
+        return super().forward(F.pad(x, [0, 1, 0, 1]))
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> None:
+        """Take the filters from the covariance of all patches of images N C H W, normalised."""
+        rows = images.unfold(2, self.SIDE, 1).unfold(3, self.SIDE, 1)  # -> N C H-1 W-1 2 2
+        patches = rows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)  # -> P 4C
+        covariance = (patches.T @ patches / len(patches)).double()
+        variances, directions = torch.linalg.eigh(covariance)
+        filters = (directions / torch.sqrt(variances + self.SMALLEST)).T  # -> 4C 4C
+        filters = filters.reshape(-1, *self.weight.shape[1:])
+        self.weight.copy_(torch.cat([filters, -filters]))
 
 
 class SqueezeExcite(nn.Module):

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from resnets.errors import UserError
 from resnets.models.blocks import last_weighted_layer, make_unit
-from resnets.models.layers import BlurPool, convolution, normalisation
+from resnets.models.layers import BlurPool, Whitening, convolution, normalisation
 from resnets.models.shortcuts import UnitPlan
 from resnets.models.spec import Spec
 
@@ -43,7 +43,9 @@ class ResNet(nn.Module):
         self.conv1 = stem_convolutions(spec)
         # A pre-activation network has no norm here (its first unit begins with one) but one at
         # the end, where the last sum would else reach the classifier without norm and ReLU.
-        self.bn1 = normalisation(stem_channels, spec=spec) if post else nn.Identity()
+        # Patches that are whitened need none either.
+        has_norm = post and spec.stem != "whitened"
+        self.bn1 = normalisation(stem_channels, spec=spec) if has_norm else nn.Identity()
         self.relu = nn.ReLU() if post else nn.Identity()
         self.maxpool = stem_pool(spec)
         self.stage_names = tuple(f"layer{number + 1}" for number in range(len(spec.depths)))
@@ -133,12 +135,14 @@ class ResNet(nn.Module):
 
 
 def stem_convolutions(spec: Spec) -> nn.Module:
-    """The convolution(s) before the first norm: N C H W -> N C1 H/2 W/2, or H W if small."""
+    """What stands before the first norm: N C H W -> N C1 H/2 W/2; small and whitened: H W."""
     width = spec.stem_channels
     if spec.stem == "imagenet":
         return convolution(spec.in_channels, width, kernel=7, spec=spec, stride=2)
     if spec.stem == "small":
         return convolution(spec.in_channels, width, kernel=3, spec=spec)
+    if spec.stem == "whitened":
+        return Whitening(spec.in_channels)
     # He 2019 (arXiv 1812.01187), ResNet-C: three 3x3 for the 7x7. The tiered widths are timm's.
     first = width // 8 * 3 if spec.stem == "deep_tiered" else width // 2
     return nn.Sequential(
@@ -155,7 +159,7 @@ def stem_convolutions(spec: Spec) -> nn.Module:
 def stem_pool(spec: Spec) -> nn.Module:
     """The stem's second halving: N C H W -> N C H/2 W/2."""
     width = spec.stem_channels
-    if spec.stem == "small":
+    if spec.stem in ("small", "whitened"):
         return nn.Identity()
     if spec.stem == "deep_conv":  # ResNet-RS (arXiv 2103.07579)
         return nn.Sequential(
@@ -178,7 +182,7 @@ def plan_stages(spec: Spec) -> Iterator[list[UnitPlan]]:
     reached, dilation, before = spec.stem_stride, 1, 0
     in_channels, last = spec.stem_channels, max(sum(spec.depths) - 1, 1)
     for stage, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
-        step = 1 if stage == 0 else 2
+        step = spec.first_stride if stage == 0 else 2
         stride = step if reached * step <= limit else 1
         previous, dilation = dilation, dilation * step // stride
         reached *= stride

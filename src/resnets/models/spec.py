@@ -14,10 +14,11 @@ from resnets.errors import UserError, unknown
 
 CHOICES = {
     "block": ("basic", "bottleneck"),
-    "stem": ("imagenet", "small", "deep", "deep_tiered", "deep_conv"),
+    "stem": ("imagenet", "small", "whitened", "deep", "deep_tiered", "deep_conv"),
     "shortcut": ("conv", "pad", "conv_all", "avg_conv", "none"),
     "order": ("post", "pre"),
     "stride_on": ("3x3", "1x1"),
+    "halving": ("stride", "max_pool"),
     "norm": ("batch", "group", "none"),
     "residual_init": ("default", "zero", "scalar"),
 }
@@ -37,11 +38,13 @@ class Spec:
     widths: tuple[int, ...] = (64, 128, 256, 512)  # channels of the 3x3 convolutions, per stage
     num_classes: int = 1000
     in_channels: int = 3
-    stem: str = "imagenet"  # 7x7/2 + pool | 3x3/1 | three 3x3 + pool | tiered | three 3x3 + conv/2
+    # 7x7/2 + pool | small: 3x3 | whitened: 2x2, measured | three 3x3 + pool | tiered | + conv/2
+    stem: str = "imagenet"
     stem_width: int | None = None  # channels that leave the stem; None is widths[0]
     shortcut: str = "conv"  # He 2015: conv B, pad A, conv_all C; He 2019: avg_conv D; none is plain
     order: str = "post"  # conv-norm-ReLU (He 2015) | norm-ReLU-conv (He 2016)
     stride_on: str = "3x3"  # of a bottleneck: "v1.5" | the first 1x1, as the paper has it ("v1")
+    halving: str = "stride"  # of a basic unit: its first 3x3's stride | a 2x2 maximum after it
     groups: int = 1  # of a bottleneck's 3x3 (Xie 2017)
     group_width: int = 64  # inner width = int(width * group_width / 64) * groups
     se: float = 0.0  # squeeze-and-excitation: share of channels in the middle (Hu 2018); 0 is off
@@ -74,16 +77,23 @@ class Spec:
 
     @property
     def stem_channels(self) -> int:
+        if self.stem == "whitened":  # a filter and its negative for each number in a 2x2 patch
+            return 8 * self.in_channels
         return self.stem_width or self.widths[0]
 
     @property
     def stem_stride(self) -> int:
-        return 1 if self.stem == "small" else 4
+        return 1 if self.stem in ("small", "whitened") else 4
+
+    @property
+    def first_stride(self) -> int:
+        """Of the first stage; every later one halves the map."""
+        return 2 if self.stem == "whitened" else 1
 
     @property
     def natural_stride(self) -> int:
         """Input pixels per pixel of the last map, before `output_stride` holds it back."""
-        return self.stem_stride << (len(self.depths) - 1)
+        return self.stem_stride * self.first_stride << (len(self.depths) - 1)
 
 
 FIELDS = tuple(field.name for field in fields(Spec))
@@ -108,8 +118,13 @@ def _contradictions(spec: Spec) -> Iterable[str]:
         yield f"stem = 'deep_tiered' needs a stem_width divisible by 8, not {spec.stem_channels}"
     if spec.stem in ("deep", "deep_conv") and spec.stem_channels % 2:
         yield f"stem = {spec.stem!r} needs an even stem_width, not {spec.stem_channels}"
-    if spec.blur:
-        yield from _refuses_blur(spec)
+    if spec.blur or spec.halving == "max_pool":
+        yield from _refuses_pooling(spec)
+    if spec.stem == "whitened" and (spec.order == "pre" or spec.stem_width is not None):
+        yield (
+            "stem = 'whitened' has 8 channels for each of the image and ends in a ReLU: "
+            "it needs order = 'post' and stem_width = None"
+        )
     if spec.output_stride is not None and spec.output_stride > spec.natural_stride:
         yield (
             f"output_stride = {spec.output_stride}: this network's own stride is only "
@@ -141,19 +156,22 @@ def _needs_shortcut(spec: Spec) -> Iterable[str]:
         )
 
 
-def _refuses_blur(spec: Spec) -> Iterable[str]:
+def _refuses_pooling(spec: Spec) -> Iterable[str]:
+    """What cannot go with a blur or a maximum in place of a stride."""
+    what = f"blur = {spec.blur}" if spec.blur else f"halving = {spec.halving!r}"
     clashes = {
         "order": (spec.order == "pre", "post"),
         "stride_on": (spec.stride_on == "1x1", "3x3"),
-        "stem": (spec.stem == "deep_conv", "imagenet"),
+        "stem": (spec.stem in ("deep_conv", "whitened") and spec.blur, "imagenet"),
+        "block": (spec.block == "bottleneck" and spec.halving == "max_pool", "basic"),
+        "halving": (spec.halving == "max_pool" and spec.blur, "stride"),
         "output_stride": (spec.output_stride not in (None, spec.natural_stride), None),
     }
     for name, (clash, instead) in clashes.items():
         if clash:
-            value = getattr(spec, name)
-            yield f"blur = {spec.blur} is not defined for {name} = {value!r}; use {instead!r}"
+            yield f"{what} is not defined for {name} = {getattr(spec, name)!r}; use {instead!r}"
     if spec.natural_stride == 1:
-        yield f"blur = {spec.blur} has nothing to do: the network never subsamples; use blur = 0"
+        yield f"{what} has nothing to do: the network never subsamples; leave it out"
 
 
 def _flow(spec: Spec) -> tuple[int, ...]:

@@ -54,7 +54,7 @@ FREE = {
 }
 TORCHVISION: dict[str, object] = {
     **{"stem": "imagenet", "shortcut": "conv", "order": "post", "stride_on": "3x3"},
-    **{"norm": "batch", "blur": 0},
+    **{"norm": "batch", "blur": 0, "halving": "stride"},
 }
 
 
