@@ -21,6 +21,7 @@ from resnets.data.augment import (
     boxes,
     crop_boxes,
     erase,
+    flips,
     keys,
     mix_batch,
     resized_crop,
@@ -109,15 +110,15 @@ def test_permutation_is_one_and_uniform() -> None:
 def test_shift_equals_a_plain_loop(fill: str, flip: str) -> None:
     images, pad = noise(40, 3, 9, 7), 3
     augment = Augment(crop="shift", shift=pad, fill=fill, flip=flip)  # type: ignore[arg-type]
-    found = shift_and_flip(images, keys_of(40), augment)
+    mirrored = half(40) if flip == "random" else np.zeros(40, dtype=np.bool_)
+    found = shift_and_flip(images, keys_of(40), augment, mirrored=mirrored)
     rows, columns = (uniforms(keys_of(40), d) for d in (Draw.SHIFT_ROW, Draw.SHIFT_COLUMN))
-    mirrored = uniforms(keys_of(40), Draw.FLIP) < 0.5
     mode = {"zero": "constant", "reflect": "reflect"}[fill]
     for n in range(40):
         padded = np.pad(images[n].numpy(), ((0, 0), (pad, pad), (pad, pad)), mode=mode)  # type: ignore[call-overload]
         top, left = int(rows[n] * 7), int(columns[n] * 7)
         expected = padded[:, top : top + 9, left : left + 7]
-        if flip == "random" and mirrored[n]:
+        if mirrored[n]:
             expected = expected[:, :, ::-1]
         np.testing.assert_array_equal(found[n].numpy(), expected)
     assert {int(r * 7) for r in rows} == set(range(7))
@@ -125,16 +126,40 @@ def test_shift_equals_a_plain_loop(fill: str, flip: str) -> None:
 
 def test_flip_equals_torch() -> None:
     images = noise(64, 1, 5, 6)
-    found = shift_and_flip(images, keys_of(64), Augment(flip="random"))
-    mirrored = torch.from_numpy(uniforms(keys_of(64), Draw.FLIP) < 0.5)
-    assert 0 < int(mirrored.sum()) < 64
+    found = shift_and_flip(images, keys_of(64), Augment(flip="random"), mirrored=half(64))
+    mirrored = torch.from_numpy(half(64))
     assert torch.equal(found[mirrored], torch.flip(images[mirrored], dims=(3,)))
     assert torch.equal(found[~mirrored], images[~mirrored])
 
 
+def test_flips_are_half_of_the_images_and_drawn_anew_each_epoch() -> None:
+    first, second = flips_of("random", 0), flips_of("random", 1)
+    for drawn in (first, second, first ^ second):
+        assert abs(drawn.mean() - 0.5) < FIVE_SIGMA * 0.5 / np.sqrt(len(drawn))
+    assert not flips_of("none", 0).any()
+
+
+def test_alternating_flips_show_both_ways_in_two_epochs() -> None:
+    first = flips_of("alternating", 0)
+    assert abs(first.mean() - 0.5) < FIVE_SIGMA * 0.5 / np.sqrt(len(first))
+    np.testing.assert_array_equal(flips_of("alternating", 1), ~first)
+    np.testing.assert_array_equal(flips_of("alternating", 2), first)
+
+
+def flips_of(flip: str, epoch: int) -> NDArray[np.bool_]:
+    indices = np.arange(4000)
+    epochs = np.full_like(indices, epoch)
+    return flips(flip, seed=1, epochs=epochs, indices=indices)  # type: ignore[arg-type]
+
+
+def half(count: int) -> NDArray[np.bool_]:
+    """Every other one, beginning with the second."""
+    return np.arange(count) % 2 == 1
+
+
 def test_nothing_asked_nothing_done() -> None:
     images = noise(4, 3, 5, 5)
-    assert shift_and_flip(images, keys_of(4), Augment()) is images
+    assert shift_and_flip(images, keys_of(4), Augment(), mirrored=half(4)) is images
     assert apply_policy(images, keys_of(4), "none") is images
     assert erase(images, keys_of(4), 0.0) is images
 
@@ -292,7 +317,9 @@ def test_no_global_generator_is_touched() -> None:
     images, now = noise(8, 3, 16, 16), keys_of(8)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index,union-attr]
     everything = Augment(crop="shift", shift=2, flip="random", mixup=1.0, cutmix=1.0)
-    first = apply_policy(shift_and_flip(images, now, everything), now, "trivialaugment")
+    first = apply_policy(
+        shift_and_flip(images, now, everything, mirrored=half(8)), now, "trivialaugment"
+    )
     mix_batch(
         first.float(), torch.zeros(8, dtype=torch.long), now, augment=everything, num_classes=2
     )
@@ -301,7 +328,10 @@ def test_no_global_generator_is_touched() -> None:
     assert random.getstate() == before[2]
     torch.rand(5)  # and what it holds does not matter
     assert torch.equal(
-        first, apply_policy(shift_and_flip(images, now, everything), now, "trivialaugment")
+        first,
+        apply_policy(
+            shift_and_flip(images, now, everything, mirrored=half(8)), now, "trivialaugment"
+        ),
     )
 
 

@@ -302,7 +302,8 @@ def test_a_streamed_box_is_torchvisions(tmp_path: Path) -> None:
     epochs, indices = np.zeros(8, np.int64), np.arange(8)
     sample_keys = keys(3, epochs, indices)
     boxes = crop_boxes(sample_keys, min_area=0.3, image_aspect=128 / 96).T
-    for index, (box, mirror) in enumerate(zip(boxes, flips(sample_keys), strict=True)):
+    mirrored = flips("random", seed=3, epochs=epochs, indices=indices)
+    for index, (box, mirror) in enumerate(zip(boxes, mirrored, strict=True)):
         whole = torch.from_numpy(part.read(index, 3)).permute(2, 0, 1)
         corners = np.rint(box * (96, 128, 96, 128)).astype(int).tolist()
         expected = v2.functional.resized_crop(whole, *corners, [64, 64])

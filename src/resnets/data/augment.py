@@ -34,7 +34,7 @@ ATTEMPTS = 10
 
 Crop = Literal["none", "shift", "resized"]
 Fill = Literal["zero", "reflect"]
-Flip = Literal["none", "random"]
+Flip = Literal["none", "random", "alternating"]
 Policy = Literal["none", "randaugment", "trivialaugment"]
 CHOICES: dict[str, Any] = {"crop": Crop, "fill": Fill, "flip": Flip, "policy": Policy}
 
@@ -113,13 +113,26 @@ def crop_boxes(keys: Keys, *, min_area: float, image_aspect: float | Floats) -> 
     return np.where(fits, found, centre)
 
 
-def flips(keys: Keys) -> NDArray[np.bool_]:
-    """Which samples are mirrored: every second one."""
-    return uniforms(keys, Draw.FLIP) < 0.5
+def flips(
+    flip: Flip, *, seed: int, epochs: NDArray[np.int64], indices: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which samples are mirrored, N: half of them in every epoch.
+
+    "alternating" (Jordan, arXiv 2404.00498, section 3.6) draws once and then turns every image
+    over from epoch to epoch, so that two epochs show each image both ways.
+    """
+    if flip == "none":
+        return np.zeros(len(indices), dtype=np.bool_)
+    alternates = flip == "alternating"
+    drawn = uniforms(keys(seed, 0 if alternates else epochs, indices), Draw.FLIP) < 0.5
+    mirrored: NDArray[np.bool_] = drawn ^ (alternates & (epochs % 2 == 1))
+    return mirrored
 
 
-def shift_and_flip(images: Tensor, keys: Keys, augment: Augment) -> Tensor:
-    """Move each image by up to `shift` pixels and mirror half of them, in one gather."""
+def shift_and_flip(
+    images: Tensor, keys: Keys, augment: Augment, *, mirrored: NDArray[np.bool_]
+) -> Tensor:
+    """Move each image by up to `shift` pixels and mirror some, in one gather."""
     if augment.crop != "shift" and augment.flip == "none":
         return images
     N, C, H, W = images.shape
@@ -131,8 +144,7 @@ def shift_and_flip(images: Tensor, keys: Keys, augment: Augment) -> Tensor:
         rows, columns = mirror(rows - pad, H), mirror(columns - pad, W)
     else:
         images = F.pad(images, (pad,) * 4)  # black, since these are bytes
-    if augment.flip == "random":
-        columns = np.where(flips(keys)[:, None], columns[:, ::-1], columns)
+    columns = np.where(mirrored[:, None], columns[:, ::-1], columns)
     rows = rows * images.shape[3]
     down, right = (torch.from_numpy(places).to(device) for places in (rows, columns))
     where = (down[:, :, None] + right[:, None]).view(N, 1, H * W).expand(N, C, H * W)

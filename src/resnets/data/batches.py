@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.data.augment import (
@@ -154,11 +155,12 @@ class TrainingStream:
         """Everything that is done to whole batches on the device."""
         epochs, indices = request
         sample_keys = keys(self.seed, epochs, indices)
+        mirrored = flips(self.augment.flip, seed=self.seed, epochs=epochs, indices=indices)
         images = images.to(self.device, non_blocking=True)
         if self.augment.crop != "resized":
-            images = shift_and_flip(images, sample_keys, self.augment)
+            images = shift_and_flip(images, sample_keys, self.augment, mirrored=mirrored)
         elif self.cached:  # else the workers, who saw the originals, did so
-            images = self.cut(images, shown, sample_keys)
+            images = self.cut(images, shown, sample_keys, mirrored)
         images = erase(self.preprocess.normalise(images), sample_keys, self.augment.erasing)
         targets = self.targets[torch.from_numpy(shown)].to(self.device)
         if self.augment.mixes:
@@ -167,11 +169,12 @@ class TrainingStream:
             )
         return Batch(images, targets, shown, int((shown != indices).sum()))
 
-    def cut(self, images: Tensor, shown: Indices, sample_keys: Keys) -> Tensor:
+    def cut(
+        self, images: Tensor, shown: Indices, sample_keys: Keys, mirrored: NDArray[np.bool_]
+    ) -> Tensor:
         """Random boxes of cached canvases, mirrored in the same product."""
         area, aspects = self.augment.min_area, self.aspects[shown]
         box = crop_boxes(sample_keys, min_area=area, image_aspect=aspects)
-        mirrored = flips(sample_keys) & (self.augment.flip == "random")
         return resized_crop(images, box, size=self.preprocess.size, mirrored=mirrored)
 
     def close(self) -> None:

@@ -133,7 +133,7 @@ class TrainingReader:
         epochs, indices = request
         sample_keys = keys(self.seed, epochs, indices)
         shown, images = [], []
-        mirrored = flips(sample_keys) & (self.augment.flip == "random")
+        mirrored = flips(self.augment.flip, seed=self.seed, epochs=epochs, indices=indices)
         pieces = self.pieces(sample_keys, indices)
         for index, piece, mirror in zip(indices, pieces, mirrored, strict=True):
             found, image = self.next_readable(int(index), piece)

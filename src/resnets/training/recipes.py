@@ -80,8 +80,8 @@ class Recipe:
     """what the padding of crop `shift` holds"""
     min_area: float = 0.35
     """least share of the image that crop `resized` keeps"""
-    flip: Literal["none", "random"] = "random"
-    """mirror left-right, half of the time"""
+    flip: Literal["none", "random", "alternating"] = "random"
+    """mirror left-right, half of the time; alternating shows each image both ways in two epochs"""
     erasing: float = 0.0
     """probability to blank a random rectangle"""
     mixup: float = 0.0
