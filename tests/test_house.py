@@ -50,7 +50,8 @@ INSIDE = {
     "training.interrupt": set(),
     "training.checkpoints": {"training.lock"},
     "training.environment": set(),
-    "training.optim": {"training.recipes"},
+    "training.muon": set(),
+    "training.optim": {"training.muon", "training.recipes"},
     "training.state": {
         "training.optim",
         "training.recipes",

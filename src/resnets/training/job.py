@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resnets.data.augment import Augment
 from resnets.data.batches import EvaluationBatches, TrainingStream, channel_statistics
@@ -25,6 +25,7 @@ from resnets.data.sources import DataSet, Images, Part, stratified_split
 from resnets.errors import UserError
 from resnets.evaluation import Scores, evaluate
 from resnets.models.families import create_model
+from resnets.models.layers import Whitening
 from resnets.models.resnet import ResNet
 from resnets.models.spec import Spec
 from resnets.training.environment import autocast
@@ -34,6 +35,8 @@ from resnets.training.recipes import Recipe
 from resnets.training.state import State
 
 VALIDATION_BATCH = 250
+WHITENING_IMAGES = 2000
+"""whose patches a whitened stem measures"""
 MEASURED_SECONDS = 2.0
 MEASURED_LEARNING_RATE = 1e-4
 MEASURED_SHARE = 0.01
@@ -140,7 +143,19 @@ class Job:
         if weights is not None:
             # As many classes need not be the same classes: fine-tuning learns a head of its own.
             model.reset_classifier(len(self.classes))
+        elif pretrained and isinstance(model.conv1, Whitening):
+            model.conv1.fit(self._some_images())
         return model
+
+    def _some_images(self) -> Tensor:
+        """Training images from all over the part, as they are evaluated."""
+        part = self.parts.train
+        places = np.linspace(0, len(part) - 1, min(len(part), WHITENING_IMAGES)).round()
+        some = EvaluationBatches(
+            part.subset(places.astype(np.int64)), preprocess=self.preprocess,
+            batch_size=WHITENING_IMAGES, device=torch.device("cpu"), workers=0,
+        )  # fmt: skip
+        return next(iter(some)).images
 
     def new_model_spec(self) -> Spec:
         """The network's Spec, without drawing its weights."""

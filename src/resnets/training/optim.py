@@ -14,10 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from resnets.errors import UserError
 from resnets.models.resnet import ResNet
+from resnets.training.muon import Muon
 from resnets.training.recipes import Recipe
 
 ADAMW_LEARNING_RATE = 2e-3
+MUON_LEARNING_RATE = 0.1
+"""size of a step relative to the filters"""
+OTHERS_FACTOR = 3.0
+"""what Muon multiplies its rate by for all that is no filter"""
 SGD_LEARNING_RATE_PER_IMAGE = 0.1 / 128
 """He et al. 2015 use 0.1 at batch 128; scaled linearly (Goyal et al., arXiv 1706.02677)."""
 
@@ -26,6 +32,8 @@ def default_learning_rate(recipe: Recipe, *, batch_size: int) -> float:
     """The peak learning rate when none is asked for."""
     if recipe.optimizer == "adamw":
         return ADAMW_LEARNING_RATE
+    if recipe.optimizer == "muon":
+        return MUON_LEARNING_RATE
     return SGD_LEARNING_RATE_PER_IMAGE * batch_size
 
 
@@ -50,12 +58,19 @@ def trains_only_head(recipe: Recipe, step: int, *, steps: int) -> bool:
 
 
 def make_optimizer(model: ResNet, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD or AdamW over groups with `factor` (discriminative rate) and their own weight decay."""
+    """An optimizer over groups with `factor` (discriminative rate) and their own weight decay.
+
+    Raises UserError for Muon with a network without norms: it holds the length of filters fixed.
+    """
     groups = list(_parameter_groups(model, recipe))
     rate = recipe.learning_rate
     assert rate is not None, "resolve the recipe first"
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=rate, betas=(recipe.momentum, 0.999), fused=True)
+    if recipe.optimizer == "muon":
+        if model.spec.norm == "none":
+            raise UserError("--optimizer muon needs a network with norms; use sgd or adamw")
+        return Muon(groups, lr=rate, momentum=recipe.momentum)
     return torch.optim.SGD(
         groups,
         lr=rate,
@@ -89,11 +104,23 @@ def _parameter_groups(model: ResNet, recipe: Recipe) -> Iterator[dict[str, objec
     for depth in range(head + 1):
         factor = recipe.layer_decay ** (head - depth)
         members = [p for name, p in model.named_parameters() if depths[name] == depth]
-        for decayed in (True, False):
-            parameters: list[Tensor] = [p for p in members if (p.ndim > 1) == decayed]
+        for kind in ("filters", "matrices", "vectors"):
+            parameters: list[Tensor] = [p for p in members if _kind(p, recipe) == kind]
             if parameters:
-                decay = recipe.weight_decay if decayed else 0.0
-                yield {"params": parameters, "factor": factor, "weight_decay": decay}
+                others = recipe.optimizer == "muon" and kind != "filters"
+                yield {
+                    "params": parameters,
+                    "factor": factor * (OTHERS_FACTOR if others else 1.0),
+                    "weight_decay": 0.0 if kind == "vectors" else recipe.weight_decay,
+                    "filters": kind == "filters",
+                }
+
+
+def _kind(parameter: Tensor, recipe: Recipe) -> str:
+    """Filters are a kind of their own for Muon alone; vectors are norms and biases."""
+    if parameter.ndim < 2:
+        return "vectors"
+    return "filters" if parameter.ndim == 4 and recipe.optimizer == "muon" else "matrices"
 
 
 def _depth(name: str, *, head: int) -> int:

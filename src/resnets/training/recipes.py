@@ -41,8 +41,8 @@ class Recipe:
     accumulate: int = 1
     """micro-batches per optimizer step; batch norm then sees batch-size / accumulate images"""
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd has Nesterov momentum unless --no-nesterov"""
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
+    """sgd has Nesterov momentum unless --no-nesterov; muon orthogonalises it for convolutions"""
     learning_rate: float | None = None
     """peak learning rate; sgd scales its default with the batch size"""
     momentum: float = 0.9
