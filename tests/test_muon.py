@@ -33,6 +33,8 @@ def test_updates_are_nearly_orthonormal_and_point_like_the_gradient(shape: tuple
     exact = left[:, :rank] @ right[:rank]
     assert torch.cosine_similarity(update.flatten(), exact.flatten(), dim=0) > 0.95
     torch.testing.assert_close(orthogonal(1000 * gradient), update, rtol=1e-3, atol=1e-3)
+    coarse = orthogonal(gradient.bfloat16()).float()
+    assert torch.cosine_similarity(coarse.flatten(), update.flatten(), dim=0) > 0.99
 
 
 def test_filters_keep_the_length_of_an_orthonormal_bank() -> None:

@@ -23,10 +23,17 @@ ITERATIONS = 3
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups have `lr`, `momentum`, `weight_decay` (not of filters) and `filters`."""
+    """Groups have `lr`, `momentum`, `weight_decay` (not of filters) and `filters`.
 
-    def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, momentum: float) -> None:
+    Steps of filters are orthogonalised in `dtype`: bfloat16 is enough, where it is fast.
+    """
+
+    def __init__(
+        self, groups: Iterable[dict[str, Any]], *, lr: float, momentum: float,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -36,7 +43,8 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is None:
                     continue
                 if group["filters"]:
-                    update = orthogonal(self._momentum(parameter, parameter.grad, group))
+                    momentum = self._momentum(parameter, parameter.grad, group)
+                    update = orthogonal(momentum.to(self.dtype)).to(parameter.dtype)
                     parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
                 else:
                     gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
@@ -53,12 +61,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(filters: Tensor) -> Tensor:
-    """Nearly the nearest matrix O x rest with orthonormal rows or columns, for filters O C H W.
-
-    In bfloat16 on CUDA, as its author does, else in float32: not every CPU is fast in the former.
-    """
+    """Nearly the nearest matrix O x rest with orthonormal rows or columns, for filters O C H W."""
     a, b, c = COEFFICIENTS
-    matrix = filters.flatten(1).to(torch.bfloat16 if filters.is_cuda else torch.float32)
+    matrix = filters.flatten(1)
     tall = len(matrix) > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)  # no singular value above 1
@@ -66,4 +71,4 @@ def orthogonal(filters: Tensor) -> Tensor:
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     update: Tensor = x.T if tall else x
-    return update.view(filters.shape).to(filters.dtype)
+    return update.reshape(filters.shape)
