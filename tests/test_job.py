@@ -38,7 +38,7 @@ def recipe_of(**values: Any) -> Recipe:
     given: dict[str, Any] = {
         "model": "resnet20", "size": 16, "steps": 4, "batch_size": 8, "learning_rate": 0.1,
         "crop": "shift", "precision": "fp32", "workers": 0, "threads": 1, "evaluate_every": 1.0,
-        "policy": "none", "memory_format": "channels_last",
+        "policy": "none", "memory_format": "channels_last", "optimizer": "sgd",
     }  # fmt: skip
     return Recipe(**given | values)
 

@@ -124,7 +124,7 @@ def test_learns_from_true_labels_and_nothing_from_shuffled_ones(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("order", ["post", "pre"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_every_parameter_changes(optimizer: str, order: str) -> None:
     recipe = recipe_of(optimizer=optimizer)
     state = start(recipe, order=order, se=0.5)
@@ -137,7 +137,7 @@ def test_every_parameter_changes(optimizer: str, order: str) -> None:
 
 
 @pytest.mark.parametrize("order", ["post", "pre"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_head_first_moves_the_head_alone_then_everything(optimizer: str, order: str) -> None:
     recipe = recipe_of(optimizer=optimizer, head_first=0.5)
     state = start(recipe, order=order)

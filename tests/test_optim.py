@@ -26,7 +26,7 @@ PEAK = 0.4
 
 
 def rates(steps: int, **values: Any) -> list[float]:
-    recipe = Recipe(learning_rate=PEAK, **values)
+    recipe = Recipe(optimizer="sgd", learning_rate=PEAK, **values)
     return [learning_rate(recipe, step, steps=steps) for step in range(steps)]
 
 
@@ -91,7 +91,7 @@ NETWORKS = [
 def test_groups(name: str) -> None:
     with torch.device("meta"):
         model = create_model(name)
-    recipe = Recipe(learning_rate=0.1, layer_decay=0.5, weight_decay=0.01)
+    recipe = Recipe(optimizer="sgd", learning_rate=0.1, layer_decay=0.5, weight_decay=0.01)
     groups = make_optimizer(model, recipe).param_groups
     members = [id(p) for group in groups for p in group["params"]]
     assert sorted(members) == sorted(id(p) for p in model.parameters())
@@ -106,26 +106,28 @@ def test_groups(name: str) -> None:
 
 def test_scalars_of_a_skip_init_are_not_decayed() -> None:
     spec = Spec(depths=(1,), block="basic", widths=(8,), stem="small", residual_init="scalar")
-    groups = make_optimizer(ResNet(spec), Recipe(learning_rate=0.1)).param_groups
+    groups = make_optimizer(ResNet(spec), Recipe(optimizer="sgd", learning_rate=0.1)).param_groups
     decayed = [p for group in groups if group["weight_decay"] for p in group["params"]]
     assert all(p.ndim in (2, 4) for p in decayed)
 
 
 def test_set_learning_rate_follows_the_factors() -> None:
     model = tiny()
-    optimizer = make_optimizer(model, Recipe(learning_rate=0.1, layer_decay=0.5))
+    optimizer = make_optimizer(model, Recipe(optimizer="sgd", learning_rate=0.1, layer_decay=0.5))
     set_learning_rate(optimizer, 0.8)
     assert {group["lr"] for group in optimizer.param_groups} == {0.2, 0.4, 0.8}
 
 
 def test_optimizers_take_the_recipes_numbers() -> None:
     values: dict[str, Any] = {"learning_rate": 0.1, "momentum": 0.8}
-    sgd = make_optimizer(tiny(), Recipe(**values))
+    sgd = make_optimizer(tiny(), Recipe(optimizer="sgd", **values))
     assert isinstance(sgd, torch.optim.SGD)
     assert {(g["momentum"], g["nesterov"]) for g in sgd.param_groups} == {(0.8, True)}
-    plain = make_optimizer(tiny(), Recipe(**values, nesterov=False))
+    plain = make_optimizer(tiny(), Recipe(optimizer="sgd", **values, nesterov=False))
     assert not any(group["nesterov"] for group in plain.param_groups)
-    assert make_optimizer(tiny(), Recipe(learning_rate=0.1, momentum=0.0)).param_groups
+    assert make_optimizer(
+        tiny(), Recipe(optimizer="sgd", learning_rate=0.1, momentum=0.0)
+    ).param_groups
     adamw = make_optimizer(tiny(), Recipe(**values, optimizer="adamw"))
     assert isinstance(adamw, torch.optim.AdamW)
     assert {group["betas"] for group in adamw.param_groups} == {(0.8, 0.999)}
@@ -134,7 +136,7 @@ def test_optimizers_take_the_recipes_numbers() -> None:
 def test_sgd_against_its_closed_form() -> None:
     """Three steps of Nesterov SGD with decay (Sutskever et al. 2013, as PyTorch writes it)."""
     model = tiny().double()
-    recipe = Recipe(learning_rate=0.1, weight_decay=0.01)
+    recipe = Recipe(optimizer="sgd", learning_rate=0.1, weight_decay=0.01)
     optimizer = make_optimizer(model, recipe)
     parameter = model.fc.weight
     expected, velocity = parameter.detach().clone(), torch.zeros_like(parameter)

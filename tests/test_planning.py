@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
 import pytest
+import torch
 
 from resnets.errors import UserError
-from resnets.training.planning import Facts, Plan, with_steps
+from resnets.training.planning import Facts, Plan, plan, with_steps
 from resnets.training.recipes import Recipe
 
 STEP, IMAGE = 0.1, 0.001  # measured seconds
@@ -81,6 +83,27 @@ def test_the_plan_states_steps_epochs_and_duration() -> None:
     reason = planned(epochs=30).reasons[-1]
     assert "3,000 steps of 128 images, 30.0 epochs" in reason
     assert "minutes" in reason
+
+
+@pytest.mark.parametrize(
+    ("given", "optimizer", "rate"),
+    [
+        ({}, "muon", 0.1 * math.sqrt(128 / 500)),
+        ({"optimizer": "sgd"}, "sgd", 0.1),
+        ({"weights": "resnet20.safetensors"}, "sgd", 0.1),
+        (
+            {"weights": "resnet20.safetensors", "optimizer": "muon", "learning_rate": 0.5},
+            "muon",
+            0.5,
+        ),
+    ],
+)
+def test_the_optimizer_and_its_rate(given: dict[str, Any], optimizer: str, rate: float) -> None:
+    recipe = Recipe(model="resnet20", tune="off", batch_size=128, **given)
+    found = plan(
+        recipe, {}, FACTS, seconds=60, device=torch.device("cpu"), timing=lambda *_: STEP / 128
+    ).recipe
+    assert (found.optimizer, found.learning_rate) == (optimizer, pytest.approx(rate))
 
 
 def test_fill_remembers_where_values_came_from() -> None:

@@ -51,10 +51,15 @@ SOME_STEPS = (1, 9, 12, 13, 29)  # head_first 0.4 ends with step 12
         (HARD, RANDOM, EVERY_STEP),
         (HARD | {"memory_format": "contiguous", "precision": "bf16"}, RANDOM, SOME_STEPS),
         (HARD | {"optimizer": "adamw"}, RANDOM | {"order": "pre"}, SOME_STEPS),
+        (
+            HARD | {"optimizer": "muon", "flip": "alternating"},
+            {"stem": "whitened", "halving": "max_pool", "shortcut": "avg_conv"},
+            SOME_STEPS,
+        ),
         ({"head_first": 0.4, "layer_decay": 0.7}, RANDOM | {"order": "pre"}, SOME_STEPS),
         ({"precision": "fp16", "momentum": 0.0, "schedule": "step"}, RANDOM, SOME_STEPS),
     ],
-    ids=["sgd", "bf16", "adamw", "head-first", "fp16"],
+    ids=["sgd", "bf16", "adamw", "muon", "head-first", "fp16"],
 )
 def test_resumed_anywhere_a_run_ends_in_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any],

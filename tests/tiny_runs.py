@@ -35,6 +35,7 @@ TINY: dict[str, Any] = {
 BASE: dict[str, Any] = {
     "steps": STEPS, "batch_size": 8, "learning_rate": 0.05, "precision": "fp32", "crop": "none",
     "flip": "none", "policy": "none", "label_smoothing": 0.0, "evaluate_every": 1.0,
+    "optimizer": "sgd",
     "memory_format": "channels_last",
 }  # fmt: skip
 HARD: dict[str, Any] = {

@@ -171,6 +171,7 @@ MODELS: dict[str, Row] = {
     # whitened stem, pooled halving: what the recipe `fast` trains; widths of airbench94, arXiv 2404.00498
     "resnet8_fast": Row(_fast((64, 256, 256)), 32, 8, 2_057_122, 149_064_192, 58, "", "", "counted, not published"),
     "resnet8_fast_half": Row(_fast((32, 128, 128)), 32, 8, 519_650, 41_125_120, 58, "", "", "counted, not published"),
+    "resnet8_fast_wide": Row(_fast((128, 384, 384)), 32, 8, 4_807_714, 376_999_680, 58, "", "", "counted, not published"),
     "plain8_fast": Row(_fast((64, 256, 256), shortcut="none"), 32, 8, 1_972_514, 146_573_824, 40, "", "", "counted, not published"),
     "resnet18_half_cifar": Row(_cifar((2, 2, 2, 2), "basic", (32, 64, 128, 256)), 32, 18, 2_797_610, 139_299_328, 122, "", "", "counted, not published"),
 }

@@ -21,7 +21,7 @@ from resnets.training.recipes import Recipe
 
 ADAMW_LEARNING_RATE = 2e-3
 MUON_LEARNING_RATE = 0.1
-"""size of a step relative to the filters"""
+"""size of a step relative to the filters, at batch 500"""
 OTHERS_FACTOR = 3.0
 """what Muon multiplies its rate by for all that is no filter"""
 SGD_LEARNING_RATE_PER_IMAGE = 0.1 / 128
@@ -33,7 +33,7 @@ def default_learning_rate(recipe: Recipe, *, batch_size: int) -> float:
     if recipe.optimizer == "adamw":
         return ADAMW_LEARNING_RATE
     if recipe.optimizer == "muon":
-        return MUON_LEARNING_RATE
+        return MUON_LEARNING_RATE * math.sqrt(batch_size / 500)
     return SGD_LEARNING_RATE_PER_IMAGE * batch_size
 
 
@@ -64,7 +64,7 @@ def make_optimizer(model: ResNet, recipe: Recipe) -> torch.optim.Optimizer:
     """
     groups = list(_parameter_groups(model, recipe))
     rate = recipe.learning_rate
-    assert rate is not None, "resolve the recipe first"
+    assert rate is not None and recipe.optimizer != "auto", "resolve the recipe first"
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=rate, betas=(recipe.momentum, 0.999), fused=True)
     if recipe.optimizer == "muon":

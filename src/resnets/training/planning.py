@@ -90,7 +90,7 @@ class Plan:
         return replace(self, recipe=recipe, origins=origins, reasons=reasons)
 
 
-SMALL_LADDER = ("resnet20", "resnet10_half_cifar", "resnet18_half_cifar", "resnet18_cifar")
+SMALL_LADDER = ("resnet8_fast_half", "resnet8_fast", "resnet8_fast_wide")
 PHOTO_LADDER = (
     ("resnet18_half", 64), ("resnet18_half", 96), ("resnet18_half", 128), ("resnet18", 128),
     ("resnet18", 160), ("resnet18", 224), ("resnet50", 224),
@@ -140,9 +140,11 @@ def plan(
     current = _tune(current, facts, cores, seconds=seconds, device=device, timing=timing)
     current = _choose_network(current, facts, seconds=seconds, timing=timing)
     current = _warn_of_tiny_maps(current)
+    if recipe.optimizer == "auto":
+        current = current.fill("default", optimizer="sgd" if recipe.weights else "muon")
     if recipe.learning_rate is None:
         assert current.recipe.batch_size is not None
-        rate = default_learning_rate(recipe, batch_size=current.recipe.batch_size)
+        rate = default_learning_rate(current.recipe, batch_size=current.recipe.batch_size)
         current = current.fill("default", learning_rate=rate)
     small = facts.side <= SMALL_SIDE
     if recipe.crop == "auto":
