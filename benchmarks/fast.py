@@ -101,7 +101,7 @@ def anchor(data: Path, out: Path, source: Path, *, seed: int, precision: str) ->
             seen.update({name: variables[name]} if name in variables else {})
         print(f"anchor, epoch {variables['epoch']}: {seen}", file=sys.stderr)
 
-    home = Path.cwd()
+    home, sys.argv[0] = Path.cwd(), str(source.absolute())  # it reads its own text
     os.chdir(out)
     with cpu_for_cuda():
         specification.loader.exec_module(module)

@@ -104,6 +104,16 @@ def test_origins_of_a_given_recipe(result: TrainingResult) -> None:
     assert origins["momentum"] == "default" and origins["crop"] == "data"
 
 
+def test_a_time_replaces_a_recipes_own_length(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[resnets.Recipe] = []
+    monkeypatch.setattr(resnets.api, "start", lambda data, recipe, *_: seen.append(recipe))
+    resnets.train(data, recipe="he2015")
+    resnets.train(data, recipe="he2015", time="5m")
+    assert [recipe.steps for recipe in seen] == [64_000, None]
+    with pytest.raises(UserError, match="--time together with --epochs"):
+        resnets.train(data, time="5m", epochs=3)
+
+
 def test_evaluate_takes_paths_and_contents(result: TrainingResult, data: Path) -> None:
     with pytest.raises(UserError, match="more than --max-bad"):
         resnets.evaluate(result.folder, data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time as clock
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,10 @@ def train(
     label = f"recipe {recipe}" if isinstance(recipe, str) else "recipe"
     wanted = override(base, fields)
     budget = None if time is None else parse_time(time)
-    if budget is not None and (wanted.epochs or wanted.steps):
-        raise UserError("--time together with --epochs or --steps: pass one of them")
+    if budget is not None:
+        if fields.get("epochs") or fields.get("steps"):
+            raise UserError("--time together with --epochs or --steps: pass one of them")
+        wanted = replace(wanted, epochs=None, steps=None)  # a time replaces a recipe's own length
     RunFolder.check(out)
     _check_model(wanted)
     _check_weights(wanted)
