@@ -305,14 +305,15 @@ def test_history_leaves_out_a_torn_last_line(tmp_path: Path) -> None:
 
 def test_forget_after(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    records = [{"kind": kind, "step": s} for s in (1, 2, 3) for kind in ("train", "validation")]
+    kinds = ("train", "validation", "shares")
+    records = [{"kind": kind, "step": s} for s in (1, 2, 3) for kind in kinds]
     for record in records:
         folder.log(record)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "tra')
     folder.forget_after(2, validated=2)
     folder.log({"kind": "train", "step": 3})
-    assert folder.history() == [*records[:4], {"kind": "train", "step": 3}]
+    assert folder.history() == [*records[:6], {"kind": "train", "step": 3}]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no limit on the size of a file")

@@ -502,6 +502,7 @@ def test_models_lists_every_network_on_one_line_each() -> None:
     row = next(line for line in lines if line.startswith("resnet50 "))
     for text in ("25,557,032", "4.089 G", "224", "24.01", "fb.resnet.torch"):
         assert text in row
+    assert "-  sizes: counted, not published" in lines[-1], "no error: it says whose sizes"
     assert resnets_("models", "--quiet").out.split() == list(MODELS)
     assert resnets_("models", "plain*", "--quiet").out.split()[0] == "plain18"
 
@@ -578,7 +579,8 @@ MISTAKES = {  # what is typed -> what the answer must name
     "show nothing": "nothing",
     "models resnet5O": "did you mean 'resnet50'",
     "models 'alex*'": "no network",
-    "models 'resnet*' --layers": "one network's name",
+    "models 'resnet*' --layers": "takes one name",
+    "models --layers": "takes one name: resnets models resnet50 --layers",
 }
 
 
@@ -682,9 +684,11 @@ def test_help_of_a_verb(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_examples_of_the_help_are_well_formed() -> None:
     """Each parses: what is wrong with them, outside of a user's folder, is the missing data."""
-    examples = re.findall(r"^  resnets (\w.*?)(?:   .*)?$", resnets_("--help").out, re.MULTILINE)
-    assert len(examples) == 5
-    for example in examples:
+    pages = [resnets_("--help").out, *(resnets_(verb, "--help").out for verb in VERBS)]
+    pattern = r"^  (?:find .* \| )?resnets (\w.*?)(?:   .*)?$"
+    examples = [re.findall(pattern, page, re.MULTILINE) for page in pages]
+    assert [len(page) for page in examples] == [5, 0, 3, 2, 2, 2, 2]
+    for example in (line for page in examples for line in page):
         if "cifar10" in example:  # would download
             continue
         answer = resnets_(*shlex.split(example))

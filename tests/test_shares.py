@@ -125,3 +125,5 @@ def test_a_run_says_it_once(tmp_path: Path) -> None:
     })  # fmt: skip
     assert record["shares"]["forward"] > 0 < record["shares"]["evaluation"]
     assert sum(record["shares"].values()) == pytest.approx(1.0)
+    folder.forget_after(STEPS, validated=STEPS)  # a run that goes on has said it before
+    assert record in folder.history()

@@ -20,7 +20,12 @@ TABLES = ("classes", "per_class", "confusion", "reliability")
 
 @dataclass(frozen=True)
 class Show:
-    """Print what a model file holds."""
+    """Print what a model file holds: network, classes, preprocessing, scores, recipe, data.
+
+    for example:
+      resnets show runs/photos-001
+      resnets show model.safetensors --format json
+    """
 
     model: ModelPath
     """model file or run folder"""
@@ -71,7 +76,12 @@ def _contents(file: ModelFile) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Models:
-    """List the networks: layers, parameters, MACs, input size, published error and its source."""
+    """List the networks: layers, parameters, MACs, input size, published error and its source.
+
+    for example:
+      resnets models 'resnet*_cifar'
+      resnets models resnet50 --layers
+    """
 
     pattern: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATTERN")] = "*"
     """name or pattern such as 'resnet*'"""
@@ -88,7 +98,8 @@ class Models:
 
         if self.layers:
             if self.pattern not in MODELS:
-                raise _none(self.pattern, "--layers takes one network's name")
+                advice = "--layers takes one name: resnets models resnet50 --layers"
+                raise _none(self.pattern, advice)
             _print_layers(self.pattern)
             return 0
         names = list_models(self.pattern)
@@ -120,12 +131,12 @@ def _print_rows(names: list[str]) -> None:
     table.add_column("name", no_wrap=True)
     for title in ("layers", "parameters", "MACs", "input", "error %"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("source of the error")
+    table.add_column("source")
     for name in names:
         row = MODELS[name]
         table.add_row(
             name, str(row.layers), f"{row.params:,}", _macs(row.macs), str(row.input_size),
-            row.error or "-", row.source or row.counted,
+            row.error or "-", row.source or f"sizes: {row.counted}",
         )  # fmt: skip
     printer().print(table)
 

@@ -28,6 +28,11 @@ class Train:
     DATA is a folder of class folders (with or without train/val/test), a .csv or .jsonl manifest,
     an .npz, a parquet data set, or a name: fashion-mini (embedded), mnist, fashion-mnist, kmnist,
     cifar10, cifar100. Everything left out is chosen from the data and the measured speed.
+
+    for example:
+      resnets train photos/ --time 10m
+      resnets train photos/ --model resnet18 --size 96 --epochs 30
+      resnets train --resume runs/photos-001
     """
 
     data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None

@@ -30,6 +30,10 @@ class Evaluate:
     """Score a model file on images with known classes, matched by name.
 
     DATA without parts is used whole; with parts, --part, or else test, or else validation.
+
+    for example:
+      resnets evaluate runs/photos-001 held-out/
+      resnets evaluate model.safetensors labels.csv --format json
     """
 
     model: ModelPath
@@ -108,6 +112,10 @@ class Predict:
 
     IMAGES are files, folders (searched at any depth) or patterns; `-` reads one path a line from
     standard input. An image that cannot be read is reported, the rest is predicted, exit 2.
+
+    for example:
+      resnets predict runs/photos-001 new/ --top 3
+      find new/ -name '*.jpg' | resnets predict model.safetensors - --format csv
     """
 
     model: ModelPath

@@ -128,8 +128,8 @@ class RunFolder:
 
     def forget_after(self, step: int, *, validated: int) -> None:
         """Drop the records of steps, and of the validation, that a resumed run will do again."""
-        last = {"train": step, "validation": validated}
-        kept = [record for record in self.history() if record["step"] <= last[record["kind"]]]
+        last = {"validation": validated}  # a validation may be owed; all else came with its step
+        kept = [r for r in self.history() if r["step"] <= last.get(r["kind"], step)]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         _write_whole(self.path / "metrics.jsonl", text.encode())
 
