@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from resnets.data.sources import DataSet, Images
 from resnets.errors import UserError
+from resnets.models.layers import Whitening
 from resnets.training import job as room
 from resnets.training.environment import choose_device, describe_environment, kept_threads
 from resnets.training.job import Job, Parts, augmentation, divide, fingerprint
@@ -125,6 +127,26 @@ def test_the_network_fits_data_and_recipe() -> None:
     assert (spec.num_classes, spec.in_channels) == (3, 3)
     assert (spec.dropout, spec.drop_path) == (0.1, 0.2)
     assert job.new_model_spec() == spec
+
+
+def test_a_whitened_stem_is_measured_on_the_training_images() -> None:
+    job = job_of(recipe_of(model="resnet8_fast_half"))
+    model, same = job.new_model(), job.new_model()
+    filters = model.conv1.weight
+    assert torch.equal(filters, same.conv1.weight)
+    fresh = Whitening(3)
+    fresh.fit(torch.from_numpy(normalised(job)))
+    torch.testing.assert_close(filters, fresh.weight)
+    # The weights of a checkpoint or a model file are not measured over again.
+    assert not torch.allclose(job.new_model(pretrained=False).conv1.weight, filters)
+
+
+def normalised(job: Job) -> NDArray[np.float32]:
+    """The training images N C H W as the network sees them."""
+    images = [job.parts.train.read(index, 3) for index in range(len(job.parts.train))]
+    mean, std = np.array(job.preprocess.mean), np.array(job.preprocess.std)
+    scaled = (np.stack(images) / 255 - mean) / std
+    return scaled.transpose(0, 3, 1, 2).astype(np.float32)
 
 
 def test_validation_scores_every_image_of_its_part() -> None:
