@@ -215,6 +215,12 @@ def test_validating_on_test_images_is_said_everywhere(data: Path, tmp_path: Path
     assert "--validate-on test" in (out / "report.html").read_text(encoding="utf-8")
     shown = resnets_("show", out, "--quiet", "--format", "json").out
     assert json.loads(shown)["scores"]["validate_on"] == "test"
+    again = resnets_("evaluate", out, data, "--quiet")
+    assert again.err == "" and "caution: of the model's training" in again.out
+    (caution,) = json.loads(resnets_("evaluate", out, data, "--format", "json").out)["cautions"]
+    assert "--validate-on test" in caution
+    resnets_("evaluate", out, data, "--report", tmp_path / "page")
+    assert caution in (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
     assert load(out / "data.json")["sizes"] == {"train": 36, "val": 12, "test": 12}
 
 
@@ -246,6 +252,15 @@ def test_a_recipe_is_read_first_and_flags_override_it(data: Path, tmp_path: Path
     values = {name: config[name]["value"] for name in ("momentum", "warmup", "flip", "milestones")}
     assert values == {"momentum": 0.5, "warmup": 0.3, "flip": "none", "milestones": [0.4]}
     assert config["momentum"]["origin"] == "recipe" and config["warmup"]["origin"] == "flag"
+
+
+@pytest.mark.usefixtures("without_report")
+def test_weights_of_ours_bring_their_network(run: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tuned"
+    words = ("--recipe", "finetune", "--weights", run, "--size", 16, "--batch-size", 8)
+    answer = resnets_("train", data, *words, "--steps", 1, "--tune", "off", "--out", out)
+    assert answer.code == 0, answer.err
+    assert load(out / "config.json")["model"] == {"value": "resnet20", "origin": "weights"}
 
 
 # --- train: stopping and going on ----------------------------------------------------------------
@@ -531,6 +546,10 @@ MISTAKES = {  # what is typed -> what the answer must name
     "train {pair}": "one image of each class",
     "train {note}": "is no data set",
     TRAIN + "--model resnet5O": "did you mean 'resnet50'",
+    TRAIN + "--model alexnet": "unknown model 'alexnet'; `resnets models` lists all",
+    TRAIN + "--recipe finetune": "pass --weights",
+    TRAIN + "--weights {note}": "pass --model too",
+    TRAIN + "--weights torchvision:IMAGENET1K_V1": "pass --model too",
     TRAIN + "--recipe he2016": "did you mean 'he2015'",
     TRAIN + "--recipe-file none.toml": "no such file",
     TRAIN + "--recipe-file {note}": "not readable as TOML",

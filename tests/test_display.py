@@ -89,6 +89,19 @@ def test_a_terminal_sees_one_block_redrawn_in_place() -> None:
     assert display.live is None and text.endswith("\x1b[?25h"), "the cursor is shown again"
 
 
+def test_a_notice_on_a_terminal_stands_above_the_block_and_keeps_its_words_whole() -> None:
+    screen = io.StringIO()
+    display = Display()
+    display.console = Console(file=screen, force_terminal=True, width=100, highlight=False)
+    text = "measuring " * 20
+    with display:
+        for record in (START, TRAIN, NOTICE | {"text": text}):
+            display(record)
+        assert display.live is not None, "no stale block is left behind"
+    lines = [line.rstrip() for line in screen.getvalue().splitlines() if "measuring" in line]
+    assert len(lines) == 2 and all(line.endswith("measuring") for line in lines)
+
+
 def test_results_are_not_wrapped_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)

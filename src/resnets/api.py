@@ -17,8 +17,8 @@ from resnets.data.sources import Part, open_data
 from resnets.deploy.predictor import Prediction, Predictor
 from resnets.errors import UserError, unknown
 from resnets.evaluation import Scores
-from resnets.modelfile import ModelFile, read_model
-from resnets.models.families import MODELS
+from resnets.modelfile import ModelFile, ModelFileError, read_model
+from resnets.models.families import MODELS, unknown_model
 from resnets.models.resnet import ResNet
 from resnets.report import write_report
 from resnets.results import TrainingResult
@@ -83,8 +83,12 @@ def train(
         wanted = replace(wanted, epochs=None, steps=None)  # a time replaces a recipe's own length
     RunFolder.check(out)
     _check_model(wanted)
-    _check_weights(wanted)
     every = {key: _origin(label, base, wanted, key) for key in asdict(wanted)}
+    if wanted.model is None and wanted.weights is not None:
+        wanted, every = (
+            replace(wanted, model=_model_of(wanted.weights)),
+            every | {"model": "weights"},
+        )
     return start(data, wanted, every, budget, out, name, place, say, started, verify)
 
 
@@ -115,7 +119,10 @@ def evaluate(
     chosen = choose_part(dataset.parts, part)
     images = dataset.parts[chosen]
     taken = "the whole" if chosen == "all" else f"the part {chosen}"
-    notices = [*notices_of(dataset), f"scored: {taken} of {data}, {len(images):,} images"]
+    notices = [
+        *(f"of the model's training: {text}" for text in cautions_in(file)),
+        *notices_of(dataset), f"scored: {taken} of {data}, {len(images):,} images",
+    ]  # fmt: skip
     mistakes = Mistakes(images, file.classes, file.preprocess)
     watch = None if report is None else mistakes
     scores = score(file, images, device=place, workers=workers, watch=watch)
@@ -132,6 +139,11 @@ def evaluate(
             notices=notices, part="validation" if chosen == "val" else "test",
         )  # fmt: skip
     return scores
+
+
+def cautions_in(file: ModelFile) -> list[str]:
+    """What must be said wherever scores of this model are, such as --validate-on test."""
+    return list((file.scores or {}).get("cautions", ()))
 
 
 def choose_part(parts: Mapping[str, Part], part: str | None) -> str:
@@ -189,12 +201,24 @@ def _origin(label: str, base: Recipe, wanted: Recipe, field: str) -> str:
 
 
 def _check_model(recipe: Recipe) -> None:
+    """Names and paths that are not there are found before anything is measured."""
     if recipe.model is not None and recipe.model not in MODELS:
-        raise unknown("model", recipe.model, MODELS)
-
-
-def _check_weights(recipe: Recipe) -> None:
-    """A path that is not there is found before anything is measured; other forms have a colon."""
-    weights = recipe.weights
+        raise unknown_model(recipe.model)
+    weights = recipe.weights  # other forms than a path have a colon
     if weights is not None and ":" not in weights and not Path(weights).expanduser().exists():
         raise UserError(f"--weights {weights}: no such file")
+    if weights is None and recipe.head_first:
+        raise UserError(
+            f"--head-first {recipe.head_first:g} (recipe finetune has it) trains a head on weights "
+            "that know something: pass --weights, a run folder for example"
+        )
+
+
+def _model_of(weights: str) -> str:
+    """The network that a model file of ours was trained in."""
+    try:
+        return str(read_model(Path(weights).expanduser()).recipe["model"])
+    except (ModelFileError, KeyError):
+        raise UserError(
+            f"--weights {weights}: pass --model too, the network that they belong to"
+        ) from None

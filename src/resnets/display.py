@@ -66,9 +66,8 @@ class Display:
         if self.quiet:
             return
         kind = record["kind"]
-        if "text" in record:
-            self._stop()
-            self.console.print(record["text"], markup=False, soft_wrap=True)
+        if "text" in record:  # above the block; on a terminal between words, in a file in one line
+            self.console.print(record["text"], markup=False, soft_wrap=not self.console.is_terminal)
             return
         if kind == "start":
             self.first_step, self.steps = record["step"], record["steps"]

@@ -272,7 +272,8 @@ def notices_of(dataset: DataSet) -> list[str]:
     listed = "; ".join(f"{name} ({reason})" for name, reason in dataset.skipped[:SKIPPED_SHOWN])
     more = len(dataset.skipped) - SKIPPED_SHOWN
     tail = f" and {more} more, listed in data.json" if more > 0 else ""
-    text = f"{len(dataset.skipped)} unreadable images left out: {listed}{tail}"
+    images = "image" if len(dataset.skipped) == 1 else "images"
+    text = f"{len(dataset.skipped)} unreadable {images} left out: {listed}{tail}"
     return [*dataset.notices, text]
 
 

@@ -59,20 +59,25 @@ class Evaluate:
         """Evaluate and print."""
         from resnets import api
         from resnets.display import Display
+        from resnets.modelfile import read_model
 
         if self.workers < 0:
             raise UserError(f"--workers {self.workers}: must be 0 or more")
         if not 0 <= self.max_bad <= 1:
             raise UserError(f"--max-bad {self.max_bad}: must be between 0 and 1")
+        file = read_model(self.model)
+        cautions = api.cautions_in(file)
         with Display(quiet=self.quiet) as display:
             scores = api.evaluate(
-                self.model, self.data, part=self.part, device=self.device, workers=self.workers,
+                file, self.data, part=self.part, device=self.device, workers=self.workers,
                 max_bad=self.max_bad, report=self.report, log=display,
             )  # fmt: skip
         if self.format == "json":
-            print(json.dumps(scores.to_dict()))
+            print(json.dumps(scores.to_dict() | ({"cautions": cautions} if cautions else {})))
         else:
             print_scores(scores)
+            for text in cautions:
+                print(f"caution: of the model's training: {text}")
         if self.report is not None and not self.quiet:
             print(f"report {self.report / 'report.html'}", file=sys.stderr)
         return 0

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from resnets.errors import unknown
+from resnets.errors import UserError, unknown
 from resnets.models.resnet import ResNet
 from resnets.models.spec import FIELDS, Spec
 
@@ -183,6 +183,11 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in MODELS if fnmatchcase(name, pattern)]
 
 
+def unknown_model(name: str) -> UserError:
+    """The error for a name that no row has."""
+    return UserError(f"{unknown('model', str(name), MODELS)}; `resnets models` lists all")
+
+
 def create_model(
     name: str,
     *,
@@ -200,7 +205,7 @@ def create_model(
     An unknown name, field or value raises `UserError`.
     """
     if name not in MODELS:
-        raise unknown("model", name, MODELS)
+        raise unknown_model(name)
     for field in overrides:
         if field not in FIELDS:
             raise unknown("field of Spec", field, FIELDS)

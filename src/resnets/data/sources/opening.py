@@ -141,8 +141,9 @@ def _model_classes(found: Found, classes: Sequence[str]) -> tuple[tuple[str, ...
     for part in found.parts:
         strange = sorted(found.labels(part) - set(classes))
         if strange:
+            where = found.name if part == "all" else f"{part} of {found.name}"
             raise UserError(
-                f"classes in {part} of {found.name} that the model does not know: "
+                f"classes in {where} that the model does not know: "
                 f"{shortened(strange)}; it knows {shortened(list(classes))}"
             )
     return tuple(classes), ()
