@@ -51,6 +51,8 @@ INSIDE = {
     "training.checkpoints": {"training.lock"},
     "training.environment": set(),
     "training.optim": {"training.recipes"},
+    "training.distributed": {"training.interrupt"},
+    "training.syncnorm": {"training.distributed"},
     "training.state": {
         "training.optim",
         "training.recipes",
@@ -61,6 +63,7 @@ INSIDE = {
         "training.optim",
         "training.recipes",
         "training.checkpoints",
+        "training.distributed",
         "training.environment",
         "training.finite",
         "training.interrupt",
