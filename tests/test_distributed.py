@@ -157,7 +157,7 @@ def losses(ranks: Ranks, folder: Path) -> dict[str, dict[str, list[tuple[float, 
     """Losses and accuracies, of training and validation, of float64 runs that should be equal."""
     found = {}
     for name, (values, spec) in EQUAL.items():
-        recipe = recipe_of(**values | {"steps": 6, "evaluate_every": 3 * 8 / NUM})
+        recipe = recipe_of(**values | {"steps": 4, "evaluate_every": 2 * 8 / NUM})
         place = RunFolder(folder / f"{ranks.count} {name}")
         if ranks.first:
             (place.path / "checkpoints").mkdir(parents=True)
@@ -171,7 +171,7 @@ def losses(ranks: Ranks, folder: Path) -> dict[str, dict[str, list[tuple[float, 
 
 def test_the_number_of_ranks_changes_no_loss(tmp_path: Path) -> None:
     one = losses(ALONE, tmp_path)
-    assert [tuple(map(len, kinds.values())) for kinds in one.values()] == [(6, 2)] * len(EQUAL)
+    assert [tuple(map(len, kinds.values())) for kinds in one.values()] == [(4, 2)] * len(EQUAL)
     for count in (2, 4):
         several = on_ranks(count, losses, tmp_path, folder=tmp_path)[0]
         for name, kinds in one.items():

@@ -51,7 +51,8 @@ INSIDE = {
     "training.checkpoints": {"training.lock"},
     "training.environment": set(),
     "training.optim": {"training.recipes"},
-    "training.distributed": {"training.interrupt"},
+    "training.meeting": set(),
+    "training.distributed": {"training.interrupt", "training.meeting"},
     "training.syncnorm": {"training.distributed"},
     "training.state": {
         "training.optim",

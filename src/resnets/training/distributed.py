@@ -29,6 +29,7 @@ from resnets.data.sources import Part
 from resnets.errors import UserError
 from resnets.evaluation import Tally
 from resnets.training.interrupt import Interrupted, Interruption
+from resnets.training.meeting import meet
 
 PATIENCE = timedelta(minutes=10)
 """with a rank that neither answers nor closes its connections, as when a cable is pulled"""
@@ -214,13 +215,18 @@ def joined() -> Iterator[Ranks]:
     if not _several():
         yield ALONE
         return
+    if dist.is_initialized():  # by the script that calls us, which also ends it
+        yield _here()
+        return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+    attempt = PrefixStore(meet(store, rank=rank, count=count, patience=PATIENCE), store)
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=count, timeout=PATIENCE)
     try:
-        yield Ranks(
-            dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")),
-            dist.new_group(timeout=LONG_PATIENCE, backend="gloo"),  # type: ignore[arg-type]
-        )  # fmt: skip
+        yield _here()
     finally:
         dist.destroy_process_group()
 
@@ -234,6 +240,12 @@ def reduce_last(network: nn.Module, *, last: bool) -> None:
     """Let gradients travel once a step, after its last micro-batch."""
     if isinstance(network, DistributedDataParallel):
         network.require_backward_grad_sync = last
+
+
+def _here() -> Ranks:
+    patient: Any = dist.new_group(timeout=LONG_PATIENCE, backend="gloo")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    return Ranks(dist.get_rank(), dist.get_world_size(), local, patient)
 
 
 def _several() -> bool:
