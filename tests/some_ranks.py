@@ -14,7 +14,7 @@ import torch
 
 from resnets.training.distributed import ALONE, Ranks, joined
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, folder: Path) -> list[Any]:

@@ -89,9 +89,10 @@ def start(
 def _measure(job: Job, budget: float | None, current: Plan) -> tuple[float, float]:
     """Seconds of one training step, and of evaluating one image, of the slowest rank."""
     ranks, tried = job.ranks, replace(job, recipe=current.recipe)
-    found = ranks.everywhere(lambda: tried.measure(job.new_model(), budget=budget))
+    model = ranks.in_turn(job.new_model)
+    found = ranks.everywhere(lambda: tried.measure(model, budget=budget))
     step_seconds, image_seconds = map(max, zip(*found, strict=True))
-    exchange = ranks.exchange_seconds(job.new_model(), device=job.device)
+    exchange = ranks.exchange_seconds(model, device=job.device)
     return step_seconds + exchange, image_seconds / ranks.count
 
 
