@@ -75,13 +75,13 @@ def follow(
     except (Interrupted, KeyboardInterrupt):
         pass  # a second signal, or one while scoring: the last checkpoint stands
     except RuntimeError as error:
-        if not interruption.received():
+        if not interruption.heard:
             raise _in_words(error, state.step, ranks) from error
         # The signal reached a worker before it could be told to leave it to this process.
     finally:
         job.stream.close()
         job.validation.close()
-    number = interruption.number or (None if unsaved else signal.SIGINT)
+    number = interruption.number or interruption.heard or (None if unsaved else signal.SIGINT)
     return TrainingResult(folder.path, None, job.parts.scored[0], signal=number, unsaved=unsaved)
 
 
