@@ -16,11 +16,12 @@ import resnets
 import resnets.results
 import resnets.training.job
 from resnets.api import choose_part, parse_time
+from resnets.course import CAUTION
 from resnets.data.decode import decode
 from resnets.errors import UserError, nearest, unknown
 from resnets.modelfile import ModelFileError, read_model
 from resnets.results import TrainingResult
-from resnets.run import CAUTION, notices_of
+from resnets.run import notices_of
 
 SMALL: dict[str, Any] = {
     "model": "resnet20", "size": 16, "batch_size": 4, "precision": "fp32", "threads": 1,

@@ -13,11 +13,16 @@ README's code is the business of `test_readme.py`; its paths and links are check
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
+
+from resnets.commands.train import Train
+from resnets.training.recipes import Recipe
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "resnets"
@@ -33,6 +38,10 @@ SPAN = re.compile(r"`([\w./-]+)`")
 ROOMS = ("src", "tests", "docs", "benchmarks", "scripts", ".ci", "data", "models", "training")
 ROOMS += ("deploy", "report", "commands")
 SUFFIXES = (".py", ".md", ".toml")
+# Flags of torchrun, srun and sbatch.
+FOREIGN = ("nproc-per-node", "nnodes", "max-restarts", "rdzv-backend", "rdzv-endpoint", "rdzv-id")
+FOREIGN += ("job-name", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "requeue")
+FOREIGN += ("open-mode", "kill-on-bad-exit")
 INDENTATIONS = [" " * count for count in (0, 4, 8, 12, 16)]
 
 
@@ -145,6 +154,29 @@ def test_paths_named_exist(document: Path) -> None:
     assert {
         path for path in named if not any((r / path).exists() for r in (ROOT, PACKAGE))
     } == set()
+
+
+SHELL = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "scale.md").read_text("utf-8"), re.DOTALL)
+SCRIPTS = [*SHELL, (ROOT / "benchmarks" / "two_hosts.sh").read_text("utf-8")]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda text: text.split("\n")[0][:40])
+def test_shell_scripts_are_well_formed(script: str) -> None:
+    done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_sbatch_script_starts_torchrun_on_every_machine() -> None:
+    scripts = [text for text in SHELL if text.startswith("#!/bin/bash\n#SBATCH")]
+    assert len(scripts) == 1
+    for word in ("srun", "torchrun", "-m resnets train", "--max-restarts", "--requeue", "--out"):
+        assert word in scripts[0]
+    words = [word for text in SHELL for word in re.findall(r"--[a-z][a-z-]+", text)]
+    known = {f"--{field.name.replace('_', '-')}" for field in fields(Train)}
+    known |= {f"--{field.name.replace('_', '-')}" for field in fields(Recipe)}
+    ours = [word for word in words if word.removeprefix("--") not in FOREIGN]
+    assert ours and set(ours) <= known
 
 
 def test_make_targets_named_exist() -> None:

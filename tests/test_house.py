@@ -52,6 +52,9 @@ INSIDE = {
     "training.environment": set(),
     "training.muon": set(),
     "training.optim": {"training.muon", "training.recipes"},
+    "training.meeting": set(),
+    "training.distributed": {"training.interrupt", "training.meeting"},
+    "training.syncnorm": {"training.distributed"},
     "training.state": {
         "training.optim",
         "training.recipes",
@@ -62,6 +65,7 @@ INSIDE = {
         "training.optim",
         "training.recipes",
         "training.checkpoints",
+        "training.distributed",
         "training.environment",
         "training.finite",
         "training.interrupt",

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from resnets.course import Log
 from resnets.data.sources import Part, open_data
 from resnets.deploy.predictor import Prediction, Predictor
 from resnets.errors import UserError, unknown
@@ -22,9 +23,11 @@ from resnets.models.families import MODELS, unknown_model
 from resnets.models.resnet import ResNet
 from resnets.report import write_report
 from resnets.results import TrainingResult
-from resnets.run import Log, go_on, notices_of, start
+from resnets.run import go_on, notices_of, start
 from resnets.scoring import Mistakes, score
+from resnets.training.beginning import begun, restarts
 from resnets.training.checkpoints import RunFolder
+from resnets.training.distributed import Ranks, joined
 from resnets.training.environment import choose_device, kept_threads
 from resnets.training.recipes import Recipe, named_recipe, override
 
@@ -56,18 +59,16 @@ def train(
     Raises UserError for mistakes, NotFiniteError when the loss is lost.
     """
     started = clock.perf_counter() if started is None else started
-    say = log or (lambda record: None)
     if resume is not None:
         if data is not None or recipe != "default" or time is not None or out is not None:
             raise UserError(
                 "--resume goes on with the run's own data, recipe and time: leave out DATA, "
                 "--recipe, --recipe-file, --time and --out"
             )
-        folder = RunFolder.open(resume)
-        if device == "auto":
-            device = folder.read_json("environment.json")["device"]
-        place = choose_device(device)
-        return go_on(folder, place, say, changes=fields, force=force, verify=verify)
+        with joined() as ranks:
+            say = log if log and ranks.first else _silently
+            folder = ranks.decided(lambda: RunFolder.open(resume))
+            return _resume(folder, device, say, fields, force=force, verify=verify, ranks=ranks)
     if force:
         raise UserError("--force belongs to --resume: it goes on with what has changed")
     place = choose_device(device)
@@ -81,7 +82,6 @@ def train(
         if fields.get("epochs") or fields.get("steps"):
             raise UserError("--time together with --epochs or --steps: pass one of them")
         wanted = replace(wanted, epochs=None, steps=None)  # a time replaces a recipe's own length
-    RunFolder.check(out)
     _check_model(wanted)
     every = {key: _origin(label, base, wanted, key) for key in asdict(wanted)}
     if wanted.model is None and wanted.weights is not None:
@@ -89,7 +89,30 @@ def train(
             replace(wanted, model=_model_of(wanted.weights)),
             every | {"model": "weights"},
         )
-    return start(data, wanted, every, budget, out, name, place, say, started, verify)
+    asked = {"data": str(data), "time": budget, "name": name, "device": device}
+    command = asked | {"verify": verify, "recipe": asdict(wanted)}
+    with joined() as ranks:
+        say = log if log and ranks.first else _silently
+        restarted = bool(ranks.exchange(restarts()).max())
+        own = ranks.decided(lambda: begun(out, command, restarted=restarted))
+        if own is not None:
+            return _resume(own, device, say, {}, force=False, verify=verify, ranks=ranks)
+        ranks.decided(lambda: RunFolder.check(out))
+        return start(
+            data, wanted, every, budget, out, name, ranks.device(place), say, started, verify,
+            command=command, ranks=ranks,
+        )  # fmt: skip
+
+
+def _resume(
+    folder: RunFolder, device: str, say: Log, changes: Mapping[str, Any], *, force: bool,
+    verify: bool, ranks: Ranks,
+) -> TrainingResult:  # fmt: skip
+    """Go on with a run, on the kind of device that it was begun on."""
+    if device == "auto":
+        device = ranks.decided(lambda: folder.read_json("environment.json")["device"])
+    place = ranks.device(choose_device(device))
+    return go_on(folder, place, say, changes=changes, force=force, verify=verify, ranks=ranks)
 
 
 def evaluate(
@@ -191,6 +214,10 @@ def parse_time(text: str | float) -> float:
     if total <= 0:
         raise UserError(f"--time {text!r}: expected a duration such as 90s, 20m or 1h30m")
     return total
+
+
+def _silently(record: Mapping[str, Any]) -> None:
+    """A log that nobody reads."""
 
 
 def _origin(label: str, base: Recipe, wanted: Recipe, field: str) -> str:

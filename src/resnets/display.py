@@ -7,6 +7,7 @@ and how a hint calls the program.
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -40,6 +41,14 @@ def program() -> str:
     if called.stem != "resnets" or (found and Path(found).resolve() == called.resolve()):
         return "resnets"
     return shlex.quote(sys.argv[0])
+
+
+def launcher() -> str:
+    """The same, with as many processes as torchrun has started."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return program()
+    machines, processes = os.environ["GROUP_WORLD_SIZE"], os.environ["LOCAL_WORLD_SIZE"]
+    return f"torchrun --nnodes={machines} --nproc-per-node={processes} -m resnets"
 
 
 class Display:

@@ -225,15 +225,14 @@ class Tally:
 
 @torch.inference_mode()
 def evaluate(
-    model: torch.nn.Module,
-    batches: Iterable[Labelled],
-    classes: Sequence[str],
-    *,
+    model: torch.nn.Module, batches: Iterable[Labelled], classes: Sequence[str], *,
     watch: Callable[[Any, torch.Tensor], None] | None = None,
-) -> Scores:
+    add_up: Callable[[Tally], None] = lambda tally: None,
+) -> Scores:  # fmt: skip
     """Score a network on batches with `images` N C H W and `targets` N; its mode is restored.
 
-    `watch` sees every batch with its logits N K, for those who want more than sums.
+    `watch` sees every batch with its logits N K, for those who want more than sums; `add_up` sees
+    the sums before they are divided, to add those of other processes.
     """
     training = model.training
     model.eval()
@@ -246,6 +245,7 @@ def evaluate(
                 watch(batch, logits)
     finally:
         model.train(training)
+    add_up(tally)
     return tally.scores()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -75,8 +76,11 @@ class Train:
 
     def run(self, started: float) -> int:
         """Train, then say what came out and what to do next."""
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # torch's C++ warns each rank of what is meant so
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         from resnets import api
         from resnets.display import Display
+        from resnets.training.distributed import rank_here
         from resnets.training.finite import NotFiniteError
 
         file = self.recipe_file
@@ -86,28 +90,36 @@ class Train:
             base = _stored(self.resume)
         flags = {k: v for k, v in asdict(self.options).items() if v != getattr(base, k)}
         try:
-            with Display(quiet=self.quiet) as display:
+            with Display(quiet=self.quiet or rank_here() > 0) as display:
                 result = api.train(
                     self.data, recipe=recipe, time=self.time, out=self.out,
                     resume=self.resume, device=self.device, force=self.force, verify=self.verify,
                     log=display, started=started, **flags,
                 )  # fmt: skip
         except NotFiniteError as error:
-            print(f"resnets: {error}; the checkpoints before it are kept. A smaller "
-                  "--learning-rate or --clip 1 helps", file=sys.stderr)  # fmt: skip
+            if rank_here() == 0:
+                print(f"resnets: {error}; the checkpoints before it are kept. A smaller "
+                      "--learning-rate or --clip 1 helps", file=sys.stderr)  # fmt: skip
             return NOT_FINITE
-        return announce(result)
+        return announce(result) if rank_here() == 0 else exit_code(result)
+
+
+def exit_code(result: TrainingResult) -> int:
+    """What the shell is told."""
+    if result.unsaved is not None:
+        return NOT_SAVED
+    return 0 if result.signal is None else SIGNALLED + result.signal
 
 
 def announce(result: TrainingResult) -> int:
     """Print where everything is; returns the exit code."""
-    from resnets.display import program
+    from resnets.display import launcher, program
 
     folder = shlex.quote(str(result.folder))
-    resume = f"{program()} train --resume {folder}"
+    resume = f"{launcher()} train --resume {folder}"
     if result.signal is not None and result.unsaved is None:
         print(f"stopped; go on with: {resume}", file=sys.stderr)
-        return SIGNALLED + result.signal
+        return exit_code(result)
     if result.scores is not None:
         low, high = result.scores.top1_interval
         print(
@@ -119,10 +131,10 @@ def announce(result: TrainingResult) -> int:
     if result.unsaved is not None:
         reason = f"not all could be saved: {result.unsaved}"
         print(f"resnets: {reason}; make room, then: {resume}", file=sys.stderr)
-        return NOT_SAVED
+        return exit_code(result)
     print(f"model   {result.model}\nreport  {result.folder / 'report.html'}")
     print(f"next    {program()} predict {folder} IMAGES\n        {program()} show {folder}")
-    return 0
+    return exit_code(result)
 
 
 def _stored(folder: str | Path) -> Recipe:

@@ -239,6 +239,20 @@ def inside(start: Floats, length: Floats, size: int) -> NDArray[np.bool_]:
     return inner
 
 
+def with_partners(
+    places: NDArray[np.int64], *, batch_size: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Places of a batch with, before each run of them, the neighbour that its first is mixed with.
+
+    Also returns which of them were asked for. The whole batch has every neighbour.
+    """
+    begins = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+    if len(places) == batch_size:
+        begins = begins[:0]
+    own = np.insert(np.ones(len(places), dtype=np.bool_), begins, False)
+    return np.insert(places, begins, (places[begins] - 1) % batch_size), own
+
+
 def mix_batch(
     images: Tensor, targets: Tensor, keys: Keys, *, augment: Augment, num_classes: int
 ) -> tuple[Tensor, Tensor]:

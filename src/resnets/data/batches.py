@@ -3,7 +3,8 @@
 In: a part, a `Preprocess`, an `Augment`. Out: `Batch`es on the device, from any step, the same
 whatever the number of workers and wherever the run began. The idea: epoch e visits the images in
 the order permutation(seed, e); the epochs are laid end to end and step s takes the positions
-[s * B, (s + 1) * B), so every image comes exactly once an epoch and a batch may span two.
+[s * B, (s + 1) * B), so every image comes exactly once an epoch and a batch may span two. Of
+several processes each makes its own places of the same batch.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from resnets.data.augment import (
     mix_batch,
     resized_crop,
     shift_and_flip,
+    with_partners,
 )
 from resnets.data.keyed import Keys, keys, permutation
 from resnets.data.pixels import (
@@ -81,6 +83,7 @@ class TrainingStream:
         device: torch.device | str,
         workers: int = 0,
         cache_mb: float = 1024,
+        places: Indices | None = None,
         on_progress: Progress | None = None,
     ) -> None:
         check(part, batch_size=batch_size, workers=workers)
@@ -92,6 +95,10 @@ class TrainingStream:
         self.part, self.preprocess, self.augment = part, preprocess, augment
         self.num_classes, self.batch_size, self.seed = num_classes, batch_size, seed
         self.device = torch.device(device)
+        self.places = np.arange(batch_size) if places is None else places
+        self.own = np.ones(len(self.places), dtype=np.bool_)
+        if augment.mixes:
+            self.places, self.own = with_partners(self.places, batch_size=batch_size)
         self.targets = torch.from_numpy(part.targets.astype(np.int64))
         self.orders: dict[int, Indices] = {}
         kept = canvas(part, preprocess) if augment.crop == "resized" else preprocess
@@ -112,10 +119,13 @@ class TrainingStream:
 
     def request(self, step: int) -> Request:
         """The epochs and indices of the samples of one step, N each."""
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        return self.samples(step * self.batch_size + self.places)
+
+    def samples(self, positions: Indices) -> Request:
+        """The epochs and indices at positions in the epochs laid end to end, N each."""
         epochs, places = np.divmod(positions, len(self.part))
         indices = np.empty_like(places)
-        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+        for epoch in range(int(epochs.min()), int(epochs.max()) + 1):
             members = epochs == epoch
             indices[members] = self.order(epoch)[places[members]]
         return epochs, indices
@@ -142,7 +152,7 @@ class TrainingStream:
             waited = time.perf_counter() - begin
             if len(shown) == 0:
                 raise none_readable()
-            yield replace(self.finish(self.request(step), images, shown), waited=waited)
+            yield replace(self.finish(step, images, shown), waited=waited)
 
     def look_up(self, request: Request) -> Answer:
         """The images of a request from memory."""
@@ -151,9 +161,9 @@ class TrainingStream:
         images = self.pixels[torch.from_numpy(shown).to(self.pixels.device)]
         return apply_policy(images, keys(self.seed, epochs, indices), self.augment.policy), shown
 
-    def finish(self, request: Request, images: Tensor, shown: Indices) -> Batch:
+    def finish(self, step: int, images: Tensor, shown: Indices) -> Batch:
         """Everything that is done to whole batches on the device."""
-        epochs, indices = request
+        epochs, indices = self.request(step)
         sample_keys = keys(self.seed, epochs, indices)
         mirrored = flips(self.augment.flip, seed=self.seed, epochs=epochs, indices=indices)
         images = images.to(self.device, non_blocking=True)
@@ -164,9 +174,15 @@ class TrainingStream:
         images = erase(self.preprocess.normalise(images), sample_keys, self.augment.erasing)
         targets = self.targets[torch.from_numpy(shown)].to(self.device)
         if self.augment.mixes:
+            epochs, first = self.samples(np.array([step * self.batch_size]))
+            key = keys(self.seed, epochs, first)  # one draw for the whole batch
             images, targets = mix_batch(
-                images, targets, sample_keys, augment=self.augment, num_classes=self.num_classes
+                images, targets, key, augment=self.augment, num_classes=self.num_classes
             )
+        if not self.own.all():  # some were here to be mixed with, and are another process's
+            own = torch.from_numpy(self.own).to(self.device)
+            images, targets = images[own], targets[own]
+            shown, indices = shown[self.own], indices[self.own]
         return Batch(images, targets, shown, int((shown != indices).sum()))
 
     def cut(

@@ -54,6 +54,8 @@ class RunFolder:
     """Paths and files of one run."""
 
     path: Path
+    written: bool = True
+    """False on all ranks but the first: whatever they would write is not"""
     waiting: list[str] = field(default_factory=list, repr=False, compare=False)
     """lines of metrics.jsonl that a full disk refused"""
 
@@ -95,6 +97,8 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one of the folder's JSON files, whole or not at all."""
+        if not self.written:
+            return
         text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
         _write_whole(self.path / name, text.encode())
 
@@ -108,6 +112,8 @@ class RunFolder:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one record to metrics.jsonl; what a full disk refuses goes with the next one."""
+        if not self.written:
+            return
         self.waiting.append(json.dumps(record) + "\n")
         path = self.path / "metrics.jsonl"
         size = path.stat().st_size if path.exists() else 0
@@ -128,6 +134,8 @@ class RunFolder:
 
     def forget_after(self, step: int, *, validated: int) -> None:
         """Drop the records of steps, and of the validation, that a resumed run will do again."""
+        if not self.written:
+            return
         last = {"validation": validated}  # a validation may be owed; all else came with its step
         kept = [r for r in self.history() if r["step"] <= last.get(r["kind"], step)]
         text = "".join(json.dumps(record) + "\n" for record in kept)
@@ -135,6 +143,8 @@ class RunFolder:
 
     def save(self, checkpoint: Checkpoint, *, step: int) -> None:
         """Write a new generation, verify it, then drop the oldest ones. Raises NotSavedError."""
+        if not self.written:
+            return
         path = self.path / "checkpoints" / f"state-{step:08d}.safetensors"
         _save_or_tell(path, checkpoint)
         generations = self._generations()
@@ -159,6 +169,8 @@ class RunFolder:
 
     def save_best(self, weights: dict[str, Tensor], *, step: int, score: float) -> None:
         """Keep the weights of the best validation. Raises NotSavedError."""
+        if not self.written:
+            return
         best = Checkpoint(weights, {"step": step, "score": score})
         _save_or_tell(self.path / "checkpoints" / "best.safetensors", best)
 

@@ -2,13 +2,14 @@
 
 The first SIGINT, SIGTERM or SIGHUP is remembered; inside `breaks()`, where the loop waits for a
 batch or images are scored, it raises `Interrupted` on the spot. A second one stops at once.
+Of several ranks none stops by itself: a signal counts from where all have agreed on it.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -24,8 +25,11 @@ class Interrupted(BaseException):
 class Interruption:
     """Context in which signals are remembered; the former handlers come back at its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, alone: bool = True) -> None:
+        self.alone = alone
+        self.heard = 0
         self.number: int | None = None
+        """the signal that stops the run"""
         self._breaking = False
         self._former: dict[int, object] = {}
 
@@ -44,10 +48,19 @@ class Interruption:
         """Whether a signal came."""
         return self.number is not None
 
+    def agree(self, heard: Iterable[float]) -> bool:
+        """Take over what any rank has heard; returns whether the run is to stop."""
+        self.number = int(max(heard)) or self.number
+        return self.received()
+
+    def leave(self) -> None:
+        """From here on no other rank waits for this one."""
+        self.alone, self.number = True, self.number or self.heard or None
+
     @contextmanager
     def breaks(self) -> Iterator[None]:
         """Context that a signal leaves at once; one that came before does not let it begin."""
-        self._breaking = True
+        self._breaking = self.alone
         try:
             if self.received():
                 raise Interrupted
@@ -56,8 +69,10 @@ class Interruption:
             self._breaking = False
 
     def _remember(self, number: int, _: FrameType | None) -> None:
-        if self.number is not None:
+        if self.heard:
             raise KeyboardInterrupt
-        self.number = number
+        self.heard = number
+        if self.alone:
+            self.number = number
         if self._breaking:
             raise Interrupted

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,9 @@ from resnets.models.families import create_model
 from resnets.models.layers import Whitening
 from resnets.models.resnet import ResNet
 from resnets.models.spec import Spec
+from resnets.training.distributed import ALONE, Ranks
 from resnets.training.environment import autocast
+from resnets.training.interrupt import Interruption
 from resnets.training.loop import train_step
 from resnets.training.planning import Facts
 from resnets.training.recipes import Recipe
@@ -101,13 +104,17 @@ class Job:
     device: torch.device
     stream: TrainingStream
     validation: EvaluationBatches
+    ranks: Ranks
 
     @classmethod
     def build(
         cls, recipe: Recipe, parts: Parts, *, classes: Sequence[str], device: torch.device,
-        preprocess: Mapping[str, Any] | None = None,
+        preprocess: Mapping[str, Any] | None = None, ranks: Ranks = ALONE,
     ) -> Job:  # fmt: skip
-        """Decode what fits in memory and set up the streams; a resumed run gives `preprocess`."""
+        """Decode what fits in memory and set up the streams; a resumed run gives `preprocess`.
+
+        Of several ranks each has its slice of every training batch, and of the validation part.
+        """
         assert recipe.size is not None and recipe.batch_size is not None
         assert recipe.workers is not None, "resolve the recipe first"
         shape: dict[str, Any] = {
@@ -126,11 +133,12 @@ class Job:
         stream = TrainingStream(
             parts.train, preprocess=exact, augment=augmentation(recipe), num_classes=len(classes),
             batch_size=recipe.batch_size, seed=recipe.seed, **places,
+            places=ranks.slice(recipe.batch_size, accumulate=recipe.accumulate),
         )  # fmt: skip
         validation = EvaluationBatches(
-            parts.val, preprocess=exact, batch_size=VALIDATION_BATCH, **places
+            ranks.part(parts.val), preprocess=exact, batch_size=VALIDATION_BATCH, **places
         )
-        return cls(recipe, tuple(classes), parts, exact, device, stream, validation)
+        return cls(recipe, tuple(classes), parts, exact, device, stream, validation, ranks)
 
     def new_model(self, *, pretrained: bool = True) -> ResNet:
         """The network with its initial weights: a function of the seed, or the recipe's weights.
@@ -174,10 +182,15 @@ class Job:
             **{name: value for name, value in extra.items() if value},
         )
 
-    def validate(self, model: nn.Module) -> Scores:
-        """Score the validation part in the precision of training."""
+    def validate(self, model: nn.Module, *, interruption: Interruption | None = None) -> Scores:
+        """Score the validation part in the precision of training; the same scores on every rank."""
+        self.ranks.share_buffers(model)
+        rounds = math.ceil(len(self.parts.val) / (self.ranks.count * VALIDATION_BATCH))
+        batches = self.ranks.in_step(
+            self.validation, rounds=rounds, interruption=interruption or Interruption()
+        )
         with autocast(self.device, self.recipe.precision):
-            return evaluate(model, self.validation, self.classes)
+            return evaluate(model, batches, self.classes, add_up=self.ranks.add_up)
 
     def measure(self, model: ResNet, *, budget: float | None) -> tuple[float, float]:
         """Seconds of one training step, and of evaluating one image, on the real thing.

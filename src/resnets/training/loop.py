@@ -2,6 +2,7 @@
 
 Enters: a `State` (what a run must remember), a resolved `Recipe`, a stream of batches that is a
 pure function of the step. Leaves: trained weights in the state, the best ones in the run folder.
+Of several ranks (`distributed.py`) each walks through it with its slice of every batch.
 
 Legend: N images in a batch, K classes.
 """
@@ -24,6 +25,7 @@ from resnets.data.batches import Batch
 from resnets.evaluation import Scores
 from resnets.models.resnet import ResNet
 from resnets.training.checkpoints import NotSavedError, RunFolder
+from resnets.training.distributed import ALONE, Ranks, reduce_last
 from resnets.training.environment import FORMATS, autocast
 from resnets.training.finite import LossWatch, check_finite
 from resnets.training.interrupt import Interrupted, Interruption
@@ -58,8 +60,8 @@ class Meter:
 
     def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
         """Count one step."""
-        self.loss += loss
-        self.correct += correct
+        self.loss = self.loss + loss
+        self.correct = self.correct + correct
         self.images += images
         self.steps += 1
 
@@ -78,14 +80,15 @@ class Meter:
 
 def train_step(
     state: State, network: nn.Module, batch: Batch, recipe: Recipe, *, steps: int,
-    mark: Callable[[str], None] = lambda phase: None,
+    mark: Callable[[str], None] = lambda phase: None, ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One optimizer step. Returns the mean loss and the number of correct images, on the device.
 
+    `batch` is the slice of this one of the `ranks`; `network` then reduces the gradients.
     `mark` is told when a phase of the step has ended.
     """
     # The one place that touches global random state: dropout and stochastic depth follow the step.
-    torch.manual_seed(_step_seed(recipe.seed, state.step))
+    torch.manual_seed(_step_seed(recipe.seed, state.step, ranks.rank))
     set_learning_rate(state.optimizer, learning_rate(recipe, state.step, steps=steps))
     if recipe.head_first:
         _freeze(state.model, trains_only_head(recipe, state.step, steps=steps))
@@ -96,7 +99,8 @@ def train_step(
     micro_batches = zip(
         batch.images.chunk(recipe.accumulate), batch.targets.chunk(recipe.accumulate), strict=True
     )
-    for images, targets in micro_batches:
+    for number, (images, targets) in enumerate(micro_batches, 1):
+        reduce_last(network, last=number == recipe.accumulate)
         images = images.contiguous(memory_format=FORMATS[recipe.memory_format])
         with autocast(device, recipe.precision):
             logits = network(images)  # N K
@@ -105,9 +109,9 @@ def train_step(
         loss = share * F.cross_entropy(exact, targets, label_smoothing=recipe.label_smoothing)
         mark("forward")
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
+        total = total + loss.detach()
         classes = targets if targets.ndim == 1 else targets.argmax(1)
-        correct += (logits.detach().argmax(1) == classes).sum()
+        correct = correct + (logits.detach().argmax(1) == classes).sum()
         mark("backward")
     if recipe.clip:
         state.scaler.unscale_(state.optimizer)
@@ -117,7 +121,7 @@ def train_step(
     if state.average is not None:
         state.average.update_parameters(state.model)
     mark("optimizer")
-    return total, correct
+    return ranks.mean(total, correct)
 
 
 def train(
@@ -131,6 +135,7 @@ def train(
     num_images: int,
     log: Callable[[dict[str, Any]], None],
     interruption: Interruption,
+    ranks: Ranks = ALONE,
 ) -> bool:
     """Run the recipe from `state.step` on. Returns False when a signal stopped it before its end.
 
@@ -141,6 +146,7 @@ def train(
     assert steps and batch_size, "resolve the recipe first"
     device = next(state.model.parameters()).device
     network: Any = torch.compile(state.model) if recipe.compile else state.model
+    network = ranks.parallel(network)
     began = time.perf_counter() - folder.seconds()
     saved, validation_seconds = time.perf_counter(), math.inf
     meter, watch = Meter.on(device), LossWatch()
@@ -176,17 +182,23 @@ def train(
                 batch = next(batches)
             shares.mark("copy", waited=batch.waited)
             rate = learning_rate(recipe, state.step, steps=steps)
-            loss, correct = train_step(state, network, batch, recipe, steps=steps, mark=shares.mark)
+            loss, correct = train_step(
+                state, network, batch, recipe, steps=steps, mark=shares.mark, ranks=ranks
+            )
             state.step += 1
-            state.replaced += batch.replaced
-            meter.add(loss, correct, len(batch.images))
+            meter.add(loss, correct, ranks.count * len(batch.images))
             watch.see(loss, step=state.step, indices=batch.indices)
 
             due = _owes_validation(state, recipe, num_images=num_images)
             # What a kill loses, also one at the end of a validation; the first may take any time.
             unsaved = time.perf_counter() - saved + (validation_seconds if due else 0)
             saving = unsaved >= 60 * recipe.save_every
-            if due or saving or interruption.received() or meter.seconds() >= LOG_EVERY_SECONDS:
+            logging = meter.seconds() >= LOG_EVERY_SECONDS
+            # A rank a row: all stop when one has heard a signal, and follow the clock of rank 0.
+            told = ranks.exchange(interruption.heard, batch.replaced, saving, logging)
+            state.replaced += int(told[:, 1].sum())
+            saving, logging = map(bool, told[0, 2:])
+            if interruption.agree(told[:, 0]) or due or saving or logging:
                 watch.settle()  # before every save, so that no checkpoint follows a lost loss
                 log({"kind": "train", **now(), **meter.read(), "learning_rate": rate})
                 meter = Meter.on(device)
@@ -197,7 +209,7 @@ def train(
                 log(found | now())
 
     watch.settle()
-    state.save(folder)
+    ranks.decided(lambda: state.save(folder))
     return finished
 
 
@@ -233,6 +245,7 @@ def _freeze(model: ResNet, frozen: bool) -> None:
         parameter.requires_grad_(not frozen or name.startswith("fc."))
 
 
-def _step_seed(seed: int, step: int) -> int:
-    digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    key = f"{seed}/{step}/{rank}" if rank else f"{seed}/{step}"
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

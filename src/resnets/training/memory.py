@@ -19,29 +19,32 @@ LEAST_IMAGES = 2
 Answer = TypeVar("Answer")
 
 
-def fitting(current: Plan, attempt: Callable[[Plan], Answer]) -> tuple[Plan, Answer]:
+def fitting(
+    current: Plan, attempt: Callable[[Plan], Answer], *, ranks: int = 1
+) -> tuple[Plan, Answer]:
     """Attempt, with smaller micro-batches as long as the device runs out of memory."""
     while True:
         try:
             return current, attempt(current)
         except torch.OutOfMemoryError:
             pass  # what the attempt held is free once the error is gone
-        current = smaller_micro_batches(current)
+        current = smaller_micro_batches(current, ranks=ranks)
 
 
-def smaller_micro_batches(current: Plan) -> Plan:
+def smaller_micro_batches(current: Plan, *, ranks: int) -> Plan:
     """At least twice as many micro-batches, of equal size."""
     batch_size, before = current.recipe.batch_size, current.recipe.accumulate
     assert batch_size is not None, "resolve the recipe first"
-    pieces = (n for n in range(2 * before, batch_size // LEAST_IMAGES + 1) if batch_size % n == 0)
+    share = batch_size // ranks
+    pieces = (n for n in range(2 * before, share // LEAST_IMAGES + 1) if share % n == 0)
     accumulate = next(pieces, None)
     if accumulate is None:
         raise UserError(
-            f"out of memory with micro-batches of {batch_size // before} images: take a smaller "
+            f"out of memory with micro-batches of {share // before} images: take a smaller "
             "--size, --model or --batch-size"
         )
     reason = (
-        f"out of memory: {accumulate} micro-batches of {batch_size // accumulate} images make the "
-        f"batch of {batch_size}; batch norm takes its statistics over a micro-batch"
+        f"out of memory: {accumulate} micro-batches of {share // accumulate} images make the "
+        f"batch of {share}; batch norm takes its statistics over a micro-batch"
     )
     return current.fill("memory", reason, accumulate=accumulate)

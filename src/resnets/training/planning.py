@@ -122,11 +122,11 @@ def candidates(facts: Facts, recipe: Recipe) -> list[Candidate]:
 
 def plan(
     recipe: Recipe, origins: dict[str, str], facts: Facts, *, seconds: float | None,
-    device: torch.device, timing: Timing | None = None,
+    device: torch.device, timing: Timing | None = None, ranks: int = 1,
 ) -> Plan:  # fmt: skip
     """Fill in everything but the number of steps; `seconds` are left for the whole run.
 
-    `timing` measures one pass of a network; left out, on this machine.
+    `timing` measures one pass of a network; left out, on this machine. `ranks` share each batch.
     """
     if timing is None:
         channels, num_classes = facts.channels, facts.num_classes
@@ -135,10 +135,12 @@ def plan(
     if recipe.workers is None:
         current = current.fill("measured", workers=recipe.threads or cores)
     if recipe.batch_size is None:
-        batch_size = _batch_size(facts.num_train, recipe.accumulate)
+        batch_size = _batch_size(facts.num_train, recipe.accumulate * ranks)
         current = current.fill("data", batch_size=batch_size)
-    current = _tune(current, facts, cores, seconds=seconds, device=device, timing=timing)
-    current = _choose_network(current, facts, seconds=seconds, timing=timing)
+    current = _tune(
+        current, facts, cores, seconds=seconds, device=device, timing=timing, ranks=ranks
+    )
+    current = _choose_network(current, facts, seconds=seconds, timing=timing, ranks=ranks)
     current = _warn_of_tiny_maps(current)
     if recipe.optimizer == "auto":
         current = current.fill("default", optimizer="sgd" if recipe.weights else "muon")
@@ -207,7 +209,7 @@ def _ending_seconds(facts: Facts, image_seconds: float) -> float:
 
 def _tune(
     current: Plan, facts: Facts, cores: int, *, seconds: float | None, device: torch.device,
-    timing: Timing,
+    timing: Timing, ranks: int,
 ) -> Plan:  # fmt: skip
     """How to compute: fixed defaults, or measured on the network in the middle of the candidates.
 
@@ -224,7 +226,7 @@ def _tune(
     options = candidates(facts, recipe)
     middle = options[(len(options) - 1) // 2]
     candidate = replace(middle, size=min(middle.size, PROBE_SIDE))
-    start = Setting(**values, images=recipe.batch_size // recipe.accumulate)
+    start = Setting(**values, images=recipe.batch_size // (recipe.accumulate * ranks))
     found = probe(
         start, partial(timing, candidate), cores=cores, device=device, fixed=fixed,
         accumulate=recipe.accumulate, default_batch=_batch_size(facts.num_train, 1),
@@ -238,7 +240,9 @@ def _tune(
     return current.fill("", said if faster else "")
 
 
-def _choose_network(current: Plan, facts: Facts, *, seconds: float | None, timing: Timing) -> Plan:
+def _choose_network(
+    current: Plan, facts: Facts, *, seconds: float | None, timing: Timing, ranks: int
+) -> Plan:
     recipe = current.recipe
     options = candidates(facts, recipe)
     assert recipe.threads is not None
@@ -247,7 +251,7 @@ def _choose_network(current: Plan, facts: Facts, *, seconds: float | None, timin
     wanted = recipe.epochs or target_epochs(facts.num_train)
     chosen, said = options[0], ""
     for option in options if len(options) > 1 else ():
-        image_seconds = settled(partial(timing, option), setting)
+        image_seconds = settled(partial(timing, option), setting) / ranks
         epochs = available * SAFETY / (image_seconds * facts.num_train)
         if epochs < wanted and said:
             break

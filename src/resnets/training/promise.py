@@ -49,6 +49,7 @@ class Basis:
             **versions,
             "the device": f"{environment['device']} ({environment['device_name']})",
             "the number of threads": environment["threads"],
+            "the number of ranks": environment.get("ranks", 1),
         }
 
 

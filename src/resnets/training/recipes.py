@@ -40,6 +40,8 @@ class Recipe:
     """images per optimizer step"""
     accumulate: int = 1
     """micro-batches per optimizer step; batch norm then sees batch-size / accumulate images"""
+    sync_batchnorm: bool = False
+    """batch norm sees the images of all ranks under torchrun, not those of each rank alone"""
 
     optimizer: Literal["auto", "sgd", "adamw", "muon"] = "auto"
     """sgd has Nesterov momentum unless --no-nesterov, muon orthogonalises it for convolutions;
@@ -182,7 +184,8 @@ def _check_kind(name: str, kind: Any, value: object) -> None:
         if value not in get_args(kind):
             raise unknown(flag, str(value), get_args(kind))
         return
-    allowed = tuple(get_origin(k) or k for k in (get_args(kind) if _is_union(kind) else (kind,)))
+    union = type(None) in get_args(kind)
+    allowed = tuple(get_origin(k) or k for k in (get_args(kind) if union else (kind,)))
     if float in allowed:
         allowed += (int,)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
@@ -190,10 +193,6 @@ def _check_kind(name: str, kind: Any, value: object) -> None:
         raise UserError(f"{flag} {value!r}: expected {names}")
     if isinstance(value, float) and value != value:
         raise UserError(f"{flag} nan: expected a number")
-
-
-def _is_union(kind: Any) -> bool:
-    return type(None) in get_args(kind)
 
 
 def _rising_shares(values: tuple[object, ...]) -> bool:

@@ -1,0 +1,63 @@
+"""Several ranks as processes of this machine, for tests: gloo over the loopback interface."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnets.training.distributed import ALONE, Ranks, joined
+
+PATIENCE = 300.0
+
+
+def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, folder: Path) -> list[Any]:
+    """What `work(ranks, *arguments)` returns or raises on each of `count` ranks, in their order."""
+    if count == 1:
+        return [work(ALONE, *arguments)]
+    # A server that has imported torch already forks every rank.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["resnets.run", "some_ranks", "tiny_runs"])
+    port, processes = free_port(), []
+    answers = [folder / f"rank-{rank}.pickle" for rank in range(count)]
+    for rank, answer in enumerate(answers):
+        answer.unlink(missing_ok=True)
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+        place = {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"}
+        process = context.Process(target=live, args=(place, answer, work, arguments))
+        process.start()
+        processes.append(process)
+    for process in processes:
+        process.join(PATIENCE)
+        if process.exitcode is None:
+            process.kill()
+    return [pickle.loads(answer.read_bytes()) for answer in answers]
+
+
+def live(place: dict[str, str], answer: Path, work: Callable[..., Any], arguments: Any) -> None:
+    """What one rank does."""
+    os.environ.update(place)
+    torch.set_num_threads(1)
+    with joined() as ranks:
+        found = attempt(ranks, work, arguments)
+    answer.write_bytes(pickle.dumps(found))
+
+
+def attempt(ranks: Ranks, work: Callable[..., Any], arguments: Any) -> Any:
+    try:
+        return work(ranks, *arguments)
+    except Exception as error:
+        return error
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

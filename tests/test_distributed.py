@@ -1,0 +1,303 @@
+"""Several ranks compute what one does: the same samples, the same losses, the same end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from resnets.data.batches import Batch, EvaluationBatches, TrainingStream
+from resnets.data.preprocess import Preprocess
+from resnets.errors import UserError
+from resnets.evaluation import Scores, evaluate
+from resnets.training import loop
+from resnets.training.checkpoints import RunFolder, load_checkpoint
+from resnets.training.distributed import ALONE, Ranks
+from resnets.training.finite import NotFiniteError
+from resnets.training.interrupt import Interruption
+from resnets.training.job import augmentation
+from resnets.training.recipes import Recipe
+from resnets.training.state import State
+from resnets.training.syncnorm import synchronise
+from some_ranks import on_ranks
+from tiny_runs import CPU, HARD, RANDOM, K, digest, images_of, network, recipe_of, shares_of
+
+SAME = 1e-9  # float64 losses, another order of summation
+FLOAT32 = 1e-6  # the same of validations, whose logits are float32
+NUM = 22  # images: epochs begin inside a batch, and parts of 4 ranks differ in size
+MIXED: dict[str, Any] = HARD | {"mixup": 0.4, "cutmix": 0.4}
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
+
+
+# --- samples
+
+
+def stream_of(recipe: Recipe, ranks: Ranks, *, cache_mb: float = 1024) -> TrainingStream:
+    assert recipe.batch_size is not None
+    return TrainingStream(
+        images_of(NUM), preprocess=Preprocess(size=12), augment=augmentation(recipe),
+        num_classes=K, batch_size=recipe.batch_size, seed=recipe.seed, device=CPU,
+        cache_mb=cache_mb, places=ranks.slice(recipe.batch_size, accumulate=recipe.accumulate),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("cache_mb", [0, 1024], ids=["streamed", "cached"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {}, {"accumulate": 2}, MIXED, MIXED | {"mixup": 0.0}, MIXED | {"cutmix": 0.0},
+        MIXED | {"crop": "resized", "accumulate": 1, "policy": "trivialaugment"},
+    ],
+    ids=["plain", "accumulate", "mixed", "cutmix", "mixup", "resized"],
+)  # fmt: skip
+@pytest.mark.parametrize("count", [2, 4])
+def test_ranks_divide_the_batches_of_one_process(
+    count: int, values: dict[str, Any], cache_mb: float
+) -> None:
+    """Micro-batch by micro-batch, the slices side by side are the whole, to the last bit."""
+    recipe = recipe_of(**values)
+    whole = stream_of(recipe, ALONE, cache_mb=cache_mb).batches(3, 8)
+    slices = [
+        stream_of(recipe, Ranks(rank, count), cache_mb=cache_mb).batches(3, 8)
+        for rank in range(count)
+    ]
+    for batch, *parts in zip(whole, *slices, strict=True):
+        for name in ("images", "targets", "indices"):
+            pieces = [torch.as_tensor(getattr(part, name)) for part in parts]
+            rows = zip(*(piece.chunk(recipe.accumulate) for piece in pieces), strict=True)
+            joined = torch.cat([torch.cat(row) for row in rows])
+            assert torch.equal(joined, torch.as_tensor(getattr(batch, name))), name
+
+
+def test_a_batch_that_cannot_be_divided_is_refused() -> None:
+    with pytest.raises(UserError, match="--batch-size 8: must be divisible by 3 ranks x"):
+        Ranks(0, 3).slice(8, accumulate=1)
+    with pytest.raises(UserError, match="divisible by 4 ranks x --accumulate 4"):
+        Ranks(0, 4).slice(8, accumulate=4)
+
+
+# --- losses
+
+
+class Exact:
+    """A stream or an evaluation in float64."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(exact, self.inner)
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        return map(exact, self.inner.batches(first, last))
+
+
+def exact(batch: Batch) -> Batch:
+    return replace(batch, images=batch.images.double())
+
+
+def validation_of(ranks: Ranks) -> EvaluationBatches:
+    return EvaluationBatches(
+        ranks.part(images_of(NUM)), preprocess=Preprocess(size=12), batch_size=4, device=CPU
+    )
+
+
+def scores_of(ranks: Ranks, model: nn.Module, interruption: Interruption) -> Scores:
+    ranks.share_buffers(model)
+    batches = ranks.in_step(validation_of(ranks), rounds=6, interruption=interruption)
+    double = next(model.parameters()).dtype == torch.float64
+    kept = Exact(batches) if double else batches
+    return evaluate(model, kept, tuple("abcd"), add_up=ranks.add_up)
+
+
+def lived(
+    ranks: Ranks, folder: RunFolder, recipe: Recipe, *, double: bool, stream: Any = None,
+    resumed: bool = False, interruption: Interruption | None = None, **spec: Any,
+) -> State:  # fmt: skip
+    """One rank's run, or what is left of it."""
+    folder = folder if ranks.first else replace(folder, written=False)
+    model = network(**spec)
+    if recipe.sync_batchnorm:
+        synchronise(model, ranks=ranks, device=CPU)
+    state = State.start(model.double() if double else model, recipe, device=CPU)
+    checkpoint = ranks.decided(folder.load) if resumed else None
+    if checkpoint is not None:
+        state.restore(checkpoint)
+    heard = interruption or Interruption(alone=ranks.count == 1)
+    stream = stream or stream_of(recipe, ranks)
+    loop.LOG_EVERY_SECONDS = 0.0
+    with heard:
+        loop.train(
+            state, recipe, stream=Exact(stream) if double else stream,
+            validate=lambda model: scores_of(ranks, model, heard), folder=folder,
+            shares=shares_of(recipe), num_images=NUM, log=folder.log, interruption=heard,
+            ranks=ranks,
+        )  # fmt: skip
+    return state
+
+
+EQUAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "no norm": (MIXED, {"norm": "none"}),
+    "group norm": ({"accumulate": 2, "optimizer": "adamw"}, {"norm": "group", "order": "pre"}),
+    "head first": ({"head_first": 0.5, "layer_decay": 0.7}, {"norm": "group"}),
+    "synchronised": ({"sync_batchnorm": True, "accumulate": 2, "ema": 0.9}, {"norm": "batch"}),
+}
+
+
+def losses(ranks: Ranks, folder: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Losses and accuracies, of training and validation, of float64 runs that should be equal."""
+    found = {}
+    for name, (values, spec) in EQUAL.items():
+        recipe = recipe_of(**values | {"steps": 4, "evaluate_every": 2 * 8 / NUM})
+        place = RunFolder(folder / f"{ranks.count} {name}")
+        if ranks.first:
+            (place.path / "checkpoints").mkdir(parents=True)
+        lived(ranks, place, recipe, double=True, **spec)
+        found[name] = {
+            kind: [(r["loss"], r[score]) for r in place.history() if r["kind"] == kind]
+            for kind, score in (("train", "accuracy"), ("validation", "top1"))
+        }
+    return found
+
+
+def test_the_number_of_ranks_changes_no_loss(tmp_path: Path) -> None:
+    one = losses(ALONE, tmp_path)
+    assert [tuple(map(len, kinds.values())) for kinds in one.values()] == [(4, 2)] * len(EQUAL)
+    for count in (2, 4):
+        several = on_ranks(count, losses, tmp_path, folder=tmp_path)[0]
+        for name, kinds in one.items():
+            for kind, most in (("train", SAME), ("validation", FLOAT32)):
+                apart = np.array(several[name][kind]) - np.array(kinds[kind])
+                assert np.abs(apart).max() < most, (count, name, kind)
+
+
+# --- to the last bit, and ends
+
+
+EVERYTHING = MIXED | {"steps": 8, "evaluate_every": 3 * 8 / NUM, "save_every": 5.0}
+STOPPED = 4
+
+
+class Telling:
+    """Batches that send one rank a signal while the one for a step is waited for."""
+
+    def __init__(self, inner: TrainingStream, *, rank: int, ranks: Ranks) -> None:
+        self.inner, self.tells = inner, rank == ranks.rank
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        for step, batch in enumerate(self.inner.batches(first, last), first + 1):
+            if self.tells and step == STOPPED:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+
+def whole_and_resumed(ranks: Ranks, folder: Path) -> tuple[str, str, int, int | None]:
+    """Digests of an uninterrupted run and of one that one rank's signal stopped; where, by what."""
+    recipe = recipe_of(**EVERYTHING | {"accumulate": 1})
+    places = [RunFolder(folder / name) for name in ("whole", "stopped")]
+    for place in places if ranks.first else ():
+        (place.path / "checkpoints").mkdir(parents=True)
+    ranks.decided(lambda: None)
+    whole = lived(ranks, places[0], recipe, double=False, **RANDOM)
+    heard = Interruption(alone=False)
+    telling = Telling(stream_of(recipe, ranks), rank=2, ranks=ranks)
+    stopped = lived(
+        ranks, places[1], recipe, double=False, stream=telling, interruption=heard, **RANDOM
+    )
+    at = stopped.step
+    state = lived(ranks, places[1], recipe, double=False, resumed=True, **RANDOM)
+    ends = [digest(dict(s.model.named_parameters())) for s in (whole, state)]
+    return ends[0], ends[1], at, heard.number
+
+
+def test_four_ranks_stop_together_and_go_on_to_the_same_bits(tmp_path: Path) -> None:
+    """The whole run and the resumed one are also twice the same number of ranks."""
+    ends = on_ranks(4, whole_and_resumed, tmp_path, folder=tmp_path)
+    assert len({(whole, resumed) for whole, resumed, _, _ in ends}) == 1
+    assert ends[0][0] == ends[0][1]
+    assert [(at, number) for _, _, at, number in ends] == [(STOPPED, signal.SIGTERM)] * 4
+    for file in ("state-00000008.safetensors", "best.safetensors"):
+        whole, resumed = (
+            load_checkpoint(tmp_path / name / "checkpoints" / file) for name in ("whole", "stopped")
+        )
+        assert digest(whole.tensors) == digest(resumed.tensors)
+        assert whole.scalars == resumed.scalars
+
+
+def lost(ranks: Ranks, folder: Path) -> int:
+    """A run in which the last rank's slice becomes infinite at step 3; the step of the end."""
+
+    class Poisoned:
+        def batches(self, first: int, last: int) -> Iterator[Batch]:
+            for step, batch in enumerate(stream_of(recipe, ranks).batches(first, last), 1):
+                bad = step == 3 and ranks.rank == ranks.count - 1
+                yield replace(batch, images=batch.images * (float("inf") if bad else 1))
+
+    recipe = recipe_of(steps=8)
+    try:
+        lived(ranks, RunFolder(folder), recipe, double=False, stream=Poisoned())
+    except NotFiniteError as error:
+        return int(str(error).split()[-1]) if error.indices is not None else -1
+    return 0
+
+
+def test_a_loss_lost_on_one_rank_ends_all_at_that_step(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    assert on_ranks(2, lost, tmp_path, folder=tmp_path) == [3, 3]
+
+
+def evaluated(ranks: Ranks) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    torch.manual_seed(ranks.rank)  # buffers that differ are rank 0's before they are used
+    model = network()
+    for buffer in model.buffers():
+        buffer.copy_(torch.rand(buffer.shape) + 0.5 * (ranks.rank + 1))
+    return scores_of(ranks, model, Interruption(alone=False)).to_dict(), None
+
+
+def test_evaluation_counts_every_image_once(tmp_path: Path) -> None:
+    one = evaluated(ALONE)[0]
+    for found, _ in on_ranks(4, evaluated, folder=tmp_path):
+        assert found["num_images"] == NUM
+        for name in ("confusion", "top1", "per_class"):
+            assert found[name] == one[name]
+        assert found["loss"] == pytest.approx(one["loss"], rel=1e-6)
+
+
+def test_fewer_images_than_ranks_are_refused() -> None:
+    with pytest.raises(UserError, match="3 validation images for 4 ranks: start fewer"):
+        Ranks(0, 4).part(images_of(3))
+
+
+def refused(ranks: Ranks) -> list[str]:
+    """What each kind of agreement says when one rank fails."""
+
+    def fail_on(rank: int) -> int:
+        if ranks.rank == rank:
+            raise UserError(f"from {rank}")
+        return ranks.rank
+
+    said = [str(ranks.everywhere(lambda: fail_on(9))), str(ranks.decided(lambda: fail_on(9)))]
+    for attempt in (
+        lambda: ranks.everywhere(lambda: fail_on(1)), lambda: ranks.decided(lambda: fail_on(0)),
+        lambda: ranks.in_turn(lambda: fail_on(1)), lambda: ranks.agree_on("x", f"{ranks.rank}"),
+    ):  # fmt: skip
+        with pytest.raises(UserError) as error:
+            attempt()
+        said.append(str(error.value))
+    return said
+
+
+def test_an_error_of_one_rank_is_that_of_all(tmp_path: Path) -> None:
+    one, two = on_ranks(2, refused, folder=tmp_path)
+    assert one == two
+    assert one[:5] == ["[0, 1]", "0", "from 1", "from 0", "from 1"]
+    assert "x: rank 1 finds something else than rank 0" in one[5]
