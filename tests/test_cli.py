@@ -216,7 +216,7 @@ def test_validating_on_test_images_is_said_everywhere(data: Path, tmp_path: Path
     shown = resnets_("show", out, "--quiet", "--format", "json").out
     assert json.loads(shown)["scores"]["validate_on"] == "test"
     again = resnets_("evaluate", out, data, "--quiet")
-    assert again.err == "" and "caution: of the model's training" in again.out
+    assert again.err == "" and "caution: of its training" in again.out
     (caution,) = json.loads(resnets_("evaluate", out, data, "--format", "json").out)["cautions"]
     assert "--validate-on test" in caution
     resnets_("evaluate", out, data, "--report", tmp_path / "page")

@@ -127,6 +127,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+def test_an_epoch_has_two_decimals_and_one_point_is_no_schedule(tmp_path: Path) -> None:
+    records = [
+        {"kind": "train", "epoch": 2.005, "loss": 1.0, "accuracy": 0.5, "learning_rate": 0.1},
+        {"kind": "validation", "epoch": 2.005, "loss": 1.0, "top1": 0.5},
+    ]
+    html = write(tmp_path, history=records).read_text(encoding="utf-8")
+    assert "best at epoch 2: 50.0%" in html and 'best: epoch 2"' in html
+    assert not (tmp_path / "figures" / "learning_rate.png").exists()
+
+
 def test_page_needs_nothing_but_itself(run: Path) -> None:
     page, html = Page(run), run.read_text(encoding="utf-8")
     assert run.stat().st_size < 1.5 * MEGABYTE

@@ -130,8 +130,8 @@ def evaluate(
 
     DATA without parts is used whole; with parts, `part` or else test, or else validation.
     `workers` processes decode images that do not fit in memory; `max_bad` is the largest share of
-    unreadable ones. `report` is a folder for the page
-    and its figures. `log` sees a notice of the part that was taken and of whatever was left out.
+    unreadable ones. `report` is a folder for the page and its figures. `log` sees a notice of the
+    part that was taken and of whatever was left out, and a caution where the model carries one.
     Raises UserError for mistakes, ModelFileError for an unusable model file.
     """
     place = choose_device(device)
@@ -141,30 +141,39 @@ def evaluate(
     dataset = open_data(data, max_bad=max_bad, classes=file.classes)
     chosen = choose_part(dataset.parts, part)
     images = dataset.parts[chosen]
-    taken = "the whole" if chosen == "all" else f"the part {chosen}"
-    notices = [
-        *(f"of the model's training: {text}" for text in cautions_in(file)),
-        *notices_of(dataset), f"scored: {taken} of {data}, {len(images):,} images",
-    ]  # fmt: skip
+    taken = f"{'the whole' if chosen == 'all' else f'the part {chosen}'} of {data}"
+    notices = notices_of(dataset)
     mistakes = Mistakes(images, file.classes, file.preprocess)
     watch = None if report is None else mistakes
     scores = score(file, images, device=place, workers=workers, watch=watch)
     if scores.num_images < len(images):
         lost = len(images) - scores.num_images
-        notices.append(f"{lost:,} of them could not be read and were left out")
+        notices.append(f"{lost:,} of the images could not be read and were left out")
+    cautions = [f"of its training: {text}" for text in _cautions(file)]
     if log is not None:
-        for text in notices:
-            log({"kind": "notice", "text": text})
+        scored = f"scored: {taken}, {len(images):,} images"
+        for kind, texts in (("notice", [scored, *notices]), ("caution", cautions)):
+            for text in texts:
+                log({"kind": kind, "text": text})
     if report is not None:
         write_report(
-            Path(report), title=f"{dataset.name}: evaluation", facts=[("data", str(data))],
+            Path(report), title=f"{dataset.name}: evaluation",
+            facts=_facts(model, file, taken),
             history=[], scores=scores.to_dict(), samples=[], mistakes=mistakes.worst(),
-            notices=notices, part="validation" if chosen == "val" else "test",
+            notices=[*notices, *cautions], part="validation" if chosen == "val" else "test",
         )  # fmt: skip
     return scores
 
 
-def cautions_in(file: ModelFile) -> list[str]:
+def _facts(model: object, file: ModelFile, data: str) -> list[tuple[str, str]]:
+    """What was scored on what, for the page."""
+    name, size = file.recipe.get("model", "unnamed"), file.preprocess.size
+    source = [] if isinstance(model, ModelFile) else [("model file", str(model))]
+    trained = ("trained on", str(file.data.get("name", "unknown")))
+    return [("data", data), *source, ("network", f"{name}, {size} x {size} pixels"), trained]
+
+
+def _cautions(file: ModelFile) -> list[str]:
     """What must be said wherever scores of this model are, such as --validate-on test."""
     return list((file.scores or {}).get("cautions", ()))
 

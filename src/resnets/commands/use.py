@@ -7,10 +7,10 @@ import glob
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -59,25 +59,29 @@ class Evaluate:
         """Evaluate and print."""
         from resnets import api
         from resnets.display import Display
-        from resnets.modelfile import read_model
 
         if self.workers < 0:
             raise UserError(f"--workers {self.workers}: must be 0 or more")
         if not 0 <= self.max_bad <= 1:
             raise UserError(f"--max-bad {self.max_bad}: must be between 0 and 1")
-        file = read_model(self.model)
-        cautions = api.cautions_in(file)
+        cautions: list[str] = []
         with Display(quiet=self.quiet) as display:
+
+            def log(record: Mapping[str, Any]) -> None:
+                display(record)
+                if record["kind"] == "caution":
+                    cautions.append(record["text"])
+
             scores = api.evaluate(
-                file, self.data, part=self.part, device=self.device, workers=self.workers,
-                max_bad=self.max_bad, report=self.report, log=display,
+                self.model, self.data, part=self.part, device=self.device, workers=self.workers,
+                max_bad=self.max_bad, report=self.report, log=log,
             )  # fmt: skip
         if self.format == "json":
             print(json.dumps(scores.to_dict() | ({"cautions": cautions} if cautions else {})))
         else:
             print_scores(scores)
             for text in cautions:
-                print(f"caution: of the model's training: {text}")
+                print(f"caution: {text}")
         if self.report is not None and not self.quiet:
             print(f"report {self.report / 'report.html'}", file=sys.stderr)
         return 0

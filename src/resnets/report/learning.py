@@ -64,7 +64,7 @@ def _loss(train: Sequence[Row], validation: Sequence[Row], best: Row | None) -> 
     title = "Loss"
     if _values(validation_rows):
         low = min((r for r in validation_rows if r["value"] is not None), key=lambda r: r["value"])
-        title = f"Validation loss is lowest at epoch {low['epoch']:.4g}: {low['value']:.3g}"
+        title = f"Validation loss is lowest at epoch {_short(low['epoch'])}: {low['value']:.3g}"
     lost = sum(finite(record.get("loss", 0.0)) is None for record in [*train, *validation])
     note = "Training loss is taken on augmented images while the weights move; it may lie above."
     if lost:
@@ -92,7 +92,8 @@ def _accuracy(train: Sequence[Row], validation: Sequence[Row], best: Row | None)
         return None
     title, marked = "Accuracy", None
     if best is not None:
-        title = f"Validation accuracy is best at epoch {best['epoch']:.4g}: {percent(best['top1'])}"
+        where = _short(best["epoch"])
+        title = f"Validation accuracy is best at epoch {where}: {percent(best['top1'])}"
         marked = {"epoch": best["epoch"], "value": finite(best["top1"])}
     low = max(0.0, math.floor(min(values) * 20) / 20)
     high = min(1.0, max(math.ceil(max(values) * 20) / 20, low + 0.05))
@@ -174,6 +175,11 @@ def _points(curves: alt.Chart, rows: list[Row], tooltip: list[alt.Tooltip]) -> A
     )
 
 
+def _short(epoch: float) -> str:
+    """At most two decimals: the last step of a run ends at epoch 2.005, which is 2 to a reader."""
+    return f"{epoch:.2f}".rstrip("0").rstrip(".")
+
+
 def _epochs(last: float) -> alt.X:
     scale = alt.Scale(domain=[0, last or 1], nice=False)
     return alt.X("epoch:Q", title="epoch", scale=scale).axis(grid=False, tickCount=8)
@@ -191,7 +197,7 @@ def _mark(marked: Row | None, last: float, label_y: int) -> list[alt.Chart]:
             align="right" if left else "left",
             dx=-6 if left else 6,
             color=INK,
-            text=f"best: epoch {marked['epoch']:.4g}",
+            text=f"best: epoch {_short(marked['epoch'])}",
         ).encode(y=alt.value(label_y)),
     ]
     if marked["value"] is not None:
@@ -203,19 +209,19 @@ def _mark(marked: Row | None, last: float, label_y: int) -> list[alt.Chart]:
 def _rate(train: Sequence[Row]) -> Figure | None:
     rows = _rows(train, "learning_rate", "training")
     values = _values(rows)
-    if not values:
+    if len(values) < 2:  # one point says nothing of a schedule
         return None
     peak = max((row for row in rows if row["value"] is not None), key=lambda row: row["value"])
     chart = (
         alt.Chart(alt.NamedData(name="curves"))
-        .mark_line(color=GREY, strokeWidth=2, point=len(rows) < 2, strokeJoin="round")
+        .mark_line(color=GREY, strokeWidth=2, strokeJoin="round")
         .encode(
             x=_epochs(max(row["epoch"] for row in rows)),
             y=alt.Y("value:Q", title="learning rate").axis(tickCount=4),
             tooltip=[alt.Tooltip("epoch:Q", format=".3~f"), alt.Tooltip("value:Q", title="rate")],
         )
     )
-    title = f"Learning rate peaks at {peak['value']:.3g}, epoch {peak['epoch']:.3g}"
+    title = f"Learning rate peaks at {peak['value']:.3g}, epoch {_short(peak['epoch'])}"
     if min(values) == max(values):
         title = f"Learning rate stays at {values[-1]:.3g}"
     return Figure(

@@ -75,7 +75,8 @@ def _confusion(scores: Mapping[str, Any]) -> Figure:
         ],
     )
     layers = [heat] if num_classes > _COUNTED else [heat, _counts(base, cells)]
-    chart = alt.layer(*layers, view=alt.ViewConfig(fill=_TINTS[0], stroke="#d0d5dd"))
+    frame = None if line else "#d0d5dd"  # the cells' white lines would cut it into pieces
+    chart = alt.layer(*layers, view=alt.ViewConfig(fill=_TINTS[0], stroke=frame))
     right = sum(cell["images"] for cell in cells if cell["true"] == cell["predicted"])
     total = sum(cell["images"] for cell in cells)
     size = 420 if num_classes <= 4 else 680 if num_classes <= _COUNTED else 1160
