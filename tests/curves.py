@@ -25,8 +25,9 @@ from resnets.models.families import MODELS
 from resnets.models.spec import Spec
 from resnets.training.job import Job, divide
 from resnets.training.loop import train_step
+from resnets.training.named import RECIPES, named_recipe
 from resnets.training.planning import plan
-from resnets.training.recipes import RECIPES, Recipe, named_recipe, override
+from resnets.training.recipes import Recipe, override
 from resnets.training.state import State
 
 FOLDER = Path(__file__).parent / "curves"

@@ -10,7 +10,8 @@ import pytest
 
 import curves
 from resnets.data.sources import DataSet
-from resnets.training.recipes import RECIPES, Recipe
+from resnets.training.named import RECIPES
+from resnets.training.recipes import Recipe
 
 SAME_RECIPE = 5e-4
 """Relative. Measured against the committed curves (AVX-512, one thread): torch's kernels for AVX2

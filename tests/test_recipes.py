@@ -15,7 +15,8 @@ import pytest
 
 from resnets.errors import UserError
 from resnets.training import recipes
-from resnets.training.recipes import RECIPES, Recipe, named_recipe, override, read_recipe
+from resnets.training.named import RECIPES, named_recipe, read_recipe
+from resnets.training.recipes import Recipe, override
 
 BELOW_AND_ABOVE: dict[str, tuple[Any, Any]] = {
     "size": (7, 1025),
@@ -260,7 +261,7 @@ def test_recipe_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_imports_neither_torch_nor_numpy() -> None:
     code = (
-        "import sys, resnets.training.recipes;"
+        "import sys, resnets.training.named;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'numpy')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -26,7 +26,8 @@ from resnets.run import Log, go_on, notices_of, start
 from resnets.scoring import Mistakes, score
 from resnets.training.checkpoints import RunFolder
 from resnets.training.environment import choose_device, kept_threads
-from resnets.training.recipes import Recipe, named_recipe, override
+from resnets.training.named import named_recipe
+from resnets.training.recipes import Recipe, override
 
 
 @kept_threads()

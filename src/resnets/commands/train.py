@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from resnets.errors import UserError
-from resnets.training.recipes import Recipe, named_recipe, read_recipe
+from resnets.training.named import named_recipe, read_recipe
+from resnets.training.recipes import Recipe
 
 if TYPE_CHECKING:
     from resnets.results import TrainingResult

@@ -1,0 +1,99 @@
+"""The named recipes. Each docstring is a promise: source, command, figure, and who measured it.
+
+Enters: a name, or a TOML file. Leaves: a `Recipe`, whose open fields `planning.py` fills in before
+step 0. Neither torch nor numpy is imported, since `resnets --help` needs this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from resnets.errors import UserError, unknown
+from resnets.training.recipes import Recipe, override
+
+
+def default() -> Recipe:
+    """SGD with Nesterov momentum and one learning-rate cycle; the rest is read off the data.
+
+    Promise: `resnets train fashion-mini --model resnet20 --epochs 8` passes 88 % on the 2,000
+    embedded test images; measured values in RESULTS.md.
+    """
+    return Recipe()
+
+
+def he2015() -> Recipe:
+    """The CIFAR protocol of He et al., arXiv 1512.03385, section 4.2.
+
+    Promise: 8.75 % test error with resnet20 on CIFAR-10 (their table 6, two GPUs), not rerun by
+    us at full length. 64,000 steps of 128 images, learning rate 0.1 divided by 10 at 32,000 and
+    48,000; 45,000 training and 5,000 validation images. For resnet110 add `--warmup 0.00625`.
+    Differs from the paper: the mean is subtracted per channel, not per pixel, and norms and
+    biases are not decayed.
+    """
+    return Recipe(
+        model="resnet20",
+        steps=64_000,
+        batch_size=128,
+        optimizer="sgd",
+        learning_rate=0.1,
+        nesterov=False,
+        weight_decay=1e-4,
+        schedule="step",
+        warmup=0.0,
+        label_smoothing=0.0,
+        crop="shift",
+        shift=4,
+        flip="random",
+        policy="none",
+    )
+
+
+def finetune() -> Recipe:
+    """From pretrained weights: first the new head alone, then everything, early stages slowest.
+
+    Pass `--weights`; head-first and discriminative rates follow Howard and Ruder, arXiv 1801.06146.
+    Promise: none yet. The aim is that resnet20 trained on five CIFAR-10 classes and fine-tuned on
+    50 images each of the other five beats training from scratch in equal time; what was measured
+    so far stands in RESULTS.md (`benchmarks/finetune.py`).
+    """
+    return Recipe(
+        batch_size=64,
+        optimizer="sgd",
+        learning_rate=0.02,
+        weight_decay=1e-4,
+        schedule="cosine",
+        warmup=0.1,
+        head_first=0.2,
+        layer_decay=0.7,
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    recipe.__name__: recipe for recipe in (default, he2015, finetune)
+}
+
+
+def named_recipe(name: str) -> Recipe:
+    """The recipe of that name."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe from a TOML file: top-level `field = value` lines over the default recipe."""
+    import sys
+
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--recipe-file {path}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"--recipe-file {path}: not readable as TOML ({error})") from None
+    base = named_recipe(str(values.pop("recipe", "default")))
+    return override(base, values)
