@@ -11,6 +11,7 @@ of the rounds counts; the last line is the ratio.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -83,7 +84,8 @@ def ours(folder: Path, workers: int) -> Callable[[], Iterator[int]]:
         part, preprocess=Preprocess(SIDE), augment=augment, num_classes=NUM_CLASSES,
         batch_size=BATCH, seed=0, device="cpu", workers=workers, cache_mb=0,
     )  # fmt: skip
-    return lambda: (len(batch.images) for batch in stream.batches(0, stream.steps(1)))
+    steps = math.ceil(len(part) / BATCH)  # an epoch
+    return lambda: (len(batch.images) for batch in stream.batches(0, steps))
 
 
 def main() -> None:

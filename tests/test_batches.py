@@ -139,12 +139,6 @@ def test_every_image_once_an_epoch_in_keyed_order(batch_size: int) -> None:
         assert batch.replaced == 0
 
 
-def test_steps_cover_the_epochs() -> None:
-    ours = stream(images(10), batch_size=4)
-    assert [ours.steps(epochs) for epochs in (0.1, 0.4, 1, 2, 2.5, 4)] == [1, 1, 3, 5, 7, 10]
-    assert stream(images(3), batch_size=8).steps(1) == 1
-
-
 def test_seeds_and_epochs_differ() -> None:
     part = images(8)
     ours = stream(part, augment=ALL_ON)

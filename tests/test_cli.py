@@ -33,7 +33,7 @@ from resnets.cli import VERBS, main
 from resnets.commands.demo import SECONDS
 from resnets.display import Display
 from resnets.models.families import MODELS
-from resnets.training.recipes import RECIPES
+from resnets.training.named import RECIPES
 
 CLASSES = ("apple", "berry", "cherry")
 # Nothing of these is measured, so two runs of them are the same run.

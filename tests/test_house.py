@@ -45,6 +45,7 @@ INSIDE = {
     "models.families": {"models.resnet", "models.spec", "models.weights"},
     "models.measure": set(),
     "training.recipes": set(),
+    "training.named": {"training.recipes"},
     "training.lock": set(),
     "training.finite": set(),
     "training.interrupt": set(),
@@ -186,7 +187,7 @@ def loaded_after(statement: str) -> set[str]:
         "from resnets.cli import main; main(['train', '--help'])",
         "from resnets.cli import main; main(['trian'])",
         "import resnets.data, resnets.data.sources, resnets.models, resnets.deploy",
-        "import resnets.training.recipes, resnets.report, resnets.commands",
+        "import resnets.training.named, resnets.report, resnets.commands",
     ],
 )
 def test_light_things_stay_light(statement: str) -> None:

@@ -51,11 +51,13 @@ def test_filters_keep_the_length_of_an_orthonormal_bank() -> None:
     assert torch.cosine_similarity(filters.flatten(), before.flatten(), dim=0) > 1 - ROUNDING
 
 
-def test_what_is_no_filter_is_trained_as_by_torchs_sgd() -> None:
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_what_is_no_filter_is_trained_as_by_torchs_sgd(nesterov: bool) -> None:
     values = torch.randn(5, 7)
     ours, theirs = nn.Parameter(values.clone()), nn.Parameter(values.clone())
-    muon = Muon([{"params": [ours], "filters": False, "weight_decay": 0.01}], lr=0.1, momentum=0.8)
-    sgd = torch.optim.SGD([theirs], lr=0.1, momentum=0.8, nesterov=True, weight_decay=0.01)
+    group = {"params": [ours], "filters": False, "weight_decay": 0.01}
+    muon = Muon([group], lr=0.1, momentum=0.8, nesterov=nesterov)
+    sgd = torch.optim.SGD([theirs], lr=0.1, momentum=0.8, nesterov=nesterov, weight_decay=0.01)
     for step in range(4):
         ours.grad = theirs.grad = torch.sin(values + step)
         muon.step()

@@ -11,6 +11,7 @@ from torch import nn
 
 from resnets.models.families import create_model
 from resnets.models.resnet import ResNet, Spec
+from resnets.training.named import named_recipe
 from resnets.training.optim import (
     default_learning_rate,
     learning_rate,
@@ -19,7 +20,7 @@ from resnets.training.optim import (
     set_learning_rate,
     trains_only_head,
 )
-from resnets.training.recipes import Recipe, named_recipe
+from resnets.training.recipes import Recipe
 
 EXACT = 1e-12  # relative, of a few float64 operations
 PEAK = 0.4

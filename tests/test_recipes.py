@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import math
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -13,10 +14,14 @@ from typing import Any
 
 import pytest
 
+from resnets.commands.train import Train
 from resnets.errors import UserError
+from resnets.models.families import MODELS
 from resnets.training import recipes
-from resnets.training.recipes import RECIPES, Recipe, named_recipe, override, read_recipe
+from resnets.training.named import RECIPES, named_recipe, read_recipe
+from resnets.training.recipes import Recipe, override
 
+ROOT = Path(__file__).parent.parent
 BELOW_AND_ABOVE: dict[str, tuple[Any, Any]] = {
     "size": (7, 1025),
     "epochs": (0.0, 100_001),
@@ -184,10 +189,45 @@ def test_finetune_trains_the_head_first_and_early_stages_slowly() -> None:
     assert recipe.layer_decay < 1
 
 
+def test_torchvision_v2_has_the_sources_numbers() -> None:
+    recipe = named_recipe("torchvision-v2")
+    assert (recipe.model, recipe.epochs, recipe.batch_size) == ("resnet50", 600, 8 * 128)
+    assert (recipe.optimizer, recipe.momentum, recipe.nesterov) == ("sgd", 0.9, False)
+    assert (recipe.learning_rate, recipe.weight_decay, recipe.schedule) == (0.5, 2e-5, "cosine")
+    assert recipe.warmup * 600 == pytest.approx(5)
+    assert (recipe.mixup, recipe.cutmix, recipe.label_smoothing) == (0.2, 1.0, 0.1)
+    assert (recipe.policy, recipe.erasing) == ("trivialaugment", 0.1)
+    assert (recipe.size, recipe.fit, recipe.crop, recipe.min_area) == (176, "crop", "resized", 0.08)
+    # train.py: alpha = (1 - 0.99998) * world size * batch * 32 / epochs, at every 32nd step
+    decay = 1 - (1 - 0.99998) * 8 * 128 * 32 / 600
+    assert recipe.ema**32 == pytest.approx(decay, abs=1e-5)
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_named_recipes_promise_something(name: str) -> None:
+def test_a_recipes_docstring_is_a_promise(name: str) -> None:
+    """A source, a figure, and who measured it: we, with a command, or others, with what differs."""
     assert named_recipe(name) == RECIPES[name]()
-    assert "Promise:" in (RECIPES[name].__doc__ or "")
+    text = " ".join((RECIPES[name].__doc__ or "").split())
+    promise = text.partition("Promise: ")[2]
+    assert re.search(r"\d", promise)
+    if "not rerun by us" in promise:
+        assert re.search(r"arXiv \d{4}\.\d{5}|Source: ", text)
+        assert "Differs from the" in text
+    else:
+        assert "RESULTS.md" in promise
+        assert re.search(r"`(resnets|make|benchmarks/)", promise)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_a_promise_names_exists(name: str) -> None:
+    flags = {f"--{field.name.replace('_', '-')}" for field in (*fields(Recipe), *fields(Train))}
+    for quoted in re.findall(r"`([^`]+)`", RECIPES[name].__doc__ or ""):
+        words = quoted.split()
+        assert {word for word in words if word.startswith("--")} <= flags
+        for flag, value in itertools.pairwise(words):
+            assert value in {"--model": MODELS, "--recipe": RECIPES}.get(flag, [value])
+        if words[0].startswith("benchmarks/"):
+            assert (ROOT / words[0]).is_file()
 
 
 def test_unknown_recipe() -> None:
@@ -260,7 +300,7 @@ def test_recipe_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_imports_neither_torch_nor_numpy() -> None:
     code = (
-        "import sys, resnets.training.recipes;"
+        "import sys, resnets.training.named;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'numpy')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -29,7 +29,8 @@ from resnets.training.beginning import begun, restarts
 from resnets.training.checkpoints import RunFolder
 from resnets.training.distributed import Ranks, joined
 from resnets.training.environment import choose_device, kept_threads
-from resnets.training.recipes import Recipe, named_recipe, override
+from resnets.training.named import named_recipe
+from resnets.training.recipes import Recipe, override
 
 
 @kept_threads()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from resnets.errors import UserError
-from resnets.training.recipes import Recipe, named_recipe, read_recipe
+from resnets.training.named import named_recipe, read_recipe
+from resnets.training.recipes import Recipe
 
 if TYPE_CHECKING:
     from resnets.results import TrainingResult
@@ -39,7 +40,8 @@ class Train:
     data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
     """images to learn from"""
     recipe: str = "default"
-    """named recipe whose values the other flags override: default, he2015, finetune"""
+    """named recipe whose values the other flags override: default, he2015, finetune,
+    torchvision-v2"""
     recipe_file: Path | None = None
     """the same from a TOML file"""
     time: str | None = None

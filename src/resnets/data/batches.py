@@ -113,10 +113,6 @@ class TrainingStream:
             reader = TrainingReader(part, preprocess, augment, seed)
             self.workers = Workers(reader, count=workers, device=self.device)
 
-    def steps(self, epochs: float) -> int:
-        """Steps until every image was seen `epochs` times, rounded up to a whole batch."""
-        return math.ceil(epochs * len(self.part) / self.batch_size - 1e-9)
-
     def request(self, step: int) -> Request:
         """The epochs and indices of the samples of one step, N each."""
         return self.samples(step * self.batch_size + self.places)

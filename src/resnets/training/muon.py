@@ -1,4 +1,4 @@
-"""Muon: orthogonalised momentum for convolution filters, Nesterov SGD for everything else.
+"""Muon: orthogonalised momentum for convolution filters, SGD for everything else.
 
 Enters: parameter groups that say whether they hold `filters`. Leaves: a torch optimizer.
 
@@ -30,10 +30,10 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], *, lr: float, momentum: float,
-        dtype: torch.dtype = torch.float32,
+        nesterov: bool = True, dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
-        self.dtype = dtype
+        self.nesterov, self.dtype = nesterov, dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -52,12 +52,12 @@ class Muon(torch.optim.Optimizer):
                 parameter.add_(update, alpha=-group["lr"])
 
     def _momentum(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
-        """Nesterov's: the gradient where the momentum is about to lead."""
+        """The running sum of gradients; Nesterov's looks ahead to where it is about to lead."""
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         average: Tensor = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
-        return gradient.add(average, alpha=group["momentum"])
+        return gradient.add(average, alpha=group["momentum"]) if self.nesterov else average
 
 
 def orthogonal(filters: Tensor) -> Tensor:

@@ -71,7 +71,9 @@ def make_optimizer(model: ResNet, recipe: Recipe) -> torch.optim.Optimizer:
         if model.spec.norm == "none":
             raise UserError("--optimizer muon needs a network with norms; use sgd or adamw")
         dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-        return Muon(groups, lr=rate, momentum=recipe.momentum, dtype=dtype)
+        return Muon(
+            groups, lr=rate, momentum=recipe.momentum, nesterov=recipe.nesterov, dtype=dtype
+        )
     return torch.optim.SGD(
         groups,
         lr=rate,

@@ -1,17 +1,17 @@
-"""How a network is trained: one frozen record, and the named recipes with their promises.
+"""How a network is trained: one frozen record of every choice.
 
 Enters: nothing. Leaves: `Recipe`, the single list of training options (the command line's flags,
-the saved configuration and the Python keywords are all generated from its fields), and `RECIPES`.
-`None` means "chosen from the data and the measured speed"; `planning.py` fills it in before step 0.
+the saved configuration and the Python keywords are all generated from its fields). `None` means
+"chosen from the data and the measured speed"; `planning.py` fills it in before step 0. The named
+recipes with their promises are in `named.py`.
 
 This file imports neither torch nor numpy, since `resnets --help` needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from resnets.errors import UserError, unknown
@@ -49,9 +49,9 @@ class Recipe:
     learning_rate: float | None = None
     """peak learning rate; sgd scales its default with the batch size"""
     momentum: float = 0.9
-    """of sgd; AdamW uses it as beta1"""
+    """of sgd and muon; AdamW uses it as beta1"""
     nesterov: bool = True
-    """look-ahead form of sgd's momentum"""
+    """look-ahead form of the momentum of sgd and muon"""
     weight_decay: float = 5e-4
     """on convolution and linear weights; norms and biases are never decayed"""
     clip: float = 0.0
@@ -198,120 +198,6 @@ def _check_kind(name: str, kind: Any, value: object) -> None:
 def _rising_shares(values: tuple[object, ...]) -> bool:
     shares = [value for value in values if isinstance(value, float) and 0 < value < 1]
     return len(shares) == len(values) and shares == sorted(set(shares))
-
-
-def default() -> Recipe:
-    """SGD with Nesterov momentum and one learning-rate cycle; the rest is read off the data.
-
-    Promise: `resnets train fashion-mini --model resnet20 --epochs 8` passes 88 % on the 2,000
-    embedded test images; measured values in RESULTS.md.
-    """
-    return Recipe()
-
-
-def fast() -> Recipe:
-    """The least time to an accuracy on small images, as the CIFAR-10 speed records count it.
-
-    From K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", arXiv 2404.00498, and
-    airbench94_muon: whitened stem, Muon for filters, alternating flip, label smoothing 0.2. Ours
-    has shortcuts, smaller batches and no test-time views.
-    Promise: none yet. The aim is the accuracy of airbench94_muon with its six views in half of
-    its time on the CPU (`benchmarks/fast.py`); what was measured so far stands in RESULTS.md.
-    """
-    return Recipe(
-        model="resnet8_fast",
-        epochs=8,
-        batch_size=500,
-        accumulate=4,
-        optimizer="muon",
-        learning_rate=0.1,
-        momentum=0.85,
-        warmup=0.0,
-        label_smoothing=0.2,
-        crop="shift",
-        shift=2,
-        fill="reflect",
-        flip="alternating",
-        policy="none",
-        val_fraction=0.02,
-    )
-
-
-def he2015() -> Recipe:
-    """The CIFAR protocol of He et al., arXiv 1512.03385, section 4.2.
-
-    Promise: 8.75 % test error with resnet20 on CIFAR-10 (their table 6, two GPUs), not rerun by
-    us at full length. 64,000 steps of 128 images, learning rate 0.1 divided by 10 at 32,000 and
-    48,000; 45,000 training and 5,000 validation images. For resnet110 add `--warmup 0.00625`.
-    Differs from the paper: the mean is subtracted per channel, not per pixel, and norms and
-    biases are not decayed.
-    """
-    return Recipe(
-        model="resnet20",
-        steps=64_000,
-        batch_size=128,
-        optimizer="sgd",
-        learning_rate=0.1,
-        nesterov=False,
-        weight_decay=1e-4,
-        schedule="step",
-        warmup=0.0,
-        label_smoothing=0.0,
-        crop="shift",
-        shift=4,
-        flip="random",
-        policy="none",
-    )
-
-
-def finetune() -> Recipe:
-    """From pretrained weights: first the new head alone, then everything, early stages slowest.
-
-    Pass `--weights`; head-first and discriminative rates follow Howard and Ruder, arXiv 1801.06146.
-    Promise: none yet. The aim is that resnet20 trained on five CIFAR-10 classes and fine-tuned on
-    50 images each of the other five beats training from scratch in equal time; what was measured
-    so far stands in RESULTS.md (`benchmarks/finetune.py`).
-    """
-    return Recipe(
-        batch_size=64,
-        optimizer="sgd",
-        learning_rate=0.02,
-        weight_decay=1e-4,
-        schedule="cosine",
-        warmup=0.1,
-        head_first=0.2,
-        layer_decay=0.7,
-    )
-
-
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__: recipe for recipe in (default, fast, he2015, finetune)
-}
-
-
-def named_recipe(name: str) -> Recipe:
-    """The recipe of that name."""
-    if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
-    return RECIPES[name]()
-
-
-def read_recipe(path: Path) -> Recipe:
-    """A recipe from a TOML file: top-level `field = value` lines over the default recipe."""
-    import sys
-
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"--recipe-file {path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"--recipe-file {path}: not readable as TOML ({error})") from None
-    base = named_recipe(str(values.pop("recipe", "default")))
-    return override(base, values)
 
 
 def override(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:

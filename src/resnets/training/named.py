@@ -1,0 +1,168 @@
+"""The named recipes. Each docstring is a promise: source, command, figure, and who measured it.
+
+Enters: a name, or a TOML file. Leaves: a `Recipe`, whose open fields `planning.py` fills in before
+step 0. Neither torch nor numpy is imported, since `resnets --help` needs this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from resnets.errors import UserError, unknown
+from resnets.training.recipes import Recipe, override
+
+
+def default() -> Recipe:
+    """Muon (SGD from given weights) and one learning-rate cycle; the rest is read off the data.
+
+    Promise: `resnets train fashion-mini --model resnet20 --epochs 8` passes 88 % on the 2,000
+    embedded test images; measured values in RESULTS.md.
+    """
+    return Recipe()
+
+
+def fast() -> Recipe:
+    """The least time to an accuracy on small images, as the CIFAR-10 speed records count it.
+
+    From K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", arXiv 2404.00498, and
+    airbench94_muon: whitened stem, Muon for filters, alternating flip, label smoothing 0.2. Ours
+    has shortcuts, smaller batches and no test-time views.
+    Promise: none yet. The aim is the accuracy of airbench94_muon with its six views in half of
+    its time on the CPU (`benchmarks/fast.py`); what was measured so far stands in RESULTS.md.
+    """
+    return Recipe(
+        model="resnet8_fast",
+        epochs=8,
+        batch_size=500,
+        accumulate=4,
+        optimizer="muon",
+        learning_rate=0.1,
+        momentum=0.85,
+        warmup=0.0,
+        label_smoothing=0.2,
+        crop="shift",
+        shift=2,
+        fill="reflect",
+        flip="alternating",
+        policy="none",
+        val_fraction=0.02,
+    )
+
+
+def he2015() -> Recipe:
+    """The CIFAR protocol of He et al., arXiv 1512.03385, section 4.2.
+
+    Promise: 8.75 % test error with resnet20 on CIFAR-10 (their table 6, two GPUs), not rerun by
+    us at full length. 64,000 steps of 128 images, learning rate 0.1 divided by 10 at 32,000 and
+    48,000; 45,000 training and 5,000 validation images. For resnet110 add `--warmup 0.00625`.
+    Differs from the paper: the mean is subtracted per channel, not per pixel, and norms and
+    biases are not decayed.
+    """
+    return Recipe(
+        model="resnet20",
+        steps=64_000,
+        batch_size=128,
+        optimizer="sgd",
+        learning_rate=0.1,
+        nesterov=False,
+        weight_decay=1e-4,
+        schedule="step",
+        warmup=0.0,
+        label_smoothing=0.0,
+        crop="shift",
+        shift=4,
+        flip="random",
+        policy="none",
+    )
+
+
+def finetune() -> Recipe:
+    """From pretrained weights: first the new head alone, then everything, early stages slowest.
+
+    Pass `--weights`; head-first and discriminative rates follow Howard and Ruder, arXiv 1801.06146.
+    Promise: none yet. The aim is that resnet20 trained on five CIFAR-10 classes and fine-tuned on
+    50 images each of the other five beats training from scratch in equal time; what was measured
+    so far stands in RESULTS.md (`benchmarks/finetune.py`).
+    """
+    return Recipe(
+        batch_size=64,
+        optimizer="sgd",
+        learning_rate=0.02,
+        weight_decay=1e-4,
+        schedule="cosine",
+        warmup=0.1,
+        head_first=0.2,
+        layer_decay=0.7,
+    )
+
+
+def torchvision_v2() -> Recipe:
+    """For ImageNet: how torchvision trained its second weights of ResNet-50, IMAGENET1K_V2.
+
+    Source: pytorch/vision, `train.py` of its classification references with the command of issue
+    3995; V. Vryniotis, "How to Train State-Of-The-Art Models Using TorchVision's Latest
+    Primitives", 2021.
+    Promise: 80.858 % top-1 with resnet50 on the validation images (torchvision, eight GPUs with
+    128 images each), not rerun by us: `resnets train IMAGENET --recipe torchvision-v2`.
+    Differs from the source: an epoch shows each image once, not a quarter of them four times (the
+    source had 80.674 % before it did); validated at the training size of 176 pixels, not cut
+    at 224 from 232, which costs more; the average begins with the first step, not after the
+    warm-up, which begins at 0, not at 1 %; rates change with each step, not with each epoch; one
+    mixture a step, not one a GPU; the head's bias is not decayed; erased rectangles have up to
+    0.4 of the area, not 0.33; means and deviations are those of the training images.
+    """
+    return Recipe(
+        model="resnet50",
+        size=176,
+        fit="crop",
+        epochs=600,
+        batch_size=1024,
+        optimizer="sgd",
+        learning_rate=0.5,
+        nesterov=False,
+        weight_decay=2e-5,
+        schedule="cosine",
+        warmup=5 / 600,
+        label_smoothing=0.1,
+        # There 0.99998 every 32 steps, 1 - decay times 1024 * 32 / 600; here the same every step.
+        ema=0.999966,
+        crop="resized",
+        min_area=0.08,
+        flip="random",
+        erasing=0.1,
+        mixup=0.2,
+        cutmix=1.0,
+        policy="trivialaugment",
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    recipe.__name__.replace("_", "-"): recipe
+    for recipe in (default, fast, he2015, finetune, torchvision_v2)
+}
+
+
+def named_recipe(name: str) -> Recipe:
+    """The recipe of that name."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe from a TOML file: top-level `field = value` lines over the default recipe."""
+    import sys
+
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--recipe-file {path}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"--recipe-file {path}: not readable as TOML ({error})") from None
+    base = named_recipe(str(values.pop("recipe", "default")))
+    return override(base, values)
