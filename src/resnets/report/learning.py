@@ -221,7 +221,7 @@ def _rate(train: Sequence[Row]) -> Figure | None:
             tooltip=[alt.Tooltip("epoch:Q", format=".3~f"), alt.Tooltip("value:Q", title="rate")],
         )
     )
-    title = f"Learning rate peaks at {peak['value']:.3g}, epoch {_short(peak['epoch'])}"
+    title = f"Highest recorded learning rate: {peak['value']:.3g}, epoch {_short(peak['epoch'])}"
     if min(values) == max(values):
         title = f"Learning rate stays at {values[-1]:.3g}"
     return Figure(
