@@ -127,6 +127,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+def test_of_equal_validations_the_one_whose_weights_are_kept_is_marked(tmp_path: Path) -> None:
+    records = [
+        {"kind": "validation", "epoch": float(epoch), "loss": 1.0, "top1": top1}
+        for epoch, top1 in ((1, 0.5), (2, 0.75), (3, 0.75), (4, 0.5))
+    ]
+    assert "best at epoch 3: 75.0%" in write(tmp_path, history=records).read_text(encoding="utf-8")
+
+
 def test_an_epoch_has_two_decimals_and_one_point_is_no_schedule(tmp_path: Path) -> None:
     records = [
         {"kind": "train", "epoch": 2.005, "loss": 1.0, "accuracy": 0.5, "learning_rate": 0.1},

@@ -37,7 +37,8 @@ def thin(records: Sequence[Row], most: int = MOST_POINTS) -> list[Row]:
 
 def _best(validation: Sequence[Row]) -> Row | None:
     scored = [record for record in validation if finite(record.get("top1")) is not None]
-    return max(scored, key=lambda record: record["top1"], default=None)  # the first of equals
+    # of equals the last: the one whose weights a run keeps
+    return max(reversed(scored), key=lambda record: record["top1"], default=None)
 
 
 def _rows(records: Sequence[Row], field: str, series: str) -> list[Row]:
@@ -221,7 +222,7 @@ def _rate(train: Sequence[Row]) -> Figure | None:
             tooltip=[alt.Tooltip("epoch:Q", format=".3~f"), alt.Tooltip("value:Q", title="rate")],
         )
     )
-    title = f"Learning rate peaks at {peak['value']:.3g}, epoch {_short(peak['epoch'])}"
+    title = f"Highest recorded learning rate: {peak['value']:.3g}, epoch {_short(peak['epoch'])}"
     if min(values) == max(values):
         title = f"Learning rate stays at {values[-1]:.3g}"
     return Figure(

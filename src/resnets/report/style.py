@@ -39,6 +39,7 @@ article { padding: 18px 20px 14px; margin: 0 0 18px; min-width: 0; }
 @media (min-width: 980px) { .columns.lead { grid-template-columns: 3fr 2fr; } }
 .chart { display: block !important; width: 100%; }
 .chart.square { aspect-ratio: 1; }
+.columns .chart.square { max-width: 640px; }
 .note { color: #667085; font-size: 13px; margin: 8px 0 0; }
 .headline { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px;
   margin: 0; }
