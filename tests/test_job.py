@@ -187,6 +187,26 @@ def test_measuring_counts_head_only_steps_by_their_share(monkeypatch: pytest.Mon
     assert abs(cheap - len(seen) / 2) <= 1.5
 
 
+@pytest.mark.parametrize(("head_first", "expected"), [(0.0, 1.0), (0.5, 0.6), (0.8, 0.36)])
+def test_a_step_that_stalls_does_not_count(
+    head_first: float, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole steps take 1 s, those of the head alone 0.2 s, and the third of all a minute."""
+    now, calls = 0.0, 0
+
+    def slow(state: Any, *_: Any, **__: Any) -> Any:
+        nonlocal now, calls
+        calls += 1
+        now += 60.0 if calls == 3 else 0.2 if state.step < 1000 * head_first else 1.0
+        return torch.zeros(()), torch.zeros(())
+
+    monkeypatch.setattr(room, "train_step", slow)
+    monkeypatch.setattr(room.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(Job, "_image_seconds", lambda *_, **__: 0.0)
+    job = job_of(recipe_of(head_first=head_first))
+    assert job.measure(job.new_model(), budget=None)[0] == pytest.approx(expected)
+
+
 def test_augmentation_takes_the_recipes_fields() -> None:
     recipe = recipe_of(shift=3, fill="reflect", erasing=0.1, mixup=0.2, cutmix=0.3, flip="none")
     found = asdict(augmentation(recipe))

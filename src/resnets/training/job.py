@@ -33,6 +33,7 @@ from resnets.training.distributed import ALONE, Ranks
 from resnets.training.environment import autocast
 from resnets.training.interrupt import Interruption
 from resnets.training.loop import train_step
+from resnets.training.optim import trains_only_head
 from resnets.training.planning import Facts
 from resnets.training.recipes import Recipe
 from resnets.training.state import State
@@ -42,6 +43,7 @@ WHITENING_IMAGES = 2000
 """whose patches a whitened stem measures"""
 MEASURED_SECONDS = 2.0
 MEASURED_LEARNING_RATE = 1e-4
+LEAST_STEPS = 3
 MEASURED_SHARE = 0.01
 """of the time budget, when that is more"""
 
@@ -203,19 +205,22 @@ class Job:
         recipe = replace(self.recipe, learning_rate=MEASURED_LEARNING_RATE)
         trial = State.start(copy.deepcopy(model), recipe, device=self.device)
         trial.model.train()
-        steps: list[float] = []
+        times: dict[bool, list[float]] = {True: [], False: []}  # of steps of the head alone or not
         begin = last = time.perf_counter()
-        for batch in self.stream.batches(0, 1000):
-            # Steps spread evenly over a run: those that train only the head are cheap.
-            trial.step = 618 * (len(steps) + 1) % 1000
+        for count, batch in enumerate(self.stream.batches(0, 1000)):
+            trial.step = 618 * (count + 1) % 1000  # spread evenly over a run
             loss, _ = train_step(trial, trial.model, batch, recipe, steps=1000)
             loss.item()
             now = time.perf_counter()
-            steps.append(now - last)
+            if count:
+                times[trains_only_head(recipe, trial.step, steps=1000)].append(now - last)
             last = now
-            if now - begin > limit and len(steps) > 3:
+            if now - begin > limit and len(times[False]) >= LEAST_STEPS:
                 break
-        return statistics.mean(steps[1:]), self._image_seconds(trial.model, limit=limit / 4)
+        # Medians: a neighbour, or memory that the system has to find first, can stop one a while.
+        head_only, whole = (statistics.median(times[kind] or times[False]) for kind in times)
+        seconds = recipe.head_first * head_only + (1 - recipe.head_first) * whole
+        return seconds, self._image_seconds(trial.model, limit=limit / 4)
 
     def _image_seconds(self, model: nn.Module, *, limit: float) -> float:
         model.eval()
