@@ -83,6 +83,11 @@ def test_outside_its_range(name: str, value: float) -> None:
     assert "must be between" in message
 
 
+def test_ranges_are_told_in_plain_numbers() -> None:
+    assert "between 0 and 2,147,483,647" in refusal(seed=-1)
+    assert "between 0 and any number" in refusal(clip=-1.0)
+
+
 @pytest.mark.parametrize("name", [field.name for field in fields(Recipe)])
 def test_a_wrong_type_is_refused_by_the_flags_name(name: str) -> None:
     assert f"--{name.replace('_', '-')}" in refusal(**{name: {"a": "table"}})

@@ -129,8 +129,7 @@ def plan(
     `timing` measures one pass of a network; left out, on this machine. `ranks` share each batch.
     """
     if timing is None:
-        channels, num_classes = facts.channels, facts.num_classes
-        timing = Stopwatch(channels=channels, num_classes=num_classes, device=device)
+        timing = Stopwatch(channels=facts.channels, num_classes=facts.num_classes, device=device)
     current, cores = Plan(recipe, origins), torch.get_num_threads()
     if recipe.workers is None:
         current = current.fill("measured", workers=recipe.threads or cores)
@@ -272,12 +271,14 @@ def _warn_of_tiny_maps(current: Plan) -> Plan:
     """Say it when a network shrinks the image to less than 2x2 before the mean."""
     name, size = current.recipe.model, current.recipe.size
     assert name is not None and size is not None
-    stride = MODELS[name].spec.natural_stride
-    if size >= 2 * stride:
+    spec = MODELS[name].spec
+    side = -(-size // spec.natural_stride)
+    if size >= 2 * spec.natural_stride:
         return current
-    side = -(-size // stride)
-    advice = "a network with a 3x3 stem such as resnet18_cifar keeps more"
-    return current.fill("", f"{name} shrinks {size} pixels to a {side}x{side} map; {advice}")
+    more = "a 3x3 stem, as of resnet18_cifar," if spec.stem_stride > 1 else "a larger --size"
+    return current.fill(
+        "", f"{name} shrinks {size} pixels to a {side}x{side} map; {more} keeps more"
+    )
 
 
 def _batch_size(num_train: int, accumulate: int) -> int:

@@ -47,7 +47,7 @@ class Recipe:
     """sgd has Nesterov momentum unless --no-nesterov, muon orthogonalises it for convolutions;
     auto takes muon from scratch and sgd from pretrained weights"""
     learning_rate: float | None = None
-    """peak learning rate; sgd scales its default with the batch size"""
+    """peak learning rate; the defaults of sgd and muon rise with the batch size"""
     momentum: float = 0.9
     """of sgd and muon; AdamW uses it as beta1"""
     nesterov: bool = True
@@ -131,7 +131,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {value}: must be between {low:g} and {high:g}")
+                most = "any number" if high == _INFINITY else f"{high:,}"
+                raise UserError(f"--{flag} {value}: must be between {low:g} and {most}")
         if self.epochs is not None and self.steps is not None:
             raise UserError("--epochs and --steps both given: pass one of them")
         if (self.batch_size or self.accumulate) % self.accumulate:
