@@ -107,7 +107,11 @@ def test_origins_of_a_given_recipe(result: TrainingResult) -> None:
 
 def test_a_time_replaces_a_recipes_own_length(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[resnets.Recipe] = []
-    monkeypatch.setattr(resnets.api, "start", lambda data, recipe, *_: seen.append(recipe))
+
+    def start(data: Path, recipe: resnets.Recipe, *_: Any, **__: Any) -> None:
+        seen.append(recipe)
+
+    monkeypatch.setattr(resnets.api, "start", start)
     resnets.train(data, recipe="he2015")
     resnets.train(data, recipe="he2015", time="5m")
     assert [recipe.steps for recipe in seen] == [64_000, None]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -134,8 +135,7 @@ def lived(
         state.restore(checkpoint)
     heard = interruption or Interruption(alone=ranks.count == 1)
     stream = stream or stream_of(recipe, ranks)
-    loop.LOG_EVERY_SECONDS = 0.0
-    with heard:
+    with heard, patch.object(loop, "LOG_EVERY_SECONDS", 0.0):
         loop.train(
             state, recipe, stream=Exact(stream) if double else stream,
             validate=lambda model: scores_of(ranks, model, heard), folder=folder,

@@ -38,7 +38,7 @@ SAFETY = 0.95
 REPORT_SECONDS = 6.0
 """for the model file, the pictures and the page"""
 SMALL_SIDE = 48
-"""images up to this side are trained at their own size with a 3x3 stem"""
+"""images up to this side are trained at their own size"""
 EVALUATION_SHARE = 0.05
 """of the training time that validations may take"""
 MOST_VALIDATIONS = 40
@@ -268,17 +268,14 @@ def _choose_network(
 
 
 def _warn_of_tiny_maps(current: Plan) -> Plan:
-    """Say it when a network shrinks the image to less than 2x2 before the mean."""
+    """Say it when a network shrinks the image to one pixel before the mean."""
     name, size = current.recipe.model, current.recipe.size
     assert name is not None and size is not None
     spec = MODELS[name].spec
-    side = -(-size // spec.natural_stride)
-    if size >= 2 * spec.natural_stride:
+    if size > spec.natural_stride:
         return current
     more = "a 3x3 stem, as of resnet18_cifar," if spec.stem_stride > 1 else "a larger --size"
-    return current.fill(
-        "", f"{name} shrinks {size} pixels to a {side}x{side} map; {more} keeps more"
-    )
+    return current.fill("", f"{name} shrinks {size} pixels to a 1x1 map; {more} keeps more")
 
 
 def _batch_size(num_train: int, accumulate: int) -> int:
