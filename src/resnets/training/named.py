@@ -81,9 +81,9 @@ def finetune() -> Recipe:
     """From pretrained weights: first the new head alone, then everything, early stages slowest.
 
     Pass `--weights`; head-first and discriminative rates follow Howard and Ruder, arXiv 1801.06146.
-    Promise: none yet. The aim is that resnet20 trained on five CIFAR-10 classes and fine-tuned on
-    50 images each of the other five beats training from scratch in equal time; what was measured
-    so far stands in RESULTS.md (`benchmarks/finetune.py`).
+    Promise: resnet20 trained on five CIFAR-10 classes and fine-tuned on 50 images each of the
+    other five beats training from scratch in equal time, with each of three seeds; measured by
+    `benchmarks/finetune.py`, values in RESULTS.md.
     """
     return Recipe(
         batch_size=64,
