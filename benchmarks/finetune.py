@@ -5,7 +5,8 @@
 CIFAR_JPEG is a folder made by `cifar10_jpeg.py`. resnet20 learns five of its classes; then, a seed
 at a time, 50 images each of the other five are learned twice in the same time: from those weights
 with `--recipe finetune`, and from scratch with the default recipe. Both are scored on the 5,000
-test images of the new classes. OUT keeps every run; what is finished is not done again.
+test images of the new classes. OUT keeps every run; what is finished is not done again. The last
+line is the verdict; the exit code is 1 unless fine-tuning is better with every seed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import random
 import shutil
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,12 @@ def top1(data: Path, out: Path, **options: Any) -> float:
     return float(json.loads((out / "scores.json").read_text())["top1"])
 
 
-def main() -> None:
+def described(values: list[float]) -> str:
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.2%} (sd {spread:.2%}, n {len(values)})"
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
@@ -71,12 +78,11 @@ def main() -> None:
         for arm, extra in runs.items():
             results[arm].append(top1(few, options.out / f"run-{arm}-{seed}", **common, **extra))
             print(f"seed {seed} {arm}: {results[arm][-1]:.2%}", flush=True)
-    for arm, values in results.items():
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        print(f"{arm}: mean {statistics.mean(values):.2%}, sd {spread:.2%}, n {len(values)}")
     wins = sum(a > b for a, b in zip(*results.values(), strict=True))
-    print(f"fine-tuning is better with {wins} of {options.seeds} seeds")
+    arms = ", ".join(f"{arm} {described(values)}" for arm, values in results.items())
+    print(f"{arms}: fine-tuning is better with {wins} of {options.seeds} seeds")
+    return 0 if wins == options.seeds else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
