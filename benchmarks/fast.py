@@ -40,7 +40,6 @@ from resnets.models.measure import count_macs
 ARMS = ("anchor", "fast")
 ANCHOR_EPOCHS, ANCHOR_VIEWS, ANCHOR_MACS = 8, 6, 117_971_904
 """the last counted on its network with torch.utils.flop_counter, an image of 32 x 32"""
-NUM_TRAIN, NUM_TEST = 50_000, 10_000
 
 
 class CpuEvent:
@@ -82,11 +81,12 @@ def cpu_for_cuda() -> Any:
 
 def anchor(data: Path, out: Path, source: Path, *, seed: int, precision: str) -> dict[str, float]:
     """One run of the anchor's own `main`, and what it would have printed."""
+    dataset, sizes = open_data(data), {}
     for part in ("train", "test"):
+        sizes[part] = len(dataset.parts[part])
         file = out / "cifar10" / f"{part}.pt"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            dataset = open_data(data)
             images = dataset.parts[part]
             pixels = np.stack([images.read(index, 3) for index in range(len(images))])
             content = {"images": torch.from_numpy(pixels), "classes": list(dataset.classes)}
@@ -112,10 +112,10 @@ def anchor(data: Path, out: Path, source: Path, *, seed: int, precision: str) ->
         with reduced:
             module.main(seed, model)
     os.chdir(home)
-    images = 3 * ANCHOR_EPOCHS * NUM_TRAIN + ANCHOR_VIEWS * NUM_TEST
+    seen_images = 3 * ANCHOR_EPOCHS * sizes["train"] + ANCHOR_VIEWS * sizes["test"]
     return {
         "top1": seen["tta_val_acc"], "without_views": seen["val_acc"],
-        "training_seconds": seen["time_seconds"], "petaflops": 2e-15 * ANCHOR_MACS * images,
+        "training_seconds": seen["time_seconds"], "petaflops": 2e-15 * ANCHOR_MACS * seen_images,
     }  # fmt: skip
 
 

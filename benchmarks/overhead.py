@@ -70,7 +70,7 @@ def ours(job: Job, steps: int, folder: RunFolder, display: Display) -> float:
         train(
             state, job.recipe, stream=job.stream, validate=validate, folder=folder,
             shares=Shares(outlook, clock=Clock.of(job.device)), num_images=10**6, log=log,
-            stopped=interruption.received,
+            interruption=interruption,
         )  # fmt: skip
     return time.perf_counter() - begin
 
@@ -84,7 +84,7 @@ def main() -> None:
     recipe = Recipe(
         model="resnet20", size=28, steps=options.steps, batch_size=options.batch_size,
         learning_rate=0.1, crop="shift", policy="none", workers=0, precision="fp32",
-        memory_format="channels_last", evaluate_every=1000.0,
+        memory_format="channels_last", evaluate_every=1000.0, optimizer="sgd",
     )  # fmt: skip
     data = open_data("fashion-mini")
     job = Job.build(recipe, divide(data, recipe), classes=data.classes, device=torch.device("cpu"))

@@ -116,7 +116,7 @@ def main() -> None:
     recipe = Recipe(
         model="resnet18_cifar", size=SIDE, batch_size=BATCH, learning_rate=0.1, crop="shift",
         policy="none", workers=0, threads=torch.get_num_threads(), precision="fp32",
-        memory_format="channels_last",
+        memory_format="channels_last", optimizer="sgd",
     )  # fmt: skip
     makers: dict[str, Callable[[], Iterator[None]]] = {
         "tutorial loop": lambda: tutorial(pixels, targets),

@@ -85,6 +85,27 @@ def test_groups_of_a_network() -> None:
         assert group["momentum"] == 0.85
 
 
+def test_filters_of_zeros_stay_finite_and_begin_to_learn() -> None:
+    """A pre-activation unit whose branch starts at zero ends in such filters."""
+    torch.manual_seed(0)
+    values = {"stem": "small", "order": "pre", "residual_init": "zero"}
+    model = ResNet(Spec((1,), "basic", (8,), num_classes=3, **values))  # type: ignore[arg-type]
+    optimizer = make_optimizer(model, Recipe(optimizer="muon", learning_rate=0.1))
+    model(torch.randn(4, 3, 8, 8)).square().sum().backward()
+    optimizer.step()
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert model.layer1[0].conv2.weight.abs().sum() > 0
+
+
+def test_gates_are_no_filters_since_no_norm_follows() -> None:
+    model = ResNet(Spec((1,), "basic", (8,), num_classes=3, stem="small", se=0.5))
+    groups = make_optimizer(model, Recipe(optimizer="muon", learning_rate=0.1)).param_groups
+    filters = {id(p) for group in groups if group["filters"] for p in group["params"]}
+    unit = model.layer1[0]
+    assert id(unit.conv1.weight) in filters
+    assert not {id(unit.se.fc1.weight), id(unit.se.fc2.weight)} & filters
+
+
 def test_a_network_without_norms_is_refused() -> None:
     model = ResNet(Spec((1,), "basic", (8,), num_classes=3, stem="small", norm="none"))
     with pytest.raises(UserError, match="--optimizer muon needs a network with norms"):

@@ -75,21 +75,8 @@ def train(
     place = choose_device(device)
     if data is None:
         raise UserError("no DATA given: a folder of images, or a name such as fashion-mini")
-    base = named_recipe(recipe) if isinstance(recipe, str) else recipe
-    label = f"recipe {recipe}" if isinstance(recipe, str) else "recipe"
-    wanted = override(base, fields)
     budget = None if time is None else parse_time(time)
-    if budget is not None:
-        if fields.get("epochs") or fields.get("steps"):
-            raise UserError("--time together with --epochs or --steps: pass one of them")
-        wanted = replace(wanted, epochs=None, steps=None)  # a time replaces a recipe's own length
-    _check_model(wanted)
-    every = {key: _origin(label, base, wanted, key) for key in asdict(wanted)}
-    if wanted.model is None and wanted.weights is not None:
-        wanted, every = (
-            replace(wanted, model=_model_of(wanted.weights)),
-            every | {"model": "weights"},
-        )
+    wanted, every = _wanted(recipe, fields, timed=budget is not None)
     asked = {"data": str(data), "time": budget, "name": name, "device": device}
     command = asked | {"verify": verify, "recipe": asdict(wanted)}
     with joined() as ranks:
@@ -228,6 +215,25 @@ def parse_time(text: str | float) -> float:
 
 def _silently(record: Mapping[str, Any]) -> None:
     """A log that nobody reads."""
+
+
+def _wanted(
+    recipe: str | Recipe, fields: Mapping[str, Any], *, timed: bool
+) -> tuple[Recipe, dict[str, str]]:
+    """The recipe with the fields that override it, and who set each."""
+    base = named_recipe(recipe) if isinstance(recipe, str) else recipe
+    label = f"recipe {recipe}" if isinstance(recipe, str) else "recipe"
+    wanted = override(base, fields)
+    if timed:
+        if fields.get("epochs") or fields.get("steps"):
+            raise UserError("--time together with --epochs or --steps: pass one of them")
+        wanted = replace(wanted, epochs=None, steps=None)  # a time replaces a recipe's own length
+    _check_model(wanted)
+    origins = {key: _origin(label, base, wanted, key) for key in asdict(wanted)}
+    if wanted.model is None and wanted.weights is not None:
+        wanted = replace(wanted, model=_model_of(wanted.weights))
+        origins["model"] = "weights"
+    return wanted, origins
 
 
 def _origin(label: str, base: Recipe, wanted: Recipe, field: str) -> str:

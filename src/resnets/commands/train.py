@@ -40,7 +40,7 @@ class Train:
     data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
     """images to learn from"""
     recipe: str = "default"
-    """named recipe whose values the other flags override: default, he2015, finetune,
+    """named recipe whose values the other flags override: default, fast, he2015, finetune,
     torchvision-v2"""
     recipe_file: Path | None = None
     """the same from a TOML file"""

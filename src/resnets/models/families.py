@@ -51,7 +51,7 @@ def _cifar(
 
 
 def _fast(widths: tuple[int, ...], shortcut: str = "avg_conv") -> Spec:
-    """One unit a stage behind a whitened stem, halved by maxima: most of an image's sense per MAC."""
+    """One unit a stage behind a whitened stem, halved by maxima."""
     return _cifar(
         (1, 1, 1), "basic", widths, stem="whitened", halving="max_pool", shortcut=shortcut
     )

@@ -5,8 +5,9 @@ Enters: parameter groups that say whether they hold `filters`. Leaves: a torch o
 The idea (Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, and the
 CIFAR-10 speed record airbench94_muon): a filter bank is a matrix, one row an output channel. Its
 step is the nearest matrix with orthonormal rows to the momentum, so that every direction learns at
-one speed, and its length is held at that of such a matrix, since the norm that follows makes its
-length meaningless. The learning rate is then the size of a step relative to the filters.
+one speed, and its length is held at that of such a matrix: the norm that follows makes it
+meaningless, and before a sum, in pre-activation order, it fixes the branch's share. The learning
+rate is then the size of a step relative to the filters.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch import Tensor
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """of Jordan's quintic Newton-Schulz iteration: singular values end between 0.5 and 1.5"""
 ITERATIONS = 3
+TINY = 1e-7
+"""a length below it is that of zeros, which have no direction"""
 
 
 class Muon(torch.optim.Optimizer):
@@ -45,7 +48,7 @@ class Muon(torch.optim.Optimizer):
                 if group["filters"]:
                     momentum = self._momentum(parameter, parameter.grad, group)
                     update = orthogonal(momentum.to(self.dtype)).to(parameter.dtype)
-                    parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
+                    parameter.mul_(len(parameter) ** 0.5 / parameter.norm().clamp_min(TINY))
                 else:
                     gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
                     update = self._momentum(parameter, gradient, group)
@@ -66,7 +69,7 @@ def orthogonal(filters: Tensor) -> Tensor:
     matrix = filters.flatten(1)
     tall = len(matrix) > matrix.shape[1]
     x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)  # no singular value above 1
+    x = x / (x.norm() + TINY)  # no singular value above 1
     for _ in range(ITERATIONS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x

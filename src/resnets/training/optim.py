@@ -104,11 +104,12 @@ def _parameter_groups(model: ResNet, recipe: Recipe) -> Iterator[dict[str, objec
     """
     head = len(model.stage_names) + 1
     depths = {name: _depth(name, head=head) for name, _ in model.named_parameters()}
+    filters = _filters(model) if recipe.optimizer == "muon" else set()
     for depth in range(head + 1):
         factor = recipe.layer_decay ** (head - depth)
         members = [p for name, p in model.named_parameters() if depths[name] == depth]
         for kind in ("filters", "matrices", "vectors"):
-            parameters: list[Tensor] = [p for p in members if _kind(p, recipe) == kind]
+            parameters: list[Tensor] = [p for p in members if _kind(p, filters) == kind]
             if parameters:
                 others = recipe.optimizer == "muon" and kind != "filters"
                 yield {
@@ -119,11 +120,20 @@ def _parameter_groups(model: ResNet, recipe: Recipe) -> Iterator[dict[str, objec
                 }
 
 
-def _kind(parameter: Tensor, recipe: Recipe) -> str:
-    """Filters are a kind of their own for Muon alone; vectors are norms and biases."""
+def _filters(model: ResNet) -> set[Tensor]:
+    """The weights of convolutions without a bias, for a norm has it: Muon's own.
+
+    The two of squeeze-and-excitation are none: no norm follows, so their length means something.
+    """
+    layers = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    return {layer.weight for layer in layers if layer.bias is None}
+
+
+def _kind(parameter: Tensor, filters: set[Tensor]) -> str:
+    """Vectors are norms and biases."""
     if parameter.ndim < 2:
         return "vectors"
-    return "filters" if parameter.ndim == 4 and recipe.optimizer == "muon" else "matrices"
+    return "filters" if parameter in filters else "matrices"
 
 
 def _depth(name: str, *, head: int) -> int:

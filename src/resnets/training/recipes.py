@@ -53,7 +53,8 @@ class Recipe:
     nesterov: bool = True
     """look-ahead form of the momentum of sgd and muon"""
     weight_decay: float = 5e-4
-    """on convolution and linear weights; norms and biases are never decayed"""
+    """on convolution and linear weights, never on norms and biases; muon spares the filters, whose
+    length it holds fixed"""
     clip: float = 0.0
     """largest gradient norm; 0 does not clip"""
     schedule: Literal["cosine", "one_cycle", "step"] = "one_cycle"
