@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -57,26 +58,24 @@ class CpuEvent:
         return 1000 * (other.at - self.at)
 
 
-@contextlib.contextmanager
-def cpu_for_cuda() -> Any:
+def cpu_for_cuda() -> contextlib.ExitStack:
     """CUDA's names stand for the CPU's, half precision for float32, compiling for nothing."""
-    load, kept = torch.load, [
-        (torch.Tensor, "half"), (torch.Tensor, "bfloat16"), (nn.Module, "half"),
-        (nn.Module, "cuda"), (nn.Module, "compile"), (torch, "compile"), (torch, "load"),
-        (torch.cuda, "Event"), (torch.cuda, "synchronize"),
+    load = torch.load
+
+    def itself(anything: Any, *_: Any, **__: Any) -> Any:
+        return anything
+
+    stands_for = [
+        (torch.Tensor, "half", torch.Tensor.float), (torch.Tensor, "bfloat16", torch.Tensor.float),
+        (nn.Module, "half", nn.Module.float), (nn.Module, "cuda", itself),
+        (nn.Module, "compile", itself), (torch, "compile", itself),
+        (torch, "load", lambda path, **_: load(path, map_location="cpu")),
+        (torch.cuda, "Event", CpuEvent), (torch.cuda, "synchronize", lambda: None),
     ]  # fmt: skip
-    old = [getattr(place, name) for place, name in kept]
-    torch.Tensor.half = torch.Tensor.bfloat16 = torch.Tensor.float  # type: ignore[assignment]
-    nn.Module.half = nn.Module.float  # type: ignore[assignment,method-assign]
-    nn.Module.cuda = nn.Module.compile = lambda self, *_, **__: self  # type: ignore[assignment,method-assign]
-    torch.compile = lambda function: function
-    torch.load = lambda path, **_: load(path, map_location="cpu")
-    torch.cuda.Event, torch.cuda.synchronize = CpuEvent, lambda: None  # type: ignore[assignment,misc]
-    try:
-        yield
-    finally:
-        for (place, name), value in zip(kept, old, strict=True):
-            setattr(place, name, value)
+    stack = contextlib.ExitStack()
+    for place, name, value in stands_for:
+        stack.enter_context(patch.object(place, name, value))
+    return stack
 
 
 def anchor(data: Path, out: Path, source: Path, *, seed: int, precision: str) -> dict[str, float]:
@@ -93,7 +92,7 @@ def anchor(data: Path, out: Path, source: Path, *, seed: int, precision: str) ->
             torch.save(content | {"labels": torch.from_numpy(images.targets).long()}, file)
     specification = importlib.util.spec_from_file_location("anchor", source.absolute())
     assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
+    module: Any = importlib.util.module_from_spec(specification)
     seen: dict[str, float] = {}
 
     def keep(variables: dict[str, Any], **_: Any) -> None:
@@ -186,7 +185,8 @@ def main() -> None:
         for arm in options.arms:
             if any(row["arm"] == arm and row["seed"] == seed for row in results):
                 continue
-            results.append({"arm": arm, "seed": seed, "cores": os.cpu_count(), **runs[arm](seed)})
+            cores = len(os.sched_getaffinity(0))
+            results.append({"arm": arm, "seed": seed, "cores": cores, **runs[arm](seed)})
             with file.open("a") as lines:
                 lines.write(json.dumps(results[-1]) + "\n")
     means = table(results)

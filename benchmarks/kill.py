@@ -117,7 +117,7 @@ class Life:
             return "write"
         if not self.trains():
             return "start"
-        last = records[-1] if records else {"step": 0, "kind": "train"}
+        last: dict[str, Any] = records[-1] if records else {"step": 0, "kind": "train"}
         due = last["step"] > 0 and (STEPS - last["step"]) % EVALUATE_EVERY == 0
         if due and last["kind"] == "train":
             return "validation"

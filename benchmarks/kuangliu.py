@@ -33,9 +33,10 @@ from torchvision.transforms import v2
 import resnets
 from resnets.data.sources import DataSet, open_data
 from resnets.training.job import Job, divide
-from resnets.training.loop import State, train_step
+from resnets.training.loop import train_step
 from resnets.training.planning import plan
 from resnets.training.recipes import Recipe
+from resnets.training.state import State
 
 BATCH, SIDE, EPOCHS = 128, 32, 200
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -47,7 +48,7 @@ class Transformed(TensorDataset):
     """Images that are augmented one by one, in the workers of a DataLoader."""
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, target = super().__getitem__(index)
+        image, target = (tensor[index] for tensor in self.tensors)
         return AUGMENT(image), target
 
 

@@ -35,6 +35,7 @@ WIDTH, HEIGHT, SIDE, BATCH, NUM_CLASSES = 500, 375, 224, 64, 4
 # Cells across, and grey levels, of each layer of a picture: shapes, objects, texture, grain.
 LAYERS = ((6, 60), (24, 30), (96, 14), (250, 8))
 GOAL = 1.3
+CUBIC = Image.Resampling.BICUBIC
 
 
 def photo(seed: int) -> Image.Image:
@@ -45,7 +46,7 @@ def photo(seed: int) -> Image.Image:
         noise = draws.normal(size=(cells * 3 // 4, cells, 3)).astype(np.float32)
         noise = 0.4 * noise + noise.mean(axis=2, keepdims=True)
         for channel in range(3):
-            layer = Image.fromarray(noise[..., channel]).resize((WIDTH, HEIGHT), Image.BICUBIC)
+            layer = Image.fromarray(noise[..., channel]).resize((WIDTH, HEIGHT), CUBIC)
             pixels[..., channel] += levels * np.asarray(layer)
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 

@@ -6,7 +6,8 @@ Both arms draw the same augmented batches from a stream of their own, compute in
 channels_last, and step the same fused SGD with label smoothing. Ours has also the learning rate of
 each step, the sums on the device, records to metrics.jsonl and to the display (written to nowhere),
 the shares, the answer to signals, and one whole verified checkpoint in these few steps, where a
-run saves one in five minutes. Validation is left out of both. Pairs alternate in their order, since
+run saves one in five minutes. Validation is left out of both, and
+both keep the memory that they free, as a run does. Pairs alternate in their order, since
 neighbours slow a machine for seconds; the last line is the median overhead.
 """
 
@@ -29,12 +30,14 @@ from torch import nn
 from resnets.data.sources import open_data
 from resnets.display import Display
 from resnets.training.checkpoints import RunFolder
+from resnets.training.environment import keep_freed_memory
 from resnets.training.interrupt import Interruption
 from resnets.training.job import Job, divide
-from resnets.training.loop import State, train
+from resnets.training.loop import train
 from resnets.training.optim import make_optimizer
 from resnets.training.recipes import Recipe
 from resnets.training.shares import Clock, Outlook, Shares
+from resnets.training.state import State
 
 
 def bare(job: Job, steps: int) -> float:
@@ -86,6 +89,7 @@ def main() -> None:
         learning_rate=0.1, crop="shift", policy="none", workers=0, precision="fp32",
         memory_format="channels_last", evaluate_every=1000.0, optimizer="sgd",
     )  # fmt: skip
+    keep_freed_memory()
     data = open_data("fashion-mini")
     job = Job.build(recipe, divide(data, recipe), classes=data.classes, device=torch.device("cpu"))
     ratios: list[float] = []

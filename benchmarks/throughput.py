@@ -45,7 +45,7 @@ class Augmented(TensorDataset):
     ])  # fmt: skip
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, target = super().__getitem__(index)
+        image, target = (tensor[index] for tensor in self.tensors)
         return self.transform(image), target
 
 

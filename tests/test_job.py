@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import resource
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -16,7 +18,12 @@ from resnets.data.sources import DataSet, Images
 from resnets.errors import UserError
 from resnets.models.layers import Whitening
 from resnets.training import job as room
-from resnets.training.environment import choose_device, describe_environment, kept_threads
+from resnets.training.environment import (
+    choose_device,
+    describe_environment,
+    keep_freed_memory,
+    kept_threads,
+)
 from resnets.training.job import Job, Parts, augmentation, divide, fingerprint
 from resnets.training.recipes import Recipe
 
@@ -242,6 +249,21 @@ def test_a_run_gives_the_threads_back() -> None:
     with kept_threads():
         torch.set_num_threads(before + 1)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a matter of glibc")
+def test_memory_that_is_freed_is_used_again() -> None:
+    size, many = 6 << 20, 20
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        held = [torch.empty(size, dtype=torch.uint8).fill_(1) for _ in range(many)]
+        del held
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    keep_freed_memory()
+    faults()
+    assert faults() < size // resource.getpagesize(), "fewer pages than one of the twenty has"
 
 
 def test_environment() -> None:

@@ -24,7 +24,7 @@ from resnets.results import TrainingResult
 from resnets.training.beginning import write_command, write_config, write_start
 from resnets.training.checkpoints import MODEL_FILE, Checkpoint, RunFolder
 from resnets.training.distributed import Ranks
-from resnets.training.environment import describe_environment
+from resnets.training.environment import describe_environment, keep_freed_memory
 from resnets.training.job import Job, content_digest, divide, fingerprint
 from resnets.training.memory import fitting
 from resnets.training.planning import Facts, Plan, plan, with_steps
@@ -40,6 +40,7 @@ def start(
     verify: bool, *, command: Mapping[str, Any], ranks: Ranks,
 ) -> TrainingResult:  # fmt: skip
     """A new run: open the data, choose what is open, make the folder, train."""
+    keep_freed_memory()
 
     def left() -> float | None:
         return None if budget is None else budget - (time.perf_counter() - started)
@@ -126,6 +127,7 @@ def go_on(
     `changes` are recipe fields with other values. Raises UserError where something has changed
     that decides bits, unless `force`: then every result says what.
     """
+    keep_freed_memory()
     with ExitStack() as held:
 
         def enter() -> Basis:

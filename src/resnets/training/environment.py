@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +17,9 @@ from resnets.errors import UserError, unknown
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+MALLOPT = {-3: 1 << 30, -1: -1, -2: 1 << 27}
+"""glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD (-1: never) and M_TOP_PAD, in bytes"""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -54,6 +58,19 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "device_name": name,
         "threads": torch.get_num_threads(),
     }
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what this process frees instead of returning it to the system.
+
+    Otherwise every large activation is mapped, zeroed and unmapped again in each step. It holds for
+    the rest of the process, which stays as large as it once was; where the C library is another, nothing happens.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    for parameter, value in MALLOPT.items():
+        mallopt(parameter, value)
 
 
 @contextmanager

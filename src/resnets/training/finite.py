@@ -57,7 +57,7 @@ class LossWatch:
         if loss.device.type == "cuda":
             aside = torch.empty((), dtype=loss.dtype, pin_memory=True)
             loss = aside.copy_(loss, non_blocking=True)
-            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived = torch.cuda.Event()
             arrived.record()
         self.pending = Seen(loss, arrived, step, indices)
         if arrived is None:

@@ -108,7 +108,7 @@ def train_step(
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = share * F.cross_entropy(exact, targets, label_smoothing=recipe.label_smoothing)
         mark("forward")
-        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        state.scaler.scale(loss).backward()
         total = total + loss.detach()
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         correct = correct + (logits.detach().argmax(1) == classes).sum()

@@ -93,7 +93,7 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel | None:
     """Exponential moving average of weights and buffers, or None when it is off."""
     if not decay:
         return None
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    average = get_ema_multi_avg_fn(decay)
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 

@@ -171,7 +171,7 @@ def in_words(shares: Mapping[str, float], best: Remedy) -> str:
 
 
 def _event() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
 
