@@ -64,7 +64,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep what this process frees instead of returning it to the system.
 
     Otherwise every large activation is mapped, zeroed and unmapped again in each step. It holds for
-    the rest of the process, which stays as large as it once was; where the C library is another, nothing happens.
+    the rest of the process, which stays as large as it once was; without glibc nothing happens.
     """
     if platform.libc_ver()[0] != "glibc":
         return
