@@ -33,6 +33,7 @@ INSIDE = {
     "data.decode": set(),
     "data.keyed": set(),
     "data.preprocess": set(),
+    "data.views": set(),
     "data.augment": {"data.keyed"},
     "data.sources": {"data.decode"},
     "models.spec": set(),

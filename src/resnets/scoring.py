@@ -14,6 +14,7 @@ import torch
 from resnets.data.batches import Batch, EvaluationBatches
 from resnets.data.preprocess import Preprocess
 from resnets.data.sources import Part
+from resnets.data.views import with_views
 from resnets.evaluation import Scores, evaluate
 from resnets.modelfile import ModelFile
 from resnets.training.environment import place
@@ -28,12 +29,13 @@ def score(
 ) -> Scores:  # fmt: skip
     """The scores of a model file's network on the images, float32, whatever it was trained in."""
     model = place(file.build(), device=device, memory_format="channels_last")
+    network = with_views(model, file.preprocess.views)
     batches = EvaluationBatches(
         images, preprocess=file.preprocess, batch_size=BATCH_SIZE, device=device, workers=workers,
         cache_mb=cache_mb,
     )  # fmt: skip
     try:
-        return evaluate(model, batches, file.classes, watch=watch)
+        return evaluate(network, batches, file.classes, watch=watch)
     finally:
         batches.close()
 

@@ -21,6 +21,7 @@ from resnets.errors import UserError, unknown
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 
 _FITS = ("crop", "squash")
+_VIEWS = ("one", "mirror", "six")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Statistics of ImageNet's training images; for one channel the mean of the three.
 _MEANS = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
@@ -42,6 +43,7 @@ class Preprocess:
     fit: str = "crop"  # crop: keep the shape, cut the middle; squash: keep all, bend the shape
     crop_fraction: float = 1.0  # the part of the resized short side that the crop keeps
     interpolation: str = "bilinear"
+    views: str = "one"  # of an image that the network is unsure about: views.py
 
     def __post_init__(self) -> None:
         _check_count("size", self.size, range(1, 16385), "a whole number from 1 to 16384")
@@ -50,6 +52,8 @@ class Preprocess:
             raise unknown("Preprocess fit", str(self.fit), _FITS)
         if self.interpolation not in _FILTERS:
             raise unknown("Preprocess interpolation", str(self.interpolation), _FILTERS)
+        if self.views not in _VIEWS:
+            raise unknown("Preprocess views", str(self.views), _VIEWS)
         if not (_is_number(self.crop_fraction) and 0 < self.crop_fraction <= 1):
             raise UserError(
                 f"Preprocess crop_fraction is {self.crop_fraction!r}; it must be above 0, at most 1"

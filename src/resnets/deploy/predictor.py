@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.data.decode import DecodeError, decode, from_picture
+from resnets.data.views import with_views
 from resnets.errors import UserError
 from resnets.modelfile import ModelFile, read_model
 
@@ -127,7 +128,8 @@ class Predictor:
     def _likeliest(self, images: Pixels, top: int) -> list[tuple[list[int], list[float]]]:
         """N H W C -> for each image the class indices and the probabilities, best first."""
         batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # N C H W, C last
-        logits = self.network(self.preprocess.normalise(batch)).float()  # N K
+        network = with_views(self.network, self.preprocess.views)
+        logits = network(self.preprocess.normalise(batch)).float()  # N K
         # Stable: among equal logits the lower class index comes first, as in the scores.
         order = logits.argsort(dim=1, descending=True, stable=True)[:, :top]
         probabilities = logits.softmax(dim=1).gather(1, order)

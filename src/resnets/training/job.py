@@ -123,6 +123,7 @@ class Job:
             "size": recipe.size,
             "channels": parts.train.channels,
             "fit": recipe.fit,
+            "views": recipe.views,
         }
         if preprocess is None:
             plain = Preprocess(**shape)

@@ -19,6 +19,7 @@ FREE = ("workers", "save_every", "max_bad")
 """recipe fields that decide no bit"""
 FIXED = (
     "model", "weights", "size", "fit", "epochs", "optimizer", "ema", "val_fraction", "validate_on",
+    "views",
 )  # fmt: skip
 """recipe fields with another value of which the checkpoints would be another run's"""
 

@@ -95,6 +95,8 @@ class Recipe:
     policy: Literal["auto", "none", "randaugment", "trivialaugment"] = "auto"
     """per-image colour and shape distortions; auto takes trivialaugment for photos"""
 
+    views: Literal["one", "mirror", "six"] = "one"
+    """looks at a test image that the network is unsure about; six adds shifts by a pixel"""
     val_fraction: float = 0.1
     """share of the training images held out when DATA has no validation part"""
     validate_on: Literal["val", "test"] = "val"
@@ -139,6 +141,11 @@ class Recipe:
         if (self.batch_size or self.accumulate) % self.accumulate:
             raise UserError(
                 f"--accumulate {self.accumulate}: must divide --batch-size {self.batch_size}"
+            )
+        if self.views != "one" and self.flip == "none":
+            raise UserError(
+                f"--views {self.views}: looks at mirror images, which --flip none never shows; "
+                "pass --views one"
             )
         if not _rising_shares(self.milestones):
             raise UserError(f"--milestones {self.milestones}: must be rising shares in (0, 1)")

@@ -1,0 +1,112 @@
+"""More views of unsure images: the arithmetic, who is looked at again, and that it travels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from resnets.data.preprocess import Preprocess
+from resnets.data.views import SURE, Viewing, with_views
+from resnets.deploy.predictor import Predictor
+from resnets.errors import UserError
+from resnets.modelfile import ModelFile
+from resnets.models.resnet import ResNet
+from resnets.models.spec import Spec
+from resnets.training.recipes import Recipe
+
+TOLERANCE = 1e-6
+
+
+class Corners(nn.Module):
+    """Linear, and looks at single pixels: who is shifted or mirrored can be told."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale, self.looks = scale, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.looks += len(images)
+        pixels: Tensor = images[:, 0] * self.scale
+        return torch.stack([pixels[:, 0, 0], pixels[:, 1, 0], pixels[:, 3, 3]], dim=1)
+
+
+def test_sure_images_are_looked_at_once() -> None:
+    images = torch.rand(5, 1, 4, 4)
+    images[2] = 0  # all classes alike
+    images[[0, 1, 3, 4], 0, 0, 0] = 3
+    network = Corners(scale=10.0)
+    plain = network(images)
+    assert (plain.softmax(1).amax(1) > SURE).tolist() == [True, True, False, True, True]
+    network.looks = 0
+    answer = Viewing(network, views="six")(images)
+    assert network.looks == 5 + 5
+    assert torch.equal(answer[[0, 1, 3, 4]], plain[[0, 1, 3, 4]])
+
+
+@pytest.mark.parametrize("views", ["mirror", "six"])
+def test_the_mean_of_the_views(views: str) -> None:
+    images = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    network = Corners(scale=1e-3)  # never sure
+    answer = Viewing(network, views=views)(images).numpy() * 1000
+    pixels = images[:, 0].numpy()
+    padded = np.pad(pixels, [(0, 0), (1, 1), (1, 1)], mode="reflect")
+    looks = {"plain": pixels, "up": padded[:, :4, :4], "down": padded[:, 2:, 2:]}
+    looks |= {f"{name} mirrored": look[:, :, ::-1] for name, look in list(looks.items())}
+    weights = {"plain": 1 / 2, "plain mirrored": 1 / 2}
+    if views == "six":
+        weights = dict.fromkeys(looks, 1 / 8) | {"plain": 1 / 4, "plain mirrored": 1 / 4}
+    places = [(0, 0), (1, 0), (3, 3)]
+    for column, (row, col) in enumerate(places):
+        expected = sum(weight * looks[name][:, row, col] for name, weight in weights.items())
+        np.testing.assert_allclose(answer[:, column], expected, atol=TOLERANCE * 1000)
+
+
+def test_one_view_is_the_network_itself() -> None:
+    network = Corners(scale=1.0)
+    assert with_views(network, "one") is network
+
+
+def test_a_predictor_looks_as_its_model_file_says() -> None:
+    torch.manual_seed(0)
+    spec = Spec((1,), "basic", (8,), num_classes=3, stem="small")
+    file = ModelFile(
+        spec=spec, weights=ResNet(spec).state_dict(), classes=("a", "b", "c"),
+        preprocess=Preprocess(size=8), scores=None, recipe={}, data={},
+    )  # fmt: skip
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    mirrored = image[:, ::-1].copy()
+    for views, alike in (("one", False), ("mirror", True)):
+        predictor = Predictor(replace(file, preprocess=Preprocess(size=8, views=views)))
+        one, other = (predictor(each) for each in (image, mirrored))
+        assert one.probabilities[0] < SURE
+        same = one.classes == other.classes and np.allclose(one.probabilities, other.probabilities)
+        assert same == alike
+
+
+def test_views_are_refused_where_mirror_images_mean_something_else() -> None:
+    with pytest.raises(UserError, match="--flip none"):
+        Recipe(views="six", flip="none")
+    with pytest.raises(UserError, match="mirror"):
+        Preprocess(size=8, views="mirrored")
+
+
+def test_views_travel_in_the_model_file(tmp_path: Path) -> None:
+    from resnets.api import train
+    from resnets.modelfile import read_model
+
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "a.npz",
+        x_train=rng.integers(0, 256, (24, 8, 8, 3), dtype=np.uint8),
+        y_train=np.arange(24) % 2,
+    )
+    result = train(
+        tmp_path / "a.npz", out=tmp_path / "run", model="resnet8_fast_half", size=8, steps=1,
+        batch_size=4, views="six", tune="off", device="cpu",
+    )  # fmt: skip
+    assert read_model(result.model).preprocess.views == "six"
