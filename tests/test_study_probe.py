@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from resnets.cli import main
 from resnets.errors import UserError
-from resnets.study import inside, landscape, lesions
+from resnets.study import inside, landscape, lesions, replay
 from resnets.study.adapters import take_apart
 from resnets.study.inside import Second, probe
 from resnets.study.landscape import filter_normalised, loss_lines
@@ -27,6 +28,7 @@ from resnets.study.similarity import MINIBATCH, cka
 from resnets.study.tables import read_table
 from resnets.study.units import score
 from resnets.study.use import RIDGE, branch_use, linear_probes, logit_lens
+from resnets.training.checkpoints import RunFolder
 
 
 def values(rows: Any, metric: str) -> dict[Any, float]:
@@ -263,7 +265,7 @@ def test_the_command_on_a_run_and_on_its_model_file(
     tables = {path.name: read_table(path) for path in printed}
     assert all(path.parent == tmp_path / "data" for path in printed) and len(tables) == 7
     gradients = tables["probe_gradients_resnet20.csv"]
-    assert {row.get("step") for row in gradients} == {None, 0, 1, 10}
+    assert {row.get("step") for row in gradients} == {None, 0, 1, 10, 12}
     assert {row["depth"] for rows in tables.values() for row in rows} == {20}
     first = {path.name: path.read_bytes() for path in printed}
     assert main(["study", "probe", str(run), "--out", str(tmp_path), "--quiet"]) == 0
@@ -276,22 +278,34 @@ def test_the_command_on_a_run_and_on_its_model_file(
         assert {row["metric"] for row in csv.DictReader(file)} == {"cka", "cka_across"}
 
 
-def test_early_networks_are_those_of_the_run(run: Path) -> None:
+def test_the_steps_are_those_of_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replayed to the last step, the weights are the checkpoint's to the last bit."""
-    from resnets.study import replay
-    from resnets.training.checkpoints import RunFolder
-
     folder = RunFolder(run)
-    stored = folder.load()
-    assert stored is not None and stored.scalars["step"] == 12
-    steps = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replay, "STEPS", (0, 12))
-        for step, young in replay.early_networks(folder):
-            steps[step] = young.state_dict()
-    for name, tensor in steps[12].items():
-        assert torch.equal(tensor, stored.tensors[f"model.{name}"]), name
-    assert not torch.equal(steps[0]["fc.weight"], steps[12]["fc.weight"])
+    steps = {step: young.state_dict() for step, young in replay.networks_by_step(folder)}
+    assert sorted(steps) == [0, 1, 10, 12]
+    monkeypatch.setattr(replay, "STEPS", (12,))
+    (step, replayed), *more = replay.networks_by_step(folder)
+    assert step == 12 and not more
+    for name, tensor in replayed.state_dict().items():
+        assert torch.equal(tensor, steps[12][name]), name
+    assert not torch.equal(steps[0]["fc.weight"], steps[1]["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "message"),
+    [
+        ("environment.json", {"ranks": 2}, "it ran on 2 ranks"),
+        ("environment.json", {"forced": [{"step": 3, "changes": []}]}, "went on with --force"),
+        ("data.json", {"fingerprint": "other"}, "are not those of the run"),
+    ],
+)
+def test_a_run_that_cannot_be_repeated_says_why(
+    run: Path, tmp_path: Path, file: str, entry: dict[str, Any], message: str
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "run")) / file
+    other.write_text(json.dumps(json.loads(other.read_text()) | entry))
+    with pytest.raises(UserError, match=message):
+        next(replay.networks_by_step(RunFolder(tmp_path / "run")))
 
 
 @pytest.mark.parametrize(

@@ -52,14 +52,15 @@ def probe(
     targets: Tensor,
     *,
     second: Second | None = None,
-    early: Iterable[tuple[int, nn.Module]] = (),
+    by_step: Iterable[tuple[int, nn.Module]] = (),
     say: Say = lambda text: None,
 ) -> Tables:
     """Every table of a network of ours, torchvision's or timm's; it is left in evaluation mode.
 
     `images` N C H W are normalised as the network takes them, `targets` N class indices, both in
-    random order. `early` are networks of the same run with their step, for the gradient profile.
-    Raises UserError for a network that cannot be taken apart, and for too few images.
+    random order. `by_step` are networks of the same run with their steps, for the gradient profile;
+    rows without a step are about `network` itself. Raises UserError for a network that cannot be
+    taken apart, and for too few images.
     """
     chain = take_apart(network)
     count = _fitting(chain, images)
@@ -74,7 +75,7 @@ def probe(
     say(f"{title}: responses and gradients")
     tables["responses"] = layer_responses(chain, images)
     gradients = gradient_profile(chain, *first(GRADIENT_IMAGES))
-    for step, young in early:
+    for step, young in by_step:
         say(f"gradients at step {step}")
         rows = gradient_profile(take_apart(young), *first(GRADIENT_IMAGES))
         gradients += [{**row, "step": step} for row in rows]

@@ -1,7 +1,7 @@
 """`resnets study probe`: a model file or run folder enters, tables leave.
 
 The images are held-out ones of the run itself (test, else validation), or those of `data`. From a
-run folder the gradients of its first steps are measured too (`replay.py`).
+run folder the gradients by step are measured too (`replay.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from resnets.data.sources import NAMES, Part, open_data
 from resnets.errors import UserError
 from resnets.modelfile import ModelFile, read_model
 from resnets.study.inside import IMAGES, SEED, Say, Second, probe
+from resnets.study.replay import networks_by_step
 from resnets.study.tables import write_table
 from resnets.training.checkpoints import RunFolder, is_run
 from resnets.training.environment import choose_device
@@ -36,7 +37,7 @@ def probe_model(
     """
     if out.is_file():
         raise UserError(f"--out {out}: is a file; give a folder")
-    place = choose_device(device)
+    place = _with_float64(choose_device(device), say)
     file, run = read_model(model), _run_of(model)
     other = None if against is None else read_model(against)
     part = _held_out_images(file, run, data, model)
@@ -49,13 +50,21 @@ def probe_model(
         second = Second(other.build().to(place), theirs)
     tables = probe(
         file.build().to(place), images, targets, second=second, say=say,
-        early=_young(run, say, device=place),
+        by_step=_by_step(run, say, device=place),
     )  # fmt: skip
     name = file.recipe.get("model", "network")
     paths = {table: out / "data" / f"probe_{table}_{name}.csv" for table in tables}
     for table, rows in tables.items():
         write_table(paths[table], rows)
     return list(paths.values())
+
+
+def _with_float64(device: torch.device, say: Say) -> torch.device:
+    """The device, unless it cannot count in float64, as the paths must."""
+    if device.type != "mps":
+        return device
+    say("on the CPU: mps has no float64")
+    return torch.device("cpu")
 
 
 def _run_of(model: Path) -> RunFolder | None:
@@ -70,7 +79,7 @@ def _held_out_images(file: ModelFile, run: RunFolder | None, data: str | None, m
         basis = Basis.stored(run)
         dataset = open_data(basis.data["data"], max_bad=basis.recipe.max_bad)
         return divide(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
-    name = data or file.data.get("name", "")
+    name = file.data.get("name", "") if data is None else data
     if data is None and name not in NAMES:
         raise UserError(
             f"{model} does not say where its images lie: pass --data, a folder of images or a name"
@@ -90,16 +99,14 @@ def _read(part: Part, preprocess: Preprocess, *, device: torch.device) -> tuple[
     return batch.images.contiguous(), batch.targets
 
 
-def _young(
+def _by_step(
     run: RunFolder | None, say: Say, *, device: torch.device
 ) -> Iterator[tuple[int, nn.Module]]:
-    """The run's networks at its first steps, or a word on why there are none."""
+    """The run's networks at its first steps and its last, or a word on why there are none."""
     if run is None:
         return
-    from resnets.study.replay import early_networks
-
     try:
-        for step, network in early_networks(run):
+        for step, network in networks_by_step(run):
             yield step, network.to(device)
     except UserError as error:
-        say(f"no gradients of the first steps: {error}")
+        say(f"no gradients by step: {error}")

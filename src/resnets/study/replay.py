@@ -1,8 +1,8 @@
-"""A finished run's folder enters, its network leaves as it was at the first steps.
+"""A run's folder enters, its network leaves as it was at the first steps and at the last.
 
-The idea: a run is a pure function of recipe, data and step, so nothing of its youth was kept: it is
-trained again for a hundred steps, by the loop's own `train_step`, on the device and with as many
-threads as then.
+The idea: a run is a pure function of recipe, data and step, so nothing of its youth need be kept:
+it is trained again for a hundred steps, by the loop's own `train_step`, on the device and with as
+many threads as then. The end is its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ from resnets.training.state import State
 STEPS = (0, 1, 10, 100)
 
 
-def early_networks(folder: RunFolder) -> Iterator[tuple[int, ResNet]]:
-    """The run's network, a copy in evaluation mode, after each of STEPS that the run has.
+def networks_by_step(folder: RunFolder) -> Iterator[tuple[int, ResNet]]:
+    """The run's network, a copy in evaluation mode, after each of STEPS and at its end.
 
-    Raises UserError where the run cannot be repeated: several ranks, or other images than then.
+    Raises UserError where the run cannot be repeated: several ranks, a change on the way, or other
+    images than then.
     """
     basis = Basis.stored(folder)
     ranks, recipe = basis.environment.get("ranks", 1), basis.recipe
     if ranks > 1:
         raise UserError(f"{folder.path}: it ran on {ranks} ranks, and is repeated on one only")
+    if basis.environment.get("forced"):
+        raise UserError(f"{folder.path}: it went on with --force, so its beginning is not recorded")
     assert recipe.steps is not None, "a run folder holds a resolved recipe"
     job = _job(folder, basis)
     with kept_threads():
@@ -47,6 +50,10 @@ def early_networks(folder: RunFolder) -> Iterator[tuple[int, ResNet]]:
                     train_step(state, state.model, batch, recipe, steps=recipe.steps)
                     state.step += 1
                 yield step, copy.deepcopy(state.model).eval()
+            newest = folder.load()
+            if newest is not None and newest.scalars["step"] > state.step:
+                state.restore(newest)
+                yield state.step, copy.deepcopy(state.model).eval()
         finally:
             job.stream.close()
             job.validation.close()

@@ -54,7 +54,7 @@ def _centred_grams(chain: Chain, images: Tensor) -> Tensor:
     """One U-centred Gram matrix a layer: L N N float64.
 
     The sum over all entries of the product of two of them is N (N - 3) times the unbiased
-    estimate H, so the factor leaves the quotient (Szekely & Rizzo 2014; Song 2012, equation 5).
+    estimate H, so the factor leaves the quotient (Szekely & Rizzo 2014; Song 2012).
     """
     grams = []
     for x in no_grad_stream(chain, images):
@@ -64,5 +64,5 @@ def _centred_grams(chain: Chain, images: Tensor) -> Tensor:
         n = len(gram)
         rows = gram.sum(0) / (n - 2)
         centred = gram - rows[:, None] - rows[None, :] + gram.sum() / ((n - 1) * (n - 2))
-        grams.append(centred.fill_diagonal_(0))
+        grams.append(centred.fill_diagonal_(0).cpu())
     return torch.stack(grams)

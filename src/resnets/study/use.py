@@ -85,11 +85,11 @@ def linear_probes(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     Z N C the centred and scaled means, Y N K one-hot, centred (Alain & Bengio 2016, arXiv
     1610.01644, with the closed form in place of descent). lambda is RIDGE times N.
     """
-    half = len(images) // 2
+    half, targets = len(images) // 2, targets.cpu()
     targets_of = F.one_hot(targets, int(targets.max()) + 1).double()
     rows: list[Row] = []
     for number, x in enumerate(no_grad_stream(chain, images)):
-        features = x.mean((2, 3)).double()  # N C
+        features = x.mean((2, 3)).double().cpu()  # N C
         spread, mean = torch.std_mean(features[:half], 0)
         z = (features - mean) / spread.clamp_min(1e-12)
         shift = targets_of[:half].mean(0)
