@@ -26,7 +26,10 @@ VERBS = {
     "predict": "resnets.commands.use:Predict",
     "show": "resnets.commands.look:Show",
     "models": "resnets.commands.look:Models",
+    "study probe": "resnets.commands.study:Probe",
 }
+"""a verb is one word, or two of which the first is GROUP"""
+GROUP = "study"
 
 HELP = f"""\
 resnets {__version__}: residual networks, from the paper to production
@@ -44,6 +47,9 @@ with a trained model
 
 networks
   models      list the networks with sizes and published errors
+
+why depth works
+  study probe    measure what the units of a trained network do
 
 examples
   resnets train photos/ --time 10m          the network is chosen from images, time and machine
@@ -89,13 +95,18 @@ def _run(arguments: list[str], started: float) -> int:
     if verb == "--version":
         print(f"resnets {__version__}")
         return 0
+    rest = arguments[1:]
+    if verb == GROUP:
+        if not rest or rest[0] in ("-h", "--help"):
+            print(_group_help(), end="")
+            return 0
+        verb, rest = f"{GROUP} {rest[0]}", rest[1:]
     if verb not in VERBS:
         raise unknown("verb", verb, VERBS)
     import tyro
 
     room, _, name = VERBS[verb].partition(":")
     command = getattr(import_module(room), name)
-    rest = arguments[1:]
     default = command.default(rest) if hasattr(command, "default") else tyro.MISSING_NONPROP
     parsed = tyro.cli(
         command, args=rest, prog=f"resnets {verb}", default=default,
@@ -103,6 +114,13 @@ def _run(arguments: list[str], started: float) -> int:
     )  # fmt: skip
     code: int = parsed.run(started)
     return code
+
+
+def _group_help() -> str:
+    """The verbs of the group, as the page of all verbs describes them."""
+    lines = [line for line in HELP.splitlines() if line.startswith(f"  {GROUP} ")]
+    usage = f"usage: resnets {GROUP} VERB [options]      resnets {GROUP} VERB --help lists options"
+    return "\n".join([usage, "", *lines, ""])
 
 
 def _complain(message: str, code: int) -> int:

@@ -1,0 +1,112 @@
+"""The loss around a trained network, along random directions that respect the filters' sizes.
+
+Enters: a chain, images, targets. Leaves: loss by step along several directions, and on one plane.
+The idea (Li 2018, arXiv 1712.09913, section 4): a network with batch norm computes the same when a
+filter is scaled, so a step means nothing before it is measured in the filter's own length. One
+picture of one direction is an anecdote: the bands are over DIRECTIONS of them. Each point is asked
+with the statistics that the batch norms learned, and (`..._recalibrated`) with those of the moved
+network on these images.
+
+Shapes: N images; W one weight tensor, O outputs first.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from resnets.study.adapters import take_apart
+from resnets.study.responses import finite
+from resnets.study.tables import Row
+from resnets.study.units import Chain, batch_statistics, score
+
+DIRECTIONS = 10
+STEPS = 11
+"""points from -1 to 1 along a direction; odd, so that 0 is one of them"""
+PLANE_STEPS = 9
+"""points a side of the plane"""
+
+Direction = list[Tensor]  # one tensor a parameter
+
+
+def filter_normalised(network: nn.Module, *, seed: int) -> Direction:
+    """Random, with ||d_o|| = ||w_o|| for every filter w_o; zero for biases and norms (Li 2018)."""
+    generator = torch.Generator().manual_seed(seed)
+    direction = []
+    for weight in network.parameters():
+        draw = torch.randn(weight.shape, generator=generator).to(weight)
+        if weight.ndim < 2:
+            direction.append(torch.zeros_like(weight))
+            continue
+        own, drawn = (t.detach().flatten(1).norm(dim=1) for t in (weight, draw))
+        scale = own / drawn.clamp_min(torch.finfo(drawn.dtype).tiny)
+        direction.append(draw * scale.reshape(-1, *[1] * (weight.ndim - 1)))
+    return direction
+
+
+def loss_lines(chain: Chain, images: Tensor, targets: Tensor, *, seed: int) -> list[Row]:
+    """L(w + a d) for a in [-1, 1] along DIRECTIONS directions; `draw` is the direction, x is a."""
+    moved = take_apart(copy.deepcopy(chain.network))
+    rows: list[Row] = []
+    for draw in range(DIRECTIONS):
+        direction = filter_normalised(moved.network, seed=seed + draw)
+        for step in _steps(STEPS):
+            with _moved(moved.network, [(step, direction)]):
+                for name, value in _losses(moved, images, targets).items():
+                    row = {"metric": f"line_{name}", "draw": draw, "x": step}
+                    rows.append({**row, **finite(value)})
+    return rows
+
+
+def loss_plane(chain: Chain, images: Tensor, targets: Tensor, *, seed: int) -> list[Row]:
+    """L(w + a d + b e) with statistics re-estimated: a second view, one pair of directions.
+
+    `x` is a; `draw` counts b from -1 to 1 in PLANE_STEPS steps.
+    """
+    moved = take_apart(copy.deepcopy(chain.network))
+    first, second = (filter_normalised(moved.network, seed=seed + n) for n in range(2))
+    rows: list[Row] = []
+    for place, b in enumerate(_steps(PLANE_STEPS)):
+        for a in _steps(PLANE_STEPS):
+            with _moved(moved.network, [(a, first), (b, second)]):
+                value = _losses(moved, images, targets, both=False)["loss_recalibrated"]
+            row = {"metric": "plane_loss_recalibrated", "draw": place, "x": a}
+            rows.append({**row, **finite(value)})
+    return rows
+
+
+def _steps(count: int) -> list[float]:
+    return [(2 * place - (count - 1)) / (count - 1) for place in range(count)]
+
+
+@torch.no_grad()
+def _losses(
+    chain: Chain, images: Tensor, targets: Tensor, *, both: bool = True
+) -> dict[str, float]:
+    found = {}
+    for name, recalibrated in (("loss", False), ("loss_recalibrated", True)):
+        if recalibrated or both:
+            with batch_statistics(chain.network, wanted=recalibrated):
+                found[name] = score(chain(images), targets)["loss"]
+    return found
+
+
+@contextmanager
+def _moved(network: nn.Module, moves: Sequence[tuple[float, Direction]]) -> Iterator[None]:
+    """The network with weights moved by steps along directions; afterwards the old bits."""
+    weights = list(network.parameters())
+    before = [weight.detach().clone() for weight in weights]
+    with torch.no_grad():
+        for step, direction in moves:
+            for weight, part in zip(weights, direction, strict=True):
+                weight.add_(part, alpha=step)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, old in zip(weights, before, strict=True):
+                weight.copy_(old)

@@ -1,0 +1,112 @@
+"""`resnets study probe`: a model file or run folder enters, tables leave.
+
+The images are held-out ones of the run itself (test, else validation), or those of `data`. From a
+run folder the gradients by step are measured too (`replay.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resnets.data.batches import EvaluationBatches
+from resnets.data.preprocess import Preprocess
+from resnets.data.sources import NAMES, Part, open_data
+from resnets.errors import UserError
+from resnets.modelfile import ModelFile, read_model
+from resnets.study.inside import IMAGES, SEED, Say, Second, probe
+from resnets.study.replay import networks_by_step
+from resnets.study.tables import write_table
+from resnets.training.checkpoints import RunFolder, is_run
+from resnets.training.environment import choose_device
+from resnets.training.job import divide
+from resnets.training.promise import Basis
+
+
+def probe_model(
+    model: Path, *, data: str | None, against: Path | None, out: Path, device: str, say: Say,
+) -> list[Path]:  # fmt: skip
+    """Probe the network of a model file or run folder; gives the files written, out/data/probe_*.
+
+    `data` are images as for `resnets evaluate`; `against` is a second model whose layers are
+    compared. Raises UserError for what cannot be used.
+    """
+    if out.is_file():
+        raise UserError(f"--out {out}: is a file; give a folder")
+    place = _with_float64(choose_device(device), say)
+    file, run = read_model(model), _run_of(model)
+    other = None if against is None else read_model(against)
+    part = _held_out_images(file, run, data, model)
+    images, targets = _read(part, file.preprocess, device=place)
+    second = None
+    if other is not None:
+        if other.preprocess.channels != file.preprocess.channels:
+            raise UserError(f"--against {against}: one takes grey images, the other coloured ones")
+        theirs, _ = _read(part, other.preprocess, device=place)
+        second = Second(other.build().to(place), theirs)
+    tables = probe(
+        file.build().to(place), images, targets, second=second, say=say,
+        by_step=_by_step(run, say, device=place),
+    )  # fmt: skip
+    name = file.recipe.get("model", "network")
+    paths = {table: out / "data" / f"probe_{table}_{name}.csv" for table in tables}
+    for table, rows in tables.items():
+        write_table(paths[table], rows)
+    return list(paths.values())
+
+
+def _with_float64(device: torch.device, say: Say) -> torch.device:
+    """The device, unless it cannot count in float64, as the paths must."""
+    if device.type != "mps":
+        return device
+    say("on the CPU: mps has no float64")
+    return torch.device("cpu")
+
+
+def _run_of(model: Path) -> RunFolder | None:
+    """The run folder that the model file came with."""
+    place = model if model.is_dir() else model.parent
+    return RunFolder(place) if is_run(place) else None
+
+
+def _held_out_images(file: ModelFile, run: RunFolder | None, data: str | None, model: Path) -> Part:
+    """Images that the network was not trained on, as far as it is known which those are."""
+    if data is None and run is not None:
+        basis = Basis.stored(run)
+        dataset = open_data(basis.data["data"], max_bad=basis.recipe.max_bad)
+        return divide(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
+    name = file.data.get("name", "") if data is None else data
+    if data is None and name not in NAMES:
+        raise UserError(
+            f"{model} does not say where its images lie: pass --data, a folder of images or a name"
+        )
+    parts = open_data(name, classes=file.classes).parts
+    return next(parts[part] for part in ("all", "test", "val", "train") if part in parts)
+
+
+def _read(part: Part, preprocess: Preprocess, *, device: torch.device) -> tuple[Tensor, Tensor]:
+    """At most IMAGES images N C H W and targets N, drawn and in random order."""
+    # Raw draws: numpy promises their stream for all versions, but not how it shuffles with them.
+    order = np.argsort(np.random.PCG64(SEED).random_raw(len(part)), kind="stable")[:IMAGES]
+    batches = EvaluationBatches(
+        part.subset(order), preprocess=preprocess, batch_size=IMAGES, device=device, workers=0
+    )
+    batch = next(iter(batches))
+    return batch.images.contiguous(), batch.targets
+
+
+def _by_step(
+    run: RunFolder | None, say: Say, *, device: torch.device
+) -> Iterator[tuple[int, nn.Module]]:
+    """The run's networks at its first steps and its last, or a word on why there are none."""
+    if run is None:
+        return
+    try:
+        for step, network in networks_by_step(run):
+            yield step, network.to(device)
+    except UserError as error:
+        say(f"no gradients by step: {error}")

@@ -1,0 +1,71 @@
+"""A run's folder enters, its network leaves as it was at the first steps and at the last.
+
+The idea: a run is a pure function of recipe, data and step, so nothing of its youth need be kept:
+it is trained again for a hundred steps, by the loop's own `train_step`, on the device and with as
+many threads as then. The end is its newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+
+from resnets.data.sources import open_data
+from resnets.errors import UserError
+from resnets.models.resnet import ResNet
+from resnets.training.checkpoints import RunFolder
+from resnets.training.environment import choose_device, kept_threads
+from resnets.training.job import Job, divide, fingerprint
+from resnets.training.loop import train_step
+from resnets.training.promise import Basis
+from resnets.training.state import State
+
+STEPS = (0, 1, 10, 100)
+
+
+def networks_by_step(folder: RunFolder) -> Iterator[tuple[int, ResNet]]:
+    """The run's network, a copy in evaluation mode, after each of STEPS and at its end.
+
+    Raises UserError where the run cannot be repeated: several ranks, a change on the way, or other
+    images than then.
+    """
+    basis = Basis.stored(folder)
+    ranks, recipe = basis.environment.get("ranks", 1), basis.recipe
+    if ranks > 1:
+        raise UserError(f"{folder.path}: it ran on {ranks} ranks, and is repeated on one only")
+    if basis.environment.get("forced"):
+        raise UserError(f"{folder.path}: it went on with --force, so its beginning is not recorded")
+    assert recipe.steps is not None, "a run folder holds a resolved recipe"
+    job = _job(folder, basis)
+    with kept_threads():
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        try:
+            state = State.start(job.new_model(), recipe, device=job.device)
+            for step in (step for step in STEPS if step <= recipe.steps):
+                state.model.train()
+                for batch in job.stream.batches(state.step, step):
+                    train_step(state, state.model, batch, recipe, steps=recipe.steps)
+                    state.step += 1
+                yield step, copy.deepcopy(state.model).eval()
+            newest = folder.load()
+            if newest is not None and newest.scalars["step"] > state.step:
+                state.restore(newest)
+                yield state.step, copy.deepcopy(state.model).eval()
+        finally:
+            job.stream.close()
+            job.validation.close()
+
+
+def _job(folder: RunFolder, basis: Basis) -> Job:
+    stored, recipe = basis.data, basis.recipe
+    dataset = open_data(stored["data"], max_bad=recipe.max_bad)
+    if fingerprint(dataset) != stored["fingerprint"]:
+        raise UserError(f"{folder.path}: the images in {stored['data']} are not those of the run")
+    parts = divide(dataset, recipe, held_out=stored["held_out"])
+    return Job.build(
+        recipe, parts, classes=dataset.classes, preprocess=stored["preprocess"],
+        device=choose_device(basis.environment["device"]),
+    )  # fmt: skip

@@ -1,0 +1,336 @@
+"""What the probes measure, against plain ways to the same numbers; and the command on a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from tests.tiny_chains import K, chain, network, sample, trained
+from torch import Tensor, nn
+
+from resnets.cli import main
+from resnets.errors import UserError
+from resnets.study import inside, landscape, lesions, replay
+from resnets.study.adapters import take_apart
+from resnets.study.inside import Second, probe
+from resnets.study.landscape import filter_normalised, loss_lines
+from resnets.study.lesions import kendall_tau, remove_each, remove_several, reorder, without
+from resnets.study.responses import gradient_profile, layer_responses
+from resnets.study.similarity import MINIBATCH, cka
+from resnets.study.tables import read_table
+from resnets.study.units import score
+from resnets.study.use import RIDGE, branch_use, linear_probes, logit_lens
+from resnets.training.checkpoints import RunFolder
+
+
+def values(rows: Any, metric: str) -> dict[Any, float]:
+    """By unit, or else by x."""
+    chosen = [row for row in rows if row["metric"] == metric and "value" in row]
+    return {row.get("unit", row.get("x")): row["value"] for row in chosen}
+
+
+def test_responses_are_those_of_the_norms() -> None:
+    net = network()
+    images, _ = sample()
+    heard: list[float] = []
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d) and module is not net.bn1:
+            module.register_forward_hook(lambda m, i, output: heard.append(float(output.std())))
+    with torch.no_grad():
+        net(images)
+    once = list(heard)
+    found = [row["value"] for row in layer_responses(take_apart(net), images)]
+    # A unit's projection has a norm too, heard before or after: it is not the branch's.
+    assert set(found) <= set(once) and (len(found), len(once)) == (8, 9)
+
+
+def test_responses_of_norms_with_a_built_in_relu_are_taken_before_it() -> None:
+    model = trained(timm.create_model("resnetv2_18", num_classes=K))
+    rows = layer_responses(take_apart(model), sample(2, side=32)[0])
+    unit = take_apart(model).units[0]
+    x = take_apart(model).stem(sample(2, side=32)[0])
+    norm = model.get_submodule("stages.0.blocks.0.norm1")
+    assert isinstance(norm, nn.BatchNorm2d) and unit.name == "stages.0.blocks.0"
+    expected = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    assert rows[0]["value"] == pytest.approx(float(expected.detach().std()), rel=1e-5)
+
+
+def test_gradients_are_those_of_training_mode() -> None:
+    net = network()
+    images, targets = sample()
+    rows = gradient_profile(take_apart(net), images, targets)
+    assert all(parameter.grad is None for parameter in net.parameters())
+    twin = network().train()
+    F.cross_entropy(twin(images), targets).backward()
+    layers = [m for m in twin.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    found = list(values(rows, "gradient_weight").values())
+    expected = [
+        float(layer.weight.grad.norm()) for layer in layers if layer.weight.grad is not None
+    ]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert len(values(rows, "gradient_x")) == 5
+
+
+def test_ratio_and_angle_of_a_branch() -> None:
+    """Of the last unit, whose gradient is short to compute by hand."""
+    taken = chain(order="pre")
+    images, targets = sample(4)
+    last, x = taken.units[-1], taken.stream(images)[-2].detach().requires_grad_()
+    loss = F.cross_entropy(taken.head(last(x)), targets, reduction="sum")
+    g = torch.autograd.grad(loss, x)[0].flatten(1)
+    added = last.residual(x).flatten(1)
+    rows = branch_use(taken, images, targets)
+    angle = F.cosine_similarity(added, -g).mean()
+    assert values(rows, "branch_angle")[4] == pytest.approx(float(angle.detach()), abs=1e-5)
+    ratio = (added.norm(dim=1) / x.flatten(1).norm(dim=1)).mean()
+    assert values(rows, "branch_ratio")[4] == pytest.approx(float(ratio.detach()), rel=1e-4)
+    assert [r["unit"] for r in rows if r.get("status") == "shapes differ"] == [3]
+    plain = branch_use(chain(shortcut="none"), images, targets)
+    assert {row["status"] for row in plain} == {"no shortcut"}
+
+
+def test_the_lens_ends_in_the_networks_own_answer() -> None:
+    images, targets = sample()
+    for taken in (chain(), chain(shortcut="none")):
+        with torch.no_grad():
+            own = score(taken.network(images), targets)
+        rows = logit_lens(taken, images, targets)
+        assert values(rows, "lens_error")[4] == own["error"]
+        assert values(rows, "lens_loss")[4] == own["loss"]
+        asked = len(values(rows, "lens_error"))
+        assert asked == (2 if taken.plain else 5)  # plain: only what has the head's shape
+
+
+def test_linear_probes_are_ridge_regressions() -> None:
+    """The same minimum, found as an ordinary least-squares problem with the penalty as data."""
+    taken = chain()
+    images, targets = sample(64)
+    x = taken.stream(images)[3].mean((2, 3)).detach().double().numpy()
+    z = (x - x[:32].mean(0)) / x[:32].std(0, ddof=1)
+    y = np.eye(K)[targets.numpy()]
+    rows = np.concatenate([z[:32], np.sqrt(RIDGE * 32) * np.eye(z.shape[1])])
+    asked = np.concatenate([y[:32] - y[:32].mean(0), np.zeros((z.shape[1], K))])
+    weights = np.linalg.lstsq(rows, asked, rcond=None)[0]
+    guess = (z[32:] @ weights + y[:32].mean(0)).argmax(1)
+    expected = (guess != targets[32:].numpy()).mean()
+    assert values(linear_probes(taken, images, targets), "probe_error")[3] == expected
+
+
+@pytest.mark.parametrize("shortcut", ["pad", "none"])
+def test_lesions_agree_with_each_other(shortcut: str) -> None:
+    """Each removed alone, from what follows it, equals the whole pass without that one."""
+    taken, (images, targets) = chain(shortcut=shortcut), sample()
+    rows = remove_each(taken, images, targets)
+    for place in range(4):
+        if shortcut == "none" and place == 2:  # its input has another shape
+            assert {r.get("status") for r in rows if r["unit"] == 3} == {"shapes differ"}
+            continue
+        alone = without(taken, {place}, images, targets, metric="removed", place={})
+        for row in alone:
+            assert values(rows, row["metric"])[place + 1] == pytest.approx(row["value"], abs=1e-6)
+    several = remove_several(taken, images, targets, seed=0)
+    most = max(row["x"] for row in several)
+    assert most == (4 if shortcut == "pad" else 2)
+    assert several == remove_several(taken, images, targets, seed=0)
+
+
+def test_reordering_moves_units_of_one_shape_only() -> None:
+    taken, (images, targets) = chain(depths=(3, 3)), sample()
+    rows = reorder(taken, images, targets, seed=0)
+    kept = {row["x"]: row["value"] for row in rows if row["metric"] == "reordered_loss"}
+    with torch.no_grad():
+        own = score(taken(images), targets)["loss"]
+    assert len(kept) > 2 and all((x == 1) == (v == own) for x, v in kept.items())
+    order = np.random.default_rng(0).permutation(9)
+    signs = np.sign((order[:, None] - order) * (np.arange(9)[:, None] - np.arange(9)))
+    assert kendall_tau(order.tolist()) == pytest.approx(signs.sum() / 72)
+    assert (kendall_tau([0, 1, 2]), kendall_tau([2, 1, 0])) == (1, -1)
+    assert reorder(chain(depths=(1, 1)), images, targets, seed=0) == []
+
+
+def unbiased(k: Tensor, other: Tensor) -> float:
+    """HSIC_1 as Song 2012 and Nguyen 2021 print it."""
+    n = len(k)
+    k, other = k - torch.diag(torch.diag(k)), other - torch.diag(torch.diag(other))
+    ones = torch.ones(n, dtype=k.dtype)
+    value = torch.trace(k @ other) + (ones @ k @ ones) * (ones @ other @ ones) / (n - 1) / (n - 2)
+    return float((value - 2 / (n - 2) * (ones @ k @ other @ ones)) / (n * (n - 3)))
+
+
+def test_cka_is_the_printed_formula() -> None:
+    first, second = chain(), chain(depths=(1, 2), widths=(4, 4))
+    images, _ = sample(2 * MINIBATCH)
+    found = cka(first, images, second, images)
+    assert found.shape == (5, 4)
+    sums = np.zeros(3)
+    for batch in images.split(MINIBATCH):
+        x, y = (c.stream(batch)[2].detach().flatten(1).double() for c in (first, second))
+        k, other = x @ x.T, y @ y.T
+        sums += [unbiased(k, other), unbiased(k, k), unbiased(other, other)]
+    assert float(found[2, 2]) == pytest.approx(sums[0] / np.sqrt(sums[1] * sums[2]), rel=1e-9)
+    itself = cka(first, images, first, images)
+    assert torch.allclose(itself.diagonal(), torch.ones(5, dtype=torch.float64))
+    noise = cka(first, images, first, sample(2 * MINIBATCH, seed=9)[0])
+    assert abs(float(noise[4, 4])) < 0.2  # unbiased: nothing in common is about zero
+
+
+def test_directions_have_the_lengths_of_the_filters() -> None:
+    net = network()
+    direction = filter_normalised(net, seed=3)
+    for (name, weight), part in zip(net.named_parameters(), direction, strict=True):
+        if weight.ndim < 2:
+            assert not part.any(), name
+        else:
+            lengths = (weight.detach().flatten(1).norm(dim=1), part.flatten(1).norm(dim=1))
+            assert torch.allclose(*lengths, rtol=1e-5)
+
+
+def test_lines_pass_through_the_network_and_leave_it_alone(monkeypatch: Any) -> None:
+    monkeypatch.setattr(landscape, "DIRECTIONS", 2)
+    taken, (images, targets) = chain(), sample()
+    before = {k: v.clone() for k, v in taken.network.state_dict().items()}
+    rows = loss_lines(taken, images, targets, seed=0)
+    assert all(torch.equal(v, before[k]) for k, v in taken.network.state_dict().items())
+    with torch.no_grad():
+        own = score(taken(images), targets)["loss"]
+    middle = [r["value"] for r in rows if r["metric"] == "line_loss" and r["x"] == 0]
+    assert middle == [own, own]
+    ends = [r["value"] for r in rows if r["metric"] == "line_loss" and r["x"] == 1]
+    assert len(set(ends)) == 2
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer points, so that everything together takes seconds."""
+    for room, name, value in (
+        (landscape, "DIRECTIONS", 2), (landscape, "STEPS", 3), (landscape, "PLANE_STEPS", 3),
+        (lesions, "DRAWS", 1), (inside, "IMAGES", 64),
+    ):  # fmt: skip
+        monkeypatch.setattr(room, name, value)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_probe_of_a_foreign_network_repeats_itself() -> None:
+    images, targets = sample(32, side=32)
+    model = trained(timm.create_model("test_resnet", num_classes=K))
+    second = Second(network(), images)
+    said: list[str] = []
+    tables = probe(model, images, targets, second=second, say=said.append)
+    again = probe(model, images, targets, second=second)
+    assert tables == again and said and all(tables.values())
+    across = [row for row in tables["similarity"] if row["metric"] == "cka_across"]
+    assert len(across) == (len(take_apart(model).units) + 1) * 5
+    assert {row["family"] for rows in tables.values() for row in rows} == {"residual"}
+
+
+def test_what_cannot_be_probed_is_said() -> None:
+    images, targets = sample(16)
+    with pytest.raises(UserError, match="3 images: a probe needs at least 4"):
+        probe(network(), images[:3], targets[:3])
+    broken = network()
+    nn.init.constant_(broken.fc.weight, float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        probe(broken, images, targets)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 12 steps on noise with a colour for each class."""
+    home = tmp_path_factory.mktemp("probe")
+    draws = np.random.default_rng(0)
+    targets = np.arange(60) % 3
+    pixels = draws.integers(0, 100, (60, 12, 12, 3)).astype(np.uint8)
+    pixels[np.arange(60), :, :, targets] += 100
+    np.savez(home / "noise.npz", x_train=pixels, y_train=targets)
+    flags = "--model resnet20 --size 12 --batch-size 8 --steps 12 --precision fp32 --threads 1"
+    flags += " --tune off --workers 0 --quiet --val-fraction 0.4"
+    assert main(["train", str(home / "noise.npz"), "--out", str(home / "run"), *flags.split()]) == 0
+    return home / "run"
+
+
+@pytest.mark.usefixtures("few")
+def test_the_command_on_a_run_and_on_its_model_file(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", "probe", str(run), "--out", str(tmp_path), "--quiet"]) == 0
+    printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    tables = {path.name: read_table(path) for path in printed}
+    assert all(path.parent == tmp_path / "data" for path in printed) and len(tables) == 7
+    gradients = tables["probe_gradients_resnet20.csv"]
+    assert {row.get("step") for row in gradients} == {None, 0, 1, 10, 12}
+    assert {row["depth"] for rows in tables.values() for row in rows} == {20}
+    first = {path.name: path.read_bytes() for path in printed}
+    assert main(["study", "probe", str(run), "--out", str(tmp_path), "--quiet"]) == 0
+    assert {path.name: path.read_bytes() for path in printed} == first
+    alone = tmp_path / "model.safetensors"
+    shutil.copy(run / "model.safetensors", alone)
+    words = ["study", "probe", str(alone), "--out", str(tmp_path / "b"), "--quiet"]
+    assert main([*words, "--data", str(run.parent / "noise.npz"), "--against", str(run)]) == 0
+    with (tmp_path / "b" / "data" / "probe_similarity_resnet20.csv").open() as file:
+        assert {row["metric"] for row in csv.DictReader(file)} == {"cka", "cka_across"}
+
+
+def test_the_steps_are_those_of_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replayed to the last step, the weights are the checkpoint's to the last bit."""
+    folder = RunFolder(run)
+    steps = {step: young.state_dict() for step, young in replay.networks_by_step(folder)}
+    assert sorted(steps) == [0, 1, 10, 12]
+    monkeypatch.setattr(replay, "STEPS", (12,))
+    (step, replayed), *more = replay.networks_by_step(folder)
+    assert step == 12 and not more
+    for name, tensor in replayed.state_dict().items():
+        assert torch.equal(tensor, steps[12][name]), name
+    assert not torch.equal(steps[0]["fc.weight"], steps[1]["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "message"),
+    [
+        ("environment.json", {"ranks": 2}, "it ran on 2 ranks"),
+        ("environment.json", {"forced": [{"step": 3, "changes": []}]}, "went on with --force"),
+        ("data.json", {"fingerprint": "other"}, "are not those of the run"),
+    ],
+)
+def test_a_run_that_cannot_be_repeated_says_why(
+    run: Path, tmp_path: Path, file: str, entry: dict[str, Any], message: str
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "run")) / file
+    other.write_text(json.dumps(json.loads(other.read_text()) | entry))
+    with pytest.raises(UserError, match=message):
+        next(replay.networks_by_step(RunFolder(tmp_path / "run")))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{run}", "--out", "{file}"], "is a file; give a folder"),
+        (["{file}"], "pass --data, a folder of images or a name"),
+        (["{file}", "--data", "nowhere/"], "nowhere/ does not exist"),
+        (["missing"], "there is no model file missing"),
+        ([], "MODEL"),
+    ],
+)
+def test_mistakes_are_one_line(
+    words: list[str], message: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "model.safetensors"
+    shutil.copy(run / "model.safetensors", file)
+    told = [word.format(run=run, file=file) for word in words]
+    assert main(["study", "probe", *told]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_group_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["study"], ["study", "--help"]):
+        assert main(words) == 0
+        assert "study probe " in capsys.readouterr().out
+    assert main(["study", "prboe"]) == 2
+    assert "did you mean 'study probe'?" in capsys.readouterr().err
