@@ -211,6 +211,20 @@ def test_the_loss_is_the_smoothed_cross_entropy() -> None:
     assert correct.item() == hits
 
 
+def test_progressive_resizing_is_smaller_in_the_first_part() -> None:
+    recipe = recipe_of(progressive=0.5)
+    state, batch = start(recipe), batch_of(8)
+    batch.images.fill_(0.7)
+    seen: list[torch.Tensor] = []
+    state.model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for _ in range(4):
+        train_step(state, state.model, batch, recipe, steps=4)
+        state.step += 1
+    side = batch.images.shape[-1]
+    assert [images.shape[-1] for images in seen] == [3 * side // 4] * 2 + [side] * 2
+    torch.testing.assert_close(seen[0], torch.full_like(seen[0], 0.7))
+
+
 def test_the_average_follows_every_step() -> None:
     recipe, seen = recipe_of(ema=0.75), []
     state = start(recipe)

@@ -35,6 +35,8 @@ from resnets.training.shares import Shares
 from resnets.training.state import State
 
 LOG_EVERY_SECONDS = 1.0
+SMALLER = 3 / 4
+"""of the side, while a run resizes its images"""
 
 
 class Stream(Protocol):
@@ -96,8 +98,9 @@ def train_step(
     total = torch.zeros((), device=device)
     correct = torch.zeros((), device=device)
     state.optimizer.zero_grad(set_to_none=True)
+    shown = _resized(batch.images, recipe, state.step, steps=steps)
     micro_batches = zip(
-        batch.images.chunk(recipe.accumulate), batch.targets.chunk(recipe.accumulate), strict=True
+        shown.chunk(recipe.accumulate), batch.targets.chunk(recipe.accumulate), strict=True
     )
     for number, (images, targets) in enumerate(micro_batches, 1):
         reduce_last(network, last=number == recipe.accumulate)
@@ -243,6 +246,17 @@ def _validates_after(step: int, recipe: Recipe, *, num_images: int) -> bool:
 def _freeze(model: ResNet, frozen: bool) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not frozen or name.startswith("fc."))
+
+
+def _resized(images: Tensor, recipe: Recipe, step: int, *, steps: int) -> Tensor:
+    """Progressive resizing (Howard et al., DAWNBench 2018): smaller in the first part of a run.
+
+    N C H W -> N C 3H/4 3W/4, antialiased, at 9/16 of the cost.
+    """
+    if (step + 0.5) / steps >= recipe.progressive:
+        return images
+    side = round(SMALLER * images.shape[-1])
+    return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -84,6 +84,8 @@ class Recipe:
     """what the padding of crop `shift` holds"""
     min_area: float = 0.35
     """least share of the image that crop `resized` keeps"""
+    progressive: float = 0.0
+    """share of the run that trains at three quarters of the size (progressive resizing)"""
     flip: Literal["none", "random", "alternating"] = "random"
     """mirror left-right, half of the time; alternating shows each image both ways in two epochs"""
     erasing: float = 0.0
@@ -171,6 +173,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "drop_path": (0, 0.95),
     "shift": (0, 64),
     "min_area": (0.01, 1),
+    "progressive": (0, 1),
     "erasing": (0, 1),
     "mixup": (0, 10),
     "cutmix": (0, 10),
