@@ -26,6 +26,7 @@ VERBS = {
     "predict": "resnets.commands.use:Predict",
     "show": "resnets.commands.look:Show",
     "models": "resnets.commands.look:Models",
+    "study train": "resnets.commands.study:Train",
 }
 
 HELP = f"""\
@@ -44,6 +45,9 @@ with a trained model
 
 networks
   models      list the networks with sizes and published errors
+
+why depth works
+  study train  plain and residual twins at many depths, trained, tuned and tested
 
 examples
   resnets train photos/ --time 10m          the network is chosen from images, time and machine
@@ -82,20 +86,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], started: float) -> int:
-    verb = arguments[0] if arguments else "--help"
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if verb in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
     if verb == "--version":
         print(f"resnets {__version__}")
         return 0
+    if parts := [name for name in VERBS if name.startswith(f"{verb} ")]:  # a verb of two words
+        if not rest or rest[0].startswith("-"):
+            print(_help_of_parts(verb, parts), end="")
+            return 0
+        verb, rest = f"{verb} {rest[0]}", rest[1:]
     if verb not in VERBS:
         raise unknown("verb", verb, VERBS)
     import tyro
 
     room, _, name = VERBS[verb].partition(":")
     command = getattr(import_module(room), name)
-    rest = arguments[1:]
     default = command.default(rest) if hasattr(command, "default") else tyro.MISSING_NONPROP
     parsed = tyro.cli(
         command, args=rest, prog=f"resnets {verb}", default=default,
@@ -103,6 +111,17 @@ def _run(arguments: list[str], started: float) -> int:
     )  # fmt: skip
     code: int = parsed.run(started)
     return code
+
+
+def _help_of_parts(verb: str, parts: list[str]) -> str:
+    """What `resnets study --help` prints: the second words with their first sentences."""
+    usage = f"usage: resnets {verb} VERB [options]"
+    lines = [f"{usage}      resnets {verb} VERB --help lists the options", ""]
+    for part in parts:
+        room, _, name = VERBS[part].partition(":")
+        sentence = (getattr(import_module(room), name).__doc__ or "").strip().splitlines()[0]
+        lines.append(f"  {part.split()[1]:10}  {sentence}")
+    return "\n".join(lines) + "\n"
 
 
 def _complain(message: str, code: int) -> int:
