@@ -156,7 +156,7 @@ def test_the_command_trains_in_processes_and_goes_on(
     command = ["study", "train", "--out", str(tmp_path / "s"), "--processes", "1"]
     assert main(command) == 0
     said = capsys.readouterr()
-    assert f"{len(whole.rows):4} runs" in said.err and "left" in said.err
+    assert f"{len(whole.rows):4} of {len(whole.rows)}  " in said.err and "left" in said.err
     assert "inconclusive: at 14 layers" in said.out
     ours, theirs = tmp_path / "s" / "data" / "train.csv", whole.data / "train.csv"
     assert ours.read_bytes() == theirs.read_bytes()

@@ -66,7 +66,7 @@ def on_a_cluster(address: str) -> Iterator[Executor]:
     Raises UserError when Dask is not installed or nobody answers.
     """
     try:
-        from distributed import Client
+        from distributed import Client, KilledWorker
     except ImportError:
         raise UserError("--cluster needs Dask: pip install 'resnets[cluster]'") from None
     try:
@@ -77,4 +77,9 @@ def on_a_cluster(address: str) -> Iterator[Executor]:
             "which prints its address, tcp://HOST:8786"
         ) from None
     with client:
-        yield client.get_executor(retries=RETRIES)
+        try:
+            yield client.get_executor(retries=RETRIES)
+        except KilledWorker as error:
+            raise UserError(
+                f"--cluster {address}: {' '.join(str(error).split())}; the same command goes on"
+            ) from None

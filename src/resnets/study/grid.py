@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    wait,
+)
 
 from resnets.errors import UserError
 from resnets.study.book import Book
@@ -41,15 +48,15 @@ def run_grid(book: Book, *, executor: Executor, tell: Callable[[str], None]) -> 
 def _result(future: Future[Result], book: Book) -> Result:
     try:
         return future.result()
-    except BrokenExecutor:
+    except (BrokenExecutor, CancelledError):
         raise UserError(
-            f"a worker process was killed, perhaps for want of memory; {len(book.rows)} runs are "
-            f"kept in {book.folder}, and the same command goes on"
+            "the workers are gone: one was killed, perhaps for want of memory, or the cluster was "
+            f"left; {len(book.rows)} runs are kept in {book.folder}, and the same command goes on"
         ) from None
 
 
-def cost_left(plan: Plan, rows: dict[tuple[object, ...], Row]) -> float:
-    """Layers times steps that the plan still asks for, without rates beyond the edges."""
+def jobs_left(plan: Plan, rows: dict[tuple[object, ...], Row]) -> list[Job]:
+    """What the plan still asks for, as far as one can know: rates beyond the edges may come."""
     jobs = []
     for cell, seeds in plan.cells():
         tried = tried_rates(rows.values(), cell)
@@ -57,7 +64,7 @@ def cost_left(plan: Plan, rows: dict[tuple[object, ...], Row]) -> float:
         jobs += [plan.tuning(cell, rate) for rate in rates_to_try(plan, tried)]
         rate = choice.rate if choice else plan.rates[0]
         jobs += [plan.counted(cell, rate, seed) for seed in seeds]
-    return sum(job.cost for job in jobs if job.key not in rows)
+    return [job for job in jobs if job.key not in rows]
 
 
 class Progress:
@@ -72,13 +79,15 @@ class Progress:
         """One finished run in words."""
         self.done += job.cost
         spent = time.monotonic() - self.began
-        left = cost_left(self.book.plan, self.book.rows)
+        left = jobs_left(self.book.plan, self.book.rows)
+        seconds_left = sum(job.cost for job in left) * spent / self.done
         part = "val" if job.purpose == "tune" else "train"
         error = row["status"] or f"{part} error {row[f'{part}_error']:.1%}"
+        count = len(self.book.rows)
         return (
-            f"{len(self.book.rows):4} runs  {job.purpose:5} {job.family:13} {job.depth:4} layers  "
-            f"lr {job.rate:<6g} seed {job.seed:<4} {error:18} {_clock(spent)} gone, about "
-            f"{_clock(left * spent / self.done)} left"
+            f"{count:4} of {count + len(left)}  {job.purpose:5} {job.family:13} "
+            f"{job.depth:4} layers  lr {job.rate:<6g} seed {job.seed:<4} {error:18} "
+            f"{_clock(spent)} gone, about {_clock(seconds_left)} left"
         )
 
 

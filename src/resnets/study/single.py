@@ -104,7 +104,8 @@ def run(job: Job) -> Result:
         losses = _train(job, state, images)
         row: Row = {
             "purpose": job.purpose, "family": job.family, "depth": job.depth, "lr": job.rate,
-            "seed": job.seed, "num_classes": len(images.classes), "curve": thinned(losses),
+            "seed": job.seed, "steps": job.recipe.steps, "num_classes": len(images.classes),
+            "curve": thinned(losses),
         }  # fmt: skip
         lost = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), None)
         test: Scores | None = None

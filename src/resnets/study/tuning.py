@@ -19,6 +19,9 @@ from resnets.evaluation import wilson
 from resnets.study.plan import Cell, Job, Plan
 from resnets.study.single import Row
 
+LEARNED = 0.8
+"""share of chance's error that a network which has learned is clearly below"""
+
 Losses = Mapping[float, float]
 """validation loss of each learning rate that was tried; infinite where it diverged"""
 
@@ -101,25 +104,35 @@ def _jobs(plan: Plan, rows: list[Row], cell: Cell, seeds: tuple[int, ...]) -> It
 
 
 def has_learned(plan: Plan, rows: list[Row]) -> bool:
-    """Whether the gate is passed: the shallowest plain network is twice as often right as chance.
+    """Whether the gate is passed; False while the shallowest plain network is not judged yet.
 
-    Even at the upper end of Wilson's interval of its error. False while that is not known.
+    Raises UserError where its error, at the upper end of Wilson's interval, is not below LEARNED.
     """
-    own = [row for row in rows if (row["family"], row["depth"]) == plan.shallowest]
-    tried = tried_rates(own, plan.shallowest)
-    choice = choose(plan, tried)
-    if choice is None:
+    row = _judged(plan, rows)
+    if row is None:
         return False
-    purpose, part = ("count", "train") if len(plan.rates) == 1 else ("tune", "val")
-    judged = [row for row in own if row["purpose"] == purpose and row["lr"] == choice.rate]
-    if not judged:
-        return False
-    row, steps = judged[0], plan.tuning(plan.shallowest, choice.rate).recipe.steps
+    part = "val" if row["purpose"] == "tune" else "train"
     error, images = row.get(f"{part}_error", 1.0), row.get(f"{part}_images", 0)
-    if wilson(round(error * images), images)[1] < 1 - 2 / row["num_classes"]:
+    chance = 1 - 1 / row["num_classes"]
+    if wilson(round(error * images), images)[1] < LEARNED * chance:
         return True
     raise UserError(
-        f"the plain network of {plan.shallowest[1]} layers is wrong on {error:.0%} of the images "
-        f"after {steps} steps (chance: {1 - 1 / row['num_classes']:.0%}): the budget is too small "
-        "for this data to show anything about depth; take a longer preset or easier data"
+        f"the plain network of {row['depth']} layers is wrong on {error:.0%} of the images after "
+        f"{row['steps']} steps (chance: {chance:.0%}): the budget is too small for this data to "
+        "show anything about depth; take a longer preset or easier data"
     )
+
+
+def _judged(plan: Plan, rows: list[Row]) -> Row | None:
+    """The row by which the shallowest plain network is judged: of the rate that it chose."""
+    choice = choose(plan, tried_rates(rows, plan.shallowest))
+    purpose = "count" if len(plan.rates) == 1 else "tune"
+    found = [
+        row
+        for row in rows
+        if (row["family"], row["depth"]) == plan.shallowest
+        and row["purpose"] == purpose
+        and choice is not None
+        and row["lr"] == choice.rate
+    ]
+    return found[0] if found else None
