@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from resnets.errors import UserError
 from resnets.modelfile import read_model
 from resnets.study.book import Book, model_path
 from resnets.study.plan import PRESETS, Plan
-from resnets.study.single import run, thinned
+from resnets.study.single import divergence, run, thinned
 from resnets.study.summary import summarise
 from resnets.study.tables import read_table
 from tiny_study import STEPS, Inline, fill, tiny_plan, write_images
@@ -63,6 +64,14 @@ def test_a_run_that_diverges_says_when(plan: Plan) -> None:
     assert int(row["status"].split()[-1]) < STEPS
     assert "train_error" not in row and all(loss < 1e30 for _, loss in row["curve"])
     json.dumps(row, allow_nan=False)
+
+
+def test_a_loss_far_above_chance_is_divergence_too() -> None:
+    chance = math.log(10)
+    assert divergence([9e9] * 50 + [chance] * 50, num_classes=10) == ""
+    assert divergence([9.9 * chance] * 50, num_classes=10) == ""
+    assert divergence([chance] * 50 + [30.0] * 50, num_classes=10) == "diverged to a loss of 30"
+    assert divergence([chance, math.nan], num_classes=10) == "diverged at step 1"
 
 
 def test_a_curve_is_thinned_by_means() -> None:
@@ -167,6 +176,16 @@ def test_the_command_trains_in_processes_and_goes_on(
     assert (tmp_path / "s" / "data" / "summary.csv").read_bytes() == summary
 
 
+def test_a_cluster_without_dask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    words = ["--cluster", "tcp://127.0.0.1:9", "--out", str(tmp_path / "s")]
+    assert main(["study", "train", *words]) == 2
+    assert "pip install 'resnets[cluster]'" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -181,7 +200,7 @@ def test_a_mistake_is_one_line_and_exit_code_two(
 ) -> None:
     assert main(["study", "train", "--out", str(tmp_path / "s"), *words]) == 2
     error = capsys.readouterr().err
-    assert message in error and not (tmp_path / "s" / "models").exists()
+    assert message in error and not (tmp_path / "s").exists()
 
 
 def test_the_second_word_of_a_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,8 @@ LAST_STEPS = 50
 """of a run, whose mean training loss is the second measure beside the training error"""
 CHECK_EVERY = 50
 """steps between looks at the losses, for which a GPU would have to wait"""
+EXPLODED = 10
+"""times the loss of chance, beyond which a run has diverged though its numbers are finite"""
 SPLIT_SEED = 0
 ONE_RUN = threading.Lock()
 
@@ -107,11 +109,9 @@ def run(job: Job) -> Result:
             "seed": job.seed, "steps": job.recipe.steps, "num_classes": len(images.classes),
             "curve": thinned(losses),
         }  # fmt: skip
-        lost = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), None)
+        row["status"] = divergence(losses, num_classes=len(images.classes))
         test: Scores | None = None
-        if lost is not None:
-            row["status"] = f"diverged at step {lost}"
-        else:
+        if not row["status"]:
             row["last_loss"] = float(np.mean(losses[-LAST_STEPS:]))
             test = _measure(job, state.model, images, row)
         keeps = job.keeps_weights and row["status"] == ""
@@ -170,7 +170,6 @@ def _measure(job: Job, model: ResNet, images: Studied, row: Row) -> Scores:
     parts = {"val": images.val} if job.purpose == "tune" else {
         "train": images.train, "test": images.test,
     }  # fmt: skip
-    row["status"] = ""
     for name, part in parts.items():
         scores = evaluate(model, _batches(job, part, images), images.classes)
         if not math.isfinite(scores.loss):
@@ -190,6 +189,15 @@ def _batches(job: Job, part: Part, images: Studied) -> Iterator[Any]:
             device=job.setup.device,
         )
     )
+
+
+def divergence(losses: list[float], *, num_classes: int) -> str:
+    """Where a run was lost, or that its last steps are far worse than chance; empty if neither."""
+    for step, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            return f"diverged at step {step}"
+    last = float(np.mean(losses[-LAST_STEPS:]))
+    return f"diverged to a loss of {last:.3g}" if last > EXPLODED * math.log(num_classes) else ""
 
 
 def thinned(losses: list[float]) -> list[list[float]]:

@@ -52,17 +52,17 @@ def study_training(
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder}: is a file; give a new folder or that of a study")
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / "lock", folder=folder):
-        book = Book(folder, plan)
-        tell(f"study {plan.name} in {folder}: {len(book.rows)} runs are there already")
-        try:
-            with executor() as workers:
+    with executor() as workers:  # first, so that an address where nobody answers leaves no folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / "lock", folder=folder):
+            book = Book(folder, plan)
+            tell(f"study {plan.name} in {folder}: {len(book.rows)} runs are there already")
+            try:
                 run_grid(book, executor=workers, tell=tell)
-        except KeyboardInterrupt:
-            tell(f"{len(book.rows)} runs are kept; the same command goes on with them")
-            raise
-        summary = summarise(plan, book.rows.values())
-        book.write_table()
-        write_table(book.data / "summary.csv", summary_rows(summary))
+            except KeyboardInterrupt:
+                tell(f"{len(book.rows)} runs are kept; the same command goes on with them")
+                raise
+            summary = summarise(plan, book.rows.values())
+            book.write_table()
+            write_table(book.data / "summary.csv", summary_rows(summary))
     return summary
