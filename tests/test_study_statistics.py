@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,15 @@ def test_all_diverged_leaves_nothing_to_say() -> None:
     assert found.comparisons[-1].difference is None and found.comparisons[-1].p is None
     assert verdicts(found)["shortcuts"] == "inconclusive"
     assert any(line.startswith("    14  - (6 of 6 diverged)") for line in summary_lines(found))
+
+
+def test_printed_figures_stand_only_beside_the_protocol_they_are_of() -> None:
+    def printed(summary: Summary) -> list[Row]:
+        rows = summary_rows(summary)
+        return [row for row in rows if row["metric"] == "published_test_error"]
+
+    assert printed(study(HIGH, LOW)) == []
+    rows = printed(study(HIGH, LOW, plan=replace(PLAN, name="cifar")))
+    found = {(row["family"], row["depth"]): row for row in rows}
+    assert found["residual", 110]["value"] == pytest.approx(0.0661)
+    assert found["plain", 110]["status"] == "more than this: He 2015, section 4.2"

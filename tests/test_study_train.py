@@ -18,7 +18,7 @@ import torch
 from resnets.cli import main
 from resnets.errors import UserError
 from resnets.modelfile import read_model
-from resnets.study.book import Book, model_path
+from resnets.study.book import Book, long_form, model_path
 from resnets.study.plan import PRESETS, Plan
 from resnets.study.single import divergence, run, thinned
 from resnets.study.summary import summarise
@@ -64,6 +64,9 @@ def test_a_run_that_diverges_says_when(plan: Plan) -> None:
     assert int(row["status"].split()[-1]) < STEPS
     assert "train_error" not in row and all(loss < 1e30 for _, loss in row["curve"])
     json.dumps(row, allow_nan=False)
+    censored = next(long_form(row))
+    assert (censored["metric"], censored["status"]) == ("train_error", row["status"])
+    assert "value" not in censored
 
 
 def test_a_loss_far_above_chance_is_divergence_too() -> None:
@@ -139,6 +142,12 @@ def test_models_are_kept_and_score_as_their_row_says(whole: Book) -> None:
 def test_another_plan_in_the_same_folder_is_refused(whole: Book, plan: Plan) -> None:
     with pytest.raises(UserError, match="another plan"):
         Book(whole.folder, replace(plan, reserve=0))
+
+
+def test_a_plan_without_a_run_may_be_changed(plan: Plan, tmp_path: Path) -> None:
+    Book(tmp_path, plan)
+    Book(tmp_path, replace(plan, reserve=0))
+    assert json.loads((tmp_path / "data" / "plan.json").read_text())["reserve"] == 0
 
 
 def test_a_damaged_line_is_refused(plan: Plan, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from resnets.evaluation import wilson
 from resnets.study.cells import DOSES
+from resnets.study.published import PUBLISHED
 from resnets.study.single import Row
 from resnets.study.statistics import Estimate
 from resnets.study.summary import CellFinding, Comparison, Summary
@@ -24,6 +25,11 @@ def summary_rows(summary: Summary) -> Iterator[Row]:
         yield from _estimate_rows(about, "train_error_difference", comparison.difference)
         if comparison.p is not None:
             yield about | {"metric": "p", "value": comparison.p}
+    if summary.plan.name == "cifar":  # of nothing smaller are the figures in print comparable
+        for row in PUBLISHED:
+            source = f"more than this: {row.source}" if row.exceeds else row.source
+            about = {"family": row.family, "depth": row.depth, "status": source}
+            yield about | {"metric": "published_test_error", "value": row.error / 100}
     for claim in summary.claims:
         about = {"study": "train", "depth": summary.plan.deepest}
         yield from _estimate_rows(about, f"claim_{claim.name}", claim.effect)

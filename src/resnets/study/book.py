@@ -43,18 +43,20 @@ class Book:
         self.folder, self.plan = folder, plan
         self.data = folder / "data"
         self.data.mkdir(parents=True, exist_ok=True)
-        self._keep_plan()
         self.runs = self.data / "runs.jsonl"
-        found = _whole_lines(self.runs)
+        found = list(_whole_lines(self.runs))
+        self._keep_plan(begun=bool(found))
         self.rows: dict[tuple[Any, ...], Row] = {key_of(row): row for row in found}
         _whole_lines(self.data / "timings.jsonl")
 
-    def _keep_plan(self) -> None:
+    def _keep_plan(self, *, begun: bool) -> None:
         path = self.data / "plan.json"
         text = json.dumps(asdict(self.plan), indent=1) + "\n"
-        if not path.exists():
-            path.write_text(text, encoding="utf-8")
-        elif path.read_text(encoding="utf-8") != text:
+        if not begun:
+            partial = path.with_name(path.name + ".partial")
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
             raise UserError(
                 f"{self.folder} holds a study with another plan ({path}); give another --out, or "
                 "the same preset, data and device to go on with it"
@@ -108,7 +110,8 @@ def long_form(row: Row) -> Iterator[Row]:
     about = {name: row[name] for name in ("family", "depth", "seed", "lr")}
     about = {"study": STUDIES[row["purpose"]], **about}
     if row["status"]:
-        yield about | {"metric": "train_error", "status": row["status"]}
+        judged = "train_error" if row["purpose"] == "count" else "val_loss"
+        yield about | {"metric": judged, "status": row["status"]}
     yield from (about | {"metric": name, "value": row[name]} for name in METRICS if name in row)
     for step, loss in row["curve"]:
         yield about | {"metric": "loss", "step": step, "value": loss}
