@@ -26,6 +26,7 @@ VERBS = {
     "predict": "resnets.commands.use:Predict",
     "show": "resnets.commands.look:Show",
     "models": "resnets.commands.look:Models",
+    "study train": "resnets.commands.study:Train",
     "study probe": "resnets.commands.study:Probe",
 }
 """a verb is one word, or two of which the first is GROUP"""
@@ -49,6 +50,7 @@ networks
   models      list the networks with sizes and published errors
 
 why depth works
+  study train    plain and residual twins at many depths, trained, tuned and tested
   study probe    measure what the units of a trained network do
 
 examples
@@ -88,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], started: float) -> int:
-    verb = arguments[0] if arguments else "--help"
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if verb in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0

@@ -27,7 +27,7 @@ from resnets.models.layers import (
     squeeze_excite,
     subsampling,
 )
-from resnets.models.shortcuts import UnitPlan, make_shortcut
+from resnets.models.shortcuts import UnitPlan, make_shortcut, projects
 from resnets.models.spec import Spec
 
 Layer = Callable[[Tensor], Tensor]
@@ -167,7 +167,7 @@ class PreActBasicBlock(nn.Module):
         self.gain = gain(spec)
         self.drop_path = drop_path(plan.drop_path)
         self.downsample = shortcut
-        self.projects = isinstance(shortcut, nn.Sequential)
+        self.projects = projects(shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.relu1(self.bn1(x))
@@ -204,7 +204,7 @@ class PreActBottleneck(nn.Module):
         self.gain = gain(spec)
         self.drop_path = drop_path(plan.drop_path)
         self.downsample = shortcut
-        self.projects = isinstance(shortcut, nn.Sequential)
+        self.projects = projects(shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.relu1(self.bn1(x))

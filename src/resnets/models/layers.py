@@ -10,6 +10,7 @@ Shapes: N images, C channels, H height, W width.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,8 @@ def convolution(
     groups: int = 1,
 ) -> nn.Conv2d:
     """A convolution that keeps the size (up to its stride); a norm that follows owns the bias."""
-    return nn.Conv2d(
+    kind = ShiftedConv2d if spec.norm == "bias" else nn.Conv2d
+    return kind(
         in_channels,
         out_channels,
         kernel,
@@ -49,7 +51,29 @@ def normalisation(channels: int, *, spec: Spec) -> nn.Module:
         # Wu & He 2018 use 32 groups; narrow layers get fewer, for a group of one channel and one
         # pixel would always be normalised to zero.
         return nn.GroupNorm(math.gcd(32, max(channels // 2, 1)), channels)
-    return nn.Identity()
+    return ScalarBias() if spec.norm == "bias" else nn.Identity()
+
+
+class ShiftedConv2d(nn.Conv2d):
+    """Fixup (Zhang 2019, arXiv 1901.09321): a scalar is added to what a convolution takes in."""
+
+    def __init__(self, *sizes: Any, **more: Any) -> None:
+        super().__init__(*sizes, **more)
+        self.shift = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + self.shift)
+
+
+class ScalarBias(nn.Module):
+    """Fixup's stand-in for a norm: a scalar is added before each activation and each sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
 
 
 class BlurPool(nn.Module):
@@ -143,17 +167,29 @@ class SqueezeExcite(nn.Module):
 
 
 class ScalarGain(nn.Module):
-    """One learned factor on the residual, zero at first: SkipInit (2002.10444), ReZero."""
+    """One learned factor on the residual: 0 at first SkipInit (2002.10444), ReZero; 1 Fixup."""
 
     # Differs from ReZero (2003.04887): in post-activation order its ReLU stands before the
     # addition, ours after it; in pre-activation order this is SkipInit.
+    # Differs from Fixup (1901.09321): the factor also multiplies the scalar added before it.
 
-    def __init__(self) -> None:
+    def __init__(self, *, start: float) -> None:
         super().__init__()
-        self.alpha = nn.Parameter(torch.zeros(()))
+        self.alpha = nn.Parameter(torch.tensor(start))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.alpha * x
+
+
+class Scale(nn.Module):
+    """A factor that is not learned."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
 
 
 class DropPath(nn.Module):
@@ -177,7 +213,10 @@ def squeeze_excite(channels: int, spec: Spec) -> nn.Module:
 
 
 def gain(spec: Spec) -> nn.Module:
-    return ScalarGain() if spec.residual_init == "scalar" else nn.Identity()
+    """What multiplies a residual."""
+    if spec.residual_init in ("scalar", "fixup"):
+        return ScalarGain(start=0.0 if spec.residual_init == "scalar" else 1.0)
+    return Scale(spec.residual_scale) if spec.residual_scale != 1 else nn.Identity()
 
 
 def drop_path(rate: float) -> nn.Module:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from resnets.errors import UserError
-from resnets.models.blocks import last_weighted_layer, make_unit
+from resnets.models.blocks import make_unit
+from resnets.models.initial import initialise
 from resnets.models.layers import BlurPool, Whitening, convolution, normalisation
 from resnets.models.shortcuts import UnitPlan
 from resnets.models.spec import Spec
@@ -28,7 +29,7 @@ __all__ = ["ResNet", "Spec"]
 
 
 class ResNet(nn.Module):
-    """The network that a `Spec` describes, with He's initial weights (fan-out).
+    """The network that a `Spec` describes, with the initial weights of `initial.py`.
 
     The output is logits: there is no softmax inside. With `dropout`, units of pre-activation
     basic networks drop between their convolutions; every other network drops before `fc`.
@@ -57,7 +58,7 @@ class ResNet(nn.Module):
         self.dropout = nn.Dropout(0.0 if inside else spec.dropout)
         self.fc = nn.Linear(out_channels, spec.num_classes)
         self.grad_checkpointing = False
-        self._initialise()
+        initialise(self, spec)
 
     def forward(self, images: Tensor) -> Tensor:
         """N C H W (any H and W of at least 1, from 17 with blur) -> logits N K."""
@@ -116,22 +117,6 @@ class ResNet(nn.Module):
             else:
                 x = unit(x)
         return x
-
-    def _initialise(self) -> None:
-        """He 2015b (arXiv 1502.01852), fan-out; in torchvision's order: a seed gives its weights.
-
-        Norms start at 1 and 0 and `fc` as PyTorch makes it.
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        if self.spec.residual_init == "zero":
-            for name in self.stage_names:
-                for unit in self.get_submodule(name).children():
-                    for parameter in last_weighted_layer(unit).parameters(recurse=False):
-                        nn.init.zeros_(parameter)
 
 
 def stem_convolutions(spec: Spec) -> nn.Module:

@@ -1,9 +1,10 @@
-"""A unit's input enters, what is added to its residual leaves: the five shortcuts.
+"""A unit's input enters, what is added to its residual leaves: the shortcuts.
 
 The idea (He et al. 2015, arXiv 1512.03385, section 3.2): the identity wherever shapes are equal,
 and where they change the least that makes them equal: A pads with zeros, B projects, C projects
 everywhere, D (He et al. 2019, arXiv 1812.01187) averages before it projects. The plain network,
-the control of every experiment on depth, has none.
+the control of every experiment on depth, has none. He et al. 2016 (arXiv 1603.05027, table 1) ask
+what becomes of depth when the identity is weakened: by a constant, a gate, or dropout.
 
 Shapes: N images, C channels, H height, W width; s stride, C' channels out.
 """
@@ -12,11 +13,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnets.models.layers import convolution, normalisation
+from resnets.models.layers import Scale, convolution, normalisation
 from resnets.models.spec import Spec
+
+DROPPED = 0.5
+"""of He 2016's shortcut with dropout"""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,19 @@ class PadShortcut(nn.Module):
         return F.pad(x, [0, 0, 0, 0, self.before, self.after])  # -> N C' H/s W/s
 
 
+class Gate(nn.Module):
+    """He 2016's shortcut-only gate: (1 - g(x)) x with g = sigmoid(W x + b), one for each number."""
+
+    # Where the shape changes, the gate sees what option A made of x.
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (1 - torch.sigmoid(self.conv(x))) * x
+
+
 class DilatedAverage(nn.Module):
     """The 2x2 average of option D where a stride has become dilation: four pixels d apart."""
 
@@ -71,13 +89,29 @@ class DilatedAverage(nn.Module):
 
 
 def make_shortcut(plan: UnitPlan, spec: Spec) -> nn.Module:
+    """The shortcut of equal shape, and what weakens it, if anything does."""
+    if spec.plain:
+        return NoShortcut()
+    shortcut = shaped_shortcut(plan, spec)
+    weaker: list[nn.Module] = []
+    if spec.shortcut == "gate":
+        weaker.append(Gate(plan.out_channels))
+    if spec.shortcut == "dropout":
+        weaker.append(nn.Dropout(DROPPED))
+    if spec.shortcut_strength != 1:
+        weaker.append(Scale(spec.shortcut_strength))
+    if not weaker:
+        return shortcut
+    layers = shortcut if isinstance(shortcut, nn.Sequential) else [shortcut]
+    return nn.Sequential(*layers, *weaker)
+
+
+def shaped_shortcut(plan: UnitPlan, spec: Spec) -> nn.Module:
     """The one place that decides how input and residual come to have equal shapes."""
     same = plan.stride == 1 and plan.in_channels == plan.out_channels
-    if spec.shortcut == "none":
-        return NoShortcut()
     if same and spec.shortcut != "conv_all":
         return nn.Identity()
-    if spec.shortcut == "pad":
+    if spec.shortcut in ("pad", "gate", "dropout"):
         return PadShortcut(plan.in_channels, plan.out_channels, stride=plan.stride)
     averaged = spec.shortcut == "avg_conv"
     stride = 1 if averaged else plan.stride
@@ -88,6 +122,11 @@ def make_shortcut(plan: UnitPlan, spec: Spec) -> nn.Module:
     if spec.order == "post":
         layers.append(normalisation(plan.out_channels, spec=spec))
     return nn.Sequential(*layers)
+
+
+def projects(shortcut: nn.Module) -> bool:
+    """Whether a convolution stands in the shortcut's way, as in options B, C and D."""
+    return any(isinstance(layer, nn.Conv2d) for layer in shortcut.children())
 
 
 def _average(plan: UnitPlan) -> nn.Module:

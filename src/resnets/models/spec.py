@@ -15,12 +15,13 @@ from resnets.errors import UserError, unknown
 CHOICES = {
     "block": ("basic", "bottleneck"),
     "stem": ("imagenet", "small", "whitened", "deep", "deep_tiered", "deep_conv"),
-    "shortcut": ("conv", "pad", "conv_all", "avg_conv", "none"),
+    "shortcut": ("conv", "pad", "conv_all", "avg_conv", "gate", "dropout", "none"),
     "order": ("post", "pre"),
     "stride_on": ("3x3", "1x1"),
     "halving": ("stride", "max_pool"),
-    "norm": ("batch", "group", "none"),
-    "residual_init": ("default", "zero", "scalar"),
+    "norm": ("batch", "group", "bias", "none"),
+    "residual_init": ("default", "zero", "scalar", "fixup"),
+    "init": ("fan_out", "fan_in", "dirac", "orthogonal"),
 }
 POSITIVE = ("num_classes", "in_channels", "groups", "group_width")
 EXPANSION = {"basic": 1, "bottleneck": 4}  # a unit's output channels, in multiples of its width
@@ -41,15 +42,20 @@ class Spec:
     # 7x7/2 + pool | small: 3x3 | whitened: 2x2, measured | three 3x3 + pool | tiered | + conv/2
     stem: str = "imagenet"
     stem_width: int | None = None  # channels that leave the stem; None is widths[0]
-    shortcut: str = "conv"  # He 2015: conv B, pad A, conv_all C; He 2019: avg_conv D; none is plain
+    # He 2015: conv B, pad A, conv_all C; He 2019: avg_conv D; He 2016: pad and a gate | and dropout
+    shortcut: str = "conv"  # none is plain
+    shortcut_strength: float = 1.0  # factor on every shortcut (He 2016, equation 6); 0 is plain
     order: str = "post"  # conv-norm-ReLU (He 2015) | norm-ReLU-conv (He 2016)
     stride_on: str = "3x3"  # of a bottleneck: "v1.5" | the first 1x1, as the paper has it ("v1")
     halving: str = "stride"  # of a basic unit: its first 3x3's stride | a 2x2 maximum after it
     groups: int = 1  # of a bottleneck's 3x3 (Xie 2017)
     group_width: int = 64  # inner width = int(width * group_width / 64) * groups
     se: float = 0.0  # squeeze-and-excitation: share of channels in the middle (Hu 2018); 0 is off
-    norm: str = "batch"
-    residual_init: str = "default"  # zero: the branch starts at 0 (Goyal 2017) | scalar: SkipInit
+    norm: str = "batch"  # bias: scalars around each convolution instead (Fixup, Zhang 2019)
+    # zero: the branch starts at 0 (Goyal 2017) | scalar: SkipInit | fixup: shrunk with depth
+    residual_init: str = "default"
+    residual_scale: float = 1.0  # fixed factor on every residual, as 1/sqrt(units) (Bordelon 2023)
+    init: str = "fan_out"  # law of the units' convolutions at first; see `initial.py`
     drop_path: float = 0.0  # stochastic depth (Huang 2016): rate of the last unit, linear from 0
     dropout: float = 0.0  # inside pre-activation basic units (wide nets), else before `fc`
     blur: int = 0  # side of the binomial filter before each subsampling (Zhang 2019); 0 is off
@@ -64,12 +70,19 @@ class Spec:
             _count(name, getattr(self, name))
         for name in ("se", "drop_path", "dropout"):
             object.__setattr__(self, name, _share(name, getattr(self, name)))
+        for name in ("shortcut_strength", "residual_scale"):
+            object.__setattr__(self, name, _factor(name, getattr(self, name)))
         if self.stem_width is not None:
             _count("stem_width", self.stem_width)
         _number("blur", self.blur, (0, 3, 5))
         _number("output_stride", self.output_stride, (None, 8, 16, 32))
         for message in _contradictions(self):
             raise UserError(message)
+
+    @property
+    def plain(self) -> bool:
+        """Nothing is added to a residual: the control of every experiment on depth."""
+        return self.shortcut == "none" or self.shortcut_strength == 0
 
     @property
     def expansion(self) -> int:
@@ -107,12 +120,14 @@ def _contradictions(spec: Spec) -> Iterable[str]:
             f"{len(spec.widths)}; give one number for each stage in both"
         )
     yield from _needs_bottleneck(spec)
-    if spec.shortcut == "none":
+    if spec.plain:
         yield from _needs_shortcut(spec)
-    if spec.shortcut == "pad" and list(_flow(spec)) != sorted(_flow(spec)):
+    yield from _needs_fixup(spec)
+    pads = spec.shortcut in ("pad", "gate", "dropout")
+    if pads and list(_flow(spec)) != sorted(_flow(spec)):
         yield (
-            f"shortcut = 'pad' can only add channels, but the stages carry {_flow(spec)}; "
-            "use shortcut = 'conv' or widths that do not fall"
+            f"shortcut = {spec.shortcut!r} can only add channels, but the stages carry "
+            f"{_flow(spec)}; use shortcut = 'conv' or widths that do not fall"
         )
     if spec.stem == "deep_tiered" and spec.stem_channels % 8:
         yield f"stem = 'deep_tiered' needs a stem_width divisible by 8, not {spec.stem_channels}"
@@ -144,16 +159,36 @@ def _needs_bottleneck(spec: Spec) -> Iterable[str]:
 
 def _needs_shortcut(spec: Spec) -> Iterable[str]:
     """Without a shortcut, a residual branch of zero is a network that computes nothing."""
+    none = "shortcut = 'none'" if spec.shortcut == "none" else "shortcut_strength = 0"
     if spec.residual_init != "default":
         yield (
-            f"residual_init = {spec.residual_init!r} needs a shortcut: with shortcut = 'none' the "
+            f"residual_init = {spec.residual_init!r} needs a shortcut: with {none} the "
             "network would start at zero and stay there; use residual_init = 'default'"
         )
     if spec.drop_path:
         yield (
-            f"drop_path = {spec.drop_path} needs a shortcut: with shortcut = 'none' a dropped "
+            f"drop_path = {spec.drop_path} needs a shortcut: with {none} a dropped "
             "branch leaves nothing; use drop_path = 0"
         )
+    if spec.shortcut == "none" and spec.shortcut_strength != 1:
+        yield (
+            f"shortcut_strength = {spec.shortcut_strength} needs a shortcut: with shortcut = "
+            "'none' there is nothing to weaken; use shortcut_strength = 1"
+        )
+
+
+def _needs_fixup(spec: Spec) -> Iterable[str]:
+    """What learned factors and laws of their own leave no room for."""
+    learned = spec.residual_init in ("scalar", "fixup")
+    if learned and spec.residual_scale != 1:
+        yield (
+            f"residual_scale = {spec.residual_scale} together with residual_init = "
+            f"{spec.residual_init!r}, which learns a factor of its own; use residual_scale = 1"
+        )
+    if spec.residual_init == "fixup" and spec.norm != "bias":
+        yield f"residual_init = 'fixup' stands for norm = 'bias', not {spec.norm!r}"
+    if spec.residual_init == "fixup" and spec.init != "fan_out":
+        yield f"residual_init = 'fixup' has a law of its own; not init = {spec.init!r}"
 
 
 def _refuses_pooling(spec: Spec) -> Iterable[str]:
@@ -205,4 +240,10 @@ def _counts(name: str, values: object) -> tuple[int, ...]:
 def _share(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise UserError(f"{name} = {value!r}: must be a number from 0 up to, but not, 1")
+    return float(value)
+
+
+def _factor(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UserError(f"{name} = {value!r}: must be a number from 0 to 1")
     return float(value)

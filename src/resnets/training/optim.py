@@ -68,7 +68,7 @@ def make_optimizer(model: ResNet, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=rate, betas=(recipe.momentum, 0.999), fused=True)
     if recipe.optimizer == "muon":
-        if model.spec.norm == "none":
+        if model.spec.norm in ("none", "bias"):
             raise UserError("--optimizer muon needs a network with norms; use sgd or adamw")
         dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
         return Muon(

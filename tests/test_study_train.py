@@ -1,0 +1,268 @@
+"""A study of training as a whole, tiny: rows, killing and going on, what is written and said."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnets.cli import main
+from resnets.errors import UserError
+from resnets.modelfile import read_model
+from resnets.study.book import Book, long_form, model_path
+from resnets.study.plan import PRESETS, Plan
+from resnets.study.single import divergence, run, thinned
+from resnets.study.summary import summarise
+from resnets.study.tables import read_table
+from tiny_study import STEPS, Inline, fill, tiny_plan, write_images
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return tiny_plan(write_images(tmp_path_factory.mktemp("data") / "rows.npz"))
+
+
+@pytest.fixture(scope="module")
+def whole(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Book:
+    """A study that nobody disturbed."""
+    book = fill(tmp_path_factory.mktemp("study"), plan, Inline())
+    book.write_table()
+    return book
+
+
+def test_a_row_is_a_pure_function_of_its_job(plan: Plan) -> None:
+    job = plan.counted(("residual", 8), 0.1, 0)
+    torch.manual_seed(99)
+    first = run(job)
+    second = run(job)
+    assert first.row == second.row
+    assert first.row["train_images"] == 90 and len(first.row["curve"]) == STEPS
+    assert run(replace(job, seed=1)).row != first.row
+    assert "seconds" not in first.row and first.seconds > 0
+
+
+def test_tuning_sees_other_images_and_half_of_the_steps(plan: Plan) -> None:
+    row = run(plan.tuning(("plain", 8), 0.1)).row
+    assert row["val_images"] == 30 and "train_error" not in row and "test_error" not in row
+    assert row["curve"][-1][0] == STEPS // 2
+
+
+def test_a_run_that_diverges_says_when(plan: Plan) -> None:
+    recipe = replace(plan.setup.recipe, warmup=0.0)
+    wild = replace(plan, setup=replace(plan.setup, recipe=recipe))
+    row = run(wild.counted(("scaled", 14), 100.0, 0)).row
+    assert row["status"].startswith("diverged at step ")
+    assert int(row["status"].split()[-1]) < STEPS
+    assert "train_error" not in row and all(loss < 1e30 for _, loss in row["curve"])
+    json.dumps(row, allow_nan=False)
+    censored = next(long_form(row))
+    assert (censored["metric"], censored["status"]) == ("train_error", row["status"])
+    assert "value" not in censored
+
+
+def test_a_loss_far_above_chance_is_divergence_too() -> None:
+    chance = math.log(10)
+    assert divergence([9e9] * 50 + [chance] * 50, num_classes=10) == ""
+    assert divergence([9.9 * chance] * 50, num_classes=10) == ""
+    assert divergence([chance] * 50 + [30.0] * 50, num_classes=10) == "diverged to a loss of 30"
+    assert divergence([chance, math.nan], num_classes=10) == "diverged at step 1"
+
+
+def test_a_curve_is_thinned_by_means() -> None:
+    points = thinned([float(step) for step in range(400)])
+    assert len(points) == 40 and points[0] == [10, 4.5] and points[-1] == [400, 394.5]
+    assert thinned([1.0, float("inf")]) == [[1, 1.0]]
+    assert thinned([]) == []
+
+
+def test_a_study_is_complete_and_every_run_is_there_once(plan: Plan, whole: Book) -> None:
+    lines = [json.loads(line) for line in whole.runs.read_text().splitlines()]
+    counted = [(row["family"], row["depth"], row["seed"]) for row in lines
+               if row["purpose"] == "count"]  # fmt: skip
+    assert sorted(counted) == [
+        (family, depth, seed)
+        for family in ("plain", "residual") for depth in (8, 14) for seed in (0, 1)
+    ]  # fmt: skip
+    assert len(lines) == len(whole.rows)
+    tunings = [row for row in lines if row["purpose"] == "tune"]
+    assert 12 <= len(tunings) <= 16 and {row["seed"] for row in tunings} == {1000}
+    timings = (whole.data / "timings.jsonl").read_text().splitlines()
+    assert len(timings) == len(lines)
+    assert "seconds" not in whole.runs.read_text()
+    assert {claim.verdict for claim in summarise(plan, lines).claims} == {"inconclusive"}
+
+
+def test_a_study_killed_three_times_ends_in_the_same_bytes(
+    plan: Plan, whole: Book, tmp_path: Path
+) -> None:
+    for lives in (2, 5, 4):
+        with pytest.raises(KeyboardInterrupt):
+            fill(tmp_path, plan, Inline(lives=lives))
+        with (tmp_path / "data" / "runs.jsonl").open("ab") as file:
+            file.write(b'{"purpose": "tune", "fam')  # torn by the kill
+    rest = Inline()
+    book = fill(tmp_path, plan, rest)
+    # Inline jobs that were submitted but not yet written when it died are done again.
+    assert rest.calls <= len(whole.rows)
+    assert len(book.runs.read_text().splitlines()) == len(whole.rows)
+    assert book.write_table().read_bytes() == (whole.data / "train.csv").read_bytes()
+    before = Inline()
+    fill(tmp_path, plan, before)
+    assert before.calls == 0
+
+
+def test_the_table_has_errors_and_curves(whole: Book) -> None:
+    rows = read_table(whole.data / "train.csv")
+    assert {row["study"] for row in rows} == {"train", "tune"}
+    curve = [row for row in rows if row["metric"] == "loss" and row["study"] == "train"
+             and (row["family"], row["depth"], row["seed"]) == ("plain", 8, 0)]  # fmt: skip
+    assert [row["step"] for row in curve] == [*range(1, STEPS + 1)]
+
+
+def test_models_are_kept_and_score_as_their_row_says(whole: Book) -> None:
+    for family in ("plain", "residual"):
+        for depth in (8, 14):
+            file = read_model(model_path(whole.folder, family, depth))
+            assert file.scores is not None
+            row = next(row for key, row in whole.rows.items() if key[:3] == ("count", family, depth)
+                       and row["seed"] == 0)  # fmt: skip
+            assert 1 - file.scores["top1"] == row["test_error"]
+            assert file.spec.shortcut == ("none" if family == "plain" else "pad")
+
+
+def test_another_plan_in_the_same_folder_is_refused(whole: Book, plan: Plan) -> None:
+    with pytest.raises(UserError, match="another plan"):
+        Book(whole.folder, replace(plan, reserve=0))
+
+
+def test_a_plan_without_a_run_may_be_changed(plan: Plan, tmp_path: Path) -> None:
+    Book(tmp_path, plan)
+    Book(tmp_path, replace(plan, reserve=0))
+    assert json.loads((tmp_path / "data" / "plan.json").read_text())["reserve"] == 0
+
+
+def test_a_damaged_line_is_refused(plan: Plan, tmp_path: Path) -> None:
+    Book(tmp_path, plan).runs.write_text("not json\n")
+    with pytest.raises(UserError, match=r"runs\.jsonl is damaged"):
+        Book(tmp_path, plan)
+
+
+def test_a_budget_that_teaches_nothing_stops_the_study(tmp_path: Path) -> None:
+    plan = tiny_plan(write_images(tmp_path / "noise.npz", classes=10, learnable=False))
+    with pytest.raises(UserError, match=r"8 layers is wrong on .* budget is too small"):
+        fill(tmp_path / "study", plan, Inline())
+    assert len(Book(tmp_path / "study", plan).rows) <= 4
+
+
+# The command -------------------------------------------------------------------------------------
+
+
+def test_the_command_trains_in_processes_and_goes_on(
+    plan: Plan, whole: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(PRESETS, "minutes", plan)
+    command = ["study", "train", "--out", str(tmp_path / "s"), "--processes", "1"]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert f"{len(whole.rows):4} of {len(whole.rows)}  " in said.err and "left" in said.err
+    assert "inconclusive: at 14 layers" in said.out
+    ours, theirs = tmp_path / "s" / "data" / "train.csv", whole.data / "train.csv"
+    assert ours.read_bytes() == theirs.read_bytes()
+    summary = (tmp_path / "s" / "data" / "summary.csv").read_bytes()
+    assert main([*command, "--quiet"]) == 0
+    again = capsys.readouterr()
+    assert again.err == "" and again.out == said.out
+    assert (tmp_path / "s" / "data" / "summary.csv").read_bytes() == summary
+
+
+def test_a_cluster_without_dask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    words = ["--cluster", "tcp://127.0.0.1:9", "--out", str(tmp_path / "s")]
+    assert main(["study", "train", *words]) == 2
+    assert "pip install 'resnets[cluster]'" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "nor is there a file or folder"),
+        (["--processes", "0"], "--processes 0: must be 1 or more"),
+        (["--device", "cuda"], "--device cuda: not available"),
+        (["--preset", "day"], ""),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", "train", "--out", str(tmp_path / "s"), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and not (tmp_path / "s").exists()
+
+
+def test_the_second_word_of_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["study"], ["study", "--help"]):
+        assert main(words) == 0
+        assert "\n  train  " in capsys.readouterr().out
+    assert main(["study", "trian"]) == 2
+    assert "did you mean 'study train'" in capsys.readouterr().err
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from tiny_study import tiny_plan
+from resnets.cli import main
+from resnets.study.plan import PRESETS
+if __name__ == "__main__":
+    PRESETS["minutes"] = tiny_plan(Path({data!r}))
+    sys.exit(main(["study", "train", "--out", {out!r}, "--processes", "2"]))
+"""
+
+
+@pytest.mark.slow
+def test_killed_processes_leave_no_workers_and_the_study_ends_the_same(
+    plan: Plan, whole: Book, tmp_path: Path
+) -> None:
+    script = tmp_path / "killed.py"
+    out = tmp_path / "s"
+    tests = str(Path(__file__).parent)
+    script.write_text(KILLED.format(tests=tests, data=plan.setup.data, out=str(out)))
+    runs = out / "data" / "runs.jsonl"
+
+    def count() -> int:
+        return len(runs.read_bytes().splitlines()) if runs.exists() else 0
+
+    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
+        before = count()
+        process = subprocess.Popen([sys.executable, str(script)], start_new_session=True)
+        while count() < before + 3 and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(number)
+        code = process.wait(60)
+        assert code == (130 if number == signal.SIGINT else -number)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:  # its workers end, too
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("workers outlive their study")
+    subprocess.run([sys.executable, str(script)], check=True, timeout=300)
+    assert (out / "data" / "train.csv").read_bytes() == (whole.data / "train.csv").read_bytes()
+    assert count() == len(whole.rows)
