@@ -26,6 +26,7 @@ VERBS = {
     "predict": "resnets.commands.use:Predict",
     "show": "resnets.commands.look:Show",
     "models": "resnets.commands.look:Models",
+    "study init": "resnets.commands.study:Init",
 }
 
 HELP = f"""\
@@ -44,6 +45,9 @@ with a trained model
 
 networks
   models      list the networks with sizes and published errors
+
+why depth works, measured
+  study init  ten kinds of network at initialisation, to 10,000 layers, beside theory
 
 examples
   resnets train photos/ --time 10m          the network is chosen from images, time and machine
@@ -89,13 +93,18 @@ def _run(arguments: list[str], started: float) -> int:
     if verb == "--version":
         print(f"resnets {__version__}")
         return 0
+    rest = arguments[1:]
+    if any(name.startswith(f"{verb} ") for name in VERBS):  # a verb of two words, as `study init`
+        if not rest or rest[0] in ("-h", "--help"):
+            print(_parts(verb))
+            return 0
+        verb, rest = f"{verb} {rest[0]}", rest[1:]
     if verb not in VERBS:
         raise unknown("verb", verb, VERBS)
     import tyro
 
     room, _, name = VERBS[verb].partition(":")
     command = getattr(import_module(room), name)
-    rest = arguments[1:]
     default = command.default(rest) if hasattr(command, "default") else tyro.MISSING_NONPROP
     parsed = tyro.cli(
         command, args=rest, prog=f"resnets {verb}", default=default,
@@ -103,6 +112,15 @@ def _run(arguments: list[str], started: float) -> int:
     )  # fmt: skip
     code: int = parsed.run(started)
     return code
+
+
+def _parts(verb: str) -> str:
+    """What a verb of two words can be followed by, in the words of the help."""
+    lines = [line for line in HELP.splitlines() if line.startswith(f"  {verb} ")]
+    usage = (
+        f"usage: resnets {verb} WORD [options]      resnets {verb} WORD --help lists its options"
+    )
+    return "\n".join([usage, "", *lines])
 
 
 def _complain(message: str, code: int) -> int:
