@@ -28,6 +28,8 @@ from resnets.study.init.weights import Layer, draw
 
 SEGMENT, GROWTH = 20, 3
 """units between renormalisations, and powers of two that one grows by at most: float32 has 127"""
+PORTION = 2
+"""units whose weights are made at once: those of more do not stay in the cache"""
 LARGEST, SMALLEST = 128, -149
 """powers of two at which float32 becomes infinite, and below which it becomes 0"""
 
@@ -59,12 +61,14 @@ class Chain:
         chosen = {*self.units, *self.depths, *range(0, deepest, SEGMENT), 0}
         return sorted(stop for stop in chosen if stop <= deepest)
 
-    def weights(self, units: range) -> list[Matrices]:
+    def weights(self, units: range) -> Iterator[Matrices]:
         """The weights of units (counted from 1) under each law, each draw's from one Gaussian."""
-        gaussian = draw(self.layer.kernel, seed=self.seed, draws=self.draws, units=units)
-        laws = {member.family.weights for stack in self.stacks for member in stack.members}
-        made = {law: self.layer.make(gaussian, law).unbind() for law in sorted(laws)}
-        return [{law: made[law][place] for law in made} for place in range(len(units))]
+        laws = sorted({member.family.weights for stack in self.stacks for member in stack.members})
+        for first in range(units.start, units.stop, PORTION):
+            some = range(first, min(first + PORTION, units.stop))
+            gaussian = draw(self.layer.kernel, seed=self.seed, draws=self.draws, units=some)
+            made = {law: self.layer.make(gaussian, law).unbind() for law in laws}
+            yield from ({law: made[law][place] for law in made} for place in range(len(some)))
 
 
 @dataclass(frozen=True)
