@@ -420,5 +420,8 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match="not a folder that can be written"):
             small(out)
+    with pytest.raises(UserError, match="widths from 2"):
+        measure_init(tmp_path / "new", widths=(1,), log=print)
+    assert not (tmp_path / "new").exists()
     assert main(["study", "init", "--out", str(tmp_path / "file")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -39,9 +39,10 @@ def correlation_path(cosine: float, *, depth: int, beta: float = math.inf) -> Ar
     c' = (c + beta^2 kappa(c)) / (1 + beta^2), Yang & Schoenholz 2017 (1712.08969). -> depth + 1
     """
     share = 1.0 if math.isinf(beta) else beta**2 / (1 + beta**2)
-    path = [cosine]
-    for _ in range(depth):
-        path.append(path[-1] + share * (float(relu_correlation(path[-1])) - path[-1]))
+    path = [c := float(cosine)]
+    for _ in range(depth):  # kappa once more, in plain floats: there are half a million
+        mapped = (math.sqrt(1 - c * c) + c * (math.pi - math.acos(c))) / math.pi
+        path.append(c := min(c + share * (mapped - c), 1.0))
     return np.array(path)
 
 

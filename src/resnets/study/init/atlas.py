@@ -65,13 +65,12 @@ class Job:
         return max(self.depths) * len(self.draws) * self.layer.width
 
     def run(self) -> Tables:
-        arguments = {"depths": self.depths, "seed": self.seed, "draws": self.draws}
+        layer, depths, seed, draws = self.layer, self.depths, self.seed, self.draws
         if self.part == "propagation":
-            return propagate(self.layer, **arguments)  # type: ignore[arg-type]
-        assert isinstance(self.layer, Dense)
-        if self.part == "jacobian":
-            return {"jacobian": jacobian_spectra(self.layer, **arguments)}  # type: ignore[arg-type]
-        return {"shattering": shattering(self.layer, **arguments)}  # type: ignore[arg-type]
+            return propagate(layer, depths=depths, seed=seed, draws=draws)
+        assert isinstance(layer, Dense)
+        measure = jacobian_spectra if self.part == "jacobian" else shattering
+        return {self.part: measure(layer, depths=depths, seed=seed, draws=draws)}
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,13 @@ def measure_init(
     cannot be written.
     """
     began = time.perf_counter()
-    data = _prepare(out)
     depths = tuple(sorted(set(depths)))
+    if not depths or min(depths) < 1 or not widths or min(widths) < 2 or draws < 1:
+        raise UserError(f"depths {depths}, widths {tuple(widths)}, {draws} draws: allowed are "
+                        "depths from 1, widths from 2 and at least one draw")  # fmt: skip
+    data = _prepare(out)
     jobs = _jobs(depths, widths, draws, seed)
+    log(f"{len(jobs)} parts, {max(depths):,} layers, {min(_cores(), len(jobs))} at a time")
     done: dict[Job, Tables] = {}
     with _single_thread():
         for number, (job, tables) in enumerate(_run(jobs), 1):
@@ -126,12 +129,13 @@ def measure_init(
 def _prepare(out: Path) -> Path:
     """The folder of the tables, there before a minute is spent."""
     data = out / "data"
+    answer = UserError(f"{out}: not a folder that can be written; give another to --out")
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{out}: not a folder that can be written ({error.strerror})") from error
+        raise answer from error
     if not os.access(data, os.W_OK):
-        raise UserError(f"{out}: not a folder that can be written; give another to --out")
+        raise answer
     return data
 
 
