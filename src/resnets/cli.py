@@ -26,6 +26,7 @@ VERBS = {
     "predict": "resnets.commands.use:Predict",
     "show": "resnets.commands.look:Show",
     "models": "resnets.commands.look:Models",
+    "study init": "resnets.commands.study:Init",
     "study train": "resnets.commands.study:Train",
     "study probe": "resnets.commands.study:Probe",
 }
@@ -50,6 +51,7 @@ networks
   models      list the networks with sizes and published errors
 
 why depth works
+  study init     ten kinds of network at initialisation, to 10,000 layers, beside theory
   study train    plain and residual twins at many depths, trained, tuned and tested
   study probe    measure what the units of a trained network do
 
