@@ -129,7 +129,7 @@ def ours(data: str, out: Path, *, seed: int, arm: str) -> dict[str, float]:
     folder = out / f"{arm}-{seed}"
     command = [sys.executable, "-m", "resnets", "train", data, "--recipe", "fast"]
     command += ["--seed", str(seed), "--out", str(folder)]
-    command += ["--model", "plain8_fast"] if arm == "plain" else []
+    command += ["--model", "plain8_fast_wide"] if arm == "plain" else []
     begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True)
     cold, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)

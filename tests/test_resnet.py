@@ -25,7 +25,7 @@ FAMILIES = [
     "resnet50s", "resnet50t", "seresnet18", "resnetrs50", "resnext50_32x4d", "wide_resnet50_2",
     "resnetblur18", "resnet50_gn", "preact_resnet18", "preact_resnet50", "resnet20", "resnet20_b",
     "plain20", "preact_resnet164", "wrn16_4", "resnext29_8x64d", "resnet18_cifar", "resnet8_fast",
-    "plain8_fast",
+    "plain8_fast_wide",
 ]  # fmt: skip
 families = pytest.mark.parametrize("name", FAMILIES)
 
