@@ -42,6 +42,7 @@ BELOW_AND_ABOVE: dict[str, tuple[Any, Any]] = {
     "shift": (-1, 65),
     "min_area": (0.0, 1.1),
     "erasing": (-0.1, 1.1),
+    "progressive": (-0.1, 1.1),
     "mixup": (-0.1, 11.0),
     "cutmix": (-0.1, 11.0),
     "val_fraction": (0.0, 0.6),
