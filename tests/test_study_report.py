@@ -21,6 +21,7 @@ from resnets.study.report.evidence import Evidence
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.inside import inside_figures
 from resnets.study.report.writing import write_study_report
+from resnets.study.tables import read_table, write_table
 from tiny_evidence import (
     GROWTH,
     degrading,
@@ -158,6 +159,23 @@ def test_the_sentence_on_degradation_follows_the_numbers(tmp_path: Path) -> None
     assert "plain is 45.0 points below residual" in second
 
 
+def test_further_families_and_doses_have_figures(tmp_path: Path) -> None:
+    write_training(tmp_path, degrading)
+    others = {"dirac": 0.15, "strength-0.25": 0.6, "strength-0.75": 0.3}
+    path = tmp_path / "data" / "summary.csv"
+    rows = read_table(path) + [
+        {"family": family, "depth": 56, "metric": "train_error", "value": error}
+        for family, error in others.items()
+    ]
+    write_table(path, rows)
+    figures = training_figures(Evidence.read(tmp_path))
+    told = exhibit(figures, "families").sentence
+    assert told.startswith("At 56 layers dirac has the lowest training error (15.0%), plain the")
+    told = exhibit(figures, "dose").sentence
+    assert told.endswith("falls from 60.2% to 15.2%, the most between 0.25 and 0.75.")
+    exhibit(figures, "dose").save(tmp_path)
+
+
 def test_runs_that_diverged_are_marked_and_counted(tmp_path: Path) -> None:
     def errors(family: str, depth: int, seed: int) -> float | None:
         return (
@@ -182,13 +200,13 @@ def test_the_sentences_at_initialisation_follow_the_numbers(tmp_path: Path) -> N
     write_init(tmp_path)
     figures = init_figures(Evidence.read(tmp_path))
     told = exhibit(figures, "atlas").sentence
-    assert "grows on its way back in plain + BN (10^20) and residual, no norm (10^30)" in told
+    assert "grows on its way back in plain + BN (10²⁰) and residual, no norm (10³⁰)" in told
     assert "gradients of plain networks with batch norm grow" in exhibit(figures, "slopes").sentence
     assert "look the same" in exhibit(figures, "correlation").sentence
     assert "plain networks with batch norm explode" in exhibit(figures, "verdicts").sentence
     write_init(tmp_path, GROWTH | {"plain-bn": -0.2})
     figures = init_figures(Evidence.read(tmp_path))
-    assert "dies in plain + BN (10^-20)" in exhibit(figures, "atlas").sentence
+    assert "dies in plain + BN (10⁻²⁰)" in exhibit(figures, "atlas").sentence
     assert "batch norm shrink" in exhibit(figures, "slopes").sentence
     assert "plain networks with batch norm" not in exhibit(figures, "verdicts").sentence
 

@@ -11,22 +11,27 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from resnets.report.figure import Figure, finite
+from resnets.report.figure import Figure, finite, percent
+from resnets.study.plan import PRESETS
 from resnets.study.report.curves import TWINS, curves, depths_of, rates
 from resnets.study.report.evidence import Evidence, Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, Series, data, faded
-from resnets.study.report.words import Effect, percent
+from resnets.study.report.variants import dose, families
+from resnets.study.report.words import Effect
 
 
 def training_figures(evidence: Evidence) -> list[Exhibit]:
     """Those of the figures of training that have something to show."""
     rows, summary = evidence.table("train"), evidence.table("summary")
     preset = evidence.plan.get("name", "minutes")
-    command = f"resnets study train --preset {preset} --out {evidence.folder}"
+    data = evidence.plan.get("setup", {}).get("data", "")
+    own = preset in PRESETS and data != PRESETS[preset].setup.data
+    given = f" {data}" if own else ""  # images in place of the preset's
+    command = f"resnets study train{given} --preset {preset} --out {evidence.folder}"
     if not select(rows, study="train", metric="train_error"):
         return []
-    made = [_degradation, curves, rates]
+    made = [_degradation, curves, rates, families, dose]
     return [exhibit for make in made if (exhibit := make(rows, summary, command)) is not None]
 
 
@@ -161,8 +166,12 @@ def _error_chart(name: str, depths: list[int], top: float) -> Drawn:
     ]
     return alt.layer(
         means.transform_filter("isValid(datum.low)")
-        .mark_area(opacity=0.16)
-        .encode(y=alt.Y("low:Q", scale=scale, title=name.lower()), y2="high:Q"),
+        .mark_area()
+        .encode(
+            y=alt.Y("low:Q", scale=scale, title=name.lower()),
+            y2="high:Q",
+            opacity=faded(pick, 0.16),
+        ),
         means.mark_line(strokeWidth=2.4).encode(strokeDash=series.dash, opacity=faded(pick)),
         data("dots")
         .mark_point(filled=True, size=34)
@@ -179,4 +188,7 @@ def _error_chart(name: str, depths: list[int], top: float) -> Drawn:
             x=x, y=y, color=series.colour,
             tooltip=[*tooltip[:2], alt.Tooltip("seed:Q"), alt.Tooltip("status:N")],
         ),
+        data("lost")
+        .mark_text(align="left", dx=9, fontSize=11)
+        .encode(x=x, y=y, color=series.colour, text="count():Q"),
     )  # fmt: skip

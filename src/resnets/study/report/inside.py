@@ -10,13 +10,13 @@ import statistics
 
 import altair as alt
 
-from resnets.report.figure import GREY, Figure, finite
+from resnets.report.figure import GREY, Figure, finite, percent
 from resnets.study.report.evidence import Evidence, Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.landscape import landscape
 from resnets.study.report.layers import responses, similarity, use
 from resnets.study.report.look import Drawn, Mark, Series, count_axis, data, faded
-from resnets.study.report.words import and_, percent
+from resnets.study.report.words import and_
 
 Networks = dict[str, list[Row]]
 CURVES = {
@@ -25,8 +25,8 @@ CURVES = {
     "path_energy": ("gradient's energy, exact", Mark("#0072B2", (1, 0), "square")),
 }
 STATISTICS = {
-    "": ("as trained", Mark("#D55E00", (1, 0), "circle")),
-    "_recalibrated": ("re-estimated", Mark("#0072B2", (5, 3), "diamond")),
+    "": ("BN as trained", Mark("#D55E00", (1, 0), "circle")),
+    "_recalibrated": ("BN re-estimated", Mark("#0072B2", (5, 3), "diamond")),
 }
 MOST_NETWORKS = 4
 LITTLE_LEFT = 0.5

@@ -10,11 +10,11 @@ import statistics
 
 import altair as alt
 
-from resnets.report.figure import GREY, Figure, finite
+from resnets.report.figure import GREY, Figure, finite, percent
 from resnets.study.report.evidence import Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Series, count_axis, data, faded
-from resnets.study.report.words import and_, percent
+from resnets.study.report.words import and_
 
 Networks = dict[str, list[Row]]
 USE = {

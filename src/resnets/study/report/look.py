@@ -32,6 +32,9 @@ class Mark:
     shape: str
 
 
+STAR = "M0,-1L.25,-.3L1,-.3L.4,.15L.6,.9L0,.45L-.6,.9L-.4,.15L-1,-.3L-.25,-.3Z"
+RING = "M-1,0A1,1,0,1,1,1,0A1,1,0,1,1,-1,0ZM-.5,0A.5,.5,0,1,0,.5,0A.5,.5,0,1,0,-.5,0Z"
+
 MARKS = {
     "plain": Mark(ORANGE, (7, 3), "circle"),
     "residual": Mark(BLUE, (1, 0), "square"),
@@ -40,9 +43,9 @@ MARKS = {
     "preact": Mark("#009E73", (1, 0), "triangle-down"),
     "skipinit": Mark("#CC79A7", (8, 3, 2, 3), "cross"),
     "fixup": Mark("#6A3D9A", (2, 3), "triangle-right"),
-    "scaled": Mark(INK, (1, 0), "square"),
-    "dirac": Mark(GREY, (5, 3), "circle"),
-    "orthogonal": Mark("#8C5A1A", (2, 2), "diamond"),
+    "scaled": Mark(INK, (1, 0), "triangle-left"),
+    "dirac": Mark(GREY, (5, 3), STAR),
+    "orthogonal": Mark("#8C5A1A", (2, 2), RING),
 }
 
 AT_INIT = {

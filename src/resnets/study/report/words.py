@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from resnets.report.figure import percent
 from resnets.study.report.evidence import Row, one
 
-__all__ = ["Effect", "and_", "percent", "times"]
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ def and_(parts: Sequence[str]) -> str:
 
 
 def times(decades: float) -> str:
-    """10^decades as a factor: 1.4, 320, 10^75."""
+    """10 to the power of decades as a factor: 1.4, 320, 10⁷⁵."""
     if abs(decades) < 4:
         factor = 10**decades
         return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
-    return f"10^{decades:.0f}"
+    return "10" + f"{decades:.0f}".translate(RAISED)
