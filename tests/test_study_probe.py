@@ -329,8 +329,7 @@ def test_mistakes_are_one_line(
 
 
 def test_the_group_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["study"], ["study", "--help"]):
-        assert main(words) == 0
-        assert "study probe " in capsys.readouterr().out
+    assert main(["study", "--help"]) == 0
+    assert "study probe " in capsys.readouterr().out
     assert main(["study", "prboe"]) == 2
     assert "did you mean 'study probe'?" in capsys.readouterr().err

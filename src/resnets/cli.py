@@ -29,8 +29,11 @@ VERBS = {
     "study init": "resnets.commands.study:Init",
     "study train": "resnets.commands.study:Train",
     "study probe": "resnets.commands.study:Probe",
+    "study report": "resnets.commands.study:Report",
+    "study check": "resnets.commands.study:Check",
+    "study": "resnets.commands.study:Everything",
 }
-"""a verb is one word, or two of which the first is GROUP"""
+"""a verb is one word, or two of which the first is GROUP; GROUP alone does all of its verbs"""
 GROUP = "study"
 
 HELP = f"""\
@@ -51,9 +54,12 @@ networks
   models      list the networks with sizes and published errors
 
 why depth works
+  study          all of it, in order, into one page; below twenty minutes on two cores
   study init     ten kinds of network at initialisation, to 10,000 layers, beside theory
   study train    plain and residual twins at many depths, trained, tuned and tested
   study probe    measure what the units of a trained network do
+  study report   the page: figures with a sentence each, judged claims
+  study check    compare stored claims with a study's tables
 
 examples
   resnets train photos/ --time 10m          the network is chosen from images, time and machine
@@ -100,10 +106,10 @@ def _run(arguments: list[str], started: float) -> int:
         print(f"resnets {__version__}")
         return 0
     rest = arguments[1:]
-    if verb == GROUP:
-        if not rest or rest[0] in ("-h", "--help"):
-            print(_group_help(), end="")
-            return 0
+    if verb == GROUP and rest and rest[0] in ("-h", "--help"):
+        print(_group_help(), end="")
+        return 0
+    if verb == GROUP and rest and not rest[0].startswith("-"):
         verb, rest = f"{GROUP} {rest[0]}", rest[1:]
     if verb not in VERBS:
         raise unknown("verb", verb, VERBS)
@@ -121,10 +127,17 @@ def _run(arguments: list[str], started: float) -> int:
 
 
 def _group_help() -> str:
-    """The verbs of the group, as the page of all verbs describes them."""
+    """The verbs of the group, as the page of all verbs describes them, and what it does alone."""
     lines = [line for line in HELP.splitlines() if line.startswith(f"  {GROUP} ")]
     usage = f"usage: resnets {GROUP} VERB [options]      resnets {GROUP} VERB --help lists options"
-    return "\n".join([usage, "", *lines, ""])
+    alone = (
+        f"resnets {GROUP} without a verb does all of it, and goes on where it was stopped:\n"
+        "  --out DIR        folder of the study (runs/study)\n"
+        "  --processes N    runs at a time, one thread each (as many as cores)\n"
+        "  --device {auto,cpu,cuda,mps}    where to probe\n"
+        "  --quiet          print the page's path only"
+    )
+    return "\n".join([usage, "", *lines, "", alone, ""])
 
 
 def _complain(message: str, code: int) -> int:

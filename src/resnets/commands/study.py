@@ -47,14 +47,17 @@ class Init:
         from resnets.display import printer
         from resnets.study.init.atlas import measure_init
 
-        tell = _nothing if self.quiet else _tell
-        atlas = measure_init(self.out, log=tell)
+        atlas = measure_init(self.out, log=self._tell)
         console = printer()
         for study, width in sorted({(v.study, v.width) for v in atlas.verdicts}, reverse=True):
             some = [v for v in atlas.verdicts if (v.study, v.width) == (study, width)]
             console.print(_table(f"{study}, width {width}", some))
-        tell(f"{len(atlas.tables)} tables in {atlas.tables[0].parent}, {atlas.seconds:.0f} s")
+        self._tell(f"{len(atlas.tables)} tables in {atlas.tables[0].parent}, {atlas.seconds:.0f} s")
         return 0
+
+    def _tell(self, line: str) -> None:
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -90,22 +93,27 @@ class Train:
         from resnets.study.account import summary_lines
         from resnets.study.training import resolve, study_training
 
-        if self.processes is not None and self.processes < 1:
-            raise UserError(f"--processes {self.processes}: must be 1 or more")
         plan = resolve(self.preset, data=self.data, device=self.device)
-        tell = _nothing if self.quiet else _tell
-        summary = study_training(plan, self.out, executor=self._executor, tell=tell)
+        summary = study_training(plan, self.out, executor=self.executor, tell=self.tell)
         print("\n".join(summary_lines(summary)))
         print(f"tables: train.csv and summary.csv in {self.out / 'data'}; some of the trained")
         print(f"networks: {self.out / 'models'}")
         return 0
 
-    def _executor(self) -> AbstractContextManager[Executor]:
+    def executor(self) -> AbstractContextManager[Executor]:
+        """Who trains: processes here, or a cluster."""
         from resnets.study.executors import num_cores, on_a_cluster, on_this_machine
 
+        if self.processes is not None and self.processes < 1:
+            raise UserError(f"--processes {self.processes}: must be 1 or more")
         if self.cluster is not None:
             return on_a_cluster(self.cluster)
         return on_this_machine(self.processes or num_cores())
+
+    def tell(self, line: str) -> None:
+        """Progress, unless it is not wanted."""
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -156,6 +164,101 @@ class Probe:
         return 0
 
 
+@dataclass(frozen=True)
+class Report:
+    """Write the page of a study: DIR/study.html, with figures/ and manifest.json.
+
+    What DIR/data holds is drawn, the rest left out. Each figure says in one sentence what its
+    numbers say; claims are judged by tests that were fixed beforehand.
+
+    for example:
+      resnets study report
+      resnets study report --out runs/hour
+    """
+
+    out: Path = OUT
+    """folder of the study, with tables in data/"""
+    device: Device = "auto"
+    """accepted like everywhere; nothing is computed on it"""
+    quiet: bool = False
+    """print the page's path only"""
+
+    def run(self, started: float) -> int:
+        """Write, and say where."""
+        from resnets.study.report.writing import write_study_report
+
+        if not self.quiet:
+            print("drawing the figures", file=sys.stderr, flush=True)
+        print(write_study_report(self.out))
+        return 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """Compare stored claims with the tables of a study; exit code 1 unless all hold.
+
+    for example:
+      resnets study check runs/study
+      resnets study check runs/study --claims claims.toml
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """folder of the study, with tables in data/"""
+    claims: Path | None = None
+    """TOML file of claims and expected verdicts; the package's own when left out"""
+    device: Device = "auto"
+    """accepted like everywhere; nothing is computed on it"""
+    quiet: bool = False
+    """print only what does not hold"""
+
+    def run(self, started: float) -> int:
+        """A line for each claim."""
+        from resnets.study.report.claims import STORED, judge_all, read_claims
+        from resnets.study.report.evidence import Evidence
+        from resnets.study.report.page import effect_text
+
+        claims = read_claims(self.claims or STORED)
+        judged = judge_all(claims, Evidence.read(self.folder))
+        for found in judged:
+            if self.quiet and found.holds:
+                continue
+            word = "holds" if found.holds else "fails"
+            effect = "" if found.effect is None else f": {effect_text(found)}"
+            wanted = "" if found.holds else f" (expected: {found.claim.expected})"
+            print(f"{word}  {found.claim.name}  {found.verdict}{wanted}{effect}")
+        return 0 if all(found.holds for found in judged) else 1
+
+
+@dataclass(frozen=True)
+class Everything:
+    """All of a study in one command: init, train, probe and report, below twenty minutes.
+
+    What is done is not done again: the same command goes on with a study that was stopped.
+    """
+
+    out: Path = OUT
+    """folder of the study"""
+    processes: int | None = None
+    """runs at a time, one thread each; as many as cores when left out"""
+    device: Device = "auto"
+    """where to probe; training of small networks takes the CPU"""
+    quiet: bool = False
+    """print the page's path only"""
+
+    def run(self, started: float) -> int:
+        """Everything, in order."""
+        from resnets.study.everything import study_everything
+        from resnets.study.training import resolve
+
+        settings = Train(out=self.out, processes=self.processes, quiet=self.quiet)
+        plan = resolve(settings.preset, data=None, device="cpu")
+        page = study_everything(
+            plan, self.out, executor=settings.executor, device=self.device, tell=settings.tell
+        )
+        print(page)
+        return 0
+
+
 def _table(title: str, verdicts: list[Verdict]) -> Table:
     """Two lines for each family, a column for each depth."""
     from rich.table import Table
@@ -169,11 +272,3 @@ def _table(title: str, verdicts: list[Verdict]) -> Table:
         table.add_row(family, "forward", *(cells[depth].forward for depth in depths))
         table.add_row("", "backward", *(cells[depth].backward for depth in depths))
     return table
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _nothing(text: str) -> None:
-    pass

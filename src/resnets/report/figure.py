@@ -67,11 +67,14 @@ class Figure:
 
     def save(self, folder: Path) -> None:
         """Write NAME.svg and NAME.png."""
+        save_svg(self.svg(), folder / self.name)
+
+    def svg(self, *, padding: int = 16, prefix: str = "") -> str:
+        """The drawing with its title; a prefix keeps its ids apart from those of its neighbours."""
         spec = self._specification()
-        spec |= {"width": self.width, "height": self.height, "title": self.title, "padding": 16}
-        svg = _renumber(vl_convert.vegalite_to_svg(spec))
-        (folder / f"{self.name}.svg").write_bytes(svg.encode())
-        (folder / f"{self.name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
+        size = {"width": self.width, "height": self.height, "padding": padding}
+        titled = {"title": self.title} if self.title else {}
+        return _renumber(vl_convert.vegalite_to_svg(spec | size | titled), prefix)
 
     def _specification(self) -> dict[str, Any]:
         spec: dict[str, Any] = self.chart.to_dict()
@@ -80,12 +83,21 @@ class Figure:
         return spec | {"config": _CONFIG, "datasets": self.data, "autosize": fit}
 
 
-def _renumber(svg: str) -> str:
+def save_svg(svg: str, place: Path) -> None:
+    """Write PLACE.svg and PLACE.png."""
+    place.with_name(place.name + ".svg").write_bytes(svg.encode())
+    place.with_name(place.name + ".png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
+
+
+def _renumber(svg: str, prefix: str) -> str:
     """Vega counts gradients and clips through the life of the process; a file counts from 0."""
     pattern = re.compile(r'(?<= id=")(gradient_|clip)\d+(?=")|(?<=url\(#)(gradient_|clip)\d+(?=\))')
     numbers: dict[str, int] = {}
     return pattern.sub(
-        lambda found: (found[1] or found[2]) + str(numbers.setdefault(found[0], len(numbers))), svg
+        lambda found: (
+            prefix + (found[1] or found[2]) + str(numbers.setdefault(found[0], len(numbers)))
+        ),
+        svg,
     )
 
 

@@ -1,23 +1,18 @@
 """Words, figures and pictures in; one HTML page out that needs nothing but itself.
 
-The chart library (Vega, Vega-Lite, Vega-Embed; 0.9 MB) is in the page once, each chart is its
-JSON beside it. The page's security policy forbids every request, so it opens offline and tells
-nobody. Whatever comes from a user (class names, files) is escaped, in HTML and in JSON.
+What a page is made in stands in `frame.py`; here is what the page of a run holds. Whatever comes
+from a user (class names, files) is escaped.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
-import vl_convert
-
-from resnets.report.figure import Figure, finite, percent, shorten, tidy
+from resnets.report.figure import Figure, finite, percent, shorten
+from resnets.report.frame import columns, document, drawing, section, table_of_facts, text
 from resnets.report.pictures import MOST_PICTURES, grid
 from resnets.report.quality import confusions
-from resnets.report.style import POLICY, SCRIPT, STYLE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,46 +32,22 @@ def page(
 ) -> str:
     """The whole page; sections without content are left out."""
     body = [
-        f"<h1>{_text(title)}</h1>",
+        f"<h1>{text(title)}</h1>",
         _headline(scores, part),
         _notices(notices, part),
-        _section("Facts", _facts(facts)),
-        _section("Learning", _columns(*map(_chart, learning))),
-        _section(f"Quality on the {part} images", _quality(quality, scores)),
-        _section("Training images, as the network saw them", _samples(samples)),
-        _section(f"Most confident mistakes on the {part} images", _mistakes(mistakes)),
+        section("Facts", table_of_facts(facts)),
+        section("Learning", columns(*map(_chart, learning))),
+        section(f"Quality on the {part} images", _quality(quality, scores)),
+        section("Training images, as the network saw them", _samples(samples)),
+        section(f"Most confident mistakes on the {part} images", _mistakes(mistakes)),
         "<footer>The charts are also in the folder <code>figures</code> beside this page, "
         "as SVG and PNG.</footer>",
     ]
-    return "\n".join(
-        [
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>",
-            *filter(None, body),
-            "</main>",
-            f"<script>{_library()}</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
-        ]
-    )
+    return document(body, title=title)
 
 
-def _text(text: str) -> str:
-    return escape(tidy(text))
-
-
-def _name(text: str) -> str:
-    return _text(shorten(text, 40))
-
-
-def _library() -> str:
-    # "</script" inside a string of the library would end the element
-    library: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return library.replace("</script", "<\\/script")
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section>\n<h2>{_text(title)}</h2>\n{content}\n</section>" if content else ""
+def _name(name: str) -> str:
+    return text(shorten(name, 40))
 
 
 def _headline(scores: Mapping[str, Any], part: str) -> str:
@@ -97,7 +68,7 @@ def _headline(scores: Mapping[str, Any], part: str) -> str:
         (f"{part} images", f"{scores['num_images']:,}", f"{len(scores['classes']):,} classes"),
     ]
     items = "\n".join(
-        f"<div><dt>{_text(name)}</dt><dd><b>{value}</b><span>{detail}</span></dd></div>"
+        f"<div><dt>{text(name)}</dt><dd><b>{value}</b><span>{detail}</span></dd></div>"
         for name, value, detail in cards
     )
     return f'<dl class="headline">\n{items}\n</dl>'
@@ -110,35 +81,13 @@ def _notices(notices: Sequence[str], part: str) -> str:
             "These are the validation images, which also chose the best epoch: the scores are "
             "a little better than they would be on images that chose nothing."
         )
-    items = "\n".join(f"<li>{_text(notice)}</li>" for notice in told)
+    items = "\n".join(f"<li>{text(notice)}</li>" for notice in told)
     return f'<ul class="notices">\n{items}\n</ul>' if told else ""
 
 
-def _facts(facts: Sequence[tuple[str, str]]) -> str:
-    rows = "\n".join(
-        f'<tr><th scope="row">{_text(name)}</th><td>{_text(value)}</td></tr>'
-        for name, value in facts
-    )
-    return f'<table class="facts">\n{rows}\n</table>' if facts else ""
-
-
-def _columns(*blocks: str, style: str = "") -> str:
-    shown = "\n".join(filter(None, blocks))
-    return f'<div class="columns {style}">\n{shown}\n</div>' if shown else ""
-
-
 def _chart(figure: Figure) -> str:
-    # "<" in JSON would let a class called "</script>" end the element
-    spec = json.dumps(figure.for_page(), ensure_ascii=False, allow_nan=False, sort_keys=True)
-    spec = spec.replace("<", "\\u003c")
-    shape = " square" if figure.square else ""
-    note = f'\n<p class="note">{_text(figure.note)}</p>' if figure.note else ""
-    return (
-        f"<article>\n<h3>{_text(figure.title)}</h3>\n"
-        f'<div class="chart{shape}" id="{figure.name}"></div>\n'
-        f'<script type="application/json" id="{figure.name}-chart">{spec}</script>'
-        f"{note}\n</article>"
-    )
+    note = f'\n<p class="note">{text(figure.note)}</p>' if figure.note else ""
+    return f"<article>\n<h3>{text(figure.title)}</h3>\n{drawing(figure)}{note}\n</article>"
 
 
 def _quality(figures: Sequence[Figure], scores: Mapping[str, Any]) -> str:
@@ -147,9 +96,9 @@ def _quality(figures: Sequence[Figure], scores: Mapping[str, Any]) -> str:
     num_classes = len(scores["classes"])
     if num_classes <= 20:  # small enough to stand side by side
         style = "lead" if num_classes > 4 else ""
-        blocks = [_columns(confusion, pairs, style=style), _columns(classes, reliability)]
+        blocks = [columns(confusion, pairs, style=style), columns(classes, reliability)]
     else:
-        blocks = [confusion, _columns(pairs, reliability), classes]
+        blocks = [confusion, columns(pairs, reliability), classes]
     return "\n".join(blocks)
 
 
@@ -181,7 +130,7 @@ def _mistakes(mistakes: Sequence[Mapping[str, Any]]) -> str:
             mistake["image"],
             f"<b>{_name(mistake['predicted'])}</b> {percent(mistake['confidence'])}<br>"
             f"truly <b>{_name(mistake['true'])}</b><br>"
-            f"<code>{_text(mistake['id'])}</code>",
+            f"<code>{text(mistake['id'])}</code>",
         )
         for mistake in mistakes[:MOST_PICTURES]
     ]

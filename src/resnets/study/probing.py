@@ -52,7 +52,7 @@ def probe_model(
         file.build().to(place), images, targets, second=second, say=say,
         by_step=_by_step(run, say, device=place),
     )  # fmt: skip
-    name = file.recipe.get("model", "network")
+    name = file.recipe.get("model") or model.stem  # a cell of a study is no named network
     paths = {table: out / "data" / f"probe_{table}_{name}.csv" for table in tables}
     for table, rows in tables.items():
         write_table(paths[table], rows)

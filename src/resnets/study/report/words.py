@@ -1,0 +1,51 @@
+"""Numbers enter, words leave: the small change of the sentences under figures and claims.
+
+The idea: a sentence says more than its numbers only through these words, and they follow the
+interval: without one that is clear of zero nothing rises or falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from resnets.study.report.evidence import Row, one
+
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A number with the ends of its 95 % interval, where there is one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], metric: str, **wanted: object) -> Effect | None:
+        """From a table that keeps the ends as METRIC_low and METRIC_high."""
+        value = one(rows, metric=metric, **wanted)
+        if value is None:
+            return None
+        ends = (one(rows, metric=f"{metric}_{end}", **wanted) for end in ("low", "high"))
+        return cls(value, *ends)
+
+    def chosen(self, *, above: str, below: str, unclear: str) -> str:
+        """The word for where the interval lies."""
+        if self.low is None or self.high is None:
+            return unclear
+        return above if self.low > 0 else below if self.high < 0 else unclear
+
+
+def and_(parts: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def times(decades: float) -> str:
+    """10 to the power of decades as a factor: 1.4, 320, 10⁷⁵."""
+    if abs(decades) < 4:
+        factor = 10**decades
+        return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
+    return "10" + f"{decades:.0f}".translate(RAISED)

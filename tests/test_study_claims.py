@@ -1,0 +1,173 @@
+"""Claims: verdicts follow the numbers, exit codes the verdicts, and a bad file is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from resnets.cli import main
+from resnets.errors import UserError
+from resnets.study.report.claims import STORED, judge_all, read_claims
+from resnets.study.report.evidence import Evidence
+from resnets.study.tables import write_table
+from tiny_evidence import degrading, turned_round, write_init, write_probes, write_training
+
+MINIMAL = """
+[[claim]]
+name = "first"
+sentence = "a number is positive"
+table = "numbers"
+metric = "number"
+above = 0.0
+expected = "supported"
+"""
+
+
+def verdicts(folder: Path, claims: Path = STORED) -> dict[str, str]:
+    judged = judge_all(read_claims(claims), Evidence.read(folder))
+    return {found.claim.name: found.verdict for found in judged}
+
+
+def numbers(folder: Path, values: list[float], **columns: object) -> Path:
+    """A table of draws."""
+    rows = [{"metric": "number", "draw": k, "value": v, **columns} for k, v in enumerate(values)]
+    write_table(folder / "data" / "numbers.csv", rows)
+    return folder
+
+
+def claims_of(folder: Path, text: str = MINIMAL) -> Path:
+    path = folder / "claims.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def check(folder: Path, claims: Path | None = None) -> int:
+    return main(["study", "check", str(folder), *(["--claims", str(claims)] if claims else [])])
+
+
+def test_what_the_paper_found_is_supported(tmp_path: Path) -> None:
+    write_training(tmp_path, degrading)
+    write_probes(tmp_path)
+    found = verdicts(tmp_path)
+    for name in ("shortcuts", "plain-degrades", "residual-gains", "short-paths", "paths-sum"):
+        assert found[name] == "supported", name
+    for name in ("residual-survives", "plain-breaks", "refinement", "weak-responses"):
+        assert found[name] == "supported", name
+    assert found["plain-norm-explodes"] == "not measured"
+
+
+def test_the_opposite_is_contradicted(tmp_path: Path) -> None:
+    write_training(tmp_path, turned_round)
+    found = verdicts(tmp_path)
+    assert {found[n] for n in ("shortcuts", "plain-degrades", "residual-gains")} == {"contradicted"}
+
+
+def test_few_seeds_decide_nothing(tmp_path: Path) -> None:
+    lost = lambda family, depth, seed: degrading(family, depth, seed) if seed < 2 else None  # noqa: E731
+    write_training(tmp_path, lost)
+    assert verdicts(tmp_path)["shortcuts"] == "inconclusive"
+
+
+def test_three_seeds_are_too_few_for_the_primary_test(tmp_path: Path) -> None:
+    lost = lambda family, depth, seed: degrading(family, depth, seed) if seed < 3 else None  # noqa: E731
+    write_training(tmp_path, lost)
+    found = verdicts(tmp_path)  # the interval is clear of zero, but p is 1/8 at best
+    assert (found["shortcuts"], found["plain-degrades"]) == ("inconclusive", "supported")
+
+
+def test_growth_is_compared_with_theory(tmp_path: Path) -> None:
+    write_init(tmp_path)
+    found = verdicts(tmp_path)
+    assert found["plain-norm-explodes"] == found["shortcut-alone-explodes"] == "supported"
+    write_init(tmp_path, {"plain": 0.0, "plain-bn": -0.2, "residual": 0.0, "scaled": 0.0})
+    assert verdicts(tmp_path)["plain-norm-explodes"] == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([1.0, 2.0, 3.0], "supported"),
+        ([-1.0, -2.0, -3.0], "contradicted"),
+        ([-1.0, 1.0, 2.0, -2.0], "inconclusive"),
+        ([1.0, 2.0], "inconclusive"),  # too few for an interval
+        ([1.0], "supported"),  # one measurement, exact
+    ],
+)
+def test_the_interval_decides(tmp_path: Path, values: list[float], verdict: str) -> None:
+    assert verdicts(numbers(tmp_path, values), claims_of(tmp_path)) == {"first": verdict}
+
+
+def test_the_largest_depth_is_found(tmp_path: Path) -> None:
+    rows = [{"metric": "number", "depth": depth, "value": 20.0 - depth} for depth in (8, 56)]
+    write_table(tmp_path / "data" / "numbers.csv", rows)
+    text = MINIMAL + 'where = { depth = "max" }\n'
+    assert verdicts(tmp_path, claims_of(tmp_path, text)) == {"first": "contradicted"}
+
+
+def test_numbers_are_paired_by_draw_and_unit(tmp_path: Path) -> None:
+    rows = [
+        {"metric": metric, "unit": unit, "value": 10.0 * unit + shift}
+        for metric, shift in (("number", 1.0), ("other", 0.0)) for unit in range(4)
+    ]  # fmt: skip
+    write_table(tmp_path / "data" / "numbers.csv", rows)
+    text = MINIMAL + 'minus = { metric = "other" }\n'
+    (judged,) = judge_all(read_claims(claims_of(tmp_path, text)), Evidence.read(tmp_path))
+    assert judged.effect is not None
+    assert (judged.effect.low, judged.effect.value, judged.effect.high) == (1.0, 1.0, 1.0)
+
+
+def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    claims = claims_of(tmp_path)
+    assert check(numbers(tmp_path, [1.0, 2.0, 3.0]), claims) == 0
+    assert capsys.readouterr().out.startswith("holds  first  supported: 2 [")
+    assert check(numbers(tmp_path, [-1.0, -2.0, -3.0]), claims) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("fails  first  contradicted (expected: supported): -2 [")
+    assert out.count("\n") == 1
+    (tmp_path / "data" / "numbers.csv").rename(tmp_path / "data" / "others.csv")
+    assert check(tmp_path, claims) == 1
+    assert capsys.readouterr().out == "fails  first  not measured (expected: supported)\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("claim = ", "is no TOML"),
+        ("", "must hold [[claim]] entries"),
+        ("[[claim]]\nname = 'x'\n", "claim x: it has no 'expected'"),
+        (MINIMAL + "sentense = 'x'\n", "unknown key 'sentense'; did you mean 'sentence'?"),
+        (MINIMAL + "below = 1.0\n", "it needs one of above, below, between"),
+        (MINIMAL + "where = { dept = 3 }\n", "unknown column 'dept'; did you mean 'depth'?"),
+        (MINIMAL.replace("supported", "true"), "unknown expected verdict 'true'"),
+        (MINIMAL.replace("0.0", "'x'"), "could not convert"),
+        (MINIMAL + "minus = 3\n", "claim first: "),
+    ],
+)
+def test_a_bad_file_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, reason: str
+) -> None:
+    assert check(numbers(tmp_path, [1.0]), claims_of(tmp_path, text)) == 2
+    err = capsys.readouterr().err
+    assert reason in err and err.count("\n") == 1
+
+
+def test_a_folder_without_tables_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(tmp_path) == 2
+    err = capsys.readouterr().err
+    assert "holds no tables of a study" in err and err.count("\n") == 1
+
+
+def test_every_stored_claim_says_what_it_is() -> None:
+    claims = read_claims(STORED)
+    assert len({claim.name for claim in claims}) == len(claims) >= 12
+    for claim in claims:
+        assert claim.sentence and claim.test and claim.published and claim.comparable, claim.name
+
+
+def test_a_claims_file_that_is_not_there(tmp_path: Path) -> None:
+    assert check(numbers(tmp_path, [1.0]), tmp_path / "none.toml") == 2
+    with pytest.raises(UserError):
+        Evidence.read(tmp_path / "nowhere")

@@ -1,0 +1,159 @@
+"""The tables of a study that never was: small, and with the numbers that a test wants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from resnets.study.account import summary_rows
+from resnets.study.book import long_form
+from resnets.study.plan import PRESETS, TWINS, Group, Plan
+from resnets.study.summary import summarise
+from resnets.study.tables import write_table
+
+Row = dict[str, Any]
+DEPTHS, SEEDS = (8, 20, 56), tuple(range(6))
+UNITS = 6
+UNIT_FAMILIES = {"plain": "plain-56", "residual": "residual-56"}
+
+
+def plan() -> Plan:
+    """The preset `minutes` under the name that its tables have."""
+    return replace(PRESETS["minutes"], groups=(Group(TWINS, DEPTHS, SEEDS),))
+
+
+def run(purpose: str, family: str, depth: int, lr: float, seed: int, error: float | None) -> Row:
+    """A finished run; without an error it diverged."""
+    row: Row = {"purpose": purpose, "family": family, "depth": depth, "lr": lr, "seed": seed}
+    row |= {"steps": 40, "num_classes": 10, "status": "", "curve": [[20, 2.0], [40, 1.0]]}
+    if error is None:
+        return row | {"status": "diverged at step 3", "curve": []}
+    names = ("train", "test") if purpose == "count" else ("val",)
+    for name in names:
+        row |= {f"{name}_error": error, f"{name}_loss": 2 * error, f"{name}_images": 1000}
+    return row | {"last_loss": error}
+
+
+def write_training(folder: Path, errors: Callable[[str, int, int], float | None]) -> None:
+    """train.csv and summary.csv, of errors by family, depth and seed."""
+    rows = [
+        run("tune", family, depth, lr, 1000, 0.3 + abs(lr - 0.1))
+        for family in TWINS for depth in DEPTHS for lr in (0.03, 0.1, 0.3)
+    ]  # fmt: skip
+    rows += [
+        run("count", family, depth, 0.1, seed, errors(family, depth, seed))
+        for family in TWINS for depth in DEPTHS for seed in SEEDS
+    ]  # fmt: skip
+    data = folder / "data"
+    write_table(data / "train.csv", (line for row in rows for line in long_form(row)))
+    write_table(data / "summary.csv", summary_rows(summarise(plan(), rows)))
+    (data / "plan.json").write_text(json.dumps(asdict(plan())), encoding="utf-8")
+
+
+def degrading(family: str, depth: int, seed: int) -> float:
+    """As in the paper: plain networks get worse, residual ones better."""
+    change = {8: 0.0, 20: 0.05, 56: 0.4} if family == "plain" else {8: 0.0, 20: -0.02, 56: -0.05}
+    return 0.2 + change[depth] + 0.001 * seed
+
+
+def turned_round(family: str, depth: int, seed: int) -> float:
+    """The opposite."""
+    return degrading("residual" if family == "plain" else "plain", depth, seed)
+
+
+GROWTH = {"plain": -0.01, "plain-bn": 0.2, "residual": 0.3, "scaled": 0.0}
+"""decades of the gradient a layer"""
+
+
+def write_init(folder: Path, growth: dict[str, float] = GROWTH) -> None:
+    """The tables at initialisation: four families, two depths, three draws, as theory has them."""
+    found: dict[str, list[Row]] = {"": [], "_forward": [], "_backward": [], "_theory": []}
+    for family, rate in growth.items():
+        base: Row = {"study": "init-dense", "family": family, "width": 64, "seed": 0}
+        for depth in (10, 100):
+            cell = base | {"depth": depth}
+            slope = 2 * 2.302585 * rate
+            for way in ("forward", "backward"):
+                status = "explodes" if rate > 0.05 else "healthy"
+                found[""].append(cell | {"metric": f"{way}_slope", "value": slope})
+                found[""].append(cell | {"metric": f"verdict_{way}", "status": status})
+            for unit in (0, 5, 10, depth):
+                value = rate * (depth - unit)
+                at = cell | {"unit": unit}
+                found["_theory"].append(at | {"metric": "theory_log10_gradient", "value": value})
+                for draw in range(3):
+                    row = at | {"draw": draw, "metric": "log10_gradient", "value": value}
+                    found["_backward"].append(row)
+        for unit in (0, 1, 10, 100):
+            distance = 0.9 / (1 + unit) ** 2 if family == "plain" else 0.9
+            at = base | {"unit": unit, "x": 0.0}
+            closed = {"metric": "theory_cosine_distance", "value": distance}
+            found["_theory"].append(at | closed)
+            for draw in range(3):
+                row = at | {"draw": draw, "metric": "cosine_distance", "value": distance}
+                found["_forward"].append(row)
+    for name, rows in found.items():
+        write_table(folder / "data" / f"init{name}.csv", rows)
+
+
+def write_probes(folder: Path) -> None:
+    """The tables of a plain network and its residual twin."""
+    for family, network in UNIT_FAMILIES.items():
+        about = {"study": "probe", "family": family, "depth": 56}
+        for table, rows in _probe(family).items():
+            path = folder / "data" / f"probe_{table}_{network}.csv"
+            write_table(path, ({**about, **row} for row in rows))
+
+
+def _probe(family: str) -> dict[str, list[Row]]:
+    plain = family == "plain"
+    units = range(1, UNITS + 1)
+    lesions = [*_lesions(plain)]
+    use: list[Row] = [{"metric": "probe_error", "unit": u, "value": 0.5 - u / 20} for u in units]
+    use += [{"metric": "lens_error", "unit": u, "value": 0.6 - u / 20} for u in units]
+    paths: list[Row] = [{"metric": "path_energy", "x": float(UNITS), "value": 1.0}]
+    if not plain:
+        use += [{"metric": "branch_angle", "unit": u, "value": 0.1 + u / 100} for u in units]
+        use += [{"metric": "branch_ratio", "unit": u, "value": 1 / u} for u in units]
+        paths = [*_paths()]
+    landscape: list[Row] = [
+        {"metric": "line_loss_recalibrated", "draw": draw, "x": x,
+         "value": 0.5 + (1 + draw / 10 + plain) * x * x}
+        for draw in range(10) for x in (-1.0, -0.5, 0.0, 0.5, 1.0)
+    ]  # fmt: skip
+    return {
+        "lesions": lesions, "use": use, "paths": paths, "landscape": landscape,
+        "responses": [
+            {"metric": "response_std", "x": float(u), "unit": u, "value": 2.0 + plain + u / 10}
+            for u in units
+        ],
+        "similarity": [
+            {"metric": "cka", "unit": u, "x": float(v), "value": 1 / (1 + abs(u - v))}
+            for u in range(UNITS + 1) for v in range(UNITS + 1)
+        ],
+    }  # fmt: skip
+
+
+def _lesions(plain: bool) -> Iterator[Row]:
+    for kind in ("", "_recalibrated"):
+        yield {"metric": f"intact_error{kind}", "value": 0.2}
+        for unit in range(1, UNITS + 1):
+            rise = 0.5 if plain else 0.01
+            value = 0.2 + rise + unit / 1000
+            yield {"metric": f"removed_error{kind}", "unit": unit, "value": value}
+        for count in (1.0, 2.0, 4.0):
+            place = {"x": count, "draw": 0}
+            yield {"metric": f"removed_several_error{kind}", **place, "value": 0.2 + count / 10}
+
+
+def _paths() -> Iterator[Row]:
+    shares = [0.1, 0.4, 0.3, 0.1, 0.05, 0.03, 0.02]
+    for metric, mean in (("path_count", 3.0), ("path_energy", 1.7), ("path_veit", 2.5)):
+        for k, share in enumerate(shares):
+            yield {"metric": metric, "x": float(k), "value": share}
+        for name, value in (("mean", mean), ("low", 0.0), ("high", 5.0)):
+            yield {"metric": f"{metric}_{name}", "value": value}
+    yield {"metric": "path_mismatch", "value": 1e-15}
