@@ -311,6 +311,12 @@ def test_study_alone_does_what_is_missing_in_order(
         done.append(model.stem)
         write_probes(named["out"])
 
+    def init(out: Path, **named: Any) -> None:
+        done.append("init")
+        (out / "data").mkdir(parents=True)
+        (out / "data" / "init_theory.csv").touch()
+
+    monkeypatch.setattr(everything, "measure_init", init)
     monkeypatch.setattr(everything, "study_training", train)
     monkeypatch.setattr(everything, "summary_lines", lambda summary: [])
     monkeypatch.setattr(everything, "probe_model", probe)
@@ -321,7 +327,7 @@ def test_study_alone_does_what_is_missing_in_order(
             plan(), tmp_path, executor=pytest.fail, device="cpu", tell=told.append
         )
     assert page == tmp_path / "study.html"
-    assert done == ["train", "residual-56", "train"]  # nothing is probed twice
+    assert done == ["init", "train", "residual-56", "train"]  # nothing is measured twice
     assert "plain-56.safetensors was not kept" in " ".join(told)
 
 
