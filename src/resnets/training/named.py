@@ -30,7 +30,8 @@ def fast() -> Recipe:
     has shortcuts, more channels, smaller batches, progressive resizing, and looks at mirror images
     only where it is unsure.
     Promise: the accuracy of airbench94_muon with its six views in less than its time on the CPU;
-    one seed of each so far: 90.94 against 90.64 % in 0.86 of the time (`benchmarks/fast.py`).
+    one seed of each so far: 90.94 against 90.64 % in 0.86 of the time (`benchmarks/fast.py`,
+    RESULTS.md).
     """
     return Recipe(
         model="resnet8_fast_wide",
