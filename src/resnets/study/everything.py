@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnets.modelfile import read_model
 from resnets.study.account import summary_lines
 from resnets.study.book import model_path
 from resnets.study.init.atlas import measure_init
@@ -54,10 +55,7 @@ def study_everything(
     parts = [
         Part("init", lambda: measure_init(folder, log=tell), folder / "data" / "init_theory.csv"),
         Part(f"train, preset {plan.name}", train),
-        *(
-            _probe(model_path(folder, family, plan.deepest), folder, device, tell)
-            for family in TWINS
-        ),
+        *(_probe(plan, family, folder, device, tell) for family in TWINS),
     ]
     for number, part in enumerate(parts, 1):
         if part.last is not None and part.last.exists():
@@ -69,14 +67,19 @@ def study_everything(
     return write_study_report(folder)
 
 
-def _probe(model: Path, folder: Path, device: str, tell: Tell) -> Part:
+def _probe(plan: Plan, family: str, folder: Path, device: str, tell: Tell) -> Part:
     """The probe of a kept network; a network that diverged was not kept."""
+    model = model_path(folder, family, plan.deepest)
 
     def probe() -> None:
         if not model.exists():
             tell(f"{model.name} was not kept, because its run diverged: it is not probed")
             return
-        probe_model(model, data=None, against=None, out=folder, device=device, say=tell)
+        rate = read_model(model).recipe["learning_rate"]
+        job = plan.counted((family, plan.deepest), rate, plan.twins.seeds[0])
+        probe_model(
+            model, data=plan.setup.data, against=None, out=folder, device=device, say=tell, job=job
+        )
 
     last = folder / "data" / f"probe_landscape_{model.stem}.csv"
     return Part(f"probe {model.stem}", probe, last)

@@ -1,7 +1,7 @@
 """`resnets study probe`: a model file or run folder enters, tables leave.
 
 The images are held-out ones of the run itself (test, else validation), or those of `data`. From a
-run folder the gradients by step are measured too (`replay.py`).
+run folder, or a study's own run, the gradients by step are measured too (`replay.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from resnets.data.sources import NAMES, Part, open_data
 from resnets.errors import UserError
 from resnets.modelfile import ModelFile, read_model
 from resnets.study.inside import IMAGES, SEED, Say, Second, probe
-from resnets.study.replay import networks_by_step
+from resnets.study.plan import Job
+from resnets.study.replay import networks_by_step, networks_of_job
 from resnets.study.tables import write_table
 from resnets.training.checkpoints import RunFolder, is_run
 from resnets.training.environment import choose_device
@@ -29,11 +30,13 @@ from resnets.training.promise import Basis
 
 def probe_model(
     model: Path, *, data: str | None, against: Path | None, out: Path, device: str, say: Say,
+    job: Job | None = None,
 ) -> list[Path]:  # fmt: skip
     """Probe the network of a model file or run folder; gives the files written, out/data/probe_*.
 
     `data` are images as for `resnets evaluate`; `against` is a second model whose layers are
-    compared. Raises UserError for what cannot be used.
+    compared; `job` is the run of a study whose end the network is, done again for the gradients of
+    its first steps. Raises UserError for what cannot be used.
     """
     if out.is_file():
         raise UserError(f"--out {out}: is a file; give a folder")
@@ -48,9 +51,11 @@ def probe_model(
             raise UserError(f"--against {against}: one takes grey images, the other coloured ones")
         theirs, _ = _read(part, other.preprocess, device=place)
         second = Second(other.build().to(place), theirs)
+    network = file.build().to(place)
+    by_step = _of_run(run, say) if job is None else _of_job(job, network)
     tables = probe(
-        file.build().to(place), images, targets, second=second, say=say,
-        by_step=_by_step(run, say, device=place),
+        network, images, targets, second=second, say=say,
+        by_step=((step, young.to(place)) for step, young in by_step),
     )  # fmt: skip
     name = file.recipe.get("model") or model.stem  # a cell of a study is no named network
     paths = {table: out / "data" / f"probe_{table}_{name}.csv" for table in tables}
@@ -99,14 +104,18 @@ def _read(part: Part, preprocess: Preprocess, *, device: torch.device) -> tuple[
     return batch.images.contiguous(), batch.targets
 
 
-def _by_step(
-    run: RunFolder | None, say: Say, *, device: torch.device
-) -> Iterator[tuple[int, nn.Module]]:
+def _of_run(run: RunFolder | None, say: Say) -> Iterator[tuple[int, nn.Module]]:
     """The run's networks at its first steps and its last, or a word on why there are none."""
     if run is None:
         return
     try:
-        for step, network in networks_by_step(run):
-            yield step, network.to(device)
+        yield from networks_by_step(run)
     except UserError as error:
         say(f"no gradients by step: {error}")
+
+
+def _of_job(job: Job, end: nn.Module) -> Iterator[tuple[int, nn.Module]]:
+    """The networks at the first steps of a study's run, and the one that it ended with."""
+    yield from networks_of_job(job)
+    assert job.recipe.steps is not None
+    yield job.recipe.steps, end

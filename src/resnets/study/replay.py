@@ -1,8 +1,8 @@
-"""A run's folder enters, its network leaves as it was at the first steps and at the last.
+"""A run's folder, or a job of a study, enters; its network leaves as it was at the first steps.
 
 The idea: a run is a pure function of recipe, data and step, so nothing of its youth need be kept:
 it is trained again for a hundred steps, by the loop's own `train_step`, on the device and with as
-many threads as then. The end is its newest checkpoint.
+many threads as then. The end of a run is its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from collections.abc import Iterator
 
 import torch
 
+from resnets.data.batches import TrainingStream
 from resnets.data.sources import open_data
 from resnets.errors import UserError
 from resnets.models.resnet import ResNet
+from resnets.study.plan import Job as StudyJob
+from resnets.study.single import beginning
 from resnets.training.checkpoints import RunFolder
 from resnets.training.environment import choose_device, kept_threads
 from resnets.training.job import Job, divide, fingerprint
 from resnets.training.loop import train_step
 from resnets.training.promise import Basis
+from resnets.training.recipes import Recipe
 from resnets.training.state import State
 
 STEPS = (0, 1, 10, 100)
@@ -44,12 +48,7 @@ def networks_by_step(folder: RunFolder) -> Iterator[tuple[int, ResNet]]:
             torch.set_num_threads(recipe.threads)
         try:
             state = State.start(job.new_model(), recipe, device=job.device)
-            for step in (step for step in STEPS if step <= recipe.steps):
-                state.model.train()
-                for batch in job.stream.batches(state.step, step):
-                    train_step(state, state.model, batch, recipe, steps=recipe.steps)
-                    state.step += 1
-                yield step, copy.deepcopy(state.model).eval()
+            yield from _first(state, job.stream, recipe)
             newest = folder.load()
             if newest is not None and newest.scalars["step"] > state.step:
                 state.restore(newest)
@@ -57,6 +56,22 @@ def networks_by_step(folder: RunFolder) -> Iterator[tuple[int, ResNet]]:
         finally:
             job.stream.close()
             job.validation.close()
+
+
+def networks_of_job(job: StudyJob) -> Iterator[tuple[int, ResNet]]:
+    """The network of a study's run, a copy in evaluation mode, after each of STEPS."""
+    with beginning(job) as (state, stream):
+        yield from _first(state, stream, job.recipe)
+
+
+def _first(state: State, stream: TrainingStream, recipe: Recipe) -> Iterator[tuple[int, ResNet]]:
+    assert recipe.steps is not None
+    for step in (step for step in STEPS if step <= recipe.steps):
+        state.model.train()
+        for batch in stream.batches(state.step, step):
+            train_step(state, state.model, batch, recipe, steps=recipe.steps)
+            state.step += 1
+        yield step, copy.deepcopy(state.model).eval()
 
 
 def _job(folder: RunFolder, basis: Basis) -> Job:

@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -97,13 +98,10 @@ def images_of(setup: Setup) -> Studied:
 
 def run(job: Job) -> Result:
     """Train one cell with one rate and one seed, and measure it."""
-    with ONE_RUN, kept_threads():
-        torch.set_num_threads(1)
-        keep_freed_memory()
-        started = time.perf_counter()
+    started = time.perf_counter()
+    with beginning(job) as (state, stream):
         images = images_of(job.setup)
-        state = _start(job, images)
-        losses = _train(job, state, images)
+        losses = _train(job, state, stream)
         row: Row = {
             "purpose": job.purpose, "family": job.family, "depth": job.depth, "lr": job.rate,
             "seed": job.seed, "steps": job.recipe.steps, "num_classes": len(images.classes),
@@ -120,6 +118,20 @@ def run(job: Job) -> Result:
         return Result(row, time.perf_counter() - started, weights, scores)
 
 
+@contextmanager
+def beginning(job: Job) -> Iterator[tuple[State, TrainingStream]]:
+    """A run before its first step, in the one thread that all of it takes."""
+    with ONE_RUN, kept_threads():
+        torch.set_num_threads(1)
+        keep_freed_memory()
+        images = images_of(job.setup)
+        stream = _stream(job, images)
+        try:
+            yield _start(job, images), stream
+        finally:
+            stream.close()
+
+
 def _start(job: Job, images: Studied) -> State:
     spec = spec_of(
         job.family,
@@ -132,23 +144,28 @@ def _start(job: Job, images: Studied) -> State:
     return State.start(ResNet(spec), job.recipe, device=torch.device(job.setup.device))
 
 
-def _train(job: Job, state: State, images: Studied) -> list[float]:
-    """The loss of every step, up to the last or to the first look that finds one not finite."""
+def _stream(job: Job, images: Studied) -> TrainingStream:
     recipe = job.recipe
-    steps, batch_size = recipe.steps, recipe.batch_size
-    assert steps and batch_size, "a plan says how long it trains"
+    assert recipe.batch_size is not None
     moves = recipe.crop == "shift"
-    stream = TrainingStream(
+    return TrainingStream(
         images.rest if job.purpose == "tune" else images.train,
         preprocess=images.preprocess,
         augment=Augment(
             crop="shift" if moves else "none", shift=recipe.shift if moves else 0, flip=recipe.flip
         ),
         num_classes=len(images.classes),
-        batch_size=batch_size,
+        batch_size=recipe.batch_size,
         seed=job.seed,
         device=job.setup.device,
     )
+
+
+def _train(job: Job, state: State, stream: TrainingStream) -> list[float]:
+    """The loss of every step, up to the last or to the first look that finds one not finite."""
+    recipe = job.recipe
+    steps = recipe.steps
+    assert steps is not None, "a plan says how long it trains"
     state.model.train()
     losses: list[float] = []
     pending: list[Tensor] = []
@@ -161,7 +178,6 @@ def _train(job: Job, state: State, images: Studied) -> list[float]:
             pending = []
             if not all(map(math.isfinite, losses[-CHECK_EVERY:])):
                 break
-    stream.close()
     return losses
 
 
