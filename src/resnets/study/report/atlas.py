@@ -20,6 +20,8 @@ from resnets.study.report.evidence import Evidence, Row, median_by, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.growth import growth
 from resnets.study.report.look import AT_INIT, Drawn, data
+from resnets.study.report.shattering import shattering
+from resnets.study.report.spectrum import spectrum
 from resnets.study.report.words import and_, times
 
 KIND = "init-dense"
@@ -50,12 +52,15 @@ def init_figures(evidence: Evidence) -> list[Exhibit]:
         return []
     tables = {name: select(rows, width=max(widths)) for name, rows in tables.items()}
     command = f"resnets study init --out {evidence.folder}"
-    return [
+    found = [
         _atlas(tables["init_backward"], command),
         *growth(tables["init"], tables["init_theory"], command),
         correlation(tables["init_forward"], tables["init_theory"], command),
+        shattering(select(evidence.table("init_shattering"), study=KIND), command),
+        spectrum(select(evidence.table("init_jacobian"), study=KIND), command),
         _verdicts(tables["init"], command),
     ]
+    return [exhibit for exhibit in found if exhibit is not None]
 
 
 def _atlas(backward: list[Row], command: str) -> Exhibit:
