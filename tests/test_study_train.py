@@ -11,16 +11,19 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from resnets.cli import main
 from resnets.errors import UserError
+from resnets.evaluation import Scores, evaluate
 from resnets.modelfile import read_model
+from resnets.study import single
 from resnets.study.book import Book, long_form, model_path
 from resnets.study.plan import PRESETS, Plan
-from resnets.study.single import divergence, run, thinned
+from resnets.study.single import METRICS, divergence, run, thinned
 from resnets.study.summary import summarise
 from resnets.study.tables import read_table
 from tiny_study import STEPS, Inline, fill, tiny_plan, write_images
@@ -67,6 +70,22 @@ def test_a_run_that_diverges_says_when(plan: Plan) -> None:
     censored = next(long_form(row))
     assert (censored["metric"], censored["status"]) == ("train_error", row["status"])
     assert "value" not in censored
+
+
+def test_a_run_that_diverges_in_its_evaluation_leaves_no_numbers(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training images are scored first: their error must not stand beside a status."""
+    answers: list[Scores] = []
+
+    def scored(*arguments: Any, **options: Any) -> Scores:
+        answers.append(evaluate(*arguments, **options))
+        return replace(answers[-1], loss=math.nan) if len(answers) == 2 else answers[-1]
+
+    monkeypatch.setattr(single, "evaluate", scored)
+    row = run(plan.counted(("plain", 8), 0.1, 0)).row
+    assert len(answers) == 2 and row["status"] == "diverged in evaluation"
+    assert not set(row) & set(METRICS)
 
 
 def test_a_loss_far_above_chance_is_divergence_too() -> None:

@@ -7,15 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from resnets.errors import UserError
+from resnets.study import tuning
 from resnets.study.plan import Job
+from resnets.study.single import chance_of
 from resnets.study.tuning import Choice, choose, rates_to_try, wanted
 from tiny_study import tiny_plan
 
 PLAN = tiny_plan(Path("none.npz"), reserve=2)
 INF = math.inf
+
+
+@pytest.fixture(autouse=True)
+def ten_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan's images are not there."""
+    monkeypatch.setattr(tuning, "chance_of", lambda setup: 0.9)
 
 
 def row(job: Job, **values: Any) -> dict[str, Any]:
@@ -87,6 +96,13 @@ def test_learned_is_a_fifth_below_chance_by_the_interval(error: float, learned: 
         return
     with pytest.raises(UserError, match=rf"{error:.0%} of .* after 12 steps .chance: 90%"):
         wanted(PLAN, rows)
+
+
+def test_chance_is_to_guess_the_most_frequent_class(tmp_path: Path) -> None:
+    targets = np.array([0, 0, 0, 1, 1, 2, 0, 0, 0, 0])
+    pixels = np.zeros((10, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "few.npz", x_train=pixels, y_train=targets, x_test=pixels, y_test=targets)
+    assert chance_of(tiny_plan(tmp_path / "few.npz").setup) == pytest.approx(0.3)
 
 
 def test_a_shallowest_network_that_diverged_has_not_learned() -> None:

@@ -21,12 +21,9 @@ from resnets.errors import UserError
 from resnets.modelfile import ModelFile, save_model
 from resnets.study.cells import spec_of
 from resnets.study.plan import Job, Plan
-from resnets.study.single import Result, Row, images_of
+from resnets.study.single import METRICS, Result, Row, images_of
 from resnets.study.tables import write_table
 
-METRICS = (
-    "train_error", "train_loss", "last_loss", "test_error", "test_loss", "val_error", "val_loss",
-)  # fmt: skip
 STUDIES = {"count": "train", "tune": "tune"}
 """what the column `study` of a table calls the two purposes"""
 
@@ -66,8 +63,8 @@ class Book:
         """Keep a finished run: its model first, so that a row has all that belongs to it."""
         if result.weights is not None:
             self._save_model(job, result)
-        _append(self.data / "timings.jsonl", {"key": job.key, "seconds": result.seconds})
         _append(self.runs, result.row)
+        _append(self.data / "timings.jsonl", {"key": job.key, "seconds": result.seconds})
         self.rows[job.key] = result.row
 
     def _save_model(self, job: Job, result: Result) -> None:

@@ -168,7 +168,8 @@ CIFAR = Setup(
 )
 """He 2015, section 4.2: 64,000 steps of 128 images."""
 
-SIX, THREE = (0, 1, 2, 3, 4, 5), (0, 1, 2)
+SIX, FIVE, THREE = tuple(range(6)), tuple(range(5)), tuple(range(3))
+"""seeds; the sign-flip of five can reach p = 0.031, of four only 0.063"""
 
 PRESETS: dict[str, Plan] = {
     plan.name: plan
@@ -199,7 +200,7 @@ PRESETS: dict[str, Plan] = {
         Plan(
             name="cifar",
             setup=CIFAR,
-            groups=(Group(TWINS, (20, 32, 44, 56, 110), THREE),),
+            groups=(Group(TWINS, (20, 32, 44, 56, 110), FIVE),),
             rates=(0.1,),  # the paper's, for all
             factor=3.0,
             reserve=0,

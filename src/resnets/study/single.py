@@ -44,6 +44,10 @@ CHECK_EVERY = 50
 EXPLODED = 10
 """times the loss of chance, beyond which a run has diverged though its numbers are finite"""
 SPLIT_SEED = 0
+METRICS = (
+    "train_error", "train_loss", "last_loss", "test_error", "test_loss", "val_error", "val_loss",
+)  # fmt: skip
+"""numbers of a row; one whose run diverged has none"""
 ONE_RUN = threading.Lock()
 
 Row = dict[str, Any]
@@ -94,6 +98,12 @@ def studied(data: str, *, side: int, held_out: float) -> Studied:
 def images_of(setup: Setup) -> Studied:
     """The images that a setup asks for."""
     return studied(setup.data, side=setup.side, held_out=setup.held_out)
+
+
+def chance_of(setup: Setup) -> float:
+    """Error of always guessing the most frequent class of the training images."""
+    targets = images_of(setup).train.targets
+    return float(1 - np.bincount(targets).max() / len(targets))
 
 
 def run(job: Job) -> Result:
@@ -190,6 +200,8 @@ def _measure(job: Job, model: ResNet, images: Studied, row: Row) -> Scores:
         scores = evaluate(model, _batches(job, part, images), images.classes)
         if not math.isfinite(scores.loss):
             row["status"] = "diverged in evaluation"
+            for number in [name for name in row if name in METRICS]:
+                del row[number]
             return scores
         row |= {f"{name}_error": 1 - scores.top1, f"{name}_loss": scores.loss}
         row[f"{name}_images"] = scores.num_images

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from resnets.errors import UserError
 from resnets.evaluation import wilson
 from resnets.study.plan import Cell, Job, Plan
-from resnets.study.single import Row
+from resnets.study.single import Row, chance_of
 
 LEARNED = 0.8
 """share of chance's error that a network which has learned is clearly below"""
@@ -113,7 +113,7 @@ def has_learned(plan: Plan, rows: list[Row]) -> bool:
         return False
     part = "val" if row["purpose"] == "tune" else "train"
     error, images = row.get(f"{part}_error", 1.0), row.get(f"{part}_images", 0)
-    chance = 1 - 1 / row["num_classes"]
+    chance = chance_of(plan.setup)
     if wilson(round(error * images), images)[1] < LEARNED * chance:
         return True
     raise UserError(

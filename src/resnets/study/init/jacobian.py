@@ -34,7 +34,8 @@ def jacobian_spectra(
 ) -> list[Row]:
     """Rows of `log10_singular_value` (x is the rank from 0, the largest) and `log10_mean_square`.
 
-    log10_mean_square is log10 of |J|^2 / n, whose mean over draws is the growth of |g|^2.
+    log10_mean_square is log10 of |J|^2 / n, whose mean over draws is the growth of |g|^2 where
+    there is no norm; with one, g runs through the statistics of the batch and J does not.
     """
     chain = Chain.of(layer, depths=depths, seed=seed, draws=draws)
     counts = [len(stack.members) for stack in chain.stacks]

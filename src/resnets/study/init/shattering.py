@@ -50,8 +50,10 @@ def shattering(
 ) -> list[Row]:
     """Rows of `autocorrelation` (x is the lag in places), `decorrelation_lag` and `line_gradient`.
 
-    decorrelation_lag is the first lag of less than 1/2; line_gradient is g(t) of the first draw
-    over its root mean square, x is t. The controls are the families white-noise and brown-noise.
+    With batch norm the places are one batch, and g is the derivative of f summed over them all, as
+    in the paper. decorrelation_lag is the first lag of less than 1/2; line_gradient is g(t) of the
+    first draw over its root mean square, x is t. The controls are the families white-noise and
+    brown-noise.
     """
     chain = Chain.of(layer, depths=depths, seed=seed, draws=draws)
     ways, starts, readouts = [], [], []

@@ -15,6 +15,7 @@ from typing import Any
 import altair as alt
 
 from resnets.report.figure import INK, Figure, finite
+from resnets.study.init.geometry import INPUTS
 from resnets.study.report.correlation import correlation, families_of
 from resnets.study.report.evidence import Evidence, Row, median_by, select
 from resnets.study.report.exhibit import Exhibit
@@ -39,6 +40,12 @@ ILLNESSES = {
     "shatters": "#CC79A7",
     "vanishes": "#56B4E9",
     "explodes": "#D55E00",
+}
+VERBS = {
+    "collapses": "collapse",
+    "shatters": "shatter",
+    "vanishes": "vanish",
+    "explodes": "explode",
 }
 
 
@@ -206,8 +213,9 @@ def _verdicts(init: list[Row], command: str) -> Exhibit:
         note="E explodes and V vanishes (by more than a factor of 10,000), C collapses (inputs at "
         "right angles have a cosine above 0.99), S shatters (gradients at neighbouring inputs have "
         "a cosine below 0.5), a dot is healthy. The thresholds were fixed before anything was "
-        "measured; a cell can have more than one illness. They judge networks before training: "
-        "one step of it may change much.",
+        "measured; a cell can have more than one illness. With batch norm an image's gradient runs "
+        f"through all of its batch, {INPUTS} here: a larger batch shatters only at a larger depth. "
+        "They judge networks before training: one step of it may change much.",
         panels=tuple(panels),
         tables=("init",),
         command=command,
@@ -227,7 +235,7 @@ def verdict_sentence(init: list[Row]) -> str:
     health = f"{and_(well)} are healthy both ways" if well else "no family is healthy both ways"
     if len(well) == 1:
         health = f"{well[0]} alone is healthy both ways"
-    verbs = [word.removesuffix("s") for word in sorted(plain)]
+    verbs = [VERBS[word] for word in sorted(plain)]
     told = f"; plain networks with batch norm {and_(verbs)}" if verbs else ""
     return f"At initialisation and {depth:,} layers {health}{told}."
 

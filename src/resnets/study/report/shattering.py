@@ -45,8 +45,9 @@ def shattering(rows: list[Row], command: str) -> Exhibit | None:
         sentence=shattering_sentence(deepest, depths[-1], [AT_INIT[name] for name in constant]),
         note="Autocorrelation of the gradient along a line of 128 inputs, medians over draws "
         "(Balduzzi 2017). Grey: white noise, whose values have nothing to do with each other, and "
-        "brown noise, its sum, measured in the same way. A family whose gradient is the same "
-        "everywhere, as that of an identity is, has no autocorrelation and is not drawn.",
+        "brown noise, its sum, measured in the same way. With batch norm the line is one batch, "
+        "whose images see each other. A family whose gradient is the same everywhere, as that of "
+        "an identity is, has no autocorrelation and is not drawn.",
         panels=panels,
         tables=("init_shattering",),
         command=command,
