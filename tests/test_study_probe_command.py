@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -19,7 +18,7 @@ from resnets.cli import main
 from resnets.errors import UserError
 from resnets.study import inside, landscape, lesions, replay
 from resnets.study.adapters import take_apart
-from resnets.study.inside import Second, probe
+from resnets.study.inside import Subject, compare, probe
 from resnets.study.tables import read_table
 from resnets.training.checkpoints import RunFolder
 
@@ -38,13 +37,13 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_probe_of_a_foreign_network_repeats_itself() -> None:
     images, targets = sample(32, side=32)
     model = trained(timm.create_model("test_resnet", num_classes=K))
-    second = Second(network(), images)
     said: list[str] = []
-    tables = probe(model, images, targets, second=second, say=said.append)
-    again = probe(model, images, targets, second=second)
+    tables = probe(model, images, targets, say=said.append)
+    again = probe(model, images, targets)
     assert tables == again and said and all(tables.values())
-    across = [row for row in tables["similarity"] if row["metric"] == "cka_across"]
+    across = compare(Subject(model, images), Subject(network(), images))
     assert len(across) == (len(take_apart(model).units) + 1) * 5
+    assert {(row["metric"], row["family"]) for row in across} == {("cka_across", "residual")}
     assert {row["family"] for rows in tables.values() for row in rows} == {"residual"}
 
 
@@ -91,8 +90,10 @@ def test_the_command_on_a_run_and_on_its_model_file(
     shutil.copy(run / "model.safetensors", alone)
     words = ["study", "probe", str(alone), "--out", str(tmp_path / "b"), "--quiet"]
     assert main([*words, "--data", str(run.parent / "noise.npz"), "--against", str(run)]) == 0
-    with (tmp_path / "b" / "data" / "probe_similarity_resnet20.csv").open() as file:
-        assert {row["metric"] for row in csv.DictReader(file)} == {"cka", "cka_across"}
+    across = Path(capsys.readouterr().out.splitlines()[-1])
+    assert across.name == "probe_across_resnet20-against-resnet20.csv"
+    rows = {(row["unit"], row["x"]): row["value"] for row in read_table(across)}
+    assert len(rows) == 10**2 and all(rows[u, u] == pytest.approx(1) for u in range(10))
 
 
 def test_the_steps_are_those_of_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

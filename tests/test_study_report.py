@@ -21,7 +21,7 @@ from resnets.study.report.evidence import Evidence
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.inside import inside_figures
 from resnets.study.report.writing import write_study_report
-from resnets.study.tables import read_table, write_table
+from resnets.study.tables import probe_path, read_table, write_table
 from tiny_evidence import (
     GROWTH,
     degrading,
@@ -305,11 +305,16 @@ def test_study_alone_does_what_is_missing_in_order(
         done.append("train")
         write_training(tmp_path, degrading)
         (tmp_path / "models").mkdir(exist_ok=True)
-        (tmp_path / "models" / "residual-56.safetensors").touch()
+        for name in ("residual-56", "residual-8"):
+            (tmp_path / "models" / f"{name}.safetensors").touch()
 
     def probe(model: Path, **named: Any) -> None:
         done.append(model.stem)
         write_probes(named["out"])
+
+    def compare(model: Path, against: Path, **named: Any) -> None:
+        done.append(f"{model.stem} against {against.stem}")
+        write_table(probe_path(named["out"], "across", done[-1].replace(" ", "-")), [])
 
     def init(out: Path, **named: Any) -> None:
         done.append("init")
@@ -320,6 +325,7 @@ def test_study_alone_does_what_is_missing_in_order(
     monkeypatch.setattr(everything, "study_training", train)
     monkeypatch.setattr(everything, "summary_lines", lambda summary: [])
     monkeypatch.setattr(everything, "probe_model", probe)
+    monkeypatch.setattr(everything, "compare_models", compare)
     monkeypatch.setattr(everything, "write_study_report", lambda folder: folder / "study.html")
     told: list[str] = []
     for _ in range(2):
@@ -327,7 +333,8 @@ def test_study_alone_does_what_is_missing_in_order(
             plan(), tmp_path, executor=pytest.fail, device="cpu", tell=told.append
         )
     assert page == tmp_path / "study.html"
-    assert done == ["init", "train", "residual-56", "train"]  # nothing is measured twice
+    measured = ["residual-56", "residual-56 against residual-8"]
+    assert done == ["init", "train", *measured, "train"]  # nothing is measured twice
     assert "plain-56.safetensors was not kept" in " ".join(told)
 
 

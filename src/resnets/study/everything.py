@@ -17,8 +17,9 @@ from resnets.study.account import summary_lines
 from resnets.study.book import model_path
 from resnets.study.init.atlas import measure_init
 from resnets.study.plan import TWINS, Plan
-from resnets.study.probing import probe_model
+from resnets.study.probing import compare_models, probe_model
 from resnets.study.report.writing import write_study_report
+from resnets.study.tables import ACROSS, AGAINST, probe_path
 from resnets.study.training import study_training
 
 Tell = Callable[[str], None]
@@ -58,6 +59,7 @@ def study_everything(
             _probe(model_path(folder, family, plan.deepest), folder, device, tell)
             for family in TWINS
         ),
+        *(_compare(*pair, folder, device, tell) for pair in _pairs(plan, folder)),
     ]
     for number, part in enumerate(parts, 1):
         if part.last is not None and part.last.exists():
@@ -78,5 +80,27 @@ def _probe(model: Path, folder: Path, device: str, tell: Tell) -> Part:
             return
         probe_model(model, data=None, against=None, out=folder, device=device, say=tell)
 
-    last = folder / "data" / f"probe_landscape_{model.stem}.csv"
-    return Part(f"probe {model.stem}", probe, last)
+    return Part(f"probe {model.stem}", probe, probe_path(folder, "landscape", model.stem))
+
+
+def _pairs(plan: Plan, folder: Path) -> list[tuple[Path, Path]]:
+    """Kept networks to compare: twins at both ends of depth, and each family's deep and shallow."""
+    deep, shallow = (
+        {family: model_path(folder, family, depth) for family in TWINS}
+        for depth in (plan.deepest, min(plan.twins.depths))
+    )
+    twins = [(kept["residual"], kept["plain"]) for kept in (deep, shallow)]
+    return twins + [(deep[family], shallow[family]) for family in TWINS]
+
+
+def _compare(first: Path, second: Path, folder: Path, device: str, tell: Tell) -> Part:
+    """The comparison of two kept networks."""
+
+    def compare() -> None:
+        if not (first.exists() and second.exists()):
+            tell(f"{first.name} or {second.name} was not kept: they are not compared")
+            return
+        compare_models(first, second, data=None, out=folder, device=device, say=tell)
+
+    last = probe_path(folder, ACROSS, f"{first.stem}{AGAINST}{second.stem}")
+    return Part(f"compare {first.stem} with {second.stem}", compare, last)
