@@ -37,7 +37,7 @@ SECTIONS = {
     "In training": ("degradation", "curves", "rates"),
     "At initialisation": ("atlas", "slopes", "correlation", "verdicts"),
     "Inside trained networks": (
-        "paths", "lesions", "use", "responses", "similarity", "landscape",
+        "paths", "lesions", "use", "responses", "similarity", "across", "landscape",
     ),
 }  # fmt: skip
 EXHIBITS = [name for names in SECTIONS.values() for name in names]
@@ -305,7 +305,7 @@ def test_study_alone_does_what_is_missing_in_order(
         done.append("train")
         write_training(tmp_path, degrading)
         (tmp_path / "models").mkdir(exist_ok=True)
-        for name in ("residual-56", "residual-8"):
+        for name in ("residual-56", "residual-8", "plain-8"):
             (tmp_path / "models" / f"{name}.safetensors").touch()
 
     def probe(model: Path, **named: Any) -> None:
@@ -333,7 +333,7 @@ def test_study_alone_does_what_is_missing_in_order(
             plan(), tmp_path, executor=pytest.fail, device="cpu", tell=told.append
         )
     assert page == tmp_path / "study.html"
-    measured = ["residual-56", "residual-56 against residual-8"]
+    measured = ["residual-56", "residual-8 against plain-8"]
     assert done == ["init", "train", *measured, "train"]  # nothing is measured twice
     assert "plain-56.safetensors was not kept" in " ".join(told)
 

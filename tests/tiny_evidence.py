@@ -12,7 +12,7 @@ from resnets.study.account import summary_rows
 from resnets.study.book import long_form
 from resnets.study.plan import PRESETS, TWINS, Group, Plan
 from resnets.study.summary import summarise
-from resnets.study.tables import write_table
+from resnets.study.tables import probe_path, write_table
 
 Row = dict[str, Any]
 DEPTHS, SEEDS = (8, 20, 56), tuple(range(6))
@@ -106,6 +106,18 @@ def write_probes(folder: Path) -> None:
         for table, rows in _probe(family).items():
             path = folder / "data" / f"probe_{table}_{network}.csv"
             write_table(path, ({**about, **row} for row in rows))
+    write_across(folder, plain=0.4, residual=0.9)
+
+
+def write_across(folder: Path, **alike: float) -> None:
+    """The tables of each family's deep network beside its shallow one, of half as many units."""
+    for family, value in alike.items():
+        about: Row = {"study": "probe", "family": family, "depth": 56, "metric": "cka_across"}
+        rows = [
+            about | {"unit": u, "x": float(v), "value": value if v == (u + 1) // 2 else 0.1}
+            for u in range(UNITS + 1) for v in range(UNITS // 2 + 1)
+        ]  # fmt: skip
+        write_table(probe_path(folder, "across", f"{family}-56-against-{family}-8"), rows)
 
 
 def _probe(family: str) -> dict[str, list[Row]]:

@@ -11,12 +11,14 @@ import statistics
 import altair as alt
 
 from resnets.report.figure import GREY, Figure, finite, percent
+from resnets.study.report.across import across
 from resnets.study.report.evidence import Evidence, Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.landscape import landscape
 from resnets.study.report.layers import responses, similarity, use
 from resnets.study.report.look import Drawn, Mark, Series, count_axis, data, faded
 from resnets.study.report.words import and_
+from resnets.study.tables import AGAINST
 
 Networks = dict[str, list[Row]]
 CURVES = {
@@ -37,7 +39,7 @@ def inside_figures(evidence: Evidence) -> list[Exhibit]:
     """Those of the figures inside trained networks that have something to show."""
     made = {
         "paths": paths, "lesions": lesions, "use": use, "responses": responses,
-        "similarity": similarity, "landscape": landscape,
+        "similarity": similarity, "across": across, "landscape": landscape,
     }  # fmt: skip
     exhibits = []
     for table, make in made.items():
@@ -50,9 +52,13 @@ def inside_figures(evidence: Evidence) -> list[Exhibit]:
 
 def _command(evidence: Evidence, networks: Networks) -> str:
     """How these networks were probed: where a study keeps them, or wherever they lie."""
-    kept = [evidence.folder / "models" / f"{network}.safetensors" for network in networks]
-    places = [str(path) if path.exists() else "MODEL" for path in kept]
-    commands = (f"resnets study probe {place} --out {evidence.folder}" for place in places)
+
+    def place(network: str) -> str:
+        kept = evidence.folder / "models" / f"{network}.safetensors"
+        return str(kept) if kept.exists() else "MODEL"
+
+    models = (" --against ".join(map(place, network.split(AGAINST))) for network in networks)
+    commands = (f"resnets study probe {model} --out {evidence.folder}" for model in models)
     return "; ".join(dict.fromkeys(commands))
 
 
