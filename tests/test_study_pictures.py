@@ -9,7 +9,8 @@ import pytest
 from resnets.study.report.evidence import Evidence
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.inside import inside_figures
-from tiny_evidence import write_across
+from resnets.study.report.reordering import Harm
+from tiny_evidence import exchange_networks, write_across, write_probes
 
 
 def drawn(folder: Path, name: str) -> Exhibit:
@@ -44,3 +45,27 @@ def test_pairs_are_compared_at_equal_shares_of_depth(tmp_path: Path) -> None:
     assert figure.sentence.endswith("0.90 for residual-56 with residual-8.")  # no conclusion of one
     assert figure.command == f"resnets study probe MODEL --against MODEL --out {tmp_path}"
     assert figure.tables == ("probe_across_residual-56-against-residual-8",)
+
+
+def test_the_sentence_on_orders_follows_the_numbers(tmp_path: Path) -> None:
+    write_probes(tmp_path)
+    told = drawn(tmp_path, "reordering").sentence
+    assert "plain-56 breaks at the first exchanges (error 20.0% in the trained order, 85.0%" in told
+    assert "residual-56 errs more step by step (error 20.0% in the trained order, 24.0% " in told
+    assert told.endswith(": with shortcuts a little disorder does less harm.")
+    exchange_networks(tmp_path)
+    told = drawn(tmp_path, "reordering").sentence
+    assert told.endswith(": shortcuts do not make a little disorder less harmful here.")
+
+
+def test_orders_are_drawn_from_the_trained_one_on(tmp_path: Path) -> None:
+    write_probes(tmp_path)
+    for panel in drawn(tmp_path, "reordering").panels:
+        line = [row for row in panel.data["lines"] if row["series"] == "residual-56"]
+        assert [row["tau"] for row in line] == [1.0, 0.98, 0.9, 0.8, 0.7]
+        assert [row["error"] for row in line] == pytest.approx([0.2, 0.24, 0.4, 0.6, 0.8])
+        assert len(panel.data["rows"]) == 2 * 6
+
+
+def test_a_network_that_bears_every_order_is_said_to() -> None:
+    assert Harm(whole=0.2, near=0.2, far=0.24).words == "hardly errs more"

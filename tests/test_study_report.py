@@ -25,6 +25,7 @@ from resnets.study.tables import probe_path, read_table, write_table
 from tiny_evidence import (
     GROWTH,
     degrading,
+    exchange_networks,
     plan,
     turned_round,
     write_init,
@@ -37,7 +38,7 @@ SECTIONS = {
     "In training": ("degradation", "curves", "rates"),
     "At initialisation": ("atlas", "slopes", "correlation", "verdicts"),
     "Inside trained networks": (
-        "paths", "lesions", "use", "responses", "similarity", "across", "landscape",
+        "paths", "lesions", "reordering", "use", "responses", "similarity", "across", "landscape",
     ),
 }  # fmt: skip
 EXHIBITS = [name for names in SECTIONS.values() for name in names]
@@ -219,21 +220,11 @@ def test_the_sentences_on_networks_follow_the_numbers(tmp_path: Path) -> None:
     assert "6 of 6 units step against the gradient" in exhibit(figures, "use").sentence
     assert "answer more weakly, as He 2015" in exhibit(figures, "responses").sentence
     assert "lies in the flatter place" in exhibit(figures, "landscape").sentence
-    _exchange_networks(tmp_path / "data")
+    exchange_networks(tmp_path)
     figures = inside_figures(Evidence.read(tmp_path))
     assert "do not make the network survive better" in exhibit(figures, "lesions").sentence
     assert "do not answer more weakly" in exhibit(figures, "responses").sentence
     assert "does not lie in the flatter place" in exhibit(figures, "landscape").sentence
-
-
-def _exchange_networks(data: Path) -> None:
-    """The plain network gets the numbers of the residual one, and the other way round."""
-    for path in data.glob("probe_*.csv"):
-        text = path.read_text(encoding="utf-8")
-        swapped = text.replace("probe,plain,", "probe,X,").replace(
-            "probe,residual,", "probe,plain,"
-        )
-        path.write_text(swapped.replace("probe,X,", "probe,residual,"), encoding="utf-8")
 
 
 def test_the_same_tables_give_the_same_bytes(tmp_path: Path, study: Path) -> None:

@@ -120,6 +120,16 @@ def write_across(folder: Path, **alike: float) -> None:
         write_table(probe_path(folder, "across", f"{family}-56-against-{family}-8"), rows)
 
 
+def exchange_networks(folder: Path) -> None:
+    """The plain network gets the numbers of the residual one, and the other way round."""
+    for path in (folder / "data").glob("probe_*.csv"):
+        text = path.read_text(encoding="utf-8")
+        swapped = text.replace("probe,plain,", "probe,X,").replace(
+            "probe,residual,", "probe,plain,"
+        )
+        path.write_text(swapped.replace("probe,X,", "probe,residual,"), encoding="utf-8")
+
+
 def _probe(family: str) -> dict[str, list[Row]]:
     plain = family == "plain"
     units = range(1, UNITS + 1)
@@ -159,6 +169,9 @@ def _lesions(plain: bool) -> Iterator[Row]:
         for count in (1.0, 2.0, 4.0):
             place = {"x": count, "draw": 0}
             yield {"metric": f"removed_several_error{kind}", **place, "value": 0.2 + count / 10}
+        for draw, tau in enumerate((0.98, 0.9, 0.8, 0.7, 0.98, 0.9)):
+            value = 0.85 if plain else 0.2 + 2 * (1 - tau)
+            yield {"metric": f"reordered_error{kind}", "x": tau, "draw": draw, "value": value}
 
 
 def _paths() -> Iterator[Row]:

@@ -1,7 +1,7 @@
 """The tables of probed networks enter, their figures leave: paths and lesions.
 
 A network is what one `resnets study probe` measured; plain networks stand beside residual ones of
-their depth. Further figures of the same networks are drawn in `layers.py` and `landscape.py`.
+their depth. The other figures of the same networks are drawn in the rooms named by the imports.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.landscape import landscape
 from resnets.study.report.layers import responses, similarity, use
 from resnets.study.report.look import Drawn, Mark, Series, count_axis, data, faded
+from resnets.study.report.reordering import reordering
 from resnets.study.report.words import and_
 from resnets.study.tables import AGAINST
 
@@ -37,12 +38,13 @@ LITTLE_LEFT = 0.5
 
 def inside_figures(evidence: Evidence) -> list[Exhibit]:
     """Those of the figures inside trained networks that have something to show."""
-    made = {
-        "paths": paths, "lesions": lesions, "use": use, "responses": responses,
-        "similarity": similarity, "across": across, "landscape": landscape,
-    }  # fmt: skip
+    made = (
+        ("paths", paths), ("lesions", lesions), ("lesions", reordering), ("use", use),
+        ("responses", responses), ("similarity", similarity), ("across", across),
+        ("landscape", landscape),
+    )  # fmt: skip
     exhibits = []
-    for table, make in made.items():
+    for table, make in made:
         networks = dict(list(evidence.probes(table).items())[-MOST_NETWORKS:])
         names = tuple(f"probe_{table}_{network}" for network in networks)
         exhibit = make(networks, names, _command(evidence, networks)) if networks else None
