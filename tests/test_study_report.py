@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,10 +22,11 @@ from resnets.study.report.evidence import Evidence
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.inside import inside_figures
 from resnets.study.report.writing import write_study_report
-from resnets.study.tables import read_table, write_table
+from resnets.study.tables import probe_path, read_table, write_table
 from tiny_evidence import (
     GROWTH,
     degrading,
+    exchange_networks,
     plan,
     turned_round,
     write_init,
@@ -37,7 +39,8 @@ SECTIONS = {
     "In training": ("degradation", "curves", "rates"),
     "At initialisation": ("atlas", "slopes", "correlation", "verdicts"),
     "Inside trained networks": (
-        "paths", "lesions", "use", "responses", "similarity", "landscape",
+        "paths", "lesions", "reordering", "use", "responses", "similarity", "across", "landscape",
+        "surface",
     ),
 }  # fmt: skip
 EXHIBITS = [name for names in SECTIONS.values() for name in names]
@@ -219,21 +222,11 @@ def test_the_sentences_on_networks_follow_the_numbers(tmp_path: Path) -> None:
     assert "6 of 6 units step against the gradient" in exhibit(figures, "use").sentence
     assert "answer more weakly, as He 2015" in exhibit(figures, "responses").sentence
     assert "lies in the flatter place" in exhibit(figures, "landscape").sentence
-    _exchange_networks(tmp_path / "data")
+    exchange_networks(tmp_path)
     figures = inside_figures(Evidence.read(tmp_path))
     assert "do not make the network survive better" in exhibit(figures, "lesions").sentence
     assert "do not answer more weakly" in exhibit(figures, "responses").sentence
     assert "does not lie in the flatter place" in exhibit(figures, "landscape").sentence
-
-
-def _exchange_networks(data: Path) -> None:
-    """The plain network gets the numbers of the residual one, and the other way round."""
-    for path in data.glob("probe_*.csv"):
-        text = path.read_text(encoding="utf-8")
-        swapped = text.replace("probe,plain,", "probe,X,").replace(
-            "probe,residual,", "probe,plain,"
-        )
-        path.write_text(swapped.replace("probe,X,", "probe,residual,"), encoding="utf-8")
 
 
 def test_the_same_tables_give_the_same_bytes(tmp_path: Path, study: Path) -> None:
@@ -305,21 +298,29 @@ def test_study_alone_does_what_is_missing_in_order(
         done.append("train")
         write_training(tmp_path, degrading)
         (tmp_path / "models").mkdir(exist_ok=True)
-        (tmp_path / "models" / "residual-56.safetensors").touch()
+        for name in ("residual-56", "residual-8", "plain-8"):
+            (tmp_path / "models" / f"{name}.safetensors").touch()
 
     def probe(model: Path, **named: Any) -> None:
         done.append(model.stem)
         write_probes(named["out"])
+
+    def compare(model: Path, against: Path, **named: Any) -> None:
+        done.append(f"{model.stem} against {against.stem}")
+        write_table(probe_path(named["out"], "across", done[-1].replace(" ", "-")), [])
 
     def init(out: Path, **named: Any) -> None:
         done.append("init")
         (out / "data").mkdir(parents=True)
         (out / "data" / "init_theory.csv").touch()
 
+    kept = SimpleNamespace(recipe={"learning_rate": 0.1})
+    monkeypatch.setattr(everything, "read_model", lambda path: kept)
     monkeypatch.setattr(everything, "measure_init", init)
     monkeypatch.setattr(everything, "study_training", train)
     monkeypatch.setattr(everything, "summary_lines", lambda summary: [])
     monkeypatch.setattr(everything, "probe_model", probe)
+    monkeypatch.setattr(everything, "compare_models", compare)
     monkeypatch.setattr(everything, "write_study_report", lambda folder: folder / "study.html")
     told: list[str] = []
     for _ in range(2):
@@ -327,7 +328,8 @@ def test_study_alone_does_what_is_missing_in_order(
             plan(), tmp_path, executor=pytest.fail, device="cpu", tell=told.append
         )
     assert page == tmp_path / "study.html"
-    assert done == ["init", "train", "residual-56", "train"]  # nothing is measured twice
+    measured = ["residual-56", "residual-8 against plain-8"]
+    assert done == ["init", "train", *measured, "train"]  # nothing is measured twice
     assert "plain-56.safetensors was not kept" in " ".join(told)
 
 

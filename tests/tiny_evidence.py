@@ -12,7 +12,7 @@ from resnets.study.account import summary_rows
 from resnets.study.book import long_form
 from resnets.study.plan import PRESETS, TWINS, Group, Plan
 from resnets.study.summary import summarise
-from resnets.study.tables import write_table
+from resnets.study.tables import probe_path, write_table
 
 Row = dict[str, Any]
 DEPTHS, SEEDS = (8, 20, 56), tuple(range(6))
@@ -106,6 +106,28 @@ def write_probes(folder: Path) -> None:
         for table, rows in _probe(family).items():
             path = folder / "data" / f"probe_{table}_{network}.csv"
             write_table(path, ({**about, **row} for row in rows))
+    write_across(folder, plain=0.4, residual=0.9)
+
+
+def write_across(folder: Path, **alike: float) -> None:
+    """The tables of each family's deep network beside its shallow one, of half as many units."""
+    for family, value in alike.items():
+        about: Row = {"study": "probe", "family": family, "depth": 56, "metric": "cka_across"}
+        rows = [
+            about | {"unit": u, "x": float(v), "value": value if v == (u + 1) // 2 else 0.1}
+            for u in range(UNITS + 1) for v in range(UNITS // 2 + 1)
+        ]  # fmt: skip
+        write_table(probe_path(folder, "across", f"{family}-56-against-{family}-8"), rows)
+
+
+def exchange_networks(folder: Path) -> None:
+    """The plain network gets the numbers of the residual one, and the other way round."""
+    for path in (folder / "data").glob("probe_*.csv"):
+        text = path.read_text(encoding="utf-8")
+        swapped = text.replace("probe,plain,", "probe,X,").replace(
+            "probe,residual,", "probe,plain,"
+        )
+        path.write_text(swapped.replace("probe,X,", "probe,residual,"), encoding="utf-8")
 
 
 def _probe(family: str) -> dict[str, list[Row]]:
@@ -124,6 +146,11 @@ def _probe(family: str) -> dict[str, list[Row]]:
          "value": 0.5 + (1 + draw / 10 + plain) * x * x}
         for draw in range(10) for x in (-1.0, -0.5, 0.0, 0.5, 1.0)
     ]  # fmt: skip
+    landscape += [
+        {"metric": "plane_loss_recalibrated", "draw": draw, "x": a, "value": _bowl(a, b, plain)}
+        for draw, b in enumerate((-1.0, -0.5, 0.0, 0.5, 1.0))
+        for a in (-1.0, -0.5, 0.0, 0.5, 1.0)
+    ]
     return {
         "lesions": lesions, "use": use, "paths": paths, "landscape": landscape,
         "responses": [
@@ -137,6 +164,12 @@ def _probe(family: str) -> dict[str, list[Row]]:
     }  # fmt: skip
 
 
+def _bowl(a: float, b: float, plain: bool) -> float:
+    """Plain networks have a ring about them from which the loss falls again."""
+    away = max(abs(a), abs(b))
+    return 0.5 + (away * (1.2 - away) if plain else a * a + b * b)
+
+
 def _lesions(plain: bool) -> Iterator[Row]:
     for kind in ("", "_recalibrated"):
         yield {"metric": f"intact_error{kind}", "value": 0.2}
@@ -147,6 +180,9 @@ def _lesions(plain: bool) -> Iterator[Row]:
         for count in (1.0, 2.0, 4.0):
             place = {"x": count, "draw": 0}
             yield {"metric": f"removed_several_error{kind}", **place, "value": 0.2 + count / 10}
+        for draw, tau in enumerate((0.98, 0.9, 0.8, 0.7, 0.98, 0.9)):
+            value = 0.85 if plain else 0.2 + 2 * (1 - tau)
+            yield {"metric": f"reordered_error{kind}", "x": tau, "draw": draw, "value": value}
 
 
 def _paths() -> Iterator[Row]:

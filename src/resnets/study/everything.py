@@ -18,8 +18,9 @@ from resnets.study.account import summary_lines
 from resnets.study.book import model_path
 from resnets.study.init.atlas import measure_init
 from resnets.study.plan import TWINS, Plan
-from resnets.study.probing import probe_model
+from resnets.study.probing import compare_models, probe_model
 from resnets.study.report.writing import write_study_report
+from resnets.study.tables import ACROSS, AGAINST, probe_path
 from resnets.study.training import study_training
 
 Tell = Callable[[str], None]
@@ -56,6 +57,7 @@ def study_everything(
         Part("init", lambda: measure_init(folder, log=tell), folder / "data" / "init_theory.csv"),
         Part(f"train, preset {plan.name}", train),
         *(_probe(plan, family, folder, device, tell) for family in TWINS),
+        *(_compare(plan, *pair, folder, device, tell) for pair in _pairs(plan, folder)),
     ]
     for number, part in enumerate(parts, 1):
         if part.last is not None and part.last.exists():
@@ -81,5 +83,27 @@ def _probe(plan: Plan, family: str, folder: Path, device: str, tell: Tell) -> Pa
             model, data=plan.setup.data, against=None, out=folder, device=device, say=tell, job=job
         )
 
-    last = folder / "data" / f"probe_landscape_{model.stem}.csv"
-    return Part(f"probe {model.stem}", probe, last)
+    return Part(f"probe {model.stem}", probe, probe_path(folder, "landscape", model.stem))
+
+
+def _pairs(plan: Plan, folder: Path) -> list[tuple[Path, Path]]:
+    """Kept networks to compare: twins at both ends of depth, and each family's deep and shallow."""
+    deep, shallow = (
+        {family: model_path(folder, family, depth) for family in TWINS}
+        for depth in (plan.deepest, min(plan.twins.depths))
+    )
+    twins = [(kept["residual"], kept["plain"]) for kept in (deep, shallow)]
+    return twins + [(deep[family], shallow[family]) for family in TWINS]
+
+
+def _compare(plan: Plan, first: Path, second: Path, folder: Path, device: str, tell: Tell) -> Part:
+    """The comparison of two kept networks."""
+
+    def compare() -> None:
+        if not (first.exists() and second.exists()):
+            tell(f"{first.name} or {second.name} was not kept: they are not compared")
+            return
+        compare_models(first, second, data=plan.setup.data, out=folder, device=device, say=tell)
+
+    last = probe_path(folder, ACROSS, f"{first.stem}{AGAINST}{second.stem}")
+    return Part(f"compare {first.stem} with {second.stem}", compare, last)

@@ -39,8 +39,8 @@ Tables = dict[str, list[Row]]
 
 
 @dataclass(frozen=True, eq=False)
-class Second:
-    """Another network to compare with, and the same images as it takes them."""
+class Subject:
+    """A network, and images as it takes them."""
 
     network: nn.Module
     images: Tensor
@@ -51,7 +51,6 @@ def probe(
     images: Tensor,
     targets: Tensor,
     *,
-    second: Second | None = None,
     by_step: Iterable[tuple[int, nn.Module]] = (),
     say: Say = lambda text: None,
 ) -> Tables:
@@ -88,10 +87,6 @@ def probe(
     ]
     say("similarity of the layers")
     tables["similarity"] = cka_rows(chain, images, chain, images, metric="cka")
-    if second is not None:
-        other = take_apart(second.network)
-        others = second.images[:count]
-        tables["similarity"] += cka_rows(chain, images, other, others, metric="cka_across")
     say(f"paths: all 2^{len(chain.units)} of them")
     tables["paths"] = path_rows(chain, images, targets, seed=SEED)
     say("lesions")
@@ -107,6 +102,19 @@ def probe(
         *loss_plane(chain, *first(LANDSCAPE_IMAGES), seed=SEED),
     ]
     return {name: _signed(rows, chain) for name, rows in tables.items()}
+
+
+def compare(first: Subject, second: Subject) -> list[Row]:
+    """Similarity of every layer of one network with every layer of another, on the same images.
+
+    The rows are the first's: `unit` is its layer, x the second's. Raises UserError as `probe` does.
+    """
+    chain, other = take_apart(first.network), take_apart(second.network)
+    count = min(_fitting(chain, first.images), _fitting(other, second.images))
+    _check(chain, first.images[:LEAST_IMAGES])
+    _check(other, second.images[:LEAST_IMAGES])
+    images, others = first.images[:count], second.images[:count]
+    return _signed(cka_rows(chain, images, other, others, metric="cka_across"), chain)
 
 
 def family(chain: Chain) -> str:

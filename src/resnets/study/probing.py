@@ -18,10 +18,10 @@ from resnets.data.preprocess import Preprocess
 from resnets.data.sources import NAMES, Part, open_data
 from resnets.errors import UserError
 from resnets.modelfile import ModelFile, read_model
-from resnets.study.inside import IMAGES, SEED, Say, Second, probe
+from resnets.study.inside import IMAGES, SEED, Say, Subject, compare, probe
 from resnets.study.plan import Job
 from resnets.study.replay import networks_by_step, networks_of_job
-from resnets.study.tables import write_table
+from resnets.study.tables import ACROSS, AGAINST, probe_path, write_table
 from resnets.training.checkpoints import RunFolder, is_run
 from resnets.training.environment import choose_device
 from resnets.training.job import divide
@@ -35,33 +35,56 @@ def probe_model(
     """Probe the network of a model file or run folder; gives the files written, out/data/probe_*.
 
     `data` are images as for `resnets evaluate`; `against` is a second model whose layers are
-    compared; `job` is the run of a study whose end the network is, done again for the gradients of
-    its first steps. Raises UserError for what cannot be used.
+    compared, which is one table more; `job` is the run of a study whose end the network is, done
+    again for the gradients of its first steps. Raises UserError for what cannot be used.
     """
     if out.is_file():
         raise UserError(f"--out {out}: is a file; give a folder")
     place = _with_float64(choose_device(device), say)
     file, run = read_model(model), _run_of(model)
-    other = None if against is None else read_model(against)
     part = _held_out_images(file, run, data, model)
     images, targets = _read(part, file.preprocess, device=place)
-    second = None
-    if other is not None:
-        if other.preprocess.channels != file.preprocess.channels:
-            raise UserError(f"--against {against}: one takes grey images, the other coloured ones")
-        theirs, _ = _read(part, other.preprocess, device=place)
-        second = Second(other.build().to(place), theirs)
+    compared = []
+    if against is not None:  # first, for it is quick and says what cannot be compared
+        compared = [compare_models(model, against, data=data, out=out, device=device, say=say)]
     network = file.build().to(place)
     by_step = _of_run(run, say) if job is None else _of_job(job, network)
     tables = probe(
-        network, images, targets, second=second, say=say,
+        network, images, targets, say=say,
         by_step=((step, young.to(place)) for step, young in by_step),
     )  # fmt: skip
-    name = file.recipe.get("model") or model.stem  # a cell of a study is no named network
-    paths = {table: out / "data" / f"probe_{table}_{name}.csv" for table in tables}
+    paths = {table: probe_path(out, table, _name(file, model)) for table in tables}
     for table, rows in tables.items():
         write_table(paths[table], rows)
-    return list(paths.values())
+    return [*paths.values(), *compared]
+
+
+def compare_models(
+    model: Path, against: Path, *, data: str | None, out: Path, device: str, say: Say
+) -> Path:
+    """Compare the layers of two networks on held-out images of the first; gives the file written.
+
+    Raises UserError as `probe_model` does.
+    """
+    place = _with_float64(choose_device(device), say)
+    files = read_model(model), read_model(against)
+    if files[0].preprocess.channels != files[1].preprocess.channels:
+        raise UserError(f"--against {against}: one takes grey images, the other coloured ones")
+    part = _held_out_images(files[0], _run_of(model), data, model)
+    names = [_name(file, path) for file, path in zip(files, (model, against), strict=True)]
+    say(f"similarity of the layers of {' and '.join(names)}")
+    first, second = (
+        Subject(file.build().to(place), _read(part, file.preprocess, device=place)[0])
+        for file in files
+    )
+    path = probe_path(out, ACROSS, AGAINST.join(names))
+    write_table(path, compare(first, second))
+    return path
+
+
+def _name(file: ModelFile, model: Path) -> str:
+    """The network's name; a cell of a study is no named network."""
+    return file.recipe.get("model") or model.stem
 
 
 def _with_float64(device: torch.device, say: Say) -> torch.device:

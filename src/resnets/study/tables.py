@@ -22,7 +22,15 @@ COLUMNS = (
 """`x` is whatever else a curve runs over (a lag, a path length, a direction, a rank), named by
 `metric`; `status` is empty, or says why `value` is."""
 
+ACROSS, AGAINST = "across", "-against-"
+"""the table of two networks that are compared, and what stands between their names"""
+
 Row = Mapping[str, Any]
+
+
+def probe_path(out: Path, table: str, network: str) -> Path:
+    """Where a table of a probed network lies in a study."""
+    return out / "data" / f"probe_{table}_{network}.csv"
 
 
 def write_table(path: Path, rows: Iterable[Row]) -> None:

@@ -1,7 +1,7 @@
 """The tables of probed networks enter, their figures leave: paths and lesions.
 
 A network is what one `resnets study probe` measured; plain networks stand beside residual ones of
-their depth. Further figures of the same networks are drawn in `layers.py` and `landscape.py`.
+their depth. The other figures of the same networks are drawn in the rooms named by the imports.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ import statistics
 import altair as alt
 
 from resnets.report.figure import GREY, Figure, finite, percent
+from resnets.study.report.across import across
 from resnets.study.report.evidence import Evidence, Row, one, select
 from resnets.study.report.exhibit import Exhibit
+from resnets.study.report.gradients import gradients
 from resnets.study.report.landscape import landscape
 from resnets.study.report.layers import responses, similarity, use
 from resnets.study.report.look import Drawn, Mark, Series, count_axis, data, faded
+from resnets.study.report.reordering import reordering
+from resnets.study.report.surface import surface
 from resnets.study.report.words import and_
+from resnets.study.tables import AGAINST
 
 Networks = dict[str, list[Row]]
 CURVES = {
@@ -35,12 +40,13 @@ LITTLE_LEFT = 0.5
 
 def inside_figures(evidence: Evidence) -> list[Exhibit]:
     """Those of the figures inside trained networks that have something to show."""
-    made = {
-        "paths": paths, "lesions": lesions, "use": use, "responses": responses,
-        "similarity": similarity, "landscape": landscape,
-    }  # fmt: skip
+    made = (
+        ("gradients", gradients), ("paths", paths), ("lesions", lesions), ("lesions", reordering),
+        ("use", use), ("responses", responses), ("similarity", similarity), ("across", across),
+        ("landscape", landscape), ("landscape", surface),
+    )  # fmt: skip
     exhibits = []
-    for table, make in made.items():
+    for table, make in made:
         networks = dict(list(evidence.probes(table).items())[-MOST_NETWORKS:])
         names = tuple(f"probe_{table}_{network}" for network in networks)
         exhibit = make(networks, names, _command(evidence, networks)) if networks else None
@@ -50,9 +56,13 @@ def inside_figures(evidence: Evidence) -> list[Exhibit]:
 
 def _command(evidence: Evidence, networks: Networks) -> str:
     """How these networks were probed: where a study keeps them, or wherever they lie."""
-    kept = [evidence.folder / "models" / f"{network}.safetensors" for network in networks]
-    places = [str(path) if path.exists() else "MODEL" for path in kept]
-    commands = (f"resnets study probe {place} --out {evidence.folder}" for place in places)
+
+    def place(network: str) -> str:
+        kept = evidence.folder / "models" / f"{network}.safetensors"
+        return str(kept) if kept.exists() else "MODEL"
+
+    models = (" --against ".join(map(place, network.split(AGAINST))) for network in networks)
+    commands = (f"resnets study probe {model} --out {evidence.folder}" for model in models)
     return "; ".join(dict.fromkeys(commands))
 
 

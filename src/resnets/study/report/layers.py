@@ -121,7 +121,7 @@ def similarity(networks: Networks, tables: tuple[str, ...], command: str) -> Exh
                 name=f"similarity-{name}",
                 title=name,
                 note="",
-                chart=_map(max(row["unit"] for row in rows)),
+                chart=similarity_map(*[("unit", max(row["unit"] for row in rows))] * 2),
                 data={"rows": cells},
                 width=330,
                 height=330,
@@ -213,20 +213,25 @@ def _panel(
     )
 
 
-def _map(last: int) -> alt.Chart:
+def similarity_map(first: tuple[str, int], second: tuple[str, int]) -> alt.Chart:
+    """Cells from 0 to 1; each side has a title and its last unit."""
     scale = alt.Scale(domain=[0, 1], scheme="viridis", clamp=True)
-    ticks = list(range(0, last + 1, max(1, round(last / 8))))
-    legend = alt.Legend(orient="top", gradientLength=160, gradientThickness=8, tickCount=3)
+    ticks = [list(range(0, last + 1, max(1, round(last / 8)))) for _, last in (first, second)]
+    legend = alt.Legend(
+        orient="top", titleOrient="left", gradientLength=160, gradientThickness=8, tickCount=3
+    )
     cells: alt.Chart = (
         data()
         .mark_rect()
         .encode(
-            x=alt.X("unit:O", title="unit").axis(values=ticks, labelAngle=0),
-            y=alt.Y("other:O", title="unit").sort("descending").axis(values=ticks, format="d"),
-            color=alt.Color("cka:Q", title=None, scale=scale, legend=legend),
+            x=alt.X("unit:O", title=first[0]).axis(values=ticks[0], labelAngle=0),
+            y=alt.Y("other:O", title=second[0])
+            .sort("descending")
+            .axis(values=ticks[1], format="d"),
+            color=alt.Color("cka:Q", title="CKA", scale=scale, legend=legend),
             tooltip=[
-                alt.Tooltip("unit:O"),
-                alt.Tooltip("other:O", title="with unit", format="d"),
+                alt.Tooltip("unit:O", title=first[0]),
+                alt.Tooltip("other:O", title=f"with {second[0]}", format="d"),
                 alt.Tooltip("cka:Q", format=".3f"),
             ],
         )

@@ -1,4 +1,4 @@
-"""Figures of shattering and of the Jacobian at initialisation: what they say of their numbers."""
+"""Figures of gradients and the Jacobian, at initialisation and after: what they say of numbers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from resnets.study.report.atlas import init_figures
 from resnets.study.report.evidence import Evidence, Row
+from resnets.study.report.gradients import gradients as profiles_of
 from resnets.study.report.shattering import shattering
 from resnets.study.report.spectrum import spectrum
 from resnets.study.tables import write_table
@@ -99,3 +100,25 @@ def test_both_stand_among_the_figures_at_initialisation(tmp_path: Path) -> None:
 def test_alike_is_from_one_half(value: float) -> None:
     exhibit = shattering(gradients(plain=value - 0.1), "command")
     assert exhibit is not None and ("still alike" in exhibit.sentence) == (value > 0.5)
+
+
+def profiles(*stems: float) -> list[Row]:
+    """Gradients of one network whose stem has so many times the last unit's, step after step."""
+    return [
+        {"study": "probe", "family": "plain", "depth": 56, "metric": "gradient_x", "unit": unit,
+         "value": factor ** (1 - unit / 4)} | ({} if step is None else {"step": step})
+        for step, factor in zip((0, 1, 400, None), (*stems, 9.0), strict=False)
+        for unit in range(5)
+    ]  # fmt: skip
+
+
+def test_gradients_are_compared_before_and_after_training() -> None:
+    exhibit = profiles_of({"plain-56": profiles(1000, 30, 0.5)}, (), "command")
+    assert exhibit is not None
+    assert exhibit.sentence == (
+        "In plain-56 the gradient at the stem is 1,000 times that at the last unit before "
+        "training and 0.5 times after step 400."
+    )
+    (panel,) = exhibit.panels
+    assert [row["series"] for row in panel.data["rows"][::5]] == ["step 0", "step 1", "step 400"]
+    assert profiles_of({"plain-56": profiles()}, (), "command") is None, "no steps, nothing to see"

@@ -1,0 +1,153 @@
+"""All probes together: on foreign networks, and as a command on a run and on its model file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from tests.tiny_chains import K, network, sample, trained
+from torch import nn
+
+from resnets.cli import main
+from resnets.errors import UserError
+from resnets.study import inside, landscape, lesions, replay
+from resnets.study.adapters import take_apart
+from resnets.study.inside import Subject, compare, probe
+from resnets.study.tables import read_table
+from resnets.training.checkpoints import RunFolder
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer points, so that everything together takes seconds."""
+    for room, name, value in (
+        (landscape, "DIRECTIONS", 2), (landscape, "STEPS", 3), (landscape, "PLANE_STEPS", 3),
+        (lesions, "DRAWS", 1), (inside, "IMAGES", 64),
+    ):  # fmt: skip
+        monkeypatch.setattr(room, name, value)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_probe_of_a_foreign_network_repeats_itself() -> None:
+    images, targets = sample(32, side=32)
+    model = trained(timm.create_model("test_resnet", num_classes=K))
+    said: list[str] = []
+    tables = probe(model, images, targets, say=said.append)
+    again = probe(model, images, targets)
+    assert tables == again and said and all(tables.values())
+    across = compare(Subject(model, images), Subject(network(), images))
+    assert len(across) == (len(take_apart(model).units) + 1) * 5
+    assert {(row["metric"], row["family"]) for row in across} == {("cka_across", "residual")}
+    assert {row["family"] for rows in tables.values() for row in rows} == {"residual"}
+
+
+def test_what_cannot_be_probed_is_said() -> None:
+    images, targets = sample(16)
+    with pytest.raises(UserError, match="3 images: a probe needs at least 4"):
+        probe(network(), images[:3], targets[:3])
+    broken = network()
+    nn.init.constant_(broken.fc.weight, float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        probe(broken, images, targets)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 12 steps on noise with a colour for each class."""
+    home = tmp_path_factory.mktemp("probe")
+    draws = np.random.default_rng(0)
+    targets = np.arange(60) % 3
+    pixels = draws.integers(0, 100, (60, 12, 12, 3)).astype(np.uint8)
+    pixels[np.arange(60), :, :, targets] += 100
+    np.savez(home / "noise.npz", x_train=pixels, y_train=targets)
+    flags = "--model resnet20 --size 12 --batch-size 8 --steps 12 --precision fp32 --threads 1"
+    flags += " --tune off --workers 0 --quiet --val-fraction 0.4"
+    assert main(["train", str(home / "noise.npz"), "--out", str(home / "run"), *flags.split()]) == 0
+    return home / "run"
+
+
+@pytest.mark.usefixtures("few")
+def test_the_command_on_a_run_and_on_its_model_file(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", "probe", str(run), "--out", str(tmp_path), "--quiet"]) == 0
+    printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    tables = {path.name: read_table(path) for path in printed}
+    assert all(path.parent == tmp_path / "data" for path in printed) and len(tables) == 7
+    gradients = tables["probe_gradients_resnet20.csv"]
+    assert {row.get("step") for row in gradients} == {None, 0, 1, 10, 12}
+    assert {row["depth"] for rows in tables.values() for row in rows} == {20}
+    first = {path.name: path.read_bytes() for path in printed}
+    assert main(["study", "probe", str(run), "--out", str(tmp_path), "--quiet"]) == 0
+    assert {path.name: path.read_bytes() for path in printed} == first
+    alone = tmp_path / "model.safetensors"
+    shutil.copy(run / "model.safetensors", alone)
+    words = ["study", "probe", str(alone), "--out", str(tmp_path / "b"), "--quiet"]
+    assert main([*words, "--data", str(run.parent / "noise.npz"), "--against", str(run)]) == 0
+    across = Path(capsys.readouterr().out.splitlines()[-1])
+    assert across.name == "probe_across_resnet20-against-resnet20.csv"
+    rows = {(row["unit"], row["x"]): row["value"] for row in read_table(across)}
+    assert len(rows) == 10**2 and all(rows[u, u] == pytest.approx(1) for u in range(10))
+
+
+def test_the_steps_are_those_of_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replayed to the last step, the weights are the checkpoint's to the last bit."""
+    folder = RunFolder(run)
+    steps = {step: young.state_dict() for step, young in replay.networks_by_step(folder)}
+    assert sorted(steps) == [0, 1, 10, 12]
+    monkeypatch.setattr(replay, "STEPS", (12,))
+    (step, replayed), *more = replay.networks_by_step(folder)
+    assert step == 12 and not more
+    for name, tensor in replayed.state_dict().items():
+        assert torch.equal(tensor, steps[12][name]), name
+    assert not torch.equal(steps[0]["fc.weight"], steps[1]["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "message"),
+    [
+        ("environment.json", {"ranks": 2}, "it ran on 2 ranks"),
+        ("environment.json", {"forced": [{"step": 3, "changes": []}]}, "went on with --force"),
+        ("data.json", {"fingerprint": "other"}, "are not those of the run"),
+    ],
+)
+def test_a_run_that_cannot_be_repeated_says_why(
+    run: Path, tmp_path: Path, file: str, entry: dict[str, Any], message: str
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "run")) / file
+    other.write_text(json.dumps(json.loads(other.read_text()) | entry))
+    with pytest.raises(UserError, match=message):
+        next(replay.networks_by_step(RunFolder(tmp_path / "run")))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{run}", "--out", "{file}"], "is a file; give a folder"),
+        (["{file}"], "pass --data, a folder of images or a name"),
+        (["{file}", "--data", "nowhere/"], "nowhere/ does not exist"),
+        (["missing"], "there is no model file missing"),
+        ([], "MODEL"),
+    ],
+)
+def test_mistakes_are_one_line(
+    words: list[str], message: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "model.safetensors"
+    shutil.copy(run / "model.safetensors", file)
+    told = [word.format(run=run, file=file) for word in words]
+    assert main(["study", "probe", *told]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_group_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "--help"]) == 0
+    assert "study probe " in capsys.readouterr().out
+    assert main(["study", "prboe"]) == 2
+    assert "did you mean 'study probe'?" in capsys.readouterr().err
