@@ -39,6 +39,7 @@ SECTIONS = {
     "At initialisation": ("atlas", "slopes", "correlation", "verdicts"),
     "Inside trained networks": (
         "paths", "lesions", "reordering", "use", "responses", "similarity", "across", "landscape",
+        "surface",
     ),
 }  # fmt: skip
 EXHIBITS = [name for names in SECTIONS.values() for name in names]

@@ -146,6 +146,11 @@ def _probe(family: str) -> dict[str, list[Row]]:
          "value": 0.5 + (1 + draw / 10 + plain) * x * x}
         for draw in range(10) for x in (-1.0, -0.5, 0.0, 0.5, 1.0)
     ]  # fmt: skip
+    landscape += [
+        {"metric": "plane_loss_recalibrated", "draw": draw, "x": a, "value": _bowl(a, b, plain)}
+        for draw, b in enumerate((-1.0, -0.5, 0.0, 0.5, 1.0))
+        for a in (-1.0, -0.5, 0.0, 0.5, 1.0)
+    ]
     return {
         "lesions": lesions, "use": use, "paths": paths, "landscape": landscape,
         "responses": [
@@ -157,6 +162,12 @@ def _probe(family: str) -> dict[str, list[Row]]:
             for u in range(UNITS + 1) for v in range(UNITS + 1)
         ],
     }  # fmt: skip
+
+
+def _bowl(a: float, b: float, plain: bool) -> float:
+    """Plain networks have a ring about them from which the loss falls again."""
+    away = max(abs(a), abs(b))
+    return 0.5 + (away * (1.2 - away) if plain else a * a + b * b)
 
 
 def _lesions(plain: bool) -> Iterator[Row]:

@@ -18,6 +18,7 @@ from resnets.study.report.landscape import landscape
 from resnets.study.report.layers import responses, similarity, use
 from resnets.study.report.look import Drawn, Mark, Series, count_axis, data, faded
 from resnets.study.report.reordering import reordering
+from resnets.study.report.surface import surface
 from resnets.study.report.words import and_
 from resnets.study.tables import AGAINST
 
@@ -41,7 +42,7 @@ def inside_figures(evidence: Evidence) -> list[Exhibit]:
     made = (
         ("paths", paths), ("lesions", lesions), ("lesions", reordering), ("use", use),
         ("responses", responses), ("similarity", similarity), ("across", across),
-        ("landscape", landscape),
+        ("landscape", landscape), ("landscape", surface),
     )  # fmt: skip
     exhibits = []
     for table, make in made:
