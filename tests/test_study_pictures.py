@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.inside import inside_figures
 from resnets.study.report.reordering import Harm
 from resnets.study.report.surface import contour
+from resnets.study.tables import probe_path
 from tiny_evidence import exchange_networks, write_across, write_probes
 
 
@@ -34,6 +36,17 @@ def test_the_sentence_on_pairs_follows_the_numbers(
     told = drawn(tmp_path, "across").sentence
     assert f"{plain:.2f} for plain-56 with plain-8 and {residual:.2f} for residual" in told
     assert told.endswith(words)
+
+
+def test_twins_stand_first_and_decide_nothing(tmp_path: Path) -> None:
+    write_across(tmp_path, plain=0.8, residual=0.85)
+    pair = probe_path(tmp_path, "across", "residual-56-against-residual-8")
+    shutil.copy(pair, probe_path(tmp_path, "across", "residual-56-against-plain-56"))
+    figure = drawn(tmp_path, "across")
+    assert [panel.title for panel in figure.panels] == [
+        "residual-56 with plain-56", "plain-56 with plain-8", "residual-56 with residual-8",
+    ]  # fmt: skip
+    assert figure.sentence.endswith("as much with shortcuts as without.")
 
 
 def test_pairs_are_compared_at_equal_shares_of_depth(tmp_path: Path) -> None:

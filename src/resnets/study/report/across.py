@@ -27,7 +27,8 @@ CLEAR = 0.1
 def across(pairs: Networks, tables: tuple[str, ...], command: str) -> Exhibit | None:
     """A map a pair: every unit of the first with every unit of the second."""
     found = {name: select(rows, metric="cka_across") for name, rows in pairs.items()}
-    found = {name: rows for name, rows in found.items() if any("value" in row for row in rows)}
+    shown = [name for name, rows in found.items() if any("value" in row for row in rows)]
+    found = {name: found[name] for name in sorted(shown, key=_of_one_family)}  # twins first
     if not found:
         return None
     return Exhibit(
@@ -60,11 +61,7 @@ def across_sentence(pairs: Networks) -> str:
 
 def _conclusion(means: dict[str, float]) -> str:
     """Of a study's networks, FAMILY-DEPTH: which deep one is more like its shallow one?"""
-    kept = {}
-    for name, mean in means.items():
-        families = {network.rpartition("-")[0] for network in name.split(AGAINST)}
-        if len(families) == 1:
-            kept[families.pop()] = mean
+    kept = {_families(name)[0]: mean for name, mean in means.items() if _of_one_family(name)}
     if not {"plain", "residual"} <= kept.keys():
         return ""
     more = kept["residual"] - kept["plain"]
@@ -72,6 +69,14 @@ def _conclusion(means: dict[str, float]) -> str:
         return ": more depth changes what layers compute as much with shortcuts as without"
     first, second = ("residual", "plain") if more > 0 else ("plain", "residual")
     return f": more depth changes a {first} network's layers less than a {second} network's"
+
+
+def _families(name: str) -> list[str]:
+    return [network.rpartition("-")[0] for network in name.split(AGAINST)]
+
+
+def _of_one_family(name: str) -> bool:
+    return len(set(_families(name))) == 1
 
 
 def _matched(rows: list[Row]) -> list[Row]:

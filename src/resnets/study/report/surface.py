@@ -42,8 +42,9 @@ def surface(networks: Networks, tables: tuple[str, ...], command: str) -> Exhibi
         note="Loss when the weights are moved along two random filter-normalised directions at "
         "once (Li 2018, figure 1), batch-norm statistics re-estimated at every point; the trained "
         "network lies in the middle. Colours are logarithmic and the same for all networks, lines "
-        "lie at the marks of their scale. Far out a network guesses, and its loss goes up and "
-        "down about that of guessing. One plane, so the bands over many directions weigh more.",
+        "lie at the marks of their scale. Where a network only guesses, its loss goes up and down "
+        "by little, and such steps count as well. It is one plane; the bands over many directions "
+        "weigh more.",
         panels=tuple(_panel(name, plane, scale) for name, plane in planes.items()),
         tables=tuple(t for t in tables if t.removeprefix("probe_landscape_") in planes),
         command=command,
