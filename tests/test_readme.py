@@ -21,6 +21,7 @@ COMMANDS = [
     line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()
     if line.startswith("resnets ")
 ]  # fmt: skip
+LONG = {"resnets study"}  # eight minutes; `test_study_everything.py` does the same on tiny networks
 SNIPPETS = [text for kind, text in BLOCKS if kind == "python"]
 SHORT = {"--time": "15s", "--epochs": "0.1"}
 
@@ -59,7 +60,10 @@ def test_readme_shows_both_make_commands_first() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(line, marks=pytest.mark.slow) if line in LONG else line for line in COMMANDS],
+)
 def test_readme_command(
     command: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
