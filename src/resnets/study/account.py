@@ -33,6 +33,8 @@ def summary_rows(summary: Summary) -> Iterator[Row]:
     for claim in summary.claims:
         about = {"study": "train", "depth": summary.plan.deepest}
         yield from _estimate_rows(about, f"claim_{claim.name}", claim.effect)
+        if claim.p is not None:
+            yield about | {"metric": f"p_{claim.name}", "value": claim.p}
         yield about | {"metric": f"verdict_{claim.name}", "status": claim.verdict}
 
 

@@ -11,12 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from resnets.study.plan import SIGNIFICANT, Cell, Plan
+from resnets.study.plan import Cell, Plan
 from resnets.study.single import Row
-from resnets.study.statistics import Estimate, estimate, sign_flip
+from resnets.study.statistics import Estimate, Verdict, estimate, sign_flip, verdict
 from resnets.study.tuning import Choice, choose, tried_rates
 
-Verdict = Literal["supported", "contradicted", "inconclusive"]
 Seeds = dict[int, float]
 """a number for each seed whose run did not diverge"""
 
@@ -81,7 +80,7 @@ def summarise(plan: Plan, rows: Iterable[Row]) -> Summary:
     comparisons = tuple(
         _comparison(depth, errors, deepest=plan.deepest) for depth in sorted(plan.twins.depths)
     )
-    return Summary(plan, findings, comparisons, _claims(plan, comparisons[-1], errors))
+    return Summary(plan, findings, comparisons, _claims(plan, errors))
 
 
 def by_seed(rows: Iterable[Row], cell: Cell, metric: str) -> Seeds:
@@ -137,43 +136,34 @@ def _comparison(depth: int, errors: dict[Cell, Seeds], *, deepest: int) -> Compa
     return Comparison(depth, estimate(differences), sign_flip(differences), role)
 
 
-def _claims(plan: Plan, primary: Comparison, errors: dict[Cell, Seeds]) -> tuple[Claim, ...]:
-    """The claims of every study of training, in fixed words."""
+def _claims(plan: Plan, errors: dict[Cell, Seeds]) -> tuple[Claim, ...]:
+    """The claims of every study of training, in fixed words; the first is the primary one."""
     deep, shallow = plan.deepest, min(plan.twins.depths)
-    plain, residual = (
-        estimate(paired(errors[family, deep], errors[family, shallow]))
-        for family in ("plain", "residual")
-    )
-    difference = primary.difference
-    significant = primary.p is not None and primary.p <= SIGNIFICANT
-    decided = judge(difference, wants=1)
-    if decided == "supported" and not significant:
-        decided = "inconclusive"
     return (
-        Claim(
+        _claim(
             "shortcuts",
             f"at {deep} layers the training error of plain is higher than that of residual",
-            difference, primary.p, decided,
+            errors["plain", deep], errors["residual", deep],
         ),
-        Claim(
+        _claim(
             "plain_degrades",
             f"plain has a higher training error at {deep} layers than at {shallow}",
-            plain, None, judge(plain, wants=1),
+            errors["plain", deep], errors["plain", shallow],
         ),
-        Claim(
+        _claim(
             "residual_gains",
             f"residual has a lower training error at {deep} layers than at {shallow}",
-            residual, None, judge(residual, wants=-1),
+            errors["residual", deep], errors["residual", shallow], lower=True,
         ),
     )  # fmt: skip
 
 
-def judge(effect: Estimate | None, *, wants: Literal[1, -1]) -> Verdict:
-    """Supported or contradicted only by an interval that is clear of zero."""
-    if effect is None or effect.low is None or effect.high is None:
-        return "inconclusive"
-    if effect.low > 0:
-        return "supported" if wants > 0 else "contradicted"
-    if effect.high < 0:
-        return "supported" if wants < 0 else "contradicted"
-    return "inconclusive"
+def _claim(name: str, sentence: str, one: Seeds, other: Seeds, *, lower: bool = False) -> Claim:
+    """Of the first number minus the second: is it above zero (or below)?"""
+    differences = paired(one, other)
+    found = estimate(differences)
+    ends = None if found is None else found.ends
+    above, below = (None, 0.0) if lower else (0.0, None)
+    p = sign_flip([-d for d in differences] if lower else differences)
+    decided = verdict(ends, above=above, below=below, seeds=differences)
+    return Claim(name, sentence, found, p, decided)

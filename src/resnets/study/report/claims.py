@@ -9,6 +9,7 @@ written.
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resnets.errors import UserError, unknown
-from resnets.study.plan import SIGNIFICANT
 from resnets.study.report.evidence import Evidence, Row, one, select
 from resnets.study.report.words import Effect
-from resnets.study.statistics import estimate
+from resnets.study.statistics import Verdict, estimate, sign_flip, verdict
 from resnets.study.tables import COLUMNS
 
 if sys.version_info >= (3, 11):
@@ -30,9 +30,10 @@ else:
 STORED = Path(__file__).with_name("claims.toml")
 VERDICTS = ("supported", "contradicted", "inconclusive")
 PAIRED_BY = ("unit", "seed", "draw", "step", "x")
+SEEDED = "train"
+"""the table whose rows are those of seeds"""
 ESTIMATES = "summary"
-"""the table whose numbers are estimates, which without an interval decide nothing"""
-Verdict = Literal["supported", "contradicted", "inconclusive", "not measured"]
+"""the table made of it, whose intervals over seeds alone decide nothing"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,6 @@ class Claim:
     high: float | None
     minus: Quantity | None = None
     over: Quantity | None = None
-    p: str = ""
     unit: str = ""
     published: str = ""
     comparable: str = ""
@@ -80,8 +80,8 @@ class Judged:
 
     claim: Claim
     effect: Effect | None
-    p: float | None
-    verdict: Verdict
+    p: float | None  # over seeds: one-sided sign-flip
+    verdict: Verdict | Literal["not measured"]
 
     @property
     def holds(self) -> bool:
@@ -94,26 +94,46 @@ def judge_all(claims: Sequence[Claim], evidence: Evidence) -> list[Judged]:
 
 
 def judge(claim: Claim, evidence: Evidence) -> Judged:
-    """Supported or contradicted only by a whole interval."""
-    effect = _effect(claim, evidence)
+    """Supported or contradicted only by a whole interval, and over seeds by the exact test too."""
+    seeds = _by_seed(claim, evidence) if claim.quantity.table == SEEDED else None
+    effect = _effect(claim, evidence) if seeds is None else _over_seeds(seeds)
     if effect is None:
         return Judged(claim, None, None, "not measured")
-    rows = evidence.table(claim.quantity.table)
-    p = one(rows, metric=claim.p, **claim.quantity.where) if claim.p else None
-    verdict = _verdict(claim, effect)
-    if verdict == "supported" and claim.p and (p is None or p > SIGNIFICANT):
-        verdict = "inconclusive"
-    return Judged(claim, effect, p, verdict)
+    found = verdict(effect.ends, above=claim.low, below=claim.high, seeds=seeds)
+    return Judged(claim, effect, None if seeds is None else _p(claim, seeds), found)
 
 
-def _verdict(claim: Claim, effect: Effect) -> Verdict:
-    if effect.low is None or effect.high is None:
-        return "inconclusive"
-    low = float("-inf") if claim.low is None else claim.low
-    high = float("inf") if claim.high is None else claim.high
-    if low < effect.low and effect.high < high:
-        return "supported"
-    return "contradicted" if effect.high <= low or effect.low >= high else "inconclusive"
+def _by_seed(claim: Claim, evidence: Evidence) -> list[float]:
+    """The claim's number for each seed, of the means of the seed's rows."""
+    first = _seeds(claim.quantity, evidence)
+    second = claim.minus or claim.over
+    if second is None:
+        return [*first.values()]
+    others = _seeds(second, evidence)
+    pairs = [(first[seed], others[seed]) for seed in first if seed in others]
+    if claim.minus is not None:
+        return [mine - other for mine, other in pairs]
+    return [mine / other for mine, other in pairs if other]
+
+
+def _seeds(quantity: Quantity, evidence: Evidence) -> dict[int, float]:
+    values: dict[int, list[float]] = {}
+    for row in quantity.rows(evidence):
+        if "value" in row:
+            values.setdefault(row["seed"], []).append(row["value"])
+    return {seed: statistics.fmean(values[seed]) for seed in sorted(values)}
+
+
+def _over_seeds(seeds: list[float]) -> Effect | None:
+    found = estimate(seeds)
+    return None if found is None else Effect(found.value, found.low, found.high)
+
+
+def _p(claim: Claim, seeds: list[float]) -> float | None:
+    """That the number is where the claim has it; of two ends the larger one."""
+    above = None if claim.low is None else sign_flip([seed - claim.low for seed in seeds])
+    below = None if claim.high is None else sign_flip([claim.high - seed for seed in seeds])
+    return max((p for p in (above, below) if p is not None), default=None)
 
 
 def _effect(claim: Claim, evidence: Evidence) -> Effect | None:
@@ -122,7 +142,7 @@ def _effect(claim: Claim, evidence: Evidence) -> Effect | None:
     if second is None:
         own = Effect.of(evidence.table(claim.quantity.table), claim.quantity.metric,
                         **_resolved(first, claim.quantity))  # fmt: skip
-        if own is None or own.low is not None or claim.quantity.table == ESTIMATES:
+        if own is None or own.low is not None:
             return own
         return _of([row["value"] for row in first if "value" in row])
     others = second.rows(evidence)
@@ -176,7 +196,7 @@ def read_claims(path: Path) -> list[Claim]:
     return claims
 
 
-TEXTS = ("name", "sentence", "test", "p", "unit", "published", "comparable")
+TEXTS = ("name", "sentence", "test", "unit", "published", "comparable")
 SELECTORS = ("table", "metric", "where")
 ENDS = ("above", "below", "between")
 
@@ -208,6 +228,11 @@ def _quantity(entry: dict[str, Any]) -> Quantity:
     for column in where:
         if column not in COLUMNS:
             raise unknown("column", column, COLUMNS)
+    if entry["table"] == ESTIMATES:
+        raise ValueError(
+            f"table {ESTIMATES} has intervals over seeds, which alone decide nothing; ask table "
+            f"{SEEDED}, whose rows are those of seeds"
+        )
     return Quantity(str(entry["table"]), str(entry["metric"]), where)
 
 
