@@ -33,6 +33,13 @@ def test_six_seeds_that_agree_reach_one_in_sixty_four() -> None:
     assert sign_flip([]) is None
 
 
+def test_a_run_that_diverged_outweighs_all_others() -> None:
+    wins = [0.2, 0.1, 0.3, 0.2, 0.25]
+    assert sign_flip([*wins, math.inf]) == 1 / 64
+    assert sign_flip([*wins, -math.inf]) == 33 / 64  # all patterns with this one turned, and itself
+    assert sign_flip([*wins[:4], math.inf, -math.inf]) == (16 + 2) / 64
+
+
 def test_sign_flip_counts_the_patterns() -> None:
     values = [0.5, -0.2, 0.4, 0.1, -0.3]
     sums = [
@@ -146,7 +153,7 @@ def test_the_opposite_is_contradicted_and_noise_is_inconclusive() -> None:
 
 
 def test_an_interval_without_significance_is_not_enough() -> None:
-    found = study([*HIGH[:4], None, None], LOW)
+    found = study([*HIGH[:4], None, None], [*LOW[:4], None, None])
     primary = found.comparisons[-1]
     assert primary.p == 1 / 16 > SIGNIFICANT
     assert primary.difference is not None and primary.difference.count == 4
@@ -168,10 +175,11 @@ def test_diverged_runs_are_counted_and_never_averaged(tmp_path: Path) -> None:
     assert any("2 of 6 diverged" in line for line in summary_lines(found))
 
 
-def test_all_diverged_leaves_nothing_to_say() -> None:
+def test_all_diverged_leaves_no_mean_but_the_test() -> None:
     found = study([None] * 6, LOW)
-    assert found.comparisons[-1].difference is None and found.comparisons[-1].p is None
-    assert verdicts(found)["shortcuts"] == "inconclusive"
+    assert found.comparisons[-1].difference is None and found.comparisons[-1].p == 1 / 64
+    assert verdicts(found)["shortcuts"] == "supported"
+    assert verdicts(study([None] * 6, [None] * 6))["shortcuts"] == "inconclusive"
     assert any(line.startswith("    14  - (6 of 6 diverged)") for line in summary_lines(found))
 
 

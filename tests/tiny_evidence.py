@@ -37,8 +37,8 @@ def run(purpose: str, family: str, depth: int, lr: float, seed: int, error: floa
     return row | {"last_loss": error}
 
 
-def write_training(folder: Path, errors: Callable[[str, int, int], float | None]) -> None:
-    """train.csv and summary.csv, of errors by family, depth and seed."""
+def training_rows(errors: Callable[[str, int, int], float | None]) -> list[Row]:
+    """A finished study, of errors by family, depth and seed."""
     rows = [
         run("tune", family, depth, lr, 1000, 0.3 + abs(lr - 0.1))
         for family in TWINS for depth in DEPTHS for lr in (0.03, 0.1, 0.3)
@@ -47,6 +47,12 @@ def write_training(folder: Path, errors: Callable[[str, int, int], float | None]
         run("count", family, depth, 0.1, seed, errors(family, depth, seed))
         for family in TWINS for depth in DEPTHS for seed in SEEDS
     ]  # fmt: skip
+    return rows
+
+
+def write_training(folder: Path, errors: Callable[[str, int, int], float | None]) -> None:
+    """Its train.csv, summary.csv and plan."""
+    rows = training_rows(errors)
     data = folder / "data"
     write_table(data / "train.csv", (line for row in rows for line in long_form(row)))
     write_table(data / "summary.csv", summary_rows(summarise(plan(), rows)))

@@ -79,7 +79,8 @@ def summary_lines(summary: Summary) -> Iterator[str]:
             )  # fmt: skip
     for claim in summary.claims:
         p = "" if claim.p is None else f", p = {claim.p:.4f}"
-        yield f"{claim.verdict}: {claim.sentence} ({percent(claim.effect)} points{p})"
+        lost = "".join(f"; {words}" for words in claim.lost)
+        yield f"{claim.verdict}: {claim.sentence} ({percent(claim.effect)} points{p}{lost})"
 
 
 def _comparison_line(summary: Summary, comparison: Comparison) -> str:

@@ -19,7 +19,17 @@ from typing import Any, Literal
 from resnets.errors import UserError, unknown
 from resnets.study.report.evidence import Evidence, Row, one, select
 from resnets.study.report.words import Effect
-from resnets.study.statistics import Verdict, estimate, sign_flip, verdict
+from resnets.study.statistics import (
+    Seeds,
+    Verdict,
+    censored,
+    estimate,
+    pairs,
+    ranked,
+    sign_flip,
+    verdict,
+)
+from resnets.study.summary import differences
 from resnets.study.tables import COLUMNS
 
 if sys.version_info >= (3, 11):
@@ -82,6 +92,7 @@ class Judged:
     effect: Effect | None
     p: float | None  # over seeds: one-sided sign-flip
     verdict: Verdict | Literal["not measured"]
+    notes: tuple[str, ...] = ()  # what a reader must know beside the numbers
 
     @property
     def holds(self) -> bool:
@@ -95,38 +106,68 @@ def judge_all(claims: Sequence[Claim], evidence: Evidence) -> list[Judged]:
 
 def judge(claim: Claim, evidence: Evidence) -> Judged:
     """Supported or contradicted only by a whole interval, and over seeds by the exact test too."""
-    seeds = _by_seed(claim, evidence) if claim.quantity.table == SEEDED else None
-    effect = _effect(claim, evidence) if seeds is None else _over_seeds(seeds)
+    if claim.quantity.table == SEEDED:
+        return _over_seeds(claim, evidence)
+    effect = _effect(claim, evidence)
     if effect is None:
         return Judged(claim, None, None, "not measured")
-    found = verdict(effect.ends, above=claim.low, below=claim.high, seeds=seeds)
-    return Judged(claim, effect, None if seeds is None else _p(claim, seeds), found)
+    found = verdict(effect.ends, above=claim.low, below=claim.high, seeds=None)
+    return Judged(claim, effect, None, found)
 
 
-def _by_seed(claim: Claim, evidence: Evidence) -> list[float]:
-    """The claim's number for each seed, of the means of the seed's rows."""
+def _over_seeds(claim: Claim, evidence: Evidence) -> Judged:
+    """Means and intervals are of what did not diverge; the test has all runs."""
     first = _seeds(claim.quantity, evidence)
     second = claim.minus or claim.over
-    if second is None:
-        return [*first.values()]
-    others = _seeds(second, evidence)
-    pairs = [(first[seed], others[seed]) for seed in first if seed in others]
+    others = {} if second is None else _seeds(second, evidence)
+    found = estimate(_numbers(claim, first, others))
+    effect = None if found is None else Effect(found.value, found.low, found.high)
+    notes = tuple(
+        words
+        for quantity, seeds in ((claim.quantity, first), (second, others))
+        if quantity is not None and (words := censored(_name(quantity, evidence), seeds))
+    )
+    tested = _numbers(claim, ranked(first), ranked(others))
+    if not tested:
+        return Judged(claim, None, None, "not measured", notes)
+    ends = None if effect is None else effect.ends
+    decided = verdict(ends, above=claim.low, below=claim.high, seeds=tested)
+    return Judged(claim, effect, _p(claim, tested), decided, notes)
+
+
+def _numbers(claim: Claim, first: Seeds, others: Seeds) -> list[float]:
+    """The claim's number for each seed that has it."""
     if claim.minus is not None:
-        return [mine - other for mine, other in pairs]
-    return [mine / other for mine, other in pairs if other]
+        return differences(first, others)
+    if claim.over is not None:
+        both = [(mine, other) for mine, other in pairs(first, others) if other]
+        return [1.0 if mine == other else mine / other for mine, other in both]
+    return [value for value in first.values() if value is not None]
 
 
-def _seeds(quantity: Quantity, evidence: Evidence) -> dict[int, float]:
+def _seeds(quantity: Quantity, evidence: Evidence) -> Seeds:
+    """The mean of each seed's rows, None where one of its runs diverged."""
+    rows = quantity.rows(evidence)
     values: dict[int, list[float]] = {}
-    for row in quantity.rows(evidence):
+    for row in rows:
         if "value" in row:
             values.setdefault(row["seed"], []).append(row["value"])
-    return {seed: statistics.fmean(values[seed]) for seed in sorted(values)}
+    runs = {name: want for name, want in _resolved(rows, quantity).items() if name != "step"}
+    studies = {row["study"] for row in rows}  # counted runs, trials of learning rates, or both
+    lost = {
+        row["seed"]: None
+        for row in select(evidence.table(SEEDED), **runs)
+        if "value" not in row and row["study"] in studies
+    }
+    means = {seed: statistics.fmean(found) for seed, found in values.items()}
+    return dict(sorted({**means, **lost}.items()))
 
 
-def _over_seeds(seeds: list[float]) -> Effect | None:
-    found = estimate(seeds)
-    return None if found is None else Effect(found.value, found.low, found.high)
+def _name(quantity: Quantity, evidence: Evidence) -> str:
+    """residual-56, or as much of it as the claim asks for."""
+    where = _resolved(quantity.rows(evidence), quantity)
+    words = [str(where[column]) for column in ("family", "depth") if column in where]
+    return "-".join(words) or "the study"
 
 
 def _p(claim: Claim, seeds: list[float]) -> float | None:
