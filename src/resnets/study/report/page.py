@@ -91,7 +91,7 @@ NOT_SHOWN = (
     "initialisation.",
     "Anything about ImageNet, other architectures, or longer training: networks and images here "
     "are small and steps are few. With one recipe for all, a better recipe for plain networks is "
-    "not ruled out; each cell has its own learning rate, and nothing else of its own.",
+    "not ruled out; a cell has at most a learning rate of its own, and nothing else.",
     "Causes. Explosion, collapse and shattering stand beside the degradation in the same depths; "
     "none was switched on or off alone. Probes look at one network of each kind, and intervals "
     "over its units are not intervals over seeds.",
