@@ -264,7 +264,7 @@ def test_the_command_on_a_run_and_on_its_model_file(
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
     tables = {path.name: read_table(path) for path in printed}
     assert all(path.parent == tmp_path / "data" for path in printed) and len(tables) == 7
-    gradients = tables["probe_gradients_resnet20.csv"]
+    gradients = tables["probe_gradients_run.csv"]
     assert {row.get("step") for row in gradients} == {None, 0, 1, 10, 12}
     assert {row["depth"] for rows in tables.values() for row in rows} == {20}
     first = {path.name: path.read_bytes() for path in printed}
@@ -274,7 +274,7 @@ def test_the_command_on_a_run_and_on_its_model_file(
     shutil.copy(run / "model.safetensors", alone)
     words = ["study", "probe", str(alone), "--out", str(tmp_path / "b"), "--quiet"]
     assert main([*words, "--data", str(run.parent / "noise.npz"), "--against", str(run)]) == 0
-    with (tmp_path / "b" / "data" / "probe_similarity_resnet20.csv").open() as file:
+    with (tmp_path / "b" / "data" / "probe_similarity_model.csv").open() as file:
         assert {row["metric"] for row in csv.DictReader(file)} == {"cka", "cka_across"}
 
 

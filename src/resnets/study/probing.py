@@ -57,7 +57,8 @@ def probe_model(
         network, images, targets, second=second, say=say,
         by_step=((step, young.to(place)) for step, young in by_step),
     )  # fmt: skip
-    name = file.recipe.get("model") or model.stem  # a cell of a study is no named network
+    # Not after the network: two runs of one network would take each other's place.
+    name = model.stem if run is None else run.path.resolve().name
     paths = {table: out / "data" / f"probe_{table}_{name}.csv" for table in tables}
     for table, rows in tables.items():
         write_table(paths[table], rows)
