@@ -11,7 +11,7 @@ from resnets.cli import main
 from resnets.errors import UserError
 from resnets.study.report.claims import STORED, judge_all, read_claims
 from resnets.study.report.evidence import Evidence
-from resnets.study.tables import write_table
+from resnets.study.tables import read_table, write_table
 from tiny_evidence import degrading, turned_round, write_init, write_probes, write_training
 
 Errors = Callable[[str, int, int], float]
@@ -64,6 +64,22 @@ def test_the_opposite_is_contradicted(tmp_path: Path) -> None:
     write_training(tmp_path, turned_round)
     found = verdicts(tmp_path)
     assert {found[name] for name in OVER_SEEDS} == {"contradicted"}
+
+
+def test_another_network_in_the_folder_changes_no_stored_claim(tmp_path: Path) -> None:
+    write_training(tmp_path, degrading)
+    write_probes(tmp_path)
+    before = verdicts(tmp_path)
+    for path in (tmp_path / "data").glob("probe_*_residual-56.csv"):
+        worse = [
+            row | {"value": 0.9 + row["value"], "depth": depth}
+            for row in read_table(path) for depth in (56, 110)
+        ]  # fmt: skip
+        write_table(path.with_name(path.name.replace("residual-56", "mine")), worse)
+    assert verdicts(tmp_path) == before
+    text = MINIMAL.replace("numbers", "probe_use").replace('"number"', '"branch_ratio"')
+    text = text.replace("0.0", "0.5")  # a claim of one's own may pool
+    assert verdicts(tmp_path, claims_of(tmp_path, text)) == {"first": "supported"}
 
 
 def test_few_seeds_decide_nothing(tmp_path: Path) -> None:

@@ -54,9 +54,13 @@ class Quantity:
     metric: str
     where: dict[str, Any] = field(default_factory=dict)
 
+    def source(self, evidence: Evidence) -> list[Row]:
+        """The table; in its name {deepest} is the depth of the plan's primary test."""
+        return evidence.table(self.table.replace("{deepest}", str(evidence.deepest)))
+
     def rows(self, evidence: Evidence) -> list[Row]:
         """The rows; "max" and "min" are resolved among those that the other columns leave."""
-        found = select(evidence.table(self.table), metric=self.metric)
+        found = select(self.source(evidence), metric=self.metric)
         fixed = {name: want for name, want in self.where.items() if want not in ("max", "min")}
         found = select(found, **fixed)
         for name in self.where.keys() - fixed.keys():
@@ -181,7 +185,7 @@ def _effect(claim: Claim, evidence: Evidence) -> Effect | None:
     first = claim.quantity.rows(evidence)
     second = claim.minus or claim.over
     if second is None:
-        own = Effect.of(evidence.table(claim.quantity.table), claim.quantity.metric,
+        own = Effect.of(claim.quantity.source(evidence), claim.quantity.metric,
                         **_resolved(first, claim.quantity))  # fmt: skip
         if own is None or own.low is not None:
             return own
