@@ -82,6 +82,24 @@ def test_another_network_in_the_folder_changes_no_stored_claim(tmp_path: Path) -
     assert verdicts(tmp_path, claims_of(tmp_path, text)) == {"first": "supported"}
 
 
+@pytest.mark.parametrize(
+    ("family", "claim"), [("plain", "plain-breaks"), ("residual", "residual-survives")]
+)
+def test_lesions_of_a_network_at_chance_decide_nothing(
+    tmp_path: Path, family: str, claim: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_training(tmp_path, degrading)
+    write_probes(tmp_path)
+    path = tmp_path / "data" / f"probe_lesions_{family}-56.csv"
+    at_chance = [row | {"value": 0.9} if "error" in row["metric"] else row
+                 for row in read_table(path)]  # fmt: skip
+    write_table(path, at_chance)
+    assert verdicts(tmp_path)[claim] == "inconclusive"
+    check(tmp_path)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if f"  {claim}  " in line)
+    assert "; the whole network errs on 90.0% of the images and has little to lose" in line
+
+
 def test_few_seeds_decide_nothing(tmp_path: Path) -> None:
     lost = lambda family, depth, seed: degrading(family, depth, seed) if seed < 2 else None  # noqa: E731
     write_training(tmp_path, lost)

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resnets.errors import UserError, unknown
+from resnets.report.figure import percent
 from resnets.study.report.evidence import Evidence, Row, one, select
+from resnets.study.report.inside import LITTLE_LEFT
 from resnets.study.report.words import Effect
 from resnets.study.statistics import (
     Seeds,
@@ -40,6 +42,8 @@ else:
 STORED = Path(__file__).with_name("claims.toml")
 VERDICTS = ("supported", "contradicted", "inconclusive")
 PAIRED_BY = ("unit", "seed", "draw", "step", "x")
+INTACT = "intact_error"
+"""of a network before its lesions"""
 SEEDED = "train"
 """the table whose rows are those of seeds"""
 ESTIMATES = "summary"
@@ -115,8 +119,19 @@ def judge(claim: Claim, evidence: Evidence) -> Judged:
     effect = _effect(claim, evidence)
     if effect is None:
         return Judged(claim, None, None, "not measured")
+    if (whole := _whole_error(claim, evidence)) > LITTLE_LEFT:
+        note = f"the whole network errs on {percent(whole)} of the images and has little to lose"
+        return Judged(claim, effect, None, "inconclusive", (note,))
     found = verdict(effect.ends, above=claim.low, below=claim.high, seeds=None)
     return Judged(claim, effect, None, found)
+
+
+def _whole_error(claim: Claim, evidence: Evidence) -> float:
+    """Of the network whose lesions a claim is about; 0 for other claims."""
+    second = claim.minus or claim.over
+    if second is None or not second.metric.startswith(INTACT):
+        return 0.0
+    return max((row["value"] for row in second.rows(evidence) if "value" in row), default=0.0)
 
 
 def _over_seeds(claim: Claim, evidence: Evidence) -> Judged:
