@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from resnets.cli import main
 from resnets.errors import UserError
 from resnets.study.report.claims import STORED, judge_all, read_claims
 from resnets.study.report.evidence import Evidence
-from resnets.study.tables import write_table
+from resnets.study.tables import read_table, write_table
 from tiny_evidence import degrading, turned_round, write_init, write_probes, write_training
 
+Errors = Callable[[str, int, int], float]
+OVER_SEEDS = ("shortcuts", "plain-degrades", "residual-gains")
 MINIMAL = """
 [[claim]]
 name = "first"
@@ -60,7 +63,41 @@ def test_what_the_paper_found_is_supported(tmp_path: Path) -> None:
 def test_the_opposite_is_contradicted(tmp_path: Path) -> None:
     write_training(tmp_path, turned_round)
     found = verdicts(tmp_path)
-    assert {found[n] for n in ("shortcuts", "plain-degrades", "residual-gains")} == {"contradicted"}
+    assert {found[name] for name in OVER_SEEDS} == {"contradicted"}
+
+
+def test_another_network_in_the_folder_changes_no_stored_claim(tmp_path: Path) -> None:
+    write_training(tmp_path, degrading)
+    write_probes(tmp_path)
+    before = verdicts(tmp_path)
+    for path in (tmp_path / "data").glob("probe_*_residual-56.csv"):
+        worse = [
+            row | {"value": 0.9 + row["value"], "depth": depth}
+            for row in read_table(path) for depth in (56, 110)
+        ]  # fmt: skip
+        write_table(path.with_name(path.name.replace("residual-56", "mine")), worse)
+    assert verdicts(tmp_path) == before
+    text = MINIMAL.replace("numbers", "probe_use").replace('"number"', '"branch_ratio"')
+    text = text.replace("0.0", "0.5")  # a claim of one's own may pool
+    assert verdicts(tmp_path, claims_of(tmp_path, text)) == {"first": "supported"}
+
+
+@pytest.mark.parametrize(
+    ("family", "claim"), [("plain", "plain-breaks"), ("residual", "residual-survives")]
+)
+def test_lesions_of_a_network_at_chance_decide_nothing(
+    tmp_path: Path, family: str, claim: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_training(tmp_path, degrading)
+    write_probes(tmp_path)
+    path = tmp_path / "data" / f"probe_lesions_{family}-56.csv"
+    at_chance = [row | {"value": 0.9} if "error" in row["metric"] else row
+                 for row in read_table(path)]  # fmt: skip
+    write_table(path, at_chance)
+    assert verdicts(tmp_path)[claim] == "inconclusive"
+    check(tmp_path)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if f"  {claim}  " in line)
+    assert "; the whole network errs on 90.0% of the images and has little to lose" in line
 
 
 def test_few_seeds_decide_nothing(tmp_path: Path) -> None:
@@ -69,11 +106,23 @@ def test_few_seeds_decide_nothing(tmp_path: Path) -> None:
     assert verdicts(tmp_path)["shortcuts"] == "inconclusive"
 
 
-def test_three_seeds_are_too_few_for_the_primary_test(tmp_path: Path) -> None:
-    lost = lambda family, depth, seed: degrading(family, depth, seed) if seed < 3 else None  # noqa: E731
-    write_training(tmp_path, lost)
-    found = verdicts(tmp_path)  # the interval is clear of zero, but p is 1/8 at best
-    assert (found["shortcuts"], found["plain-degrades"]) == ("inconclusive", "supported")
+@pytest.mark.parametrize("errors", [degrading, turned_round])
+def test_three_seeds_are_too_few_for_a_verdict(tmp_path: Path, errors: Errors) -> None:
+    write_training(tmp_path, lambda f, d, s: errors(f, d, s) if s < 3 else None)
+    found = verdicts(tmp_path)  # intervals are clear of zero, but p is 1/8 at best
+    assert {found[name] for name in OVER_SEEDS} == {"inconclusive"}
+
+
+def test_a_claim_of_ones_own_over_seeds_takes_the_exact_test_too(tmp_path: Path) -> None:
+    write_training(tmp_path, lambda f, d, s: 0.1 + 0.01 * s if f == "plain" else 0.2 - 0.039 * s)
+    text = MINIMAL.replace("numbers", "train").replace('"number"', '"train_error"')
+    plain = text.replace("0.0", "0.09") + 'where = { family = "plain", depth = 56 }\n'
+    assert verdicts(tmp_path, claims_of(tmp_path, plain)) == {"first": "supported"}
+    residual = text.replace("0.0", "0.05") + 'where = { family = "residual", depth = 56 }\n'
+    (judged,) = judge_all(read_claims(claims_of(tmp_path, residual)), Evidence.read(tmp_path))
+    assert judged.effect is not None and judged.effect.low is not None
+    assert judged.effect.low > 0.05 and judged.p == 6 / 64  # the interval alone is too bold
+    assert judged.verdict == "inconclusive"
 
 
 def test_growth_is_compared_with_theory(tmp_path: Path) -> None:
@@ -142,6 +191,7 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (MINIMAL.replace("supported", "true"), "unknown expected verdict 'true'"),
         (MINIMAL.replace("0.0", "'x'"), "could not convert"),
         (MINIMAL + "minus = 3\n", "claim first: "),
+        (MINIMAL.replace("numbers", "summary"), "ask table train, whose rows are those of seeds"),
     ],
 )
 def test_a_bad_file_is_one_line(

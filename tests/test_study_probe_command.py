@@ -80,7 +80,7 @@ def test_the_command_on_a_run_and_on_its_model_file(
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
     tables = {path.name: read_table(path) for path in printed}
     assert all(path.parent == tmp_path / "data" for path in printed) and len(tables) == 7
-    gradients = tables["probe_gradients_resnet20.csv"]
+    gradients = tables["probe_gradients_run.csv"]
     assert {row.get("step") for row in gradients} == {None, 0, 1, 10, 12}
     assert {row["depth"] for rows in tables.values() for row in rows} == {20}
     first = {path.name: path.read_bytes() for path in printed}
@@ -91,7 +91,7 @@ def test_the_command_on_a_run_and_on_its_model_file(
     words = ["study", "probe", str(alone), "--out", str(tmp_path / "b"), "--quiet"]
     assert main([*words, "--data", str(run.parent / "noise.npz"), "--against", str(run)]) == 0
     across = Path(capsys.readouterr().out.splitlines()[-1])
-    assert across.name == "probe_across_resnet20-against-resnet20.csv"
+    assert across.name == "probe_across_model-against-run.csv"
     rows = {(row["unit"], row["x"]): row["value"] for row in read_table(across)}
     assert len(rows) == 10**2 and all(rows[u, u] == pytest.approx(1) for u in range(10))
 

@@ -14,8 +14,8 @@ import pytest
 from resnets.evaluation import wilson
 from resnets.study.account import percent, summary_lines, summary_rows
 from resnets.study.plan import SIGNIFICANT, Group, Plan
-from resnets.study.statistics import Estimate, estimate, sign_flip
-from resnets.study.summary import Summary, judge, summarise
+from resnets.study.statistics import Estimate, estimate, sign_flip, verdict
+from resnets.study.summary import Summary, summarise
 from resnets.study.tables import read_table, write_table
 from tiny_study import tiny_plan
 
@@ -31,6 +31,13 @@ def test_six_seeds_that_agree_reach_one_in_sixty_four() -> None:
     assert sign_flip([-0.2, -0.1, -0.3]) == 1.0
     assert sign_flip([0.0, 0.0]) == 1.0
     assert sign_flip([]) is None
+
+
+def test_a_run_that_diverged_outweighs_all_others() -> None:
+    wins = [0.2, 0.1, 0.3, 0.2, 0.25]
+    assert sign_flip([*wins, math.inf]) == 1 / 64
+    assert sign_flip([*wins, -math.inf]) == 33 / 64  # all patterns with this one turned, and itself
+    assert sign_flip([*wins[:4], math.inf, -math.inf]) == (16 + 2) / 64
 
 
 def test_sign_flip_counts_the_patterns() -> None:
@@ -61,17 +68,42 @@ def test_few_seeds_have_no_interval() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "wants", "verdict"),
+    ("ends", "above", "below", "found"),
     [
-        (0.1, 0.3, 1, "supported"), (-0.3, -0.1, 1, "contradicted"),
-        (-0.3, -0.1, -1, "supported"), (0.1, 0.3, -1, "contradicted"),
-        (-0.1, 0.1, 1, "inconclusive"), (None, None, 1, "inconclusive"),
+        ((0.1, 0.3), 0.0, None, "supported"), ((-0.3, -0.1), 0.0, None, "contradicted"),
+        ((-0.3, -0.1), None, 0.0, "supported"), ((0.1, 0.3), None, 0.0, "contradicted"),
+        ((-0.1, 0.1), 0.0, None, "inconclusive"), (None, 0.0, None, "inconclusive"),
+        ((0.1, 0.3), 0.0, 0.5, "supported"), ((0.1, 0.3), 0.0, 0.2, "inconclusive"),
+        ((0.6, 0.7), 0.0, 0.5, "contradicted"), ((0.0, 0.0), 0.0, None, "contradicted"),
     ],
 )  # fmt: skip
-def test_a_verdict_needs_an_interval_clear_of_zero(
-    low: float | None, high: float | None, wants: Any, verdict: str
+def test_a_verdict_needs_an_interval_clear_of_the_edge(
+    ends: Any, above: float | None, below: float | None, found: str
 ) -> None:
-    assert judge(Estimate(0.0, low, high, 6), wants=wants) == verdict
+    assert verdict(ends, above=above, below=below, seeds=None) == found
+
+
+@pytest.mark.parametrize(("count", "found"), [(3, False), (4, False), (5, True), (6, True)])
+def test_over_seeds_the_exact_test_must_agree(count: int, found: bool) -> None:
+    seeds = [0.1 + 0.01 * seed for seed in range(count)]
+    judged = [
+        verdict((0.1, 0.2), above=0.0, below=None, seeds=seeds),
+        verdict((0.1, 0.2), above=None, below=0.0, seeds=seeds),
+    ]
+    assert judged == (["supported", "contradicted"] if found else ["inconclusive"] * 2)
+
+
+@pytest.mark.parametrize(("count", "least", "most"), [(3, 0.71, 0.79), (6, 0.84, 0.90)])
+def test_a_bootstrap_of_few_seeds_covers_less_than_its_name(
+    count: int, least: float, most: float
+) -> None:
+    """What the page says under its claims, and why no verdict over seeds is built on it alone."""
+    rng, covered = np.random.default_rng(1), 0
+    for _ in range(400):
+        found = estimate(rng.standard_normal(count).tolist())
+        assert found is not None and found.ends is not None
+        covered += found.ends[0] <= 0 <= found.ends[1]
+    assert least < covered / 400 < most
 
 
 def rows_of(errors: dict[tuple[str, int], list[float | None]]) -> list[Row]:
@@ -121,7 +153,7 @@ def test_the_opposite_is_contradicted_and_noise_is_inconclusive() -> None:
 
 
 def test_an_interval_without_significance_is_not_enough() -> None:
-    found = study([*HIGH[:4], None, None], LOW)
+    found = study([*HIGH[:4], None, None], [*LOW[:4], None, None])
     primary = found.comparisons[-1]
     assert primary.p == 1 / 16 > SIGNIFICANT
     assert primary.difference is not None and primary.difference.count == 4
@@ -143,10 +175,11 @@ def test_diverged_runs_are_counted_and_never_averaged(tmp_path: Path) -> None:
     assert any("2 of 6 diverged" in line for line in summary_lines(found))
 
 
-def test_all_diverged_leaves_nothing_to_say() -> None:
+def test_all_diverged_leaves_no_mean_but_the_test() -> None:
     found = study([None] * 6, LOW)
-    assert found.comparisons[-1].difference is None and found.comparisons[-1].p is None
-    assert verdicts(found)["shortcuts"] == "inconclusive"
+    assert found.comparisons[-1].difference is None and found.comparisons[-1].p == 1 / 64
+    assert verdicts(found)["shortcuts"] == "supported"
+    assert verdicts(study([None] * 6, [None] * 6))["shortcuts"] == "inconclusive"
     assert any(line.startswith("    14  - (6 of 6 diverged)") for line in summary_lines(found))
 
 

@@ -20,9 +20,10 @@ UNITS = 6
 UNIT_FAMILIES = {"plain": "plain-56", "residual": "residual-56"}
 
 
-def plan() -> Plan:
-    """The preset `minutes` under the name that its tables have."""
-    return replace(PRESETS["minutes"], groups=(Group(TWINS, DEPTHS, SEEDS),))
+def plan(*others: str) -> Plan:
+    """The preset `minutes` under the name that its tables have; further families at 56 layers."""
+    further = (Group(others, (56,), SEEDS),) if others else ()
+    return replace(PRESETS["minutes"], groups=(Group(TWINS, DEPTHS, SEEDS), *further))
 
 
 def run(purpose: str, family: str, depth: int, lr: float, seed: int, error: float | None) -> Row:
@@ -37,20 +38,29 @@ def run(purpose: str, family: str, depth: int, lr: float, seed: int, error: floa
     return row | {"last_loss": error}
 
 
-def write_training(folder: Path, errors: Callable[[str, int, int], float | None]) -> None:
-    """train.csv and summary.csv, of errors by family, depth and seed."""
+def training_rows(errors: Callable[[str, int, int], float | None], *others: str) -> list[Row]:
+    """A finished study, of errors by family, depth and seed."""
+    cells = dict(plan(*others).cells())
     rows = [
         run("tune", family, depth, lr, 1000, 0.3 + abs(lr - 0.1))
-        for family in TWINS for depth in DEPTHS for lr in (0.03, 0.1, 0.3)
+        for family, depth in cells for lr in (0.03, 0.1, 0.3)
     ]  # fmt: skip
     rows += [
         run("count", family, depth, 0.1, seed, errors(family, depth, seed))
-        for family in TWINS for depth in DEPTHS for seed in SEEDS
+        for (family, depth), seeds in cells.items() for seed in seeds
     ]  # fmt: skip
+    return rows
+
+
+def write_training(
+    folder: Path, errors: Callable[[str, int, int], float | None], *others: str
+) -> None:
+    """Its train.csv, summary.csv and plan."""
+    rows = training_rows(errors, *others)
     data = folder / "data"
     write_table(data / "train.csv", (line for row in rows for line in long_form(row)))
-    write_table(data / "summary.csv", summary_rows(summarise(plan(), rows)))
-    (data / "plan.json").write_text(json.dumps(asdict(plan())), encoding="utf-8")
+    write_table(data / "summary.csv", summary_rows(summarise(plan(*others), rows)))
+    (data / "plan.json").write_text(json.dumps(asdict(plan(*others))), encoding="utf-8")
 
 
 def degrading(family: str, depth: int, seed: int) -> float:

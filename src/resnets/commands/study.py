@@ -223,7 +223,7 @@ class Check:
             if self.quiet and found.holds:
                 continue
             word = "holds" if found.holds else "fails"
-            effect = "" if found.effect is None else f": {effect_text(found)}"
+            effect = "" if found.verdict == "not measured" else f": {effect_text(found)}"
             wanted = "" if found.holds else f" (expected: {found.claim.expected})"
             print(f"{word}  {found.claim.name}  {found.verdict}{wanted}{effect}")
         return 0 if all(found.holds for found in judged) else 1

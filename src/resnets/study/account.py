@@ -33,6 +33,8 @@ def summary_rows(summary: Summary) -> Iterator[Row]:
     for claim in summary.claims:
         about = {"study": "train", "depth": summary.plan.deepest}
         yield from _estimate_rows(about, f"claim_{claim.name}", claim.effect)
+        if claim.p is not None:
+            yield about | {"metric": f"p_{claim.name}", "value": claim.p}
         yield about | {"metric": f"verdict_{claim.name}", "status": claim.verdict}
 
 
@@ -77,7 +79,8 @@ def summary_lines(summary: Summary) -> Iterator[str]:
             )  # fmt: skip
     for claim in summary.claims:
         p = "" if claim.p is None else f", p = {claim.p:.4f}"
-        yield f"{claim.verdict}: {claim.sentence} ({percent(claim.effect)} points{p})"
+        lost = "".join(f"; {words}" for words in claim.lost)
+        yield f"{claim.verdict}: {claim.sentence} ({percent(claim.effect)} points{p}{lost})"
 
 
 def _comparison_line(summary: Summary, comparison: Comparison) -> str:

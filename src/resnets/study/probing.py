@@ -53,7 +53,7 @@ def probe_model(
         network, images, targets, say=say,
         by_step=((step, young.to(place)) for step, young in by_step),
     )  # fmt: skip
-    paths = {table: probe_path(out, table, _name(file, model)) for table in tables}
+    paths = {table: probe_path(out, table, _name(model)) for table in tables}
     for table, rows in tables.items():
         write_table(paths[table], rows)
     return [*paths.values(), *compared]
@@ -71,7 +71,7 @@ def compare_models(
     if files[0].preprocess.channels != files[1].preprocess.channels:
         raise UserError(f"--against {against}: one takes grey images, the other coloured ones")
     part = _held_out_images(files[0], _run_of(model), data, model)
-    names = [_name(file, path) for file, path in zip(files, (model, against), strict=True)]
+    names = [_name(path) for path in (model, against)]
     say(f"similarity of the layers of {' and '.join(names)}")
     first, second = (
         Subject(file.build().to(place), _read(part, file.preprocess, device=place)[0])
@@ -82,9 +82,10 @@ def compare_models(
     return path
 
 
-def _name(file: ModelFile, model: Path) -> str:
-    """The network's name; a cell of a study is no named network."""
-    return file.recipe.get("model") or model.stem
+def _name(model: Path) -> str:
+    """Of the run folder or file: two runs of one network must not take each other's place."""
+    run = _run_of(model)
+    return model.stem if run is None else run.path.resolve().name
 
 
 def _with_float64(device: torch.device, say: Say) -> torch.device:

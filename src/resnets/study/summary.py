@@ -2,23 +2,31 @@
 
 The idea: what counts as supported was fixed with the plan. One primary test; all else is secondary
 and says so. A run that diverged is a censored outcome: it is counted, with Wilson's interval, and
-never averaged; it leaves the pairs of its seed.
+never averaged; it leaves the pairs of its seed, and in the tests it is the worst there is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from resnets.study.plan import SIGNIFICANT, Cell, Plan
+from resnets.study.plan import Cell, Plan
 from resnets.study.single import Row
-from resnets.study.statistics import Estimate, estimate, sign_flip
+from resnets.study.statistics import (
+    Estimate,
+    Seeds,
+    Verdict,
+    censored,
+    estimate,
+    pairs,
+    ranked,
+    sign_flip,
+    verdict,
+)
 from resnets.study.tuning import Choice, choose, tried_rates
 
-Verdict = Literal["supported", "contradicted", "inconclusive"]
-Seeds = dict[int, float]
-"""a number for each seed whose run did not diverge"""
+Errors = Mapping[Cell, Seeds]
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class Claim:
     effect: Estimate | None
     p: float | None
     verdict: Verdict
+    lost: tuple[str, ...]  # what diverged, in words
 
 
 @dataclass(frozen=True)
@@ -81,25 +90,25 @@ def summarise(plan: Plan, rows: Iterable[Row]) -> Summary:
     comparisons = tuple(
         _comparison(depth, errors, deepest=plan.deepest) for depth in sorted(plan.twins.depths)
     )
-    return Summary(plan, findings, comparisons, _claims(plan, comparisons[-1], errors))
+    return Summary(plan, findings, comparisons, _claims(plan, errors))
 
 
-def by_seed(rows: Iterable[Row], cell: Cell, metric: str) -> Seeds:
-    """A metric of the runs of a cell that did not diverge."""
+def by_seed(rows: Iterable[Row], cell: Cell, metric: str) -> dict[int, float | None]:
+    """A metric of the runs of a cell."""
     return {
-        row["seed"]: row[metric]
+        row["seed"]: None if row["status"] else row[metric]
         for row in sorted(rows, key=lambda row: row["seed"])
-        if (row["family"], row["depth"]) == cell and not row["status"]
+        if (row["family"], row["depth"]) == cell
     }
 
 
-def paired(one: Seeds, other: Seeds) -> list[float]:
-    """One minus the other, for the seeds that both have."""
-    return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+def _mean(seeds: Seeds) -> Estimate | None:
+    """Of the runs that did not diverge."""
+    return estimate([value for value in seeds.values() if value is not None])
 
 
 def _finding(
-    plan: Plan, rows: list[Row], counted: list[Row], cell: Cell, errors: dict[Cell, Seeds]
+    plan: Plan, rows: list[Row], counted: list[Row], cell: Cell, errors: Errors
 ) -> CellFinding:
     family, depth = cell
     own = [row for row in counted if (row["family"], row["depth"]) == cell]
@@ -109,71 +118,74 @@ def _finding(
         family=family,
         depth=depth,
         choice=choice,
-        train_error=estimate([*errors[cell].values()]),
-        test_error=estimate([*by_seed(own, cell, "test_error").values()]),
-        last_loss=estimate([*by_seed(own, cell, "last_loss").values()]),
+        train_error=_mean(errors[cell]),
+        test_error=_mean(by_seed(own, cell, "test_error")),
+        last_loss=_mean(by_seed(own, cell, "last_loss")),
         degradation=_degradation(cell, errors),
         runs=len(own),
         diverged=sum(bool(row["status"]) for row in own),
     )
 
 
-def _degradation(cell: Cell, errors: dict[Cell, Seeds]) -> Estimate | None:
+def _degradation(cell: Cell, errors: Errors) -> Estimate | None:
     """D(L) = error(L) - the least mean error of a shallower depth; positive is worse with depth."""
     family, depth = cell
-    shallower = [
-        seeds for (name, other), seeds in errors.items() if name == family and other < depth
+    known = [
+        (found.value, seeds)
+        for (name, other), seeds in errors.items()
+        if name == family and other < depth and (found := _mean(seeds)) is not None
     ]
-    known = [seeds for seeds in shallower if seeds]
     if not known:
         return None
-    best = min(known, key=lambda seeds: sum(seeds.values()) / len(seeds))
-    return estimate(paired(errors[cell], best))
+    _, best = min(known, key=lambda pair: pair[0])
+    return estimate(differences(errors[cell], best))
 
 
-def _comparison(depth: int, errors: dict[Cell, Seeds], *, deepest: int) -> Comparison:
-    differences = paired(errors["plain", depth], errors["residual", depth])
+def differences(one: Seeds, other: Seeds) -> list[float]:
+    """One minus the other, for the seeds whose two runs did not diverge."""
+    both = pairs(one, other)
+    return [0.0 if mine == theirs else mine - theirs for mine, theirs in both]  # inf may meet inf
+
+
+def _comparison(depth: int, errors: Errors, *, deepest: int) -> Comparison:
+    one, other = errors["plain", depth], errors["residual", depth]
     role: Literal["primary", "secondary"] = "primary" if depth == deepest else "secondary"
-    return Comparison(depth, estimate(differences), sign_flip(differences), role)
+    p = sign_flip(differences(ranked(one), ranked(other)))
+    return Comparison(depth, estimate(differences(one, other)), p, role)
 
 
-def _claims(plan: Plan, primary: Comparison, errors: dict[Cell, Seeds]) -> tuple[Claim, ...]:
-    """The claims of every study of training, in fixed words."""
+def _claims(plan: Plan, errors: Errors) -> tuple[Claim, ...]:
+    """The claims of every study of training, in fixed words; the first is the primary one."""
     deep, shallow = plan.deepest, min(plan.twins.depths)
-    plain, residual = (
-        estimate(paired(errors[family, deep], errors[family, shallow]))
-        for family in ("plain", "residual")
-    )
-    difference = primary.difference
-    significant = primary.p is not None and primary.p <= SIGNIFICANT
-    decided = judge(difference, wants=1)
-    if decided == "supported" and not significant:
-        decided = "inconclusive"
     return (
-        Claim(
+        _claim(
             "shortcuts",
             f"at {deep} layers the training error of plain is higher than that of residual",
-            difference, primary.p, decided,
+            ("plain", deep), ("residual", deep), errors,
         ),
-        Claim(
+        _claim(
             "plain_degrades",
             f"plain has a higher training error at {deep} layers than at {shallow}",
-            plain, None, judge(plain, wants=1),
+            ("plain", deep), ("plain", shallow), errors,
         ),
-        Claim(
+        _claim(
             "residual_gains",
             f"residual has a lower training error at {deep} layers than at {shallow}",
-            residual, None, judge(residual, wants=-1),
+            ("residual", deep), ("residual", shallow), errors, lower=True,
         ),
     )  # fmt: skip
 
 
-def judge(effect: Estimate | None, *, wants: Literal[1, -1]) -> Verdict:
-    """Supported or contradicted only by an interval that is clear of zero."""
-    if effect is None or effect.low is None or effect.high is None:
-        return "inconclusive"
-    if effect.low > 0:
-        return "supported" if wants > 0 else "contradicted"
-    if effect.high < 0:
-        return "supported" if wants < 0 else "contradicted"
-    return "inconclusive"
+def _claim(
+    name: str, sentence: str, one: Cell, other: Cell, errors: Errors,
+    *, lower: bool = False,
+) -> Claim:  # fmt: skip
+    """Of the first cell's error minus the second's: is it above zero (or below)?"""
+    found = estimate(differences(errors[one], errors[other]))
+    tested = differences(ranked(errors[one]), ranked(errors[other]))
+    ends = None if found is None else found.ends
+    above, below = (None, 0.0) if lower else (0.0, None)
+    p = sign_flip([-d for d in tested] if lower else tested)
+    decided = verdict(ends, above=above, below=below, seeds=tested)
+    lost = (censored(f"{cell[0]}-{cell[1]}", errors[cell]) for cell in (one, other))
+    return Claim(name, sentence, found, p, decided, tuple(filter(None, lost)))

@@ -9,6 +9,7 @@ written.
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resnets.errors import UserError, unknown
-from resnets.study.plan import SIGNIFICANT
+from resnets.report.figure import percent
 from resnets.study.report.evidence import Evidence, Row, one, select
+from resnets.study.report.inside import LITTLE_LEFT
 from resnets.study.report.words import Effect
-from resnets.study.statistics import estimate
+from resnets.study.statistics import (
+    Seeds,
+    Verdict,
+    censored,
+    estimate,
+    pairs,
+    ranked,
+    sign_flip,
+    verdict,
+)
+from resnets.study.summary import differences
 from resnets.study.tables import COLUMNS
 
 if sys.version_info >= (3, 11):
@@ -30,9 +42,12 @@ else:
 STORED = Path(__file__).with_name("claims.toml")
 VERDICTS = ("supported", "contradicted", "inconclusive")
 PAIRED_BY = ("unit", "seed", "draw", "step", "x")
+INTACT = "intact_error"
+"""of a network before its lesions"""
+SEEDED = "train"
+"""the table whose rows are those of seeds"""
 ESTIMATES = "summary"
-"""the table whose numbers are estimates, which without an interval decide nothing"""
-Verdict = Literal["supported", "contradicted", "inconclusive", "not measured"]
+"""the table made of it, whose intervals over seeds alone decide nothing"""
 
 
 @dataclass(frozen=True)
@@ -43,9 +58,13 @@ class Quantity:
     metric: str
     where: dict[str, Any] = field(default_factory=dict)
 
+    def source(self, evidence: Evidence) -> list[Row]:
+        """The table; in its name {deepest} is the depth of the plan's primary test."""
+        return evidence.table(self.table.replace("{deepest}", str(evidence.deepest)))
+
     def rows(self, evidence: Evidence) -> list[Row]:
         """The rows; "max" and "min" are resolved among those that the other columns leave."""
-        found = select(evidence.table(self.table), metric=self.metric)
+        found = select(self.source(evidence), metric=self.metric)
         fixed = {name: want for name, want in self.where.items() if want not in ("max", "min")}
         found = select(found, **fixed)
         for name in self.where.keys() - fixed.keys():
@@ -68,7 +87,6 @@ class Claim:
     high: float | None
     minus: Quantity | None = None
     over: Quantity | None = None
-    p: str = ""
     unit: str = ""
     published: str = ""
     comparable: str = ""
@@ -80,8 +98,9 @@ class Judged:
 
     claim: Claim
     effect: Effect | None
-    p: float | None
-    verdict: Verdict
+    p: float | None  # over seeds: one-sided sign-flip
+    verdict: Verdict | Literal["not measured"]
+    notes: tuple[str, ...] = ()  # what a reader must know beside the numbers
 
     @property
     def holds(self) -> bool:
@@ -94,35 +113,96 @@ def judge_all(claims: Sequence[Claim], evidence: Evidence) -> list[Judged]:
 
 
 def judge(claim: Claim, evidence: Evidence) -> Judged:
-    """Supported or contradicted only by a whole interval."""
+    """Supported or contradicted only by a whole interval, and over seeds by the exact test too."""
+    if claim.quantity.table == SEEDED:
+        return _over_seeds(claim, evidence)
     effect = _effect(claim, evidence)
     if effect is None:
         return Judged(claim, None, None, "not measured")
-    rows = evidence.table(claim.quantity.table)
-    p = one(rows, metric=claim.p, **claim.quantity.where) if claim.p else None
-    verdict = _verdict(claim, effect)
-    if verdict == "supported" and claim.p and (p is None or p > SIGNIFICANT):
-        verdict = "inconclusive"
-    return Judged(claim, effect, p, verdict)
+    if (whole := _whole_error(claim, evidence)) > LITTLE_LEFT:
+        note = f"the whole network errs on {percent(whole)} of the images and has little to lose"
+        return Judged(claim, effect, None, "inconclusive", (note,))
+    found = verdict(effect.ends, above=claim.low, below=claim.high, seeds=None)
+    return Judged(claim, effect, None, found)
 
 
-def _verdict(claim: Claim, effect: Effect) -> Verdict:
-    if effect.low is None or effect.high is None:
-        return "inconclusive"
-    low = float("-inf") if claim.low is None else claim.low
-    high = float("inf") if claim.high is None else claim.high
-    if low < effect.low and effect.high < high:
-        return "supported"
-    return "contradicted" if effect.high <= low or effect.low >= high else "inconclusive"
+def _whole_error(claim: Claim, evidence: Evidence) -> float:
+    """Of the network whose lesions a claim is about; 0 for other claims."""
+    second = claim.minus or claim.over
+    if second is None or not second.metric.startswith(INTACT):
+        return 0.0
+    return max((row["value"] for row in second.rows(evidence) if "value" in row), default=0.0)
+
+
+def _over_seeds(claim: Claim, evidence: Evidence) -> Judged:
+    """Means and intervals are of what did not diverge; the test has all runs."""
+    first = _seeds(claim.quantity, evidence)
+    second = claim.minus or claim.over
+    others = {} if second is None else _seeds(second, evidence)
+    found = estimate(_numbers(claim, first, others))
+    effect = None if found is None else Effect(found.value, found.low, found.high)
+    notes = tuple(
+        words
+        for quantity, seeds in ((claim.quantity, first), (second, others))
+        if quantity is not None and (words := censored(_name(quantity, evidence), seeds))
+    )
+    tested = _numbers(claim, ranked(first), ranked(others))
+    if not tested:
+        return Judged(claim, None, None, "not measured", notes)
+    ends = None if effect is None else effect.ends
+    decided = verdict(ends, above=claim.low, below=claim.high, seeds=tested)
+    return Judged(claim, effect, _p(claim, tested), decided, notes)
+
+
+def _numbers(claim: Claim, first: Seeds, others: Seeds) -> list[float]:
+    """The claim's number for each seed that has it."""
+    if claim.minus is not None:
+        return differences(first, others)
+    if claim.over is not None:
+        both = [(mine, other) for mine, other in pairs(first, others) if other]
+        return [1.0 if mine == other else mine / other for mine, other in both]
+    return [value for value in first.values() if value is not None]
+
+
+def _seeds(quantity: Quantity, evidence: Evidence) -> Seeds:
+    """The mean of each seed's rows, None where one of its runs diverged."""
+    rows = quantity.rows(evidence)
+    values: dict[int, list[float]] = {}
+    for row in rows:
+        if "value" in row:
+            values.setdefault(row["seed"], []).append(row["value"])
+    runs = {name: want for name, want in _resolved(rows, quantity).items() if name != "step"}
+    studies = {row["study"] for row in rows}  # counted runs, trials of learning rates, or both
+    lost = {
+        row["seed"]: None
+        for row in select(evidence.table(SEEDED), **runs)
+        if "value" not in row and row["study"] in studies
+    }
+    means = {seed: statistics.fmean(found) for seed, found in values.items()}
+    return dict(sorted({**means, **lost}.items()))
+
+
+def _name(quantity: Quantity, evidence: Evidence) -> str:
+    """residual-56, or as much of it as the claim asks for."""
+    where = _resolved(quantity.rows(evidence), quantity)
+    words = [str(where[column]) for column in ("family", "depth") if column in where]
+    return "-".join(words) or "the study"
+
+
+def _p(claim: Claim, seeds: list[float]) -> float | None:
+    """That the number is where the claim has it; of two ends the larger one."""
+    above = None if claim.low is None else sign_flip([seed - claim.low for seed in seeds])
+    below = None if claim.high is None else sign_flip([claim.high - seed for seed in seeds])
+    return max((p for p in (above, below) if p is not None), default=None)
 
 
 def _effect(claim: Claim, evidence: Evidence) -> Effect | None:
     first = claim.quantity.rows(evidence)
     second = claim.minus or claim.over
     if second is None:
-        own = Effect.of(evidence.table(claim.quantity.table), claim.quantity.metric,
+        own = Effect.of(claim.quantity.source(evidence), claim.quantity.metric,
                         **_resolved(first, claim.quantity))  # fmt: skip
-        if own is None or own.low is not None or claim.quantity.table == ESTIMATES:
+        if own is None or own.low is not None:
             return own
         return _of([row["value"] for row in first if "value" in row])
     others = second.rows(evidence)
@@ -176,7 +256,7 @@ def read_claims(path: Path) -> list[Claim]:
     return claims
 
 
-TEXTS = ("name", "sentence", "test", "p", "unit", "published", "comparable")
+TEXTS = ("name", "sentence", "test", "unit", "published", "comparable")
 SELECTORS = ("table", "metric", "where")
 ENDS = ("above", "below", "between")
 
@@ -208,6 +288,11 @@ def _quantity(entry: dict[str, Any]) -> Quantity:
     for column in where:
         if column not in COLUMNS:
             raise unknown("column", column, COLUMNS)
+    if entry["table"] == ESTIMATES:
+        raise ValueError(
+            f"table {ESTIMATES} has intervals over seeds, which alone decide nothing; ask table "
+            f"{SEEDED}, whose rows are those of seeds"
+        )
     return Quantity(str(entry["table"]), str(entry["metric"]), where)
 
 

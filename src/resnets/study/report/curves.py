@@ -6,6 +6,7 @@ with depth; what was tried in every cell is shown, and what each took.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from resnets.report.figure import INK, Figure, finite
 from resnets.study.report.evidence import Row, median_by, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, data, faded, switch, switched, switched_axis
+from resnets.study.report.words import and_
 
 TWINS = ("plain", "residual")
 DEPTH_COLOURS = ("#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#8C3A00")
@@ -25,8 +27,18 @@ def depths_of(rows: Sequence[Row], **wanted: Any) -> list[int]:
     return sorted({row["depth"] for row in select(rows, **wanted)})
 
 
+def rate_words(rows: list[Row]) -> str:
+    """How the learning rates of the counted runs came about."""
+    if select(rows, study="tune"):
+        return "each cell has its own learning rate, tuned on another seed"
+    rates = sorted({f"{row['lr']:g}" for row in select(rows, study="train")})
+    return f"all cells have the same learning rate, {and_(rates)}, which was not tuned"
+
+
 def curves(rows: list[Row], summary: list[Row], command: str) -> Exhibit | None:
-    curve = [row for row in select(rows, study="train", metric="loss") if "value" in row]
+    cut = {_run(row) for row in select(rows, study="train", metric="train_error")
+           if "value" not in row}  # fmt: skip
+    curve = [row for row in select(rows, study="train", metric="loss") if _run(row) not in cut]
     families = [family for family in TWINS if select(curve, family=family)]
     if not families:
         return None
@@ -55,13 +67,24 @@ def curves(rows: list[Row], summary: list[Row], command: str) -> Exhibit | None:
     return Exhibit(
         name="curves",
         sentence=curves_sentence(means, families, depths),
-        note="Training loss, the mean of a few steps at a time, median over seeds. The switch "
-        "below each chart changes its axis.",
+        note="Training loss, the mean of a few steps at a time, median over seeds"
+        f"{_left_out(cut)}. The switch below each chart changes its axis.",
         panels=tuple(panels),
         tables=("train",),
         command=command,
         columns=2,
     )
+
+
+def _run(row: Row) -> tuple[str, int, int]:
+    return row["family"], row["depth"], row["seed"]
+
+
+def _left_out(cut: set[tuple[str, int, int]]) -> str:
+    """How many curves are missing, since a median over fewer seeds at each step would jump."""
+    cells = Counter(f"{family}-{depth}" for family, depth, _ in sorted(cut) if family in TWINS)
+    told = and_([f"{count} of {name}" for name, count in cells.items()])
+    return f", without the runs that diverged ({told})" if told else ""
 
 
 def curves_sentence(
@@ -76,11 +99,13 @@ def curves_sentence(
             if steps:
                 last[depth] = means[family, depth, max(steps)]
         best, worst = min(last, key=lambda d: last[d]), max(last, key=lambda d: last[d])
+        if best == worst:
+            continue
         parts.append(
             f"of the {family} networks the one of {best} layers ends lowest (loss "
             f"{last[best]:.3g}), that of {worst} highest ({last[worst]:.3g})"
         )
-    joined = "; ".join(parts)
+    joined = "; ".join(parts) or "all depths that have a curve end alike"
     return f"{joined[0].upper()}{joined[1:]}."
 
 

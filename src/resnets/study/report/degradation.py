@@ -13,12 +13,24 @@ import altair as alt
 
 from resnets.report.figure import Figure, finite, percent
 from resnets.study.plan import PRESETS
-from resnets.study.report.curves import TWINS, curves, depths_of, rates
+from resnets.study.report.curves import TWINS, curves, depths_of, rate_words, rates
 from resnets.study.report.evidence import Evidence, Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, Series, data, faded
 from resnets.study.report.variants import dose, families
-from resnets.study.report.words import Effect
+from resnets.study.report.words import Effect, and_
+
+UNCLEAR = "inconclusive"
+WORSE, BETTER = "get worse with depth", "get better with depth"
+CHANGE = {
+    ("plain_degrades", "supported"): WORSE,
+    ("plain_degrades", "contradicted"): BETTER,
+    ("plain_degrades", UNCLEAR): "show no clear change with depth",
+    ("residual_gains", "supported"): BETTER,
+    ("residual_gains", "contradicted"): WORSE,
+    ("residual_gains", UNCLEAR): "show no clear change with depth",
+}
+"""what a verdict says of the training error"""
 
 
 def training_figures(evidence: Evidence) -> list[Exhibit]:
@@ -56,8 +68,8 @@ def _degradation(rows: list[Row], summary: list[Row], command: str) -> Exhibit |
         sentence=degradation_sentence(summary, depths),
         note=f"Dots: {seeds} seeds; lines: their mean; bands: 95 % bootstrap intervals over seeds "
         "(three at least). A cross at the upper edge is a run that diverged and is in no mean. "
-        "Plain and residual twins have equal parameters, initial values and order of images; each "
-        "cell has its own learning rate, tuned on another seed. Depth is on a logarithmic axis.",
+        "Plain and residual twins have equal parameters, initial values and order of images; "
+        f"{rate_words(rows)}. Depth is on a logarithmic axis.",
         panels=panels,
         tables=("train", "summary"),
         command=command,
@@ -70,23 +82,19 @@ def degradation_sentence(summary: list[Row], depths: Sequence[int]) -> str:
     shallow, deep = depths[0], depths[-1]
     parts = []
     for family, claim in (("plain", "plain_degrades"), ("residual", "residual_gains")):
-        effect = Effect.of(summary, f"claim_{claim}")
         ends = [
             one(summary, metric="train_error", family=family, depth=depth)
             for depth in (shallow, deep)
         ]
-        lost = one(summary, metric="diverged", family=family, depth=deep) or 0
-        if effect is None or None in ends:
-            parts.append(f"{family} networks of {deep} layers diverged")
+        gone = [f"{depth}" for depth, end in zip((shallow, deep), ends, strict=True) if end is None]
+        if gone:
+            parts.append(f"{family} networks of {and_(gone)} layers diverged")
             continue
-        word = effect.chosen(
-            above="get worse with depth", below="get better with depth",
-            unclear="show no clear change with depth",
-        )  # fmt: skip
-        note = f"; {lost:.0f} diverged" if lost else ""
+        word = CHANGE[claim, _verdict(summary, claim)]
         parts.append(
-            f"{family} networks {word} ({percent(ends[0])} training error at {shallow} layers, "
-            f"{percent(ends[1])} at {deep}{note})"
+            f"{family} networks {word} ({percent(ends[0])} training error at {shallow} layers"
+            f"{_lost(summary, family, shallow)}, "
+            f"{percent(ends[1])} at {deep}{_lost(summary, family, deep)})"
         )
     first, second = parts
     same = [part.split(" (")[0].split(" ", 2)[2] for part in parts]
@@ -94,16 +102,34 @@ def degradation_sentence(summary: list[Row], depths: Sequence[int]) -> str:
     return f"{joined}{_primary(summary, deep)}."
 
 
+def _verdict(summary: list[Row], claim: str) -> str:
+    """As the table of claims has it, so that sentence and table cannot differ."""
+    return next((row["status"] for row in select(summary, metric=f"verdict_{claim}")), UNCLEAR)
+
+
+def _lost(summary: list[Row], family: str, depth: int) -> str:
+    lost = one(summary, metric="diverged", family=family, depth=depth)
+    return f", {lost:.0f} diverged" if lost else ""
+
+
 def _primary(summary: list[Row], depth: int) -> str:
     """The primary test in words."""
     gap = Effect.of(summary, "train_error_difference", depth=depth)
     if gap is None:
         return ""
-    word = "above" if gap.value > 0 else "below"
-    ends = "" if gap.low is None or gap.high is None else (
-        f" (95 %: {100 * gap.low:.1f} to {100 * gap.high:.1f})"
+    lost = any(_lost(summary, family, depth) for family in TWINS)
+    pairs = " in pairs of runs that did not diverge" if lost else ""
+    found = _verdict(summary, "shortcuts")
+    sign = -1 if found == "contradicted" else 1
+    ends = "" if gap.ends is None else " to ".join(
+        f"{100 * sign * end:.1f}" for end in gap.ends[::sign]
     )  # fmt: skip
-    return f"; at {depth} layers plain is {100 * abs(gap.value):.1f} points {word} residual{ends}"
+    interval = f" (95 %: {ends}){pairs}" if ends else f" (no interval){pairs}"
+    size = f"{100 * sign * gap.value:.1f} points"
+    if found == UNCLEAR:
+        return f"; at {depth} layers there is no clear difference: {size}{interval}"
+    word = "above" if found == "supported" else "below"
+    return f"; at {depth} layers plain is {size} {word} residual{interval}"
 
 
 def _errors(

@@ -41,6 +41,12 @@ class Evidence:
         tables = {path.stem: _read(path) for path in paths}
         return cls(folder, tables, json.loads(plan.read_text("utf-8")) if plan.exists() else {})
 
+    @property
+    def deepest(self) -> int | None:
+        """The depth of the plan's primary test; None without a plan."""
+        groups = self.plan.get("groups")
+        return max(groups[0]["depths"]) if groups else None
+
     def table(self, name: str) -> list[Row]:
         """The rows of a table; `probe_lesions` is that of all networks together."""
         if name in self.tables:

@@ -22,6 +22,10 @@ class Effect:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
     @classmethod
     def of(cls, rows: Sequence[Row], metric: str, **wanted: object) -> Effect | None:
         """From a table that keeps the ends as METRIC_low and METRIC_high."""
