@@ -9,8 +9,9 @@ import pytest
 
 from resnets.cli import main
 from resnets.errors import UserError
-from resnets.study.report.claims import STORED, judge_all, read_claims
+from resnets.study.report.claims import STORED, read_claims
 from resnets.study.report.evidence import Evidence
+from resnets.study.report.judging import judge_all
 from resnets.study.tables import read_table, write_table
 from tiny_evidence import degrading, turned_round, write_init, write_probes, write_training
 

@@ -213,8 +213,9 @@ class Check:
 
     def run(self, started: float) -> int:
         """A line for each claim."""
-        from resnets.study.report.claims import STORED, judge_all, read_claims
+        from resnets.study.report.claims import STORED, read_claims
         from resnets.study.report.evidence import Evidence
+        from resnets.study.report.judging import judge_all
         from resnets.study.report.page import effect_text
 
         claims = read_claims(self.claims or STORED)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from resnets.report.figure import percent
 from resnets.report.frame import document, drawing, section, table_of_facts, text
-from resnets.study.report.claims import Judged
 from resnets.study.report.exhibit import Exhibit
+from resnets.study.report.judging import Judged
 from resnets.study.report.words import Effect
 
 TITLE = "Why depth works"

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from resnets.errors import UserError
 from resnets.study.report.atlas import init_figures
-from resnets.study.report.claims import STORED, judge_all, read_claims
+from resnets.study.report.claims import STORED, read_claims
 from resnets.study.report.degradation import training_figures
 from resnets.study.report.evidence import Evidence
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.inside import inside_figures
+from resnets.study.report.judging import judge_all
 from resnets.study.report.manifest import Manifest, manifest_of, write_manifest
 from resnets.study.report.page import study_page
 
