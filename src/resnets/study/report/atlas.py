@@ -222,7 +222,7 @@ def verdict_sentence(init: list[Row]) -> str:
     health = f"{and_(well)} are healthy both ways" if well else "no family is healthy both ways"
     if len(well) == 1:
         health = f"{well[0]} alone is healthy both ways"
-    verbs = [word.removesuffix("s") for word in sorted(plain)]
+    verbs = [word.removesuffix("es" if word == "vanishes" else "s") for word in sorted(plain)]
     told = f"; plain networks with batch norm {and_(verbs)}" if verbs else ""
     return f"At initialisation and {depth:,} layers {health}{told}."
 
