@@ -16,6 +16,7 @@ import altair as alt
 
 from resnets.report.figure import INK, Figure, finite
 from resnets.study.report.correlation import correlation, families_of
+from resnets.study.report.cosines import cosines
 from resnets.study.report.evidence import Evidence, Row, median_by, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.growth import growth
@@ -53,6 +54,7 @@ def init_figures(evidence: Evidence) -> list[Exhibit]:
     return [
         _atlas(tables["init_backward"], command),
         *growth(tables["init"], tables["init_theory"], command),
+        *cosines(tables["init_backward"], tables["init_theory"], command),
         correlation(tables["init_forward"], tables["init_theory"], command),
         _verdicts(tables["init"], command),
     ]
