@@ -17,6 +17,7 @@ import altair as alt
 from resnets.report.figure import INK, Figure, finite
 from resnets.study.init.geometry import INPUTS
 from resnets.study.report.correlation import correlation, families_of
+from resnets.study.report.cosines import cosines
 from resnets.study.report.evidence import Evidence, Row, median_by, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.growth import growth
@@ -62,6 +63,7 @@ def init_figures(evidence: Evidence) -> list[Exhibit]:
     found = [
         _atlas(tables["init_backward"], command),
         *growth(tables["init"], tables["init_theory"], command),
+        *cosines(tables["init_backward"], tables["init_theory"], command),
         correlation(tables["init_forward"], tables["init_theory"], command),
         shattering(select(evidence.table("init_shattering"), study=KIND), command),
         spectrum(select(evidence.table("init_jacobian"), study=KIND), command),
