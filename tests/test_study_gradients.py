@@ -117,7 +117,7 @@ def test_gradients_are_compared_before_and_after_training() -> None:
     assert exhibit is not None
     assert exhibit.sentence == (
         "In plain-56 the gradient at the stem is 1,000 times that at the last unit before "
-        "training and 0.5 times after step 400."
+        "training and 0.5 times after step 400: training evens it out."
     )
     (panel,) = exhibit.panels
     assert [row["series"] for row in panel.data["rows"][::5]] == ["step 0", "step 1", "step 400"]

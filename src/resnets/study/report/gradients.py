@@ -54,14 +54,16 @@ def gradients_sentence(profiles: Networks) -> str:
     """The gradient at the stem, relative to that at the last unit, before training and after."""
     parts = []
     for name, rows in profiles.items():
-        ratios = {}
+        decades = {}
         for step in (rows[0]["step"], rows[-1]["step"]):
             own = [row["gradient"] for row in rows if row["step"] == step]
-            ratios[step] = own[0] / own[-1]
-        first, last = (f"{times(math.log10(ratio))} times" for ratio in ratios.values())
+            decades[step] = math.log10(own[0] / own[-1])
+        first, last = decades.values()
+        word = "evens it out" if abs(last) < abs(first) else "does not even it out"
         parts.append(
-            f"in {name} the gradient at the stem is {first} that at the last unit before training "
-            f"and {last} after step {rows[-1]['step']}"
+            f"in {name} the gradient at the stem is {times(first)} times that at the last unit "
+            f"before training and {times(last)} times after step {rows[-1]['step']}: training "
+            f"{word}"
         )
     joined = "; ".join(parts)
     return f"{joined[0].upper()}{joined[1:]}."
@@ -81,7 +83,9 @@ def _profile(rows: list[Row]) -> list[Row]:
 
 def _chart(steps: list[str], ends: tuple[float, float]) -> Drawn:
     colours = [*COLOURS[: len(steps) - 1], COLOURS[-1]]
-    legend = alt.Legend(orient="top", title=None, symbolSize=90, symbolStrokeWidth=0)
+    legend = alt.Legend(
+        orient="top", title=None, symbolSize=90, symbolStrokeWidth=0, columns=3, columnPadding=10
+    )
     pick = alt.selection_point(name="pick", fields=["series"], bind="legend", toggle="true")
     lines = data().encode(
         x=count_axis("unit"),

@@ -15,6 +15,7 @@ from resnets.study.report.look import AT_INIT, Drawn, Series, data, faded
 from resnets.study.report.words import and_
 
 NOISES = {"white-noise": "white noise", "brown-noise": "brown noise"}
+WIDTH = 400
 ALIKE = 0.5
 """autocorrelation from which neighbours' gradients are called alike, as the verdict has it"""
 
@@ -84,7 +85,7 @@ def _panel(way: str, title: str, families: list[str], rows: list[Row]) -> Figure
     chart = _chart(way, families, ticks=sorted({row[way] for row in drawn}))
     return Figure(
         name=f"shattering-{way}", title=title, note="", chart=chart,
-        data={"rows": drawn, "noise": noise}, width=400, height=320,
+        data={"rows": drawn, "noise": noise}, width=WIDTH, height=320,
     )  # fmt: skip
 
 
@@ -101,14 +102,19 @@ def _chart(way: str, families: list[str], ticks: list[float]) -> Drawn:
         alt.Tooltip("alike:Q", title="autocorrelation", format=".2f"),
     ]
     rows, noise = data().encode(x=x, y=y, color=series.colour), data("noise").encode(y=y)
+    controls: Drawn | alt.Chart
     if way == "depth":  # of noise, which has no layers
-        controls = noise.mark_rule(stroke=GREY, strokeWidth=2, strokeDash=(1, 3))
+        words = noise.mark_text(align="right", dy=-7, color=GREY)
+        controls = alt.layer(
+            noise.mark_rule(stroke=GREY, strokeWidth=2, strokeDash=(1, 3)),
+            words.encode(x=alt.value(WIDTH - 4), text="series:N"),
+        )
     else:
         controls = noise.mark_line(stroke=GREY, strokeWidth=2, strokeDash=(1, 3)).encode(
             x=x, detail="series:N"
         )
     return alt.layer(
-        controls.encode(tooltip=tooltip[:1]),
+        controls,
         rows.mark_line(strokeWidth=1.6).encode(strokeDash=series.dash, opacity=faded(pick, 0.9)),
         rows.mark_point(filled=True, size=55)
         .encode(shape=series.shape, opacity=faded(pick), tooltip=tooltip)
