@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,17 @@ def test_both_stand_among_the_figures_at_initialisation(tmp_path: Path) -> None:
         if exhibit.name not in without:
             exhibit.save(tmp_path)
             assert (tmp_path / f"{exhibit.name}.png").stat().st_size > 10_000
+
+
+def test_raised_digits_are_set_higher_instead(tmp_path: Path) -> None:
+    """A picture's font may not have them."""
+    exhibit = spectrum(spectra(plain=0.2), "command")
+    assert exhibit is not None
+    replace(exhibit, sentence="Grows (10⁻⁴⁵), dies.").save(tmp_path)
+    svg = (tmp_path / "spectrum.svg").read_text("utf-8")
+    assert (
+        '>Grows (10<tspan dy="-5" font-size="10">-45</tspan><tspan dy="5">),</tspan> dies.<' in svg
+    )
 
 
 @pytest.mark.parametrize("value", [0.49, 0.51])

@@ -7,6 +7,7 @@ phone; in a file they stand side by side under the sentence. Panels share fixed 
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import dataclass
 from html import escape
@@ -14,8 +15,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from resnets.report.figure import FONT, INK, Figure, save_svg, tidy
+from resnets.study.report.words import RAISED
 
 MARGIN, LINE, GAP = 20, 22, 14  # pixels
+LOWERED = {after: before for before, after in RAISED.items()}
 LETTER = 7.6  # pixels of a letter of the sentence, about
 
 
@@ -51,7 +54,7 @@ class Exhibit:
                 placed.append(f'<g transform="translate({MARGIN + cell * column},{top})">{svg}</g>')
             top += max(height for _, height in sizes[row]) + GAP
         head = "".join(
-            f'<text x="{MARGIN}" y="{MARGIN + LINE * number + 14}">{escape(line)}</text>'
+            f'<text x="{MARGIN}" y="{MARGIN + LINE * number + 14}">{_raised(line)}</text>'
             for number, line in enumerate(lines)
         )
         return (
@@ -60,6 +63,21 @@ class Exhibit:
             f'<g font-family="{FONT}" font-size="15" font-weight="600" fill="{INK}">{head}</g>'
             f"{''.join(placed)}</svg>\n"
         )
+
+
+def _raised(line: str) -> str:
+    """Raised digits as plain ones set higher.
+
+    Few fonts have them, and for one missing glyph a whole line is set in another font.
+    """
+    return re.sub(
+        f"([{''.join(map(chr, LOWERED))}]+)([^ ]*)",
+        lambda match: (
+            f'<tspan dy="-5" font-size="10">{match[1].translate(LOWERED)}</tspan>'
+            f'<tspan dy="5">{match[2]}</tspan>'
+        ),
+        escape(line),
+    )
 
 
 def _size(svg: str) -> tuple[int, int]:
