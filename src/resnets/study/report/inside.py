@@ -49,7 +49,10 @@ def inside_figures(evidence: Evidence) -> list[Exhibit]:
     for table, make in made:
         networks = dict(list(evidence.probes(table).items())[-MOST_NETWORKS:])
         names = tuple(f"probe_{table}_{network}" for network in networks)
-        exhibit = make(networks, names, _command(evidence, networks)) if networks else None
+        command = _command(evidence, networks)
+        if table == "gradients" and "MODEL" not in command:  # their first steps take the plan
+            command = f"resnets study --out {evidence.folder}"
+        exhibit = make(networks, names, command) if networks else None
         exhibits += [exhibit] if exhibit is not None else []
     return exhibits
 

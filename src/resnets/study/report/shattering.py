@@ -15,7 +15,6 @@ from resnets.study.report.look import AT_INIT, Drawn, Series, data, faded
 from resnets.study.report.words import and_
 
 NOISES = {"white-noise": "white noise", "brown-noise": "brown noise"}
-WIDTH = 400
 ALIKE = 0.5
 """autocorrelation from which neighbours' gradients are called alike, as the verdict has it"""
 
@@ -85,7 +84,7 @@ def _panel(way: str, title: str, families: list[str], rows: list[Row]) -> Figure
     chart = _chart(way, families, ticks=sorted({row[way] for row in drawn}))
     return Figure(
         name=f"shattering-{way}", title=title, note="", chart=chart,
-        data={"rows": drawn, "noise": noise}, width=WIDTH, height=320,
+        data={"rows": drawn, "noise": noise}, width=400, height=320,
     )  # fmt: skip
 
 
@@ -107,7 +106,7 @@ def _chart(way: str, families: list[str], ticks: list[float]) -> Drawn:
         words = noise.mark_text(align="right", dy=-7, color=GREY)
         controls = alt.layer(
             noise.mark_rule(stroke=GREY, strokeWidth=2, strokeDash=(1, 3)),
-            words.encode(x=alt.value(WIDTH - 4), text="series:N"),
+            words.encode(x=alt.value({"expr": "width - 4"}), text="series:N"),
         )
     else:
         controls = noise.mark_line(stroke=GREY, strokeWidth=2, strokeDash=(1, 3)).encode(
