@@ -702,8 +702,11 @@ def test_help_of_a_verb(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert listed and re.findall(r"[\w-]+", listed[1]) == list(RECIPES)
 
 
-def test_the_examples_of_the_help_are_well_formed() -> None:
+def test_the_examples_of_the_help_are_well_formed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each parses: what is wrong with them, outside of a user's folder, is the missing data."""
+    monkeypatch.chdir(tmp_path)  # a study may lie where the tests are run
     pages = [resnets_("--help").out, *(resnets_(*verb.split(), "--help").out for verb in VERBS)]
     pattern = r"^  (?:find .* \| )?resnets (\w.*?)(?:   .*)?$"
     examples = [re.findall(pattern, page, re.MULTILINE) for page in pages]
