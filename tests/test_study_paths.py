@@ -8,7 +8,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from tests.tiny_chains import OURS, chain, network, sample, trained
 from torch import Tensor
 
 from resnets.models.families import create_model
@@ -16,6 +15,7 @@ from resnets.models.resnet import ResNet
 from resnets.study.adapters import in_float64, take_apart
 from resnets.study.paths import TOLERANCE, path_rows, path_spectrum, sampled_paths
 from resnets.study.units import Chain
+from tiny_chains import OURS, chain, network, sample, trained
 
 FLOAT64 = 1e-12
 

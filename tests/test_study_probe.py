@@ -9,7 +9,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from tests.tiny_chains import K, chain, network, sample, trained
 from torch import Tensor, nn
 
 from resnets.study import landscape
@@ -20,6 +19,7 @@ from resnets.study.responses import gradient_profile, layer_responses
 from resnets.study.similarity import MINIBATCH, cka
 from resnets.study.units import score
 from resnets.study.use import RIDGE, branch_use, linear_probes, logit_lens
+from tiny_chains import K, chain, network, sample, trained
 
 
 def values(rows: Any, metric: str) -> dict[Any, float]:

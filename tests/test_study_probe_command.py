@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from tests.tiny_chains import K, network, sample, trained
 from torch import nn
 
 from resnets.cli import main
@@ -21,6 +20,7 @@ from resnets.study.adapters import take_apart
 from resnets.study.inside import Subject, compare, probe
 from resnets.study.tables import read_table
 from resnets.training.checkpoints import RunFolder
+from tiny_chains import K, network, sample, trained
 
 
 @pytest.fixture

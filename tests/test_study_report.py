@@ -22,7 +22,7 @@ from resnets.study.report.evidence import Evidence
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.inside import inside_figures
 from resnets.study.report.writing import write_study_report
-from resnets.study.tables import probe_path, write_table
+from resnets.study.tables import probe_path, read_table, write_table
 from tiny_evidence import (
     GROWTH,
     degrading,
@@ -294,6 +294,22 @@ def test_study_alone_does_what_is_missing_in_order(
     measured = ["residual-56", "residual-8 against plain-8"]
     assert done == ["init", "train", *measured, "train"]  # nothing is measured twice
     assert "plain-56.safetensors was not kept" in " ".join(told)
+
+
+def test_figures_in_print_are_drawn_where_they_are_comparable(tmp_path: Path) -> None:
+    write_training(tmp_path, degrading)
+    (first,) = [e for e in training_figures(Evidence.read(tmp_path)) if e.name == "degradation"]
+    assert not any(panel.data["print"] for panel in first.panels)
+    table = tmp_path / "data" / "summary.csv"
+    printed = {"study": "train", "family": "plain", "depth": 20, "metric": "published_test_error"}
+    write_table(table, [*read_table(table), printed | {"value": 0.0978, "status": "a paper"}])
+    (second,) = [e for e in training_figures(Evidence.read(tmp_path)) if e.name == "degradation"]
+    training, test = (panel.data["print"] for panel in second.panels)
+    assert training == [] and test == [
+        {"series": "plain", "depth": 20, "value": 0.0978, "source": "a paper"}
+    ]
+    assert "in print" in second.note and "in print" not in first.note
+    second.save(tmp_path)
 
 
 def test_help_of_the_group_says_what_it_does_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,8 +143,6 @@ def test_what_the_paper_saw_is_supported() -> None:
     primary = found.comparisons[-1]
     assert (primary.depth, primary.role, primary.p) == (14, "primary", 1 / 64)
     assert found.comparisons[0].role == "secondary" and found.comparisons[0].p == 1.0
-    degradation = found.cell("plain", 14).degradation
-    assert degradation is not None and degradation.value == pytest.approx(0.3617, abs=1e-4)
 
 
 def test_the_opposite_is_contradicted_and_noise_is_inconclusive() -> None:
@@ -189,7 +187,8 @@ def test_printed_figures_stand_only_beside_the_protocol_they_are_of() -> None:
         return [row for row in rows if row["metric"] == "published_test_error"]
 
     assert printed(study(HIGH, LOW)) == []
-    rows = printed(study(HIGH, LOW, plan=replace(PLAN, name="cifar")))
+    setup = replace(PLAN.setup, data="cifar10")
+    rows = printed(study(HIGH, LOW, plan=replace(PLAN, name="cifar", setup=setup)))
     found = {(row["family"], row["depth"]): row for row in rows}
     assert found["residual", 110]["value"] == pytest.approx(0.0661)
     assert found["plain", 110]["status"] == "more than this: He 2015, section 4.2"

@@ -8,13 +8,13 @@ import pytest
 import timm
 import torch
 import torchvision
-from tests.tiny_chains import OURS, SMALL, chain, network, sample, trained
 from torch import nn
 
 from resnets.errors import UserError
 from resnets.models.resnet import ResNet, Spec
 from resnets.study.adapters import take_apart
 from resnets.study.units import Chain, batch_statistics
+from tiny_chains import OURS, SMALL, chain, network, sample, trained
 
 TORCHVISION = {
     "basic": {"block": torchvision.models.resnet.BasicBlock, "layers": [1, 1, 1, 2]},

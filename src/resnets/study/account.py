@@ -25,7 +25,8 @@ def summary_rows(summary: Summary) -> Iterator[Row]:
         yield from _estimate_rows(about, "train_error_difference", comparison.difference)
         if comparison.p is not None:
             yield about | {"metric": "p", "value": comparison.p}
-    if summary.plan.name == "cifar":  # of nothing smaller are the figures in print comparable
+    setup = summary.plan.setup
+    if summary.plan.name == "cifar" and setup.data == "cifar10":  # comparable with nothing else
         for row in PUBLISHED:
             source = f"more than this: {row.source}" if row.exceeds else row.source
             about = {"family": row.family, "depth": row.depth, "status": source}
@@ -44,7 +45,7 @@ def _cell_rows(cell: CellFinding) -> Iterator[Row]:
     yield about | {"metric": "lr", "value": cell.choice.rate, "status": cell.choice.flag}
     if cell.family in DOSES:
         about["x"] = DOSES[cell.family]
-    for name in ("train_error", "test_error", "last_loss", "degradation"):
+    for name in ("train_error", "test_error", "last_loss"):
         yield from _estimate_rows(about, name, getattr(cell, name))
     low, high = wilson(cell.diverged, cell.runs)
     yield about | {"metric": "runs", "value": cell.runs}

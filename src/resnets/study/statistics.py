@@ -86,6 +86,12 @@ def pairs(one: Seeds, other: Seeds) -> list[tuple[float, float]]:
     return [(mine, theirs) for mine, theirs in both if mine is not None and theirs is not None]
 
 
+def differences(one: Seeds, other: Seeds) -> list[float]:
+    """One minus the other, for the seeds whose two runs did not diverge."""
+    both = pairs(one, other)
+    return [0.0 if mine == theirs else mine - theirs for mine, theirs in both]  # inf may meet inf
+
+
 def ranked(seeds: Seeds) -> Seeds:
     """The numbers of all seeds, for the test: those of runs that diverged are the worst."""
     return {seed: WORST if value is None else value for seed, value in seeds.items()}

@@ -18,8 +18,8 @@ from resnets.study.statistics import (
     Seeds,
     Verdict,
     censored,
+    differences,
     estimate,
-    pairs,
     ranked,
     sign_flip,
     verdict,
@@ -39,7 +39,6 @@ class CellFinding:
     train_error: Estimate | None
     test_error: Estimate | None
     last_loss: Estimate | None
-    degradation: Estimate | None  # above the best shallower depth of the family, paired
     runs: int
     diverged: int
 
@@ -121,30 +120,9 @@ def _finding(
         train_error=_mean(errors[cell]),
         test_error=_mean(by_seed(own, cell, "test_error")),
         last_loss=_mean(by_seed(own, cell, "last_loss")),
-        degradation=_degradation(cell, errors),
         runs=len(own),
         diverged=sum(bool(row["status"]) for row in own),
     )
-
-
-def _degradation(cell: Cell, errors: Errors) -> Estimate | None:
-    """D(L) = error(L) - the least mean error of a shallower depth; positive is worse with depth."""
-    family, depth = cell
-    known = [
-        (found.value, seeds)
-        for (name, other), seeds in errors.items()
-        if name == family and other < depth and (found := _mean(seeds)) is not None
-    ]
-    if not known:
-        return None
-    _, best = min(known, key=lambda pair: pair[0])
-    return estimate(differences(errors[cell], best))
-
-
-def differences(one: Seeds, other: Seeds) -> list[float]:
-    """One minus the other, for the seeds whose two runs did not diverge."""
-    both = pairs(one, other)
-    return [0.0 if mine == theirs else mine - theirs for mine, theirs in both]  # inf may meet inf
 
 
 def _comparison(depth: int, errors: Errors, *, deepest: int) -> Comparison:

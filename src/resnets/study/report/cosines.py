@@ -12,16 +12,13 @@ from collections.abc import Sequence
 import altair as alt
 
 from resnets.report.figure import GREY, Figure, finite
+from resnets.study.init.verdicts import NEIGHBOURS, SHATTERED
 from resnets.study.report.correlation import families_of
 from resnets.study.report.evidence import Row, median_by, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import AT_INIT, Drawn, Series, data, faded
 from resnets.study.report.words import and_
 
-COSINE = 0.99
-"""of the two inputs, as in the verdicts"""
-APART = 0.5
-"""gradients are unlike below this, as in the verdicts"""
 TWINS = {"without norm": ("plain", "residual"), "with batch norm": ("plain-bn", "residual-bn")}
 
 
@@ -44,11 +41,11 @@ def cosines(backward: list[Row], theory: list[Row], command: str) -> list[Exhibi
         Exhibit(
             name="cosines",
             sentence=cosines_sentence(rows),
-            note=f"Cosine of the gradients at two inputs whose own cosine is {COSINE}, beside the "
-            "input (Balduzzi 2017); below 0.5 they count as unlike. Points: median over draws; "
-            "lines: theory for infinite width, not fitted, where there is a closed form; networks "
-            "here are finite. With batch norm an image's gradient runs through all of its small "
-            "batch.",
+            note=f"Cosine of the gradients at two inputs whose own cosine is {NEIGHBOURS}, beside "
+            f"the input (Balduzzi 2017); below {SHATTERED} they count as unlike. Points: median "
+            "over draws; lines: theory for infinite width, not fitted, where there is a closed "
+            "form; networks here are finite. With batch norm an image's gradient runs through all "
+            "of its small batch.",
             panels=(figure,),
             tables=("init_backward", "init_theory"),
             command=command,
@@ -86,13 +83,13 @@ def _when(depth: float) -> str:
 
 def _apart(measured: dict[tuple[str, int], float], family: str, depths: list[int]) -> float:
     """The depth from which on they are unlike; infinite where they are alike in the deepest."""
-    alike = [depth for depth in depths if measured.get((family, depth), 0.0) >= APART]
+    alike = [depth for depth in depths if measured.get((family, depth), 0.0) >= SHATTERED]
     return next((depth for depth in depths if depth > max(alike, default=0)), math.inf)
 
 
 def _rows(backward: list[Row], theory: list[Row]) -> list[Row]:
     """Medians over draws at the first layer, beside theory where it has a closed form."""
-    wanted = {"x": COSINE, "unit": 0}
+    wanted = {"x": NEIGHBOURS, "unit": 0}
     measured = median_by(select(backward, metric="gradient_cosine", **wanted), "family", "depth")
     closed = median_by(select(theory, metric="theory_gradient_cosine", **wanted), "family", "depth")
     found = [

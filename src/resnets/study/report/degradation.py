@@ -57,7 +57,8 @@ def _degradation(rows: list[Row], summary: list[Row], command: str) -> Exhibit |
     ]
     if not values:
         return None
-    top = min(1.0, max(values) * 1.15)
+    printed = [row["value"] for row in _in_print(summary, "test_error")]
+    top = min(1.0, max(values + printed) * 1.15)
     panels = tuple(
         _errors(name, counted, summary, metric=metric, depths=depths, top=top)
         for name, metric in (("Training error", "train_error"), ("Test error", "test_error"))
@@ -68,6 +69,7 @@ def _degradation(rows: list[Row], summary: list[Row], command: str) -> Exhibit |
         sentence=degradation_sentence(summary, depths),
         note=f"Dots: {seeds} seeds; lines: their mean; bands: 95 % bootstrap intervals over seeds "
         "(three at least). A cross at the upper edge is a run that diverged and is in no mean. "
+        f"{'Hollow diamonds: errors in print. ' if printed else ''}"
         "Plain and residual twins have equal parameters, initial values and order of images; "
         f"{rate_words(rows)}. Depth is on a logarithmic axis.",
         panels=panels,
@@ -166,10 +168,19 @@ def _errors(
         title=name,
         note="",
         chart=_error_chart(name, depths, top),
-        data={"dots": dots, "means": means, "lost": lost},
+        data={"dots": dots, "means": means, "lost": lost, "print": _in_print(summary, metric)},
         width=400,
         height=320,
     )
+
+
+def _in_print(summary: list[Row], metric: str) -> list[Row]:
+    """Published errors that the study may be compared with; they are of test images."""
+    return [
+        {"series": row["family"], "depth": row["depth"], "value": finite(row["value"]),
+         "source": row["status"]}
+        for row in select(summary, metric=f"published_{metric}") if row["family"] in TWINS
+    ]  # fmt: skip
 
 
 def _error_chart(name: str, depths: list[int], top: float) -> Drawn:
@@ -208,6 +219,9 @@ def _error_chart(name: str, depths: list[int], top: float) -> Drawn:
         .add_params(pick)
         .properties(name="dots"),
         means.mark_point(size=110, opacity=0, filled=True).encode(tooltip=tooltip + ends_tooltip),
+        data("print")
+        .mark_point(shape="diamond", size=150, strokeWidth=2, opacity=1)
+        .encode(x=x, y=y, color=series.colour, tooltip=[*tooltip, alt.Tooltip("source:N")]),
         data("lost")
         .mark_point(shape="M-1,-1L1,1M1,-1L-1,1", size=60, strokeWidth=2, opacity=1)
         .encode(

@@ -7,6 +7,7 @@ their depth. The other figures of the same networks are drawn in the rooms named
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 
 import altair as alt
 
@@ -20,7 +21,7 @@ from resnets.study.report.layers import responses, similarity, use
 from resnets.study.report.look import Drawn, Mark, Series, count_axis, data, faded
 from resnets.study.report.reordering import reordering
 from resnets.study.report.surface import surface
-from resnets.study.report.words import and_
+from resnets.study.report.words import LITTLE_LEFT, and_
 from resnets.study.tables import AGAINST
 
 Networks = dict[str, list[Row]]
@@ -34,8 +35,6 @@ STATISTICS = {
     "_recalibrated": ("BN re-estimated", Mark("#0072B2", (5, 3), "diamond")),
 }
 MOST_NETWORKS = 4
-LITTLE_LEFT = 0.5
-"""an error of the whole network beyond which its lesions say little"""
 
 
 def inside_figures(evidence: Evidence) -> list[Exhibit]:
@@ -49,21 +48,23 @@ def inside_figures(evidence: Evidence) -> list[Exhibit]:
     for table, make in made:
         networks = dict(list(evidence.probes(table).items())[-MOST_NETWORKS:])
         names = tuple(f"probe_{table}_{network}" for network in networks)
-        command = _command(evidence, networks)
-        if table == "gradients" and "MODEL" not in command:  # their first steps take the plan
-            command = f"resnets study --out {evidence.folder}"
+        command = _command(evidence, table, networks)
         exhibit = make(networks, names, command) if networks else None
         exhibits += [exhibit] if exhibit is not None else []
     return exhibits
 
 
-def _command(evidence: Evidence, networks: Networks) -> str:
+def _command(evidence: Evidence, table: str, networks: Networks) -> str:
     """How these networks were probed: where a study keeps them, or wherever they lie."""
 
-    def place(network: str) -> str:
-        kept = evidence.folder / "models" / f"{network}.safetensors"
-        return str(kept) if kept.exists() else "MODEL"
+    def kept(network: str) -> Path:
+        return evidence.folder / "models" / f"{network}.safetensors"
 
+    def place(network: str) -> str:
+        return str(kept(network)) if kept(network).exists() else "MODEL"
+
+    if table == "gradients" and all(kept(network).exists() for network in networks):
+        return f"resnets study --out {evidence.folder}"  # the first steps are done by the plan
     models = (" --against ".join(map(place, network.split(AGAINST))) for network in networks)
     commands = (f"resnets study probe {model} --out {evidence.folder}" for model in models)
     return "; ".join(dict.fromkeys(commands))

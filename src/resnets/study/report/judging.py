@@ -16,19 +16,18 @@ from typing import Any, Literal
 from resnets.report.figure import percent
 from resnets.study.report.claims import SEEDED, Claim, Quantity
 from resnets.study.report.evidence import Evidence, Row, one, select
-from resnets.study.report.inside import LITTLE_LEFT
-from resnets.study.report.words import Effect
+from resnets.study.report.words import LITTLE_LEFT, Effect
 from resnets.study.statistics import (
     Seeds,
     Verdict,
     censored,
+    differences,
     estimate,
     pairs,
     ranked,
     sign_flip,
     verdict,
 )
-from resnets.study.summary import differences
 
 PAIRED_BY = ("unit", "seed", "draw", "step", "x")
 INTACT = "intact_error"

@@ -15,7 +15,7 @@ from resnets.report.figure import Figure, finite, percent
 from resnets.study.report.evidence import Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, Series, data, faded
-from resnets.study.report.words import and_
+from resnets.study.report.words import LITTLE_LEFT, and_
 
 Networks = dict[str, list[Row]]
 STATISTICS = {"": "batch norm as trained", "_recalibrated": "batch norm re-estimated"}
@@ -23,8 +23,6 @@ BIN = 0.05
 """of tau, over which the line takes the median"""
 CLEAR = 0.05
 """of error: a smaller difference is called none"""
-LITTLE_LEFT = 0.5
-"""an error of the whole network beyond which its lesions say little"""
 
 
 @dataclass(frozen=True)

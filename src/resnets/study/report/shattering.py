@@ -16,7 +16,7 @@ from resnets.study.report.words import and_
 
 NOISES = {"white-noise": "white noise", "brown-noise": "brown noise"}
 ALIKE = 0.5
-"""autocorrelation from which neighbours' gradients are called alike, as the verdict has it"""
+"""autocorrelation from which gradients are called alike, as for the decorrelation lag"""
 
 
 def shattering(rows: list[Row], command: str) -> Exhibit | None:

@@ -76,8 +76,7 @@ def spectrum_sentence(counts: dict[str, int], depth: int, width: int) -> str:
 
 
 def _panel(way: str, title: str, families: list[str], rows: list[Row]) -> Figure:
-    by_depth = way == "directions"
-    ticks = sorted({row["depth"] for row in rows}) if by_depth else list(range(0, 1000, 16))
+    ticks = sorted({row["depth"] for row in rows}) if way == "directions" else [1, 16, 32, 48, 64]
     return Figure(
         name=f"spectrum-{way}", title=title, note="", chart=_chart(way, families, ticks),
         data={"rows": rows}, width=400, height=320,

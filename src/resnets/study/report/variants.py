@@ -20,8 +20,7 @@ from resnets.study.report.evidence import Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, data
 from resnets.study.report.words import Effect
-from resnets.study.statistics import estimate, ranked, verdict
-from resnets.study.summary import differences
+from resnets.study.statistics import differences, estimate, ranked, verdict
 
 FEWEST = 3
 """families at one depth, or doses, that are worth a figure"""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from resnets.study.report.evidence import Row, one
 
+LITTLE_LEFT = 0.5
+"""an error of the whole network beyond which its lesions say little"""
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
