@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from resnets.report.figure import GREY, Figure, finite
+from resnets.report.figure import Figure, finite
 from resnets.study.init.verdicts import NEIGHBOURS, SHATTERED
 from resnets.study.report.correlation import families_of
 from resnets.study.report.evidence import Row, median_by, select
 from resnets.study.report.exhibit import Exhibit
-from resnets.study.report.look import AT_INIT, Drawn, Series, data, faded
+from resnets.study.report.look import AT_INIT, beside_theory
 from resnets.study.report.words import and_
 
 TWINS = {"without norm": ("plain", "residual"), "with batch norm": ("plain-bn", "residual-bn")}
@@ -32,7 +32,9 @@ def cosines(backward: list[Row], theory: list[Row], command: str) -> list[Exhibi
         name="cosines",
         title="",
         note="",
-        chart=_chart(families, sorted({row["depth"] for row in rows})),
+        chart=beside_theory(
+            families, rows, alt.Y("value:Q", title="cosine of the gradients"), form=".3f"
+        ),
         data={"rows": rows},
         width=760,
         height=340,
@@ -98,31 +100,3 @@ def _rows(backward: list[Row], theory: list[Row]) -> list[Row]:
         for (family, depth), value in measured.items() if family in AT_INIT
     ]  # fmt: skip
     return sorted(found, key=lambda row: (row["series"], row["depth"]))
-
-
-def _chart(families: Sequence[str], depths: list[int]) -> Drawn:
-    series = Series.of(families, words=AT_INIT)
-    pick = series.pick()
-    x = alt.X("depth:Q", title="layers").scale(type="log", padding=10, nice=False)
-    x = x.axis(grid=False, format="~s", values=depths)
-    title = "cosine of the gradients"
-    tooltip = [
-        alt.Tooltip("series:N", title="family"),
-        alt.Tooltip("depth:Q", title="layers", format=",d"),
-        alt.Tooltip("value:Q", title="measured", format=".3f"),
-        alt.Tooltip("theory:Q", format=".3f"),
-    ]
-    rows = data().encode(x=x, color=series.colour)
-    return alt.layer(
-        data().mark_rule(stroke=GREY, strokeWidth=0.6).encode(y=alt.datum(0)),
-        rows.transform_filter("isValid(datum.theory)")
-        .mark_line(strokeWidth=1.4)
-        .encode(y=alt.Y("theory:Q", title=title), strokeDash=series.dash, opacity=faded(pick, 0.9)),
-        rows.mark_point(filled=True, size=60)
-        .encode(
-            y=alt.Y("value:Q", title=title), shape=series.shape, opacity=faded(pick),
-            tooltip=tooltip,
-        )
-        .add_params(pick)
-        .properties(name="measured"),
-    )  # fmt: skip

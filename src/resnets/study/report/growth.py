@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from resnets.report.figure import GREY, Figure, finite
+from resnets.report.figure import Figure, finite
 from resnets.study.report.evidence import Row, one, select
 from resnets.study.report.exhibit import Exhibit
-from resnets.study.report.look import AT_INIT, Drawn, Series, data, faded
+from resnets.study.report.look import AT_INIT, beside_theory
 
 WAYS = {
     # title, theory's metric, the factor from its log10 to the logarithm of a square
@@ -37,7 +37,7 @@ def growth(init: list[Row], theory: list[Row], command: str) -> list[Exhibit]:
                 name=f"slopes-{way}",
                 title=title,
                 note="",
-                chart=_chart(families, sorted({row["depth"] for row in rows}), way),
+                chart=beside_theory(families, rows, _axis(way), form=".4f"),
                 data={"rows": rows},
                 width=400,
                 height=340,
@@ -69,14 +69,14 @@ def slopes_sentence(rows: Sequence[Row]) -> str:
     parts = []
     bn = next((r for r in last if (r["family"], r["way"]) == ("plain-bn", "backward")), None)
     if bn is not None:
-        word = "grow" if bn["slope"] > 0 else "shrink"
+        word = "grow" if bn["value"] > 0 else "shrink"
         parts.append(
             f"backwards, gradients of plain networks with batch norm {word}: their squared norm "
-            f"takes a factor of {math.exp(bn['slope']):.3f} a layer (theory: "
+            f"takes a factor of {math.exp(bn['value']):.3f} a layer (theory: "
             f"{math.exp(bn['theory']):.3f})"
         )
     if last:
-        misses = sorted((abs(row["slope"] / row["theory"] - 1), row["series"]) for row in last)
+        misses = sorted((abs(row["value"] / row["theory"] - 1), row["series"]) for row in last)
         middle, (worst, name) = misses[len(misses) // 2][0], misses[-1]
         parts.append(
             f"at {deepest:,} layers half of the measured rates are within {100 * middle:.1f} % of "
@@ -93,7 +93,7 @@ def _rows(slopes: list[Row], theory: list[Row], metric: str, factor: float, way:
             closed = _closed(theory, metric, row["family"], row["depth"], way)
             rows.append(
                 {"series": AT_INIT[row["family"]], "family": row["family"], "depth": row["depth"],
-                 "way": way, "slope": finite(row["value"]),
+                 "way": way, "value": finite(row["value"]),
                  "theory": None if closed is None else finite(closed * factor / row["depth"])}
             )  # fmt: skip
     return sorted(rows, key=lambda row: (row["series"], row["depth"]))
@@ -114,28 +114,7 @@ def _closed(theory: list[Row], metric: str, family: str, depth: int, way: str) -
     return None
 
 
-def _chart(families: list[str], depths: list[int], way: str) -> Drawn:
-    series = Series.of(families, words=AT_INIT)
-    pick = series.pick()
-    x = alt.X("depth:Q", title="layers").scale(type="log", padding=10, nice=False)
-    x = x.axis(grid=False, format="~s", values=depths)
+def _axis(way: str) -> alt.Y:
     title = "growth of log |g|² a layer" if way == "backward" else "growth of log q a layer"
-    y = alt.Y("slope:Q", title=title).scale(type="symlog", constant=0.01)
-    y = y.axis(values=TICKS, format=".2~f")
-    tooltip = [
-        alt.Tooltip("series:N", title="family"),
-        alt.Tooltip("depth:Q", title="layers", format=",d"),
-        alt.Tooltip("slope:Q", title="measured", format=".4f"),
-        alt.Tooltip("theory:Q", format=".4f"),
-    ]
-    rows = data().encode(x=x, color=series.colour)
-    return alt.layer(
-        data("rows").mark_rule(stroke=GREY, strokeWidth=0.6).encode(y=alt.datum(0)),
-        rows.transform_filter("isValid(datum.theory)")
-        .mark_line(strokeWidth=1.4)
-        .encode(y=alt.Y("theory:Q", title=title), strokeDash=series.dash, opacity=faded(pick, 0.9)),
-        rows.mark_point(filled=True, size=60)
-        .encode(y=y, shape=series.shape, opacity=faded(pick), tooltip=tooltip)
-        .add_params(pick)
-        .properties(name="measured"),
-    )
+    scale = alt.Scale(type="symlog", constant=0.01)
+    return alt.Y("value:Q", title=title, scale=scale).axis(values=TICKS, format=".2~f")

@@ -16,6 +16,7 @@ from typing import Any
 import altair as alt
 
 from resnets.report.figure import BLUE, GREY, INK, ORANGE
+from resnets.study.report.evidence import Row
 
 Drawn = alt.LayerChart | alt.FacetChart
 """what Altair says of layers"""
@@ -176,3 +177,34 @@ def count_axis(title: str) -> alt.X:
     """Units or layers, counted from the first to the last."""
     scale = alt.Scale(nice=False, zero=False, padding=8)
     return alt.X("place:Q", title=title, scale=scale).axis(grid=False, tickMinStep=1, tickCount=9)
+
+
+def beside_theory(families: Sequence[str], rows: Sequence[Row], y: alt.Y, *, form: str) -> Drawn:
+    """At each depth `value` as a point, `theory` as a line, and 0 as a thin rule.
+
+    `y` places `value`, whose axis and scale theory shares; `form` is D3's format of both.
+    """
+    series = Series.of(families, words=AT_INIT)
+    pick = series.pick()
+    depths = sorted({row["depth"] for row in rows})
+    x = alt.X("depth:Q", title="layers").scale(type="log", padding=10, nice=False)
+    x = x.axis(grid=False, format="~s", values=depths)
+    tooltip = [
+        alt.Tooltip("series:N", title="family"),
+        alt.Tooltip("depth:Q", title="layers", format=",d"),
+        alt.Tooltip("value:Q", title="measured", format=form),
+        alt.Tooltip("theory:Q", format=form),
+    ]
+    drawn = data().encode(x=x, color=series.colour)
+    return alt.layer(
+        data().mark_rule(stroke=GREY, strokeWidth=0.6).encode(y=alt.datum(0)),
+        drawn.transform_filter("isValid(datum.theory)")
+        .mark_line(strokeWidth=1.4)
+        .encode(
+            y=alt.Y("theory:Q", title=y["title"]), strokeDash=series.dash, opacity=faded(pick, 0.9)
+        ),
+        drawn.mark_point(filled=True, size=60)
+        .encode(y=y, shape=series.shape, opacity=faded(pick), tooltip=tooltip)
+        .add_params(pick)
+        .properties(name="measured"),
+    )
