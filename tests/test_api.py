@@ -175,12 +175,15 @@ def test_a_wrong_model_is_told_at_once_not_at_the_first_answer(tmp_path: Path) -
         {"time": "5m"},
         {"out": "somewhere"},
         {"recipe": "he2015"},
+        {"name": "other"},
     ],
 )
 def test_resume_takes_its_own_data_and_recipe(
     words: dict[str, Any], result: TrainingResult
 ) -> None:
-    with pytest.raises(UserError, match="the run's own data, recipe and time: leave out DATA"):
+    with pytest.raises(
+        UserError, match="the run's own data, recipe, time and name: leave out DATA"
+    ):
         resnets.train(words.pop("data", None), resume=result.folder, **words)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 
 from resnets.errors import UserError
 from resnets.training.planning import Facts, Plan, plan, with_steps
-from resnets.training.recipes import Recipe
+from resnets.training.recipes import LEAST_EPOCHS, Recipe
 
 STEP, IMAGE = 0.1, 0.001  # measured seconds
 FACTS = Facts(num_train=12_800, num_val=1000, num_test=2000, side=32, channels=3, num_classes=10)
@@ -74,6 +74,8 @@ def test_how_often_to_validate() -> None:
     assert every is not None
     assert 1 <= every <= 30
     assert planned(epochs=0.5).recipe.evaluate_every == 0.5
+    many = replace(FACTS, num_train=1_000_000)
+    assert planned(facts=many, steps=1).recipe.evaluate_every == LEAST_EPOCHS
     long = planned(epochs=2000).recipe.evaluate_every
     assert long is not None
     assert long > every

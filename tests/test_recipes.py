@@ -116,9 +116,14 @@ def test_nan_is_no_number(name: str) -> None:
     assert f"--{name.replace('_', '-')} nan" in refusal(**{name: math.nan})
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "epochs", "mixup", "weight_decay"])
-def test_infinity_is_outside_every_range(name: str) -> None:
-    assert "must be between" in refusal(**{name: math.inf})
+@pytest.mark.parametrize("name", [n for n in number_fields() if "int" not in n])
+def test_infinity_is_no_number_of_a_recipe(name: str) -> None:
+    assert f"--{name.replace('_', '-')} inf" in refusal(**{name: math.inf})
+
+
+@pytest.mark.parametrize("accumulate", [4, 8])
+def test_a_micro_batch_has_a_variance(accumulate: int) -> None:
+    assert f"--accumulate {accumulate}: " in refusal(batch_size=4, accumulate=accumulate)
 
 
 @pytest.mark.parametrize(

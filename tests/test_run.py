@@ -281,9 +281,24 @@ def test_verify_sees_what_the_index_cannot(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was not begun with --verify"):
         api.train(resume=tmp_path / "other", verify=True)
     Image.new("L", (12, 12), 99).save(photos / "dark" / "3.bmp")  # as many bytes as before
-    with pytest.raises(UserError, match=r"the content of images in .* has changed"):
+    with pytest.raises(UserError, match=r"the content of images in .* changed from"):
         api.train(resume=tmp_path / "cut", verify=True)
-    assert api.train(resume=tmp_path / "cut").scores is not None
+    forced = api.train(resume=tmp_path / "cut", verify=True, force=True)
+    assert "the content of images" in str(forced.caution)
+
+
+def test_images_accepted_by_force_are_what_verify_compares_with(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for name, grey in (("dark", 40), ("light", 200)):
+        (photos / name).mkdir(parents=True)
+        for index in range(6):
+            Image.new("L", (12, 12), grey + index).save(photos / name / f"{index}.bmp")
+    values = FIELDS | {"steps": 6, "batch_size": 4}
+    run = tmp_path / "run"
+    api.train(photos, out=run, log=Interrupting(2), verify=True, **values)
+    Image.new("L", (13, 13), 99).save(photos / "dark" / "3.bmp")
+    api.train(resume=run, force=True, log=Interrupting(4))
+    assert api.train(resume=run, verify=True).scores is not None
 
 
 def test_a_lost_loss_names_its_batch(
@@ -329,6 +344,63 @@ def test_a_batch_that_does_not_fit_is_divided(
     assert config["accumulate"] == {"value": 4, "origin": "memory"}
     assert sha(tmp_path / "run/model.safetensors") == sha(tmp_path / "small/model.safetensors")
     assert records(tmp_path / "run") == records(tmp_path / "small")
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "remedy"), [(12, "--accumulate 4"), (4, "smaller --batch-size")]
+)
+def test_advice_on_memory_after_a_checkpoint_can_be_followed(
+    batch_size: int, remedy: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 images in 2 pieces make 4 pieces of 3 next; 4 images in 2 pieces make no smaller ones."""
+    values = FIELDS | {"accumulate": 2, "batch_size": batch_size, "steps": 6}
+    api.train(data, out=tmp_path / "run", log=Interrupting(2), **values)
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("planted")
+
+    monkeypatch.setattr(loop, "train_step", full)
+    with pytest.raises(UserError, match=f"out of memory at step 2: .*{remedy}"):
+        api.train(resume=tmp_path / "run")
+
+
+def test_a_lost_test_image_is_said_with_the_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page: dict[str, Any] = {}
+    monkeypatch.setattr(results, "write_report", lambda folder, **values: page.update(values))
+    photos = tmp_path / "photos"
+    noise = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for name in ("dark", "light"):
+            (photos / part / name).mkdir(parents=True)
+            for index in range(6):
+                pixels = noise.integers(0, 256, (40, 40, 3), np.uint8)
+                Image.fromarray(pixels).save(photos / part / name / f"{index}.jpg")
+    lost = photos / "test" / "dark" / "0.jpg"
+    lost.write_bytes(lost.read_bytes()[:800])
+    said: list[str] = []
+    result = api.train(photos, out=tmp_path / "run", log=partial(note, said), **FIELDS)
+    assert result.scores is not None and result.scores.num_images == 11
+    words = "1 of the images could not be read and were left out"
+    assert words in said and words in page["notices"]
+
+
+def test_a_linked_manifest_is_found_again(tmp_path: Path) -> None:
+    """Paths of a manifest begin at the folder of the link, so the link is what is remembered."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir()
+    lines = ["path,label"]
+    for name, grey in (("dark", 40), ("light", 200)):
+        (here / name).mkdir(parents=True)
+        for index in range(6):
+            Image.new("L", (12, 12), grey + index).save(here / name / f"{index}.png")
+            lines.append(f"{name}/{index}.png,{name}")
+    (there / "labels.csv").write_text("\n".join(lines))
+    (here / "labels.csv").symlink_to(there / "labels.csv")
+    values = FIELDS | {"steps": 4, "batch_size": 4}
+    api.train(here / "labels.csv", out=tmp_path / "run", log=Interrupting(2), **values)
+    assert api.train(resume=tmp_path / "run").scores is not None
 
 
 def test_a_full_disk_costs_nothing_once_there_is_room(

@@ -56,6 +56,8 @@ def test_jsonl(tmp_path: Path) -> None:
         ("a.jsonl", '{"path": "1.png", "label": "a"}\n{"path"\n', "line 2 of .* is not JSON"),
         ("a.jsonl", "[1]\n", "line 1 of .* is not an object"),
         ("a.jsonl", '{"path": "1.png", "label": null}\n', "line 1 of .* has no label"),
+        ("a.jsonl", '{"path": "\\u0000", "label": "a"}\n', "line 1 of .* that no file can have"),
+        ("a.jsonl", '{"path": "\\ud800", "label": "a"}\n', "line 1 of .* that no file can have"),
         ("a.csv", "path,label,split\n1.png,a,test\n", "has no training part, only test"),
     ],
 )
@@ -115,6 +117,7 @@ def test_npz_without_class_names(tmp_path: Path) -> None:
     [
         ({"x_train": np.zeros((4, 5, 6))}, "x_train of .* is float64; save images as uint8"),
         ({"x_train": np.zeros((4, 3, 5, 6), np.uint8)}, "expected N H W, or N H W C"),
+        ({"x_train": np.zeros((4, 0, 6), np.uint8)}, "images without pixels"),
         ({"y_train": None}, "x_train but no y_train"),
         ({"y_train": [0, 1]}, r"shape \(2,\) for 4 images"),
         ({"y_train": [0.0, 1.0, 1.0, 2.0]}, "whole numbers or strings"),
@@ -142,8 +145,9 @@ def test_damaged_npz(tmp_path: Path) -> None:
     other = (tmp_path / "other.npz").read_bytes()
     for wrong in (b"", content[:200], bytes(flipped), single, other):
         (tmp_path / "a.npz").write_bytes(wrong)
-        with pytest.raises(UserError, match=r"a\.npz"):
+        with pytest.raises(UserError, match=r"a\.npz") as caught:
             open_data(tmp_path / "a.npz")
+        assert "pickle" not in str(caught.value)  # numpy's advice to what it does not know
 
 
 def write_parquet(

@@ -214,6 +214,14 @@ def test_a_cluster_without_dask(
     assert not (tmp_path / "s").exists()
 
 
+def test_the_whole_study_refuses_before_it_computes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", "--out", str(tmp_path / "s"), "--processes", "0"]) == 2
+    assert "--processes 0: must be 1 or more" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -24,13 +24,13 @@ from resnets.models.resnet import ResNet
 from resnets.report import write_report
 from resnets.results import TrainingResult
 from resnets.run import go_on, notices_of, start
-from resnets.scoring import Mistakes, score
+from resnets.scoring import Mistakes, left_out, score
 from resnets.training.beginning import begun, restarts
-from resnets.training.checkpoints import RunFolder
+from resnets.training.checkpoints import RunFolder, is_run
 from resnets.training.distributed import Ranks, joined
 from resnets.training.environment import choose_device, kept_threads
 from resnets.training.named import named_recipe
-from resnets.training.recipes import Recipe, override
+from resnets.training.recipes import TIME_OR_LENGTH, Recipe, override
 
 
 @kept_threads()
@@ -61,9 +61,9 @@ def train(
     """
     started = clock.perf_counter() if started is None else started
     if resume is not None:
-        if data is not None or recipe != "default" or time is not None or out is not None:
+        if recipe != "default" or any(given is not None for given in (data, time, out, name)):
             raise UserError(
-                "--resume goes on with the run's own data, recipe and time: leave out DATA, "
+                "--resume goes on with the run's own data, recipe, time and name: leave out DATA, "
                 "--recipe, --recipe-file, --time and --out"
             )
         with joined() as ranks:
@@ -125,6 +125,8 @@ def evaluate(
     place = choose_device(device)
     if report is not None and Path(report).is_file():
         raise UserError(f"--report {report}: is a file; give a folder")
+    if report is not None and is_run(Path(report)):
+        raise UserError(f"--report {report}: is a run with a page of its own; give another folder")
     file = model if isinstance(model, ModelFile) else read_model(model)
     dataset = open_data(data, max_bad=max_bad, classes=file.classes)
     chosen = choose_part(dataset.parts, part)
@@ -134,9 +136,7 @@ def evaluate(
     mistakes = Mistakes(images, file.classes, file.preprocess)
     watch = None if report is None else mistakes
     scores = score(file, images, device=place, workers=workers, watch=watch)
-    if scores.num_images < len(images):
-        lost = len(images) - scores.num_images
-        notices.append(f"{lost:,} of the images could not be read and were left out")
+    notices += left_out(scores, images)
     cautions = [f"of its training: {text}" for text in _cautions(file)]
     if log is not None:
         scored = f"scored: {taken}, {len(images):,} images"
@@ -172,6 +172,8 @@ def choose_part(parts: Mapping[str, Part], part: str | None) -> str:
         return next(name for name in ("all", "test", "val", "train") if name in parts)
     name = "val" if part == "validation" else part
     if name not in parts:
+        if "all" in parts:
+            raise UserError(f"--part {part}: these images have no parts; leave --part out")
         raise unknown("part", part, parts)
     return name
 
@@ -226,9 +228,10 @@ def _wanted(
     wanted = override(base, fields)
     if timed:
         if fields.get("epochs") or fields.get("steps"):
-            raise UserError("--time together with --epochs or --steps: pass one of them")
+            raise UserError(TIME_OR_LENGTH)
         wanted = replace(wanted, epochs=None, steps=None)  # a time replaces a recipe's own length
     _check_model(wanted)
+    wanted = _with_absolute_weights(wanted)
     origins = {key: _origin(label, base, wanted, key) for key in asdict(wanted)}
     if wanted.model is None and wanted.weights is not None:
         wanted = replace(wanted, model=_model_of(wanted.weights))
@@ -255,6 +258,13 @@ def _check_model(recipe: Recipe) -> None:
             f"--head-first {recipe.head_first:g} (recipe finetune has it) trains a head on weights "
             "that know something: pass --weights, a run folder for example"
         )
+
+
+def _with_absolute_weights(recipe: Recipe) -> Recipe:
+    """A run must find them again from any folder; other forms than a path have a colon."""
+    if recipe.weights is None or ":" in recipe.weights:
+        return recipe
+    return replace(recipe, weights=str(Path(recipe.weights).expanduser().absolute()))
 
 
 def _model_of(weights: str) -> str:

@@ -54,7 +54,7 @@ networks
   models      list the networks with sizes and published errors
 
 why depth works
-  study          all of it, in order, into one page; below twenty minutes on two cores
+  study          all of it, in order, into one page; about ten minutes on two cores
   study init     ten kinds of network at initialisation, to 10,000 layers, beside theory
   study train    plain and residual twins at many depths, trained, tuned and tested
   study probe    measure what the units of a trained network do

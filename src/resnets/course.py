@@ -24,6 +24,7 @@ from resnets.training.finite import NotFiniteError
 from resnets.training.interrupt import Interrupted, Interruption
 from resnets.training.job import Job
 from resnets.training.loop import train
+from resnets.training.memory import more_pieces
 from resnets.training.probe import Advice
 from resnets.training.promise import cautions_of
 from resnets.training.shares import Clock, Outlook, Shares
@@ -66,10 +67,10 @@ def follow(
     except torch.OutOfMemoryError as error:
         if ranks.count == 1 and folder.load() is None:
             raise  # nothing is lost by beginning anew in smaller pieces
-        raise UserError(
-            f"out of memory at step {state.step}: go on with --resume {folder.path} --force "
-            f"--accumulate {2 * job.recipe.accumulate} ({error})"
-        ) from None
+        pieces = more_pieces(job.recipe, ranks=ranks.count)
+        smaller = f"go on with --resume {folder.path} --force --accumulate {pieces}"
+        remedy = "begin anew with a smaller --batch-size" if pieces is None else smaller
+        raise UserError(f"out of memory at step {state.step}: {remedy} ({error})") from None
     except NotSavedError as error:
         unsaved = str(error)
     except (Interrupted, KeyboardInterrupt):
@@ -108,18 +109,22 @@ def _train_and_finish(
     if not finished:
         return None
     if state.replaced:
-        notices = [*notices, f"{state.replaced} images failed while training: replaced"]
+        times = f"{state.replaced} times" if state.replaced > 1 else "once"
+        text = f"an image that could not be read was replaced by the next one {times} in training"
+        notices = [*notices, text]
         notice(say, notices[-1])
-    return job.ranks.decided(lambda: _finish(job, folder, notices, cautions, interruption))
+    return job.ranks.decided(lambda: _finish(job, folder, say, notices, cautions, interruption))
 
 
 def _finish(
-    job: Job, folder: RunFolder, notices: Sequence[str], cautions: Sequence[str],
+    job: Job, folder: RunFolder, say: Log, notices: Sequence[str], cautions: Sequence[str],
     interruption: Interruption,
 ) -> TrainingResult:  # fmt: skip
     interruption.leave()
     with interruption.breaks():
-        return finish(job, folder, notices=[*notices, *cautions], cautions=cautions)
+        return finish(
+            job, folder, notices=[*notices, *cautions], cautions=cautions, tell=partial(notice, say)
+        )
 
 
 def _with_ids(error: NotFiniteError, images: Part, ranks: Ranks) -> NotFiniteError:

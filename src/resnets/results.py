@@ -7,7 +7,7 @@ is written last: where it is missing, the run can go on.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from resnets.evaluation import Scores
 from resnets.modelfile import ModelFile, read_model, save_model
 from resnets.report import write_report
-from resnets.scoring import Mistakes, score
+from resnets.scoring import Mistakes, left_out, score
 from resnets.training.checkpoints import MODEL_FILE, RunFolder
 from resnets.training.job import Job
 
@@ -51,11 +51,12 @@ class TrainingResult:
 
 
 def finish(
-    job: Job, folder: RunFolder, *, notices: Sequence[str], cautions: Sequence[str]
-) -> TrainingResult:
+    job: Job, folder: RunFolder, *, notices: Sequence[str], cautions: Sequence[str],
+    tell: Callable[[str], None],
+) -> TrainingResult:  # fmt: skip
     """Model file, final scores of that very file, page and pictures.
 
-    `notices` stand on the page, and `cautions` wherever the scores do.
+    `notices` stand on the page, and `cautions` wherever the scores do; `tell` hears a new notice.
     """
     part, images = job.parts.scored
     caution = "; ".join(cautions) or None
@@ -67,6 +68,9 @@ def finish(
             read_model(path), images, device=job.device, workers=job.recipe.workers or 0,
             watch=mistakes, cache_mb=job.recipe.cache_mb,
         )  # fmt: skip
+        for text in left_out(scores, images):
+            notices = [*notices, text]
+            tell(text)
         record = scores.to_dict() | {"part": part, "validate_on": job.recipe.validate_on}
         record |= {"cautions": list(cautions)} if cautions else {}
         save_model(path, _contents(job, folder, scores=record))

@@ -143,11 +143,13 @@ def go_on(
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         dataset = ranks.in_turn(lambda: open_data(stored["data"], max_bad=recipe.max_bad))
-        if verify:
-            ranks.decided(lambda: _verify(folder, dataset, stored))
+        if verify and "content" not in stored:
+            raise UserError(f"--verify {folder.path}: the run was not begun with --verify")
         parts = divide(dataset, recipe, held_out=stored["held_out"])
         found = {"fingerprint": fingerprint(dataset), "classes": list(dataset.classes)}
         ranks.agree_on(stored["data"], found["fingerprint"])
+        if verify or ("content" in stored and found["fingerprint"] != stored["fingerprint"]):
+            found["content"] = ranks.decided(lambda: content_digest(dataset))
         data = {**stored, **found, "sizes": parts.sizes()}
         environment = describe_environment(device) | {"ranks": ranks.count}
         after = Basis(recipe, data, environment)
@@ -183,15 +185,6 @@ def _newest(folder: RunFolder, say: Log) -> Checkpoint | None:
         where = f"step {checkpoint.scalars['step']}: {which}"
     notice(say, f"going on with {folder.path} at {where}")
     return checkpoint
-
-
-def _verify(folder: RunFolder, dataset: DataSet, stored: Mapping[str, Any]) -> None:
-    if "content" not in stored:
-        raise UserError(f"--verify {folder.path}: the run was not begun with --verify")
-    if content_digest(dataset) != stored["content"]:
-        raise UserError(
-            f"--verify {folder.path}: the content of images in {stored['data']} has changed"
-        )
 
 
 def _counts(facts: Facts) -> str:

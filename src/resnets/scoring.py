@@ -40,6 +40,12 @@ def score(
         batches.close()
 
 
+def left_out(scores: Scores, images: Part) -> list[str]:
+    """A notice of images that could not be read, if there are any."""
+    lost = len(images) - scores.num_images
+    return [f"{lost:,} of the images could not be read and were left out"] if lost else []
+
+
 class Mistakes:
     """Watches an evaluation and keeps the most confident mistakes."""
 

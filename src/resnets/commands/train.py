@@ -14,7 +14,7 @@ import tyro
 
 from resnets.errors import UserError
 from resnets.training.named import named_recipe, read_recipe
-from resnets.training.recipes import Recipe
+from resnets.training.recipes import TIME_OR_LENGTH, Recipe
 
 if TYPE_CHECKING:
     from resnets.results import TrainingResult
@@ -70,6 +70,9 @@ class Train:
         options = read_recipe(Path(path)) if path else named_recipe(name or "default")
         if resumed:
             options = _stored(resumed)
+        length = _value("epochs", arguments) or _value("steps", arguments)
+        if _value("time", arguments) and length:  # also where it is the recipe's own
+            raise UserError(TIME_OR_LENGTH)
         if _value("epochs", arguments) and not _value("steps", arguments):
             options = replace(options, steps=None)  # epochs asked for replace a recipe's steps
         if _value("steps", arguments) and not _value("epochs", arguments):

@@ -164,7 +164,12 @@ def find_images(patterns: Iterable[str]) -> Iterator[str]:
         if not pattern:
             raise UserError("an empty text among IMAGES: give a file, a folder, a pattern or -")
         if pattern == "-":
-            yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+            named = False
+            for line in filter(str.strip, sys.stdin):
+                named = True
+                yield line.rstrip("\r\n")
+            if not named:
+                raise UserError("-: standard input names no image")
         elif Path(pattern).is_dir():
             yield from _images_in(Path(pattern))
         elif Path(pattern).exists() or not glob.has_magic(pattern):

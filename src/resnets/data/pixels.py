@@ -37,6 +37,7 @@ Progress = Callable[[int, int], None]
 Request = tuple[Indices, Indices]  # epochs, indices: N each
 Answer = tuple[Tensor, Indices]  # images N C H W uint8, indices shown
 CHUNK = 64  # images a thread takes at a time
+CANVAS = 1.25  # side of a cached image by the input's, where crops are cut from it
 
 
 def try_read(part: Part, index: int, channels: int, piece: Piece | None = None) -> Bytes | None:
@@ -116,7 +117,7 @@ def canvas(part: Part, preprocess: Preprocess) -> Preprocess:
 
     Squashed to a square: boxes are drawn in the original's aspect, so that the crops are not.
     """
-    size = min(round(preprocess.size * 1.25), max(preprocess.size, part.largest_side))
+    size = min(round(CANVAS * preprocess.size), max(preprocess.size, part.largest_side))
     return replace(preprocess, size=size, fit="squash", crop_fraction=1.0)
 
 

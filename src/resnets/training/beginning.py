@@ -66,7 +66,7 @@ def write_start(
 ) -> None:
     """Write what the data and the machine were."""
     named = isinstance(data, str) and data in NAMES  # before a folder of that name, as in open_data
-    place = str(data) if named else str(Path(data).expanduser().resolve())
+    place = str(data) if named else str(Path(data).expanduser().absolute())
     facts = job.describe(data=place, name=dataset.name, fingerprint=fingerprint(dataset))
     content = {"content": content_digest(dataset)} if verify else {}
     folder.write_json("data.json", facts | content | {"skipped": dict(dataset.skipped)})

@@ -89,7 +89,7 @@ def train_step(
     `batch` is the slice of this one of the `ranks`; `network` then reduces the gradients.
     `mark` is told when a phase of the step has ended.
     """
-    # The one place that touches global random state: dropout and stochastic depth follow the step.
+    # Global random state: dropout and stochastic depth follow the step, whatever was drawn before.
     torch.manual_seed(_step_seed(recipe.seed, state.step, ranks.rank))
     set_learning_rate(state.optimizer, learning_rate(recipe, state.step, steps=steps))
     if recipe.head_first:

@@ -13,9 +13,8 @@ import torch
 
 from resnets.errors import UserError
 from resnets.training.planning import Plan
+from resnets.training.recipes import LEAST_IMAGES, Recipe
 
-LEAST_IMAGES = 2
-"""in a micro-batch: batch norm has no variance of one value"""
 Answer = TypeVar("Answer")
 
 
@@ -33,18 +32,27 @@ def fitting(
 
 def smaller_micro_batches(current: Plan, *, ranks: int) -> Plan:
     """At least twice as many micro-batches, of equal size."""
-    batch_size, before = current.recipe.batch_size, current.recipe.accumulate
-    assert batch_size is not None, "resolve the recipe first"
-    share = batch_size // ranks
-    pieces = (n for n in range(2 * before, share // LEAST_IMAGES + 1) if share % n == 0)
-    accumulate = next(pieces, None)
+    share = _share(current.recipe, ranks)
+    accumulate = more_pieces(current.recipe, ranks=ranks)
     if accumulate is None:
         raise UserError(
-            f"out of memory with micro-batches of {share // before} images: take a smaller "
-            "--size, --model or --batch-size"
+            f"out of memory with micro-batches of {share // current.recipe.accumulate} images: "
+            "take a smaller --size, --model or --batch-size"
         )
     reason = (
         f"out of memory: {accumulate} micro-batches of {share // accumulate} images make the "
         f"batch of {share}; batch norm takes its statistics over a micro-batch"
     )
     return current.fill("memory", reason, accumulate=accumulate)
+
+
+def more_pieces(recipe: Recipe, *, ranks: int) -> int | None:
+    """The next number of micro-batches, at least twice as many, that divides a rank's batch."""
+    share = _share(recipe, ranks)
+    pieces = range(2 * recipe.accumulate, share // LEAST_IMAGES + 1)
+    return next((number for number in pieces if share % number == 0), None)
+
+
+def _share(recipe: Recipe, ranks: int) -> int:
+    assert recipe.batch_size is not None, "resolve the recipe first"
+    return recipe.batch_size // ranks

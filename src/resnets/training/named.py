@@ -167,5 +167,7 @@ def read_recipe(path: Path) -> Recipe:
         raise UserError(f"--recipe-file {path}: no such file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"--recipe-file {path}: not readable as TOML ({error})") from None
-    base = named_recipe(str(values.pop("recipe", "default")))
-    return override(base, values)
+    try:
+        return override(named_recipe(str(values.pop("recipe", "default"))), values)
+    except UserError as error:
+        raise UserError(f"--recipe-file {path}: {error}") from None

@@ -29,7 +29,7 @@ from resnets.training.probe import (
     probe,
     settled,
 )
-from resnets.training.recipes import Recipe
+from resnets.training.recipes import LEAST_EPOCHS, LEAST_IMAGES, Recipe
 
 DEFAULT_SECONDS = 600.0
 """what a run without --time and --epochs is planned for"""
@@ -281,7 +281,7 @@ def _warn_of_tiny_maps(current: Plan) -> Plan:
 def _batch_size(num_train: int, accumulate: int) -> int:
     """128, or less where it would leave too few steps an epoch; a multiple of `accumulate`."""
     size = next((size for size in (128, 64, 32) if num_train >= FEWEST_STEPS * size), 16)
-    return accumulate * max(1, round(size / accumulate))
+    return accumulate * max(LEAST_IMAGES, round(size / accumulate))
 
 
 def _validation_share(facts: Facts) -> float:
@@ -295,4 +295,5 @@ def _evaluate_every(epochs: float, facts: Facts) -> float:
     From counts, not from clocks: the same command keeps the same weights on every machine.
     """
     least = _validation_share(facts) / EVALUATION_SHARE
-    return min(epochs, float(max(1, round(least), round(epochs / MOST_VALIDATIONS))))
+    every = float(max(1, round(least), round(epochs / MOST_VALIDATIONS)))
+    return max(LEAST_EPOCHS, min(epochs, every))

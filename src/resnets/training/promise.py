@@ -46,6 +46,7 @@ class Basis:
         sizes = ", ".join(f"{count:,} {part}" for part, count in data["sizes"].items())
         return {
             f"the images in {data['data']}": f"{sizes} (index {data['fingerprint'][:8]})",
+            f"the content of images in {data['data']}": data.get("content", "")[:8],
             **{_flag(name): value for name, value in recipe.items()},
             **versions,
             "the device": f"{environment['device']} ({environment['device_name']})",

@@ -10,6 +10,7 @@ This file imports neither torch nor numpy, since `resnets --help` needs it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -144,6 +145,12 @@ class Recipe:
             raise UserError(
                 f"--accumulate {self.accumulate}: must divide --batch-size {self.batch_size}"
             )
+        if self.batch_size is not None and self.batch_size < LEAST_IMAGES * self.accumulate:
+            raise UserError(
+                f"--accumulate {self.accumulate}: makes micro-batches of one image, of which batch "
+                f"norm has no variance; at most {self.batch_size // LEAST_IMAGES} of --batch-size "
+                f"{self.batch_size}"
+            )
         if self.views != "one" and self.flip == "none":
             raise UserError(
                 f"--views {self.views}: looks at mirror images, which --flip none never shows; "
@@ -153,6 +160,11 @@ class Recipe:
             raise UserError(f"--milestones {self.milestones}: must be rising shares in (0, 1)")
 
 
+TIME_OR_LENGTH = "--time together with --epochs or --steps: pass one of them"
+LEAST_IMAGES = 2
+"""in a micro-batch: batch norm has no variance of one value"""
+LEAST_EPOCHS = 0.001
+"""between validations"""
 _INFINITY = float("inf")
 _RANGES: dict[str, tuple[float, float]] = {
     "size": (8, 1024),
@@ -178,7 +190,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "mixup": (0, 10),
     "cutmix": (0, 10),
     "val_fraction": (0.01, 0.5),
-    "evaluate_every": (0.001, 100_000),
+    "evaluate_every": (LEAST_EPOCHS, 100_000),
     "patience": (0, 10_000),
     "seed": (0, 2**31 - 1),
     "threads": (1, 1024),
@@ -203,8 +215,8 @@ def _check_kind(name: str, kind: Any, value: object) -> None:
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         names = " or ".join(k.__name__ for k in allowed if k is not type(None))
         raise UserError(f"{flag} {value!r}: expected {names}")
-    if isinstance(value, float) and value != value:
-        raise UserError(f"{flag} nan: expected a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{flag} {value}: expected a finite number")
 
 
 def _rising_shares(values: tuple[object, ...]) -> bool:

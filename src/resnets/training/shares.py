@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from resnets.data.pixels import CANVAS
 from resnets.training.planning import EVALUATION_SHARE
 from resnets.training.probe import Advice
 from resnets.training.recipes import Recipe
@@ -29,8 +30,6 @@ WARM_UP = 5
 """first steps that are not counted: kernels are made, workers start"""
 WORTHWHILE = 0.05
 """least share of the time that a remedy must free to be named"""
-CANVAS = 1.25**2
-"""cached images are larger than the input by this where crops are cut from them"""
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,8 @@ def _against_waiting(share: float, outlook: Outlook) -> str:
     workers = max(1, min(needed, outlook.cores))
     if workers > recipe.workers:
         return f"--workers {workers}"
-    megabytes = outlook.num_train * 3 * recipe.size**2 * CANVAS / 2**20
+    # As if crops were cut from all of them, in colours.
+    megabytes = outlook.num_train * 3 * round(CANVAS * recipe.size) ** 2 / 2**20
     return f"--cache-mb {math.ceil(megabytes)}"
 
 

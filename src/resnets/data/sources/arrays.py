@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
@@ -25,8 +25,12 @@ _PARTS = ("train", "val", "test")
 def read_npz(path: Path) -> Found:
     """Raises UserError if the file is damaged or its arrays do not fit together."""
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with path.open("rb") as stream:
+            if not is_zipfile(stream):
+                raise BadZipFile("it is no archive of arrays, as numpy.savez writes one")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(f"cannot read {path} as .npz: {error}") from error
     return found_in(arrays, name=path.stem, source=str(path))
@@ -52,6 +56,8 @@ def found_in(arrays: Mapping[str, Array], *, name: str, source: str) -> Found:
 def _pixels(images: Array, source: str) -> Array:
     if images.dtype != np.uint8:
         raise UserError(f"{source} is {images.dtype}; save images as uint8 (0 to 255)")
+    if 0 in images.shape[1:]:
+        raise UserError(f"{source} has shape {images.shape}: images without pixels")
     if images.ndim == 3:
         return images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,12 @@ def _checked(row: Row, where: str) -> tuple[str, str, str]:
     for key, value in (("path", image), ("label", label)):
         if not value:
             raise UserError(f"{where} has no {key}")
+    try:
+        possible = b"\0" not in os.fsencode(image)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise UserError(f"{where} has a path that no file can have: {image!r}")
     if split and split.lower() not in PARTS:
         raise unknown(f"split on {where}:", split, PARTS)
     return image, label, PARTS[split.lower()] if split else "all"
