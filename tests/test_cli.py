@@ -563,6 +563,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     TRAIN + "--time 0": "--time '0'",
     TRAIN + "--model resnet20 --precision fp32 --time 1s": "give more time",
     TRAIN + "--batch-size 1": "--batch-size 1",
+    TRAIN + "--batch-size 60000": "more than the 32 training images",
     TRAIN + "--batch-size 9 --accumulate 2": "--accumulate 2",
     TRAIN + "--learning-rate nan": "--learning-rate nan",
     TRAIN + "--size 4": "--size 4",

@@ -380,7 +380,9 @@ def test_a_lost_test_image_is_said_with_the_scores(
     lost = photos / "test" / "dark" / "0.jpg"
     lost.write_bytes(lost.read_bytes()[:800])
     said: list[str] = []
-    result = api.train(photos, out=tmp_path / "run", log=partial(note, said), **FIELDS)
+    result = api.train(
+        photos, out=tmp_path / "run", log=partial(note, said), **FIELDS | {"batch_size": 8}
+    )
     assert result.scores is not None and result.scores.num_images == 11
     words = "1 of the images could not be read and were left out"
     assert words in said and words in page["notices"]

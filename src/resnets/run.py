@@ -57,6 +57,10 @@ def start(
         raise UserError(
             f"{data} has one image of each class: none can be held out to choose the best epoch by"
         )
+    if origins["batch_size"] == "flag" and (recipe.batch_size or 0) > len(parts.train):
+        raise UserError(
+            f"--batch-size {recipe.batch_size}: more than the {len(parts.train):,} training images"
+        )
     facts = parts.facts(dataset.classes)
     notice(say, f"{dataset.name}: {_counts(facts)}; measuring this machine")
     current = ranks.decided(
