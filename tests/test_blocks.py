@@ -210,8 +210,8 @@ def test_a_maximum_halves_before_the_first_norm() -> None:
 
 
 def test_group_norm_has_32_groups_or_two_channels_in_each() -> None:
-    groups = {c: normalisation(c, spec=spec(norm="group")).num_groups for c in (256, 64, 16, 10)}
-    assert groups == {256: 32, 64: 32, 16: 8, 10: 1}
+    groups = {c: normalisation(c, spec=spec(norm="group")).num_groups for c in (256, 64, 16, 10, 9)}
+    assert groups == {256: 32, 64: 32, 16: 8, 10: 1, 9: 1}
 
 
 def test_drop_path_keeps_the_expectation_and_drops_whole_images() -> None:

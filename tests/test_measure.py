@@ -34,6 +34,8 @@ def test_the_layer_table_of_a_network_counted_by_hand() -> None:
     assert count_parameters(by_hand()) == 155
     assert count_macs(by_hand(), 8) == 1758
     assert count_activations(by_hand(), 8) == 96
+    fixup = create_model("resnet20", norm="bias", residual_init="fixup")
+    assert count_activations(fixup, 32) == count_activations(create_model("resnet20"), 32)
 
 
 def test_macs_are_half_of_what_pytorch_counts_as_flops() -> None:

@@ -92,6 +92,7 @@ GOOD = {"depths": (2, 2, 2, 2), "block": "basic"}
         ({"groups": 32}, "groups = 32 needs block = 'bottleneck'"),
         ({"group_width": 128}, "group_width = 128 needs block = 'bottleneck'"),
         ({"block": "bottleneck", "widths": (8, 8, 8, 8), "group_width": 4}, "leaves no channel"),
+        ({"block": "bottleneck", "widths": (64, 64, 64, 8), "group_width": 4}, "at width 8"),
         ({"shortcut": "pad", "widths": (64, 128, 64, 64)}, "'pad' can only add channels"),
         ({"stem": "deep_tiered", "stem_width": 20}, "divisible by 8, not 20"),
         ({"stem": "deep", "stem_width": 33}, "even stem_width, not 33"),
@@ -202,6 +203,7 @@ def test_features_and_head_are_the_network(name: str) -> None:
     assert torch.equal(features, model.norm_relu(model.norm(maps[-1])))
     assert torch.equal(model.forward_head(features), model(images))
     assert torch.equal(model.features(images, (last, 1))[1], maps[0])
+    assert len(model.features(images)) == last
     assert torch.allclose(features.mean((2, 3)) @ model.fc.weight.T + model.fc.bias, model(images),
                           atol=FLOAT32)  # fmt: skip
 

@@ -156,6 +156,15 @@ def test_the_largest_depth_is_found(tmp_path: Path) -> None:
     assert verdicts(tmp_path, claims_of(tmp_path, text)) == {"first": "contradicted"}
 
 
+def test_the_second_number_is_at_the_depth_of_the_first(tmp_path: Path) -> None:
+    """Residual networks of 56 layers are missing: those of 20 do not stand in for them."""
+    write_training(tmp_path, degrading)
+    path = tmp_path / "data" / "train.csv"
+    rows = [row for row in read_table(path) if (row["family"], row["depth"]) != ("residual", 56)]
+    write_table(path, rows)
+    assert verdicts(tmp_path)["shortcuts"] == "not measured"
+
+
 def test_numbers_are_paired_by_draw_and_unit(tmp_path: Path) -> None:
     rows = [
         {"metric": metric, "unit": unit, "value": 10.0 * unit + shift}

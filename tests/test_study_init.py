@@ -374,7 +374,7 @@ def test_an_atlas_is_the_same_again_and_on_two_processes(
 ) -> None:
     threads = torch.get_num_threads()
     for cores in (1, 2):
-        monkeypatch.setattr(atlas, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(atlas, "num_cores", lambda cores=cores: cores)
         small(tmp_path / str(cores))
     assert torch.get_num_threads() == threads
     first, second = (sorted((tmp_path / name / "data").glob("*.csv")) for name in "12")
@@ -404,7 +404,7 @@ def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(atlas, "measure_init", small)
-    monkeypatch.setattr(atlas, "_cores", lambda: 1)
+    monkeypatch.setattr(atlas, "num_cores", lambda: 1)
     assert main(["study", "init", "--out", str(tmp_path / "study")]) == 0
     shown = capsys.readouterr()
     assert "backward" in shown.out and "healthy" in shown.out

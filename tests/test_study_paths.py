@@ -88,6 +88,14 @@ def test_sampled_paths_are_single_paths() -> None:
         assert norm == pytest.approx(float(path.flatten(1).norm(dim=1).mean()), rel=1e-9)
 
 
+def test_a_network_without_a_gradient_has_no_lengths() -> None:
+    """A fresh Fixup network answers zero: nothing comes back through its head."""
+    fresh = create_model("resnet20", norm="bias", residual_init="fixup").eval()
+    rows = path_rows(take_apart(fresh), torch.randn(4, 3, 16, 16), torch.arange(4), seed=0)
+    undefined = [row for row in rows if row["metric"] in ("path_energy_low", "path_veit_mean")]
+    assert len(undefined) == 2 and not any("value" in row for row in undefined)
+
+
 def test_the_rows_add_up() -> None:
     rows = path_rows(chain(), *sample(8), seed=0)
     for metric in ("path_energy", "path_count", "path_veit"):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnets.study import landscape
+from resnets.study import landscape, use
 from resnets.study.adapters import take_apart
 from resnets.study.landscape import filter_normalised, loss_lines
 from resnets.study.lesions import kendall_tau, remove_each, remove_several, reorder, without
@@ -86,6 +86,13 @@ def test_ratio_and_angle_of_a_branch() -> None:
     assert [r["unit"] for r in rows if r.get("status") == "shapes differ"] == [3]
     plain = branch_use(chain(shortcut="none"), images, targets)
     assert {row["status"] for row in plain} == {"no shortcut"}
+
+
+@pytest.mark.parametrize("length", [1.0, 1e-25, 1e-35])
+def test_an_angle_does_not_depend_on_the_gradients_length(length: float) -> None:
+    added = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    gradient = length * torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+    assert use._angle(added, gradient) == {"value": pytest.approx(0.5)}
 
 
 def test_the_lens_ends_in_the_networks_own_answer() -> None:

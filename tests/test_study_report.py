@@ -17,7 +17,8 @@ from resnets.cli import main
 from resnets.report.style import POLICY
 from resnets.study import everything
 from resnets.study.report.atlas import init_figures
-from resnets.study.report.degradation import training_figures
+from resnets.study.report.curves import rates_sentence
+from resnets.study.report.degradation import degradation_sentence, training_figures
 from resnets.study.report.evidence import Evidence
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.inside import inside_figures
@@ -160,6 +161,32 @@ def test_the_sentence_on_degradation_follows_the_numbers(tmp_path: Path) -> None
     assert second.startswith("Plain networks get better with depth")
     assert "while residual networks get worse with depth" in second
     assert "plain is 45.0 points below residual (95 %: 45.0 to 45.0)" in second
+
+
+@pytest.mark.parametrize(("lost", "word"), [(6.0, "diverged"), (0.0, "were not measured")])
+def test_what_was_not_measured_did_not_diverge(lost: float, word: str) -> None:
+    ends = [
+        {"metric": "train_error", "family": family, "depth": depth, "value": 0.1}
+        for family, depth in (("plain", 8), ("residual", 8), ("residual", 56))
+    ]
+    ends.append({"metric": "diverged", "family": "plain", "depth": 56, "value": lost})
+    told = degradation_sentence(ends, (8, 56))
+    assert f"Plain networks of 56 layers {word}" in told
+
+
+def test_tables_without_summary_leave_the_rates_out(tmp_path: Path) -> None:
+    write_training(tmp_path, degrading)
+    (tmp_path / "data" / "summary.csv").unlink()
+    assert "rates" not in {shown.name for shown in training_figures(Evidence.read(tmp_path))}
+
+
+def test_a_rate_lost_to_divergence_is_not_at_the_edge() -> None:
+    chosen = [
+        {"metric": "lr", "family": "plain", "depth": depth, "value": 0.1, "status": status}
+        for depth, status in ((8, "edge"), (56, "diverged"))
+    ]
+    told = rates_sentence(chosen, ["plain"])
+    assert "At the edge of what was tried: plain 8. Diverged at every rate: plain 56." in told
 
 
 def test_the_sentences_at_initialisation_follow_the_numbers(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,25 @@ def test_a_cluster_without_dask(
     assert main(["study", "train", *words]) == 2
     assert "pip install 'resnets[cluster]'" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
+
+
+class Losing(Inline):
+    """The worker of the second job is gone; the others had finished."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = super().submit(fn, *args, **kwargs)
+        if self.calls == 2:
+            future = Future()
+            future.set_exception(BrokenExecutor())
+        return future
+
+
+def test_what_was_finished_beside_a_lost_worker_is_kept(tmp_path: Path) -> None:
+    plan = tiny_plan(write_images(tmp_path / "easy.npz"))
+    with pytest.raises(UserError, match="the workers are gone"):
+        fill(tmp_path / "cut", plan, Losing())
+    rows = (tmp_path / "cut/data/runs.jsonl").read_text().splitlines()
+    assert len(rows) == 2  # three rates were under way
 
 
 def test_the_whole_study_refuses_before_it_computes(

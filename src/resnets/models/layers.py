@@ -50,7 +50,8 @@ def normalisation(channels: int, *, spec: Spec) -> nn.Module:
     if spec.norm == "group":
         # Wu & He 2018 use 32 groups; narrow layers get fewer, for a group of one channel and one
         # pixel would always be normalised to zero.
-        return nn.GroupNorm(math.gcd(32, max(channels // 2, 1)), channels)
+        # pairs are the smallest groups, and an odd number of channels is one.
+        return nn.GroupNorm(1 if channels % 2 else math.gcd(32, channels // 2), channels)
     return ScalarBias() if spec.norm == "bias" else nn.Identity()
 
 

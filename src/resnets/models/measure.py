@@ -45,7 +45,7 @@ def count_macs(model: nn.Module, input_size: int) -> int:
 def count_activations(model: nn.Module, input_size: int) -> int:
     """Numbers that the convolutions put out for one image: most of what training has to keep."""
     rows = layer_table(model, input_size)
-    return sum(math.prod(row.shape) for row in rows if row.type == "Conv2d")
+    return sum(math.prod(row.shape) for row in rows if row.macs and len(row.shape) == 3)
 
 
 def layer_table(model: nn.Module, input_size: int) -> list[LayerRow]:

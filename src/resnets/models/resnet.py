@@ -61,7 +61,7 @@ class ResNet(nn.Module):
         initialise(self, spec)
 
     def forward(self, images: Tensor) -> Tensor:
-        """N C H W (any H and W of at least 1, from 17 with blur) -> logits N K."""
+        """N C H W (any H and W of at least 1, from 17 with blur 3, 33 with 5) -> logits N K."""
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -80,15 +80,16 @@ class ResNet(nn.Module):
         logits: Tensor = self.fc(self.dropout(features.mean((2, 3))))  # -> N C' -> N K
         return logits
 
-    def features(self, images: Tensor, stages: Sequence[int] = (1, 2, 3, 4)) -> tuple[Tensor, ...]:
-        """The outputs of the stages asked for, in the order asked for: a backbone's pyramid.
+    def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
+        """The outputs of the stages asked for, in the order asked for, or of all: a pyramid.
 
         They are the stages' own sums: a pre-activation network's final norm is not applied.
         """
         last = len(self.stage_names)
+        stages = tuple(range(1, last + 1)) if stages is None else tuple(stages)
         wrong = [stage for stage in stages if stage not in range(1, last + 1)]
         if wrong or not stages:
-            raise UserError(f"stages = {tuple(stages)}: choose from 1 to {last}, at least one")
+            raise UserError(f"stages = {stages}: choose from 1 to {last}, at least one")
         x = self._stem(images)
         outputs = {}
         for stage, name in enumerate(self.stage_names[: max(stages)], start=1):

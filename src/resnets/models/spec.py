@@ -153,8 +153,8 @@ def _needs_bottleneck(spec: Spec) -> Iterable[str]:
         value = getattr(spec, name)
         if spec.block == "basic" and value != usual:
             yield f"{name} = {value!r} needs block = 'bottleneck'; with 'basic' it is {usual!r}"
-    if int(spec.widths[0] * spec.group_width / 64) < 1:
-        yield f"group_width = {spec.group_width} leaves no channel at widths[0] = {spec.widths[0]}"
+    if int(min(spec.widths) * spec.group_width / 64) < 1:
+        yield f"group_width = {spec.group_width} leaves no channel at width {min(spec.widths)}"
 
 
 def _needs_shortcut(spec: Spec) -> Iterable[str]:

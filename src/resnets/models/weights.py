@@ -50,11 +50,12 @@ STEM = ("conv1.weight", "conv1.0.weight")  # the second where the stem has three
 # (A stem_width that matters shows in the shapes.)
 FREE = {
     *("num_classes", "in_channels", "stem_width"),
-    *("drop_path", "dropout", "residual_init", "output_stride"),
+    *("drop_path", "dropout", "init", "residual_init", "output_stride"),
 }
 TORCHVISION: dict[str, object] = {
     **{"stem": "imagenet", "shortcut": "conv", "order": "post", "stride_on": "3x3"},
     **{"norm": "batch", "blur": 0, "halving": "stride"},
+    **{"shortcut_strength": 1.0, "residual_scale": 1.0},
 }
 
 

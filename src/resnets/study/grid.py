@@ -39,10 +39,16 @@ def run_grid(book: Book, *, executor: Executor, tell: Callable[[str], None]) -> 
         if not running:
             return
         finished, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in finished:
+        for future in sorted(
+            finished, key=_failed
+        ):  # what is good is kept before a failure ends it
             job = running.pop(future)
             book.add(job, _result(future, book))
             tell(progress.line(job, book.rows[job.key]))
+
+
+def _failed(future: Future[Result]) -> bool:
+    return future.cancelled() or future.exception() is not None
 
 
 def _result(future: Future[Result], book: Book) -> Result:

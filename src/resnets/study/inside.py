@@ -118,7 +118,7 @@ def compare(first: Subject, second: Subject) -> list[Row]:
 
 
 def family(chain: Chain) -> str:
-    """The row of the study that a network belongs to."""
+    """What its units are: plain, residual, or residual with nothing after the sum."""
     if chain.plain:
         return "plain"
     nothing = all(isinstance(unit.merge, nn.Identity) for unit in chain.units)

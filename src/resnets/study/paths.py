@@ -172,14 +172,14 @@ def _gradient(rest: Map, x: Tensor, targets: Tensor) -> Tensor:
 
 def _shares(norms: Sequence[float], counts: Sequence[float]) -> list[float]:
     products = [norm * count for norm, count in zip(norms, counts, strict=True)]
-    whole = math.fsum(products)
+    whole = math.fsum(products) or math.nan  # no gradient has no shares
     return [product / whole for product in products]
 
 
 def _summary(shares: Sequence[float]) -> dict[str, float]:
-    """Mean length, and the lengths between which 95 % of the shares lie."""
+    """Mean length, and the lengths between which 95 % of the shares lie; nan without shares."""
     mean = math.fsum(k * share for k, share in enumerate(shares))
     sums = [math.fsum(shares[: k + 1]) for k in range(len(shares))]
-    low = next(k for k, sum_ in enumerate(sums) if sum_ >= TAIL)
-    high = next(k for k, sum_ in enumerate(sums) if sum_ >= 1 - TAIL)
+    low = next((k for k, sum_ in enumerate(sums) if sum_ >= TAIL), math.nan)
+    high = next((k for k, sum_ in enumerate(sums) if sum_ >= 1 - TAIL), math.nan)
     return {"mean": mean, "low": float(low), "high": float(high)}

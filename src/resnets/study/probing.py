@@ -1,7 +1,7 @@
 """`resnets study probe`: a model file or run folder enters, tables leave.
 
 The images are held-out ones of the run itself (test, else validation), or those of `data`. From a
-run folder, or a study's own run, the gradients by step are measured too (`replay.py`).
+run folder, or within `resnets study`, the gradients by step are measured too (`replay.py`).
 """
 
 from __future__ import annotations
@@ -131,6 +131,7 @@ def _read(part: Part, preprocess: Preprocess, *, device: torch.device) -> tuple[
 def _of_run(run: RunFolder | None, say: Say) -> Iterator[tuple[int, nn.Module]]:
     """The run's networks at its first steps and its last, or a word on why there are none."""
     if run is None:
+        say("no gradients by step: give the run folder, or let `resnets study` probe")
         return
     try:
         yield from networks_by_step(run)

@@ -137,13 +137,11 @@ def batchnorm_growth(batch: int) -> float:
     return batch / ((batch - 1) * (batch - 3)) * trace / (0.5 - product)
 
 
-def binomial(units: int, *, chance: float = 0.5) -> Array:
+def binomial(units: int) -> Array:
     """Share of the 2^n paths through n units that take k branches: Binomial(n, 1/2). -> n + 1
 
-    Veit et al. 2016 (1605.06431). With another `chance` r/(1+r): the energy of paths whose branches
-    each keep the share r of the power.
+    Veit et al. 2016 (1605.06431).
     """
-    k = np.arange(units + 1)
     log_factorial = np.append(0.0, np.cumsum(np.log(np.arange(1, units + 1))))
     logs = log_factorial[-1] - log_factorial - log_factorial[::-1]
-    return np.asarray(np.exp(logs + k * math.log(chance) + (units - k) * math.log1p(-chance)))
+    return np.asarray(np.exp(logs - units * math.log(2)))

@@ -1,8 +1,8 @@
 """Rows so far enter, the jobs that they call for leave: what a study does next.
 
 The idea: the order of a study is a pure function of its plan and its rows, so a killed study goes
-on by reading its rows. Every cell chooses its own learning rate among equally many, on a seed that
-is not counted, at half length, by the mean loss on images that were held out. A best rate at the
+on by reading its rows. Every cell chooses its own learning rate among the plan's, on a seed that is
+not counted, at half length, by the mean loss on images that were held out. A best rate at the
 edge of those tried asks for one more beyond it, as long as the plan's reserve lasts; if it is still
 at the edge then, the cell is flagged. Nothing but the shallowest plain network is begun before that
 one has clearly learned: where it does not, a study would show nothing.

@@ -51,8 +51,10 @@ def branch_use(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
 def _angle(added: Tensor, gradient: Tensor) -> Row:
     if added.shape != gradient.shape:
         return {"status": "shapes differ"}
-    # Gradients of images that are certain are tiny: a cosine takes its floor from lengths of 1.
-    lengths = [part.norm(dim=1, keepdim=True).clamp_min(1e-30) for part in (added, gradient)]
+    # Gradients of images that are certain are tiny: in float32 their squares would be zero.
+    added, gradient = added.double(), gradient.double()
+    least = torch.finfo(torch.float64).tiny
+    lengths = [part.norm(dim=1, keepdim=True).clamp_min(least) for part in (added, gradient)]
     cosine = ((added / lengths[0]) * (-gradient / lengths[1])).sum(1)
     return finite(float(cosine.mean()))
 

@@ -10,19 +10,19 @@ Tables in DIR/data: `init.csv` verdicts, slopes and where float32 is left; `init
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from resnets.errors import UserError
+from resnets.study.executors import num_cores, on_this_machine
 from resnets.study.init.jacobian import jacobian_spectra
 from resnets.study.init.measure import Row, measured_units, propagate
 from resnets.study.init.overlay import theory_rows
@@ -80,7 +80,6 @@ class Atlas:
     verdicts: list[Verdict]
     tables: list[Path]
     seconds: float
-    depths: tuple[int, ...] = field(default=DEPTHS)
 
 
 def measure_init(
@@ -104,7 +103,7 @@ def measure_init(
                         "depths from 1, widths from 2 and at least one draw")  # fmt: skip
     data = _prepare(out)
     jobs = _jobs(depths, widths, draws, seed)
-    log(f"{len(jobs)} parts, {max(depths):,} layers, {min(_cores(), len(jobs))} at a time")
+    log(f"{len(jobs)} parts, {max(depths):,} layers, {min(num_cores(), len(jobs))} at a time")
     done: dict[Job, Tables] = {}
     with _single_thread():
         for number, (job, tables) in enumerate(_run(jobs), 1):
@@ -123,7 +122,7 @@ def measure_init(
     for name, rows in tables.items():
         write_table(data / name, rows)
     paths = [data / name for name in tables]
-    return Atlas(verdicts, paths, time.perf_counter() - began, depths)
+    return Atlas(verdicts, paths, time.perf_counter() - began)
 
 
 def _prepare(out: Path) -> Path:
@@ -153,27 +152,20 @@ def _jobs(depths: tuple[int, ...], widths: Sequence[int], draws: int, seed: int)
 def _run(jobs: list[Job]) -> Iterator[tuple[Job, Tables]]:
     """Jobs as they finish; an interrupt ends the processes instead of waiting for them."""
     order = sorted(jobs, key=lambda job: job.cost, reverse=True)
-    workers = min(_cores(), len(jobs))
+    workers = min(num_cores(), len(jobs))
     if workers == 1:
         yield from ((job, job.run()) for job in order)
         return
-    others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")  # a fork would share torch's threads
-    pool = ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        futures: dict[Future[Tables], Job] = {pool.submit(job.run): job for job in order}
+    with on_this_machine(workers) as pool:
+        futures: dict[Future[Tables], Job] = {pool.submit(_run_alone, job): job for job in order}
         for future in as_completed(futures):
             yield futures[future], future.result()
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _run_alone(job: Job) -> Tables:
+    """In a process of its own."""
+    with _single_thread():
+        return job.run()
 
 
 @contextmanager

@@ -152,6 +152,9 @@ def rates(rows: list[Row], summary: list[Row], command: str) -> Exhibit | None:
     families = [family for family in TWINS if select(tried, family=family)]
     values_tried = sorted({row["lr"] for row in tried})
     values = [row["value"] for row in tried if "value" in row]
+    sentence = rates_sentence(summary, families)
+    if not values or not sentence:
+        return None
     panels = tuple(
         Figure(
             name=f"rates-{family}",
@@ -166,7 +169,7 @@ def rates(rows: list[Row], summary: list[Row], command: str) -> Exhibit | None:
     )
     return Exhibit(
         name="rates",
-        sentence=rates_sentence(summary, families),
+        sentence=sentence,
         note="Validation loss at half length on a seed that is not counted, in nats. The ring is "
         "the rate that the cell took; “lost” is a run that diverged. Every cell has equally many "
         "trials, and more beyond an edge only within a reserve that was fixed beforehand.",
@@ -179,7 +182,8 @@ def rates(rows: list[Row], summary: list[Row], command: str) -> Exhibit | None:
 
 def rates_sentence(summary: list[Row], families: Sequence[str]) -> str:
     """Whether the best rate falls with depth, family by family, and where it is at an edge."""
-    parts, flagged = [], []
+    parts = []
+    flagged: dict[str, list[str]] = {"edge": [], "diverged": []}
     for family in families:
         chosen = {row["depth"]: row for row in select(summary, metric="lr", family=family)}
         depths = sorted(chosen)
@@ -190,10 +194,14 @@ def rates_sentence(summary: list[Row], families: Sequence[str]) -> str:
         change = f"at {first:g}" if word == "stays" else f"from {first:g} to {last:g}"
         span = f"between {depths[0]} and {depths[-1]} layers"
         parts.append(f"the best learning rate of {family} networks {word} {change} {span}")
-        flagged += [f"{family} {depth}" for depth in depths if chosen[depth].get("status")]
+        for depth in depths:
+            for status, cells in flagged.items():
+                if chosen[depth].get("status") == status:
+                    cells.append(f"{family} {depth}")
     sentence = "; ".join(parts)
-    edge = f" At the edge of what was tried: {', '.join(flagged)}." if flagged else ""
-    return f"{sentence[0].upper()}{sentence[1:]}.{edge}"
+    words = {"edge": "At the edge of what was tried", "diverged": "Diverged at every rate"}
+    added = [f" {words[status]}: {', '.join(cells)}." for status, cells in flagged.items() if cells]
+    return f"{sentence[:1].upper()}{sentence[1:]}.{''.join(added)}" if parts else ""
 
 
 def _rate_rows(tried: list[Row], summary: list[Row]) -> list[Row]:

@@ -88,9 +88,11 @@ def degradation_sentence(summary: list[Row], depths: Sequence[int]) -> str:
             one(summary, metric="train_error", family=family, depth=depth)
             for depth in (shallow, deep)
         ]
-        gone = [f"{depth}" for depth, end in zip((shallow, deep), ends, strict=True) if end is None]
+        gone = [depth for depth, end in zip((shallow, deep), ends, strict=True) if end is None]
         if gone:
-            parts.append(f"{family} networks of {and_(gone)} layers diverged")
+            lost = all(_lost(summary, family, depth) for depth in gone)
+            word = "diverged" if lost else "were not measured"
+            parts.append(f"{family} networks of {and_([str(d) for d in gone])} layers {word}")
             continue
         word = CHANGE[claim, _verdict(summary, claim)]
         parts.append(
@@ -117,7 +119,7 @@ def _lost(summary: list[Row], family: str, depth: int) -> str:
 def _primary(summary: list[Row], depth: int) -> str:
     """The primary test in words."""
     gap = Effect.of(summary, "train_error_difference", depth=depth)
-    if gap is None:
+    if gap is None or not select(summary, metric="verdict_shortcuts"):
         return ""
     lost = any(_lost(summary, family, depth) for family in TWINS)
     pairs = " in pairs of runs that did not diverge" if lost else ""

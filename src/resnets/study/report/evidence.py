@@ -89,7 +89,7 @@ def median_by(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], float
 def _read(path: Path) -> list[Row]:
     try:
         return read_table(path)
-    except (ValueError, UnicodeDecodeError) as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path}: is not a table of a study ({error})") from None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from resnets.report.figure import percent
@@ -56,6 +56,7 @@ def judge_all(claims: Sequence[Claim], evidence: Evidence) -> list[Judged]:
 
 def judge(claim: Claim, evidence: Evidence) -> Judged:
     """Supported or contradicted only by a whole interval, and over seeds by the exact test too."""
+    claim = _alike(claim, evidence)
     if claim.quantity.table == SEEDED:
         return _over_seeds(claim, evidence)
     effect = _effect(claim, evidence)
@@ -66,6 +67,23 @@ def judge(claim: Claim, evidence: Evidence) -> Judged:
         return Judged(claim, effect, None, "inconclusive", (note,))
     found = verdict(effect.ends, above=claim.low, below=claim.high, seeds=None)
     return Judged(claim, effect, None, found)
+
+
+def _alike(claim: Claim, evidence: Evidence) -> Claim:
+    """The second number where "max" and "min" came to be in the first, if it says the same."""
+    asked = claim.quantity.where
+    found = _resolved(claim.quantity.rows(evidence), claim.quantity)
+
+    def settled(second: Quantity | None) -> Quantity | None:
+        if second is None:
+            return None
+        where = {
+            name: found[name] if asked.get(name) == want else want
+            for name, want in second.where.items()
+        }
+        return replace(second, where=where)
+
+    return replace(claim, minus=settled(claim.minus), over=settled(claim.over))
 
 
 def _whole_error(claim: Claim, evidence: Evidence) -> float:

@@ -59,7 +59,7 @@ def use_sentence(networks: Networks) -> str:
                 f"in {name} {with_it} of {len(angles)} units step against the gradient (mean "
                 f"cosine {statistics.fmean(angles):+.2f})"
             )
-        errors = {r["unit"]: r["value"] for r in select(rows, metric="probe_error")}
+        errors = {r["unit"]: r["value"] for r in select(rows, metric="probe_error") if "value" in r}
         if errors:
             best, last = min(errors, key=lambda unit: errors[unit]), max(errors)
             parts.append(
@@ -77,11 +77,8 @@ def responses(networks: Networks, tables: tuple[str, ...], command: str) -> Exhi
         return None
     panel = _panel("responses-layers", "", rows, networks, axis_format=".2~f", width=760,
                    axis="standard deviation", place="layer")  # fmt: skip
-    means = {
-        name: statistics.fmean(r["value"] for r in select(own, metric="response_std"))
-        for name, own in networks.items()
-        if select(own, metric="response_std")
-    }
+    found = {name: [row["value"] for row in rows if row["series"] == name] for name in networks}
+    means = {name: statistics.fmean(values) for name, values in found.items() if values}
     return Exhibit(
         name="responses",
         sentence=responses_sentence(means, networks),
@@ -145,7 +142,7 @@ def similarity_sentence(networks: Networks) -> str:
     parts = []
     for name, rows in networks.items():
         cka = {(r["unit"], r["x"]): r["value"] for r in select(rows, metric="cka") if "value" in r}
-        last = max(unit for unit, _ in cka)
+        last = max((unit for unit, _ in cka), default=0)
         ends = one(rows, metric="cka", unit=0, x=float(last))
         near = [cka[u, u + 1.0] for u in range(last) if (u, u + 1.0) in cka]
         if ends is not None and near:

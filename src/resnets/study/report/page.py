@@ -26,6 +26,7 @@ article.exhibit > h3 { font-size: 17px; font-weight: 600; line-height: 1.45; max
 .many { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 10px; }
 @media (min-width: 760px) {
   .two { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .three { grid-template-columns: repeat(3, minmax(0, 1fr)); }
   .many { grid-template-columns: repeat(4, minmax(0, 1fr)); }
 }
 .note { max-width: 62em; }
@@ -135,7 +136,7 @@ def _lead(judged: Sequence[Judged]) -> str:
 
 
 def _exhibit(exhibit: Exhibit) -> str:
-    style = {1: "", 2: "two"}.get(exhibit.columns, "many")
+    style = {1: "", 2: "two", 3: "three"}.get(exhibit.columns, "many")
     panels = "\n".join(
         f'<div class="panel">{f"<h4>{text(panel.title)}</h4>" if panel.title else ""}\n'
         f"{drawing(panel)}</div>"

@@ -76,7 +76,8 @@ def families_sentence(groups: dict[int, list[Row]], seeds: list[Row]) -> str:
             best, worst = means[0], means[-1]
             here = select(seeds, depth=depth)
             clear = _is_lower(best["family"], worst["family"], here)
-            count = len({row["seed"] for row in select(here, family=worst["family"])})
+            own = [{row["seed"] for row in select(here, family=c["family"])} for c in (best, worst)]
+            count = len(own[0] & own[1])
             word = "" if clear else f", which the exact test of {count} seeds does not tell apart"
             told += (
                 f"the mean training error goes from {percent(best['value'])} ({best['family']}) "
