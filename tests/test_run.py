@@ -269,12 +269,17 @@ def test_a_forced_resume_is_said_everywhere(data: Path, tmp_path: Path) -> None:
         api.train(data, force=True)
 
 
-def test_verify_sees_what_the_index_cannot(tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
+def two_greys(folder: Path) -> Path:
+    """Six images each of two classes, of equal size in bytes."""
     for name, grey in (("dark", 40), ("light", 200)):
-        (photos / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True)
         for index in range(6):
-            Image.new("L", (12, 12), grey + index).save(photos / name / f"{index}.bmp")
+            Image.new("L", (12, 12), grey + index).save(folder / name / f"{index}.bmp")
+    return folder
+
+
+def test_verify_sees_what_the_index_cannot(tmp_path: Path) -> None:
+    photos = two_greys(tmp_path / "photos")
     values = FIELDS | {"steps": 4, "batch_size": 4}
     api.train(photos, out=tmp_path / "cut", log=Interrupting(2), verify=True, **values)
     api.train(photos, out=tmp_path / "other", log=Interrupting(2), **values)
@@ -288,11 +293,7 @@ def test_verify_sees_what_the_index_cannot(tmp_path: Path) -> None:
 
 
 def test_images_accepted_by_force_are_what_verify_compares_with(tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    for name, grey in (("dark", 40), ("light", 200)):
-        (photos / name).mkdir(parents=True)
-        for index in range(6):
-            Image.new("L", (12, 12), grey + index).save(photos / name / f"{index}.bmp")
+    photos = two_greys(tmp_path / "photos")
     values = FIELDS | {"steps": 6, "batch_size": 4}
     run = tmp_path / "run"
     api.train(photos, out=run, log=Interrupting(2), verify=True, **values)
