@@ -68,6 +68,13 @@ def test_without_time_and_epochs_the_run_ends_by_itself() -> None:
     assert (planned(facts=small).recipe.steps or 0) < current.recipe.steps
 
 
+def test_a_batch_left_open_has_no_micro_batch_of_one_image() -> None:
+    recipe = Recipe(model="resnet20", tune="off", epochs=1, accumulate=128)
+    origins = dict.fromkeys(asdict(recipe), "flag")
+    found = plan(recipe, origins, FACTS, seconds=None, device=torch.device("cpu"))
+    assert found.recipe.batch_size == 2 * 128
+
+
 def test_how_often_to_validate() -> None:
     assert planned(epochs=3, evaluate_every=0.5).recipe.evaluate_every == 0.5
     every = planned(epochs=30).recipe.evaluate_every

@@ -389,6 +389,17 @@ def test_a_lost_test_image_is_said_with_the_scores(
     assert words in said and words in page["notices"]
 
 
+def test_weights_are_found_again_from_any_folder(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.train(data, out=tmp_path / "base", **FIELDS)
+    monkeypatch.chdir(tmp_path)
+    api.train(data, out=tmp_path / "run", log=Interrupting(2), weights="base", **FIELDS)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["weights"]["value"] == str(tmp_path / "base")
+    assert str(tmp_path) not in (tmp_path / "base/model.safetensors").read_bytes().decode("latin")
+
+
 def test_a_linked_manifest_is_found_again(tmp_path: Path) -> None:
     """Paths of a manifest begin at the folder of the link, so the link is what is remembered."""
     here, there = tmp_path / "here", tmp_path / "there"

@@ -83,6 +83,13 @@ def test_evaluating_too_often() -> None:
     assert record_of(evaluation=0.9 / 19, every=9)["remedy"] == ""
 
 
+def test_the_cache_that_is_advised_holds_all_images() -> None:
+    """At 30 pixels a canvas is 38 a side, not 37.5: 200,000 of them in colour take 826.3 MiB."""
+    recipe = replace(RECIPE, workers=4, size=30)
+    outlook = replace(SOUND, streamed=True, recipe=recipe, num_train=200_000, num_val=0)
+    assert record_of(outlook, waited=0.1)["remedy"] == "--cache-mb 827"
+
+
 def test_validations_to_come_are_foreseen() -> None:
     outlook = replace(SOUND, num_val=32_000)  # ten times the training images, after each epoch
     record = record_of(outlook)

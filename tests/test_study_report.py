@@ -16,7 +16,9 @@ import pytest
 from resnets.cli import main
 from resnets.report.style import POLICY
 from resnets.study import everything
+from resnets.study.report import layers
 from resnets.study.report.atlas import init_figures
+from resnets.study.report.correlation import correlation_sentence
 from resnets.study.report.curves import rates_sentence
 from resnets.study.report.degradation import degradation_sentence, training_figures
 from resnets.study.report.evidence import Evidence
@@ -178,6 +180,21 @@ def test_tables_without_summary_leave_the_rates_out(tmp_path: Path) -> None:
     write_training(tmp_path, degrading)
     (tmp_path / "data" / "summary.csv").unlink()
     assert "rates" not in {shown.name for shown in training_figures(Evidence.read(tmp_path))}
+
+
+def test_rows_without_values_leave_their_words_out() -> None:
+    """Of a probe in which nothing is finite, and of an atlas without plain networks."""
+    rows: dict[str, list[dict[str, Any]]] = {
+        "net": [
+            {"metric": metric, "family": "residual", "unit": 1, "x": 1.0, "status": "not finite"}
+            for metric in ("probe_error", "response_std", "cka")
+        ]
+    }
+    assert layers.use_sentence(rows) == "Nothing could be measured in these networks."
+    assert layers.responses(rows, (), "") is None
+    assert layers.similarity_sentence(rows) == "The layers' similarity is not defined here."
+    assert layers.similarity({"net": rows["net"][:1]}, (), "") is None
+    assert "nothing to compare" in correlation_sentence([], [])
 
 
 def test_a_rate_lost_to_divergence_is_not_at_the_edge() -> None:

@@ -170,6 +170,18 @@ def test_a_plan_without_a_run_may_be_changed(plan: Plan, tmp_path: Path) -> None
     assert json.loads((tmp_path / "data" / "plan.json").read_text())["reserve"] == 0
 
 
+def test_other_images_at_the_same_place_are_refused(tmp_path: Path) -> None:
+    plan = tiny_plan(write_images(tmp_path / "easy.npz"))
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "cut", plan, Inline(lives=4))
+    rows = (tmp_path / "cut/data/runs.jsonl").read_bytes()
+    write_images(tmp_path / "easy.npz", classes=2)
+    single.studied.cache_clear()  # as a new process would
+    with pytest.raises(UserError, match="was begun with other images than"):
+        Book(tmp_path / "cut", plan)
+    assert (tmp_path / "cut/data/runs.jsonl").read_bytes() == rows
+
+
 def test_a_damaged_line_is_refused(plan: Plan, tmp_path: Path) -> None:
     Book(tmp_path, plan).runs.write_text("not json\n")
     with pytest.raises(UserError, match=r"runs\.jsonl is damaged"):

@@ -215,7 +215,13 @@ def model_file(path: Path, model: ResNet) -> Path:
 def test_own_model_file(tmp_path: Path) -> None:
     source = network(0, **BOTTLENECK)
     file = model_file(tmp_path / "model.safetensors", source)
-    freely = {"drop_path": 0.2, "dropout": 0.1, "residual_init": "zero", "stem_width": 8}
+    freely = {
+        "init": "dirac",
+        "drop_path": 0.2,
+        "dropout": 0.1,
+        "residual_init": "zero",
+        "stem_width": 8,
+    }
     model = network(1, **BOTTLENECK, **freely)
     load(model, file)
     assert equal(model.state_dict(), source.state_dict())
@@ -573,9 +579,11 @@ def test_torchvision_weights_that_would_be_wrong(server: Server) -> None:
     early = Spec((3, 4, 6, 3), "bottleneck", stride_on="1x1")
     with torch.device("meta"):
         v1, blurred = ResNet(early), ResNet(dataclasses.replace(early, stride_on="3x3", blur=3))
+        half = ResNet(dataclasses.replace(early, stride_on="3x3", shortcut_strength=0.5))
     for model, name, words in (
         (v1, "resnet50_v1", "stride_on = '3x3' (v1.5), this network has stride_on = '1x1' (v1)"),
         (blurred, "resnet50", "blur = 0, this network has blur = 3"),
+        (half, "resnet50", "shortcut_strength = 1.0, this network has shortcut_strength = 0.5"),
     ):
         with pytest.raises(UserError) as caught:
             load(model, "torchvision:IMAGENET1K_V2", name=name)

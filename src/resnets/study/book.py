@@ -43,6 +43,7 @@ class Book:
         self.runs = self.data / "runs.jsonl"
         found = list(_whole_lines(self.runs))
         self._keep_plan(begun=bool(found))
+        self._keep_images(begun=bool(found))
         self.rows: dict[tuple[Any, ...], Row] = {key_of(row): row for row in found}
         _whole_lines(self.data / "timings.jsonl")
 
@@ -50,13 +51,24 @@ class Book:
         path = self.data / "plan.json"
         text = json.dumps(asdict(self.plan), indent=1) + "\n"
         if not begun:
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
+            _write_whole(path, text)
         elif not path.exists() or path.read_text(encoding="utf-8") != text:
             raise UserError(
                 f"{self.folder} holds a study with another plan ({path}); give another --out, or "
                 "the same preset, data and device to go on with it"
+            )
+
+    def _keep_images(self, *, begun: bool) -> None:
+        """Which images they are, by their fingerprints: the plan only says where they lie."""
+        path, images = self.data / "images.json", images_of(self.plan.setup)
+        parts = {"train": images.train, "test": images.test}
+        text = json.dumps({name: part.fingerprint() for name, part in parts.items()}) + "\n"
+        if not begun or not path.exists():
+            _write_whole(path, text)
+        elif path.read_text(encoding="utf-8") != text:
+            raise UserError(
+                f"{self.folder} was begun with other images than {self.plan.setup.data} holds now "
+                f"({path}); put them back, or give another --out"
             )
 
     def add(self, job: Job, result: Result) -> None:
@@ -134,3 +146,10 @@ def _whole_lines(path: Path) -> Iterable[Row]:
         return [json.loads(line) for line in whole.splitlines()]
     except ValueError:
         raise UserError(f"{path} is damaged; give another --out to begin anew") from None
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -61,6 +61,8 @@ def correlation_sentence(measured: list[Row], closed: list[Row]) -> str:
     """How alike two inputs have become after a hundred plain layers, and where they have not."""
     name = AT_INIT["plain"]
     plain = [row for row in measured if row["series"] == name]
+    if not plain:
+        return "Without plain networks there is nothing to compare these curves with."
     near = min(plain, key=lambda row: abs(row["unit"] - 100))
     expected = next(
         (r["distance"] for r in closed if (r["series"], r["unit"]) == (name, near["unit"])), None

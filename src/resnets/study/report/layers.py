@@ -113,18 +113,22 @@ def similarity(networks: Networks, tables: tuple[str, ...], command: str) -> Exh
             {"unit": row["unit"], "other": row["x"], "cka": finite(row.get("value"))}
             for row in select(rows, metric="cka")
         ]
+        if not cells:
+            continue
         panels.append(
             Figure(
                 name=f"similarity-{name}",
                 title=name,
                 note="",
-                chart=similarity_map(*[("unit", max(row["unit"] for row in rows))] * 2),
+                chart=similarity_map(*[("unit", max(cell["unit"] for cell in cells))] * 2),
                 data={"rows": cells},
                 width=330,
                 height=330,
                 square=True,
             )
         )
+    if not panels:
+        return None
     return Exhibit(
         name="similarity",
         sentence=similarity_sentence(networks),

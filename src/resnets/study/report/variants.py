@@ -164,6 +164,11 @@ def _lost(cells: list[Row], name: str) -> str:
     return f"; {words[name]}: {', '.join(lost)}" if lost else ""
 
 
+def _title(family: str) -> str:
+    """Its own name where a table has a family that the study does not."""
+    return FAMILIES[family].title if family in FAMILIES else family
+
+
 def _cells(found: list[Row], summary: list[Row]) -> list[Row]:
     """The lowest error first, cells that lost all runs last."""
     cells = []
@@ -172,7 +177,7 @@ def _cells(found: list[Row], summary: list[Row]) -> list[Row]:
         effect = Effect.of(summary, "train_error", **cell)
         lost = one(summary, metric="diverged", **cell)
         cells.append(
-            {"family": row["family"], "title": FAMILIES[row["family"]].title,
+            {"family": row["family"], "title": _title(row["family"]),
              "dose": DOSES.get(row["family"]), "value": None if effect is None else effect.value,
              "low": None if effect is None else finite(effect.low),
              "high": None if effect is None else finite(effect.high),
