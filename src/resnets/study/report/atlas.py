@@ -14,7 +14,7 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.figure import INK, Figure, finite
+from resnets.report.charts import INK, Figure, finite
 from resnets.study.init.geometry import INPUTS
 from resnets.study.report.correlation import correlation, families_of
 from resnets.study.report.cosines import cosines

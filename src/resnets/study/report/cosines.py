@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from resnets.report.figure import Figure, finite
+from resnets.report.charts import Figure, finite
 from resnets.study.init.verdicts import NEIGHBOURS, SHATTERED
 from resnets.study.report.correlation import families_of
 from resnets.study.report.evidence import Row, median_by, select

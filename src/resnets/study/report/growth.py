@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from resnets.report.figure import Figure, finite
+from resnets.report.charts import Figure, finite
 from resnets.study.report.evidence import Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import AT_INIT, beside_theory

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import altair as alt
 
-from resnets.report.figure import GREY, Figure, finite, percent
+from resnets.report.charts import GREY, Figure, finite, percent
 from resnets.study.report.across import across
 from resnets.study.report.evidence import Evidence, Row, one, select
 from resnets.study.report.exhibit import Exhibit

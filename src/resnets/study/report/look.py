@@ -15,7 +15,7 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.figure import BLUE, GREY, INK, ORANGE
+from resnets.report.charts import BLUE, GREY, INK, ORANGE
 from resnets.study.report.evidence import Row
 
 Drawn = alt.LayerChart | alt.FacetChart

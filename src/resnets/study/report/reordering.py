@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import altair as alt
 
-from resnets.report.figure import Figure, finite, percent
+from resnets.report.charts import Figure, finite, percent
 from resnets.study.report.evidence import Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, Series, data, faded

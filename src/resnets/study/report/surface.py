@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import altair as alt
 
-from resnets.report.figure import INK, Figure, finite
+from resnets.report.charts import INK, Figure, finite
 from resnets.study.report.evidence import Row, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, data
