@@ -71,6 +71,12 @@ def marks_of(names: Sequence[str]) -> dict[str, Mark]:
     return {name: MARKS[name] if name in MARKS else next(free) for name in names}
 
 
+def families_of(rows: Sequence[Row]) -> list[str]:
+    """Return the families of these rows in the order of the legend, plain first."""
+    found = {row["family"] for row in rows}
+    return [name for name in AT_INIT if name in found]
+
+
 @dataclass(frozen=True, eq=False)
 class Series:
     """The encodings that tell series apart; `words` are what the legend and the rows call them."""
