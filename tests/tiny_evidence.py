@@ -203,3 +203,39 @@ def _paths() -> Iterator[Row]:
         for name, value in (("mean", mean), ("low", 0.0), ("high", 5.0)):
             yield {"metric": f"{metric}_{name}", "value": value}
     yield {"metric": "path_mismatch", "value": 1e-15}
+
+
+def write_budget(folder: Path, *gaps: float) -> None:
+    """The table of lengths of training: 100 steps, and twice as many for each further gap."""
+    about: Row = {"study": "budget", "depth": 56, "lr": 0.1}
+    rows: list[Row] = []
+    for number, gap in enumerate(gaps):
+        step = 100 * 2**number
+        for seed in range(3):
+            for family, error in (("plain", 0.2 + gap), ("residual", 0.2)):
+                own = about | {"family": family, "seed": seed, "step": step}
+                rows.append(own | {"metric": "train_error", "value": error + 0.01 * seed})
+        pair = about | {"family": "plain-residual", "step": step}
+        for end, value in (("", gap), ("_low", gap - 0.02), ("_high", gap + 0.02)):
+            name = f"train_error_difference{end}"
+            rows.append(pair | {"metric": name, "value": value, "status": "range of 3"})
+    write_table(folder / "data" / "budget.csv", rows)
+
+
+def write_initial_gradients(folder: Path, spearman: float) -> None:
+    """The table of gradients at step 0, beside the errors after training; Fixup diverged."""
+    about: Row = {"study": "init-training", "seed": 0}
+    rows: list[Row] = [
+        about | {"metric": "chance_error", "value": 0.9},
+        about | {"metric": "spearman", "value": spearman, "x": 6.0},
+        about | {"metric": "spearman", "value": spearman, "x": 5.0, "depth": 56},
+    ]
+    for number, family in enumerate(("plain", "residual", "preact", "fixup")):
+        for depth in (8, 56):
+            own = about | {"family": family, "depth": depth}
+            rows.append(own | {"metric": "log10_gradient_span", "unit": 0, "value": 3.0 - number})
+            trained: Row = {"value": 0.4 - number / 10}
+            if family == "fixup" and depth == 56:
+                trained = {"status": "6 of 6 diverged"}
+            rows.append(own | {"metric": "trained_error"} | trained)
+    write_table(folder / "data" / "initial_gradients.csv", rows)
