@@ -60,10 +60,15 @@ def render(template: str, *, package: str = "resnets.report", charts: bool, **va
 
 def static_picture(figure: Figure) -> str:
     """Return a chart as the address of an image that holds it, for paper and without JavaScript."""
-    import vl_convert
-
     svg = replace(figure, title="").svg()  # the page has the title
-    if max(map(len, figure.data.values())) > 2000:
+    return picture_address(svg, bitmap=max(map(len, figure.data.values())) > 2000)
+
+
+def picture_address(svg: str, *, bitmap: bool) -> str:
+    """Return a drawing as the address of an image, a bitmap where it has thousands of parts."""
+    if bitmap:
+        import vl_convert
+
         return data_address("image/png", vl_convert.svg_to_png(svg))
     # Invisible points and the names of marks are for the pointer and the reader of live charts.
     svg = re.sub(r'<path[^>]* opacity="0"[^>]*></path>', "", svg)

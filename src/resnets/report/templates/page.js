@@ -2,18 +2,18 @@
 const colours = () => ["ink", "muted", "line", "card"].map((name) =>
   [name, getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim()]);
 const scheme = window.matchMedia("(prefers-color-scheme: dark)");
+const charts = {};
 for (const node of document.querySelectorAll(".chart")) {
   const spec = JSON.parse(document.getElementById(node.id + "-chart").textContent);
   const values = Object.fromEntries(colours());
   for (const param of spec.params ?? []) {
     if (param.name in values) param.value = values[param.name];
   }
-  vegaEmbed(node, spec, {actions: false, tooltip: {theme: scheme.matches ? "dark" : "light"}})
-    .then(({view}) => scheme.addEventListener("change", () => {
-      for (const [name, value] of colours()) view.signal(name, value);
-      view.runAsync();
-    }))
-    .catch(() => node.parentElement.classList.add("undrawn"));
+  charts[node.id] = vegaEmbed(node, spec, {actions: false, tooltip: {theme: scheme.matches ? "dark" : "light"}});
+  charts[node.id].then(({view}) => scheme.addEventListener("change", () => {
+    for (const [name, value] of colours()) view.signal(name, value);
+    view.runAsync();
+  })).catch(() => node.parentElement.classList.add("undrawn"));
 }
 for (const block of document.querySelectorAll("pre")) {
   const button = document.createElement("button");

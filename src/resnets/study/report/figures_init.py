@@ -141,7 +141,7 @@ def _measure(tables: Tables) -> Iterator[Figure]:
     series = series_of([f"{depth} layers" for depth in depths_of(rows)])
     hover = {"name:N": "family", "depth:Q": "layers", "span:Q": "powers of ten|.2f"}
     hover |= {"value:Q": "training error|.1%", "lost:N": "runs"}
-    title = "powers of ten that the gradient changes through the network before training"
+    title = "gradient change before training (powers of ten)"
     chart = plot(
         axis("span", title, grid=False),
         share_axis("training error after training"),

@@ -392,7 +392,7 @@ def _strength(tables: Tables) -> Iterator[Figure]:
         [c["strength"] for c in cells],
     )
     chart = plot(
-        axis("strength", title, domain=(-0.03, 1.03), grid=False, values=ticks, format="~g"),
+        axis("strength", title, domain=(-0.03, 1.03), grid=False, values=ticks, format=".2~f"),
         share_axis("training error", top),
         *mean_layers(hover, color=BLUE),
         layer("point", "dots", hover=runs, opacity=0.55, color=BLUE),
