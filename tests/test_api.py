@@ -15,11 +15,11 @@ from PIL import Image
 import resnets
 import resnets.results
 import resnets.training.job
-from resnets.api import choose_part, parse_time
+from resnets.api import choose_split, parse_time
 from resnets.course import CAUTION
 from resnets.data.decode import decode
 from resnets.errors import UserError, nearest, unknown
-from resnets.modelfile import ModelFileError, read_model
+from resnets.inference.model_file import ModelFileError, read_model
 from resnets.results import TrainingResult
 from resnets.run import notices_of
 
@@ -228,13 +228,13 @@ def test_what_is_no_duration(text: str) -> None:
 
 def test_which_part_is_evaluated() -> None:
     part: Any = object()
-    assert choose_part({"train": part, "val": part, "test": part}, None) == "test"
-    assert choose_part({"train": part, "val": part}, None) == "val"
-    assert choose_part({"train": part}, None) == "train"
-    assert choose_part({"all": part}, None) == "all"
-    assert choose_part({"train": part, "val": part}, "validation") == "val"
+    assert choose_split({"train": part, "val": part, "test": part}, None) == "test"
+    assert choose_split({"train": part, "val": part}, None) == "val"
+    assert choose_split({"train": part}, None) == "train"
+    assert choose_split({"all": part}, None) == "all"
+    assert choose_split({"train": part, "val": part}, "validation") == "val"
     with pytest.raises(UserError, match="allowed: train, val"):
-        choose_part({"train": part, "val": part}, "test")
+        choose_split({"train": part, "val": part}, "test")
 
 
 def test_a_long_list_of_unreadable_images_is_shortened() -> None:

@@ -29,11 +29,11 @@ import resnets.results
 import resnets.run
 import resnets.training.job
 from resnets import Predictor, Recipe, __version__
-from resnets.cli import VERBS, main
-from resnets.commands.demo import SECONDS
-from resnets.display import Display
-from resnets.models.families import MODELS
-from resnets.training.named import RECIPES
+from resnets.cli.main import VERBS, main
+from resnets.cli.demo import SECONDS
+from resnets.cli.progress import Display
+from resnets.models.registry import MODELS
+from resnets.training.recipes import RECIPES
 
 CLASSES = ("apple", "berry", "cherry")
 # Nothing of these is measured, so two runs of them are the same run.

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from resnets.training.planning import Facts, Plan, plan
-from resnets.training.probe import Advice, Candidate, Setting, Stopwatch, probe, race
-from resnets.training.recipes import Recipe
+from resnets.training.auto_config import Facts, Plan, plan
+from resnets.training.autotune import Advice, Candidate, Setting, Stopwatch, probe, race
+from resnets.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 FACTS = Facts(num_train=12_800, num_val=1000, num_test=2000, side=32, channels=3, num_classes=10)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from resnets.errors import UserError
-from resnets.training.checkpoints import RunFolder
-from resnets.training.promise import FIXED, FREE, Basis, cautions_of, differences, take_over
-from resnets.training.recipes import Recipe
+from resnets.training.checkpoint import RunFolder
+from resnets.training.reproducibility import FIXED, FREE, Basis, cautions_of, differences, take_over
+from resnets.training.recipe import Recipe
 
 DATA = {
     "data": "photos", "fingerprint": "0123456789", "classes": ["ant", "bee"],

@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 
 from resnets import api, results
-from resnets.data.sources import open_data
+from resnets.data import open_data
 from resnets.errors import UserError
-from resnets.modelfile import read_model
+from resnets.inference.model_file import read_model
 from resnets.training import checkpoints, job, loop, shares
-from resnets.training.checkpoints import RunFolder
-from resnets.training.finite import NotFiniteError
-from resnets.training.recipes import Recipe
+from resnets.training.checkpoint import RunFolder
+from resnets.training.nan_check import NotFiniteError
+from resnets.training.recipe import Recipe
 
 FIELDS: dict[str, Any] = {
     "model": "resnet20", "size": 16, "steps": 8, "batch_size": 12, "precision": "fp32",
@@ -317,7 +317,7 @@ def test_a_lost_loss_names_its_batch(
             api.train(data, out=tmp_path / "run", **FIELDS)
     assert len(seen) == 1
     held_out = json.loads((tmp_path / "run" / "data.json").read_text())["held_out"]
-    train = [name for name in open_data(data).parts["train"].ids if name not in held_out]
+    train = [name for name in open_data(data).splits["train"].ids if name not in held_out]
     first = ", ".join(train[index] for index in seen[0][:8])
     assert str(lost.value) == f"the loss is nan at step 1, of the images {first} and 4 more"
 

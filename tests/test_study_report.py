@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.study import everything
 from resnets.study.report.evidence import Evidence as Tables
 from resnets.study.report.figure_row import words_of
@@ -118,8 +118,8 @@ def test_every_chart_has_an_alternative_text_and_one_legend(study: Path) -> None
     page = Page(study / "study.html")
     html = (study / "study.html").read_text(encoding="utf-8")
     titles = dict(re.findall(r'<article class="figure" id="figure-(.*?)">\n<h3>(.*?)</h3>', html))
-    for name, spec in page.charts.items():
-        assert escape(spec["description"]).endswith(titles[name.rpartition("-")[0]])
+    for name, config in page.charts.items():
+        assert escape(config["description"]).endswith(titles[name.rpartition("-")[0]])
     assert html.count('aria-label="legend"') == 7  # not for the maps
 
 

@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from resnets import api, results
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.errors import UserError
-from resnets.training.beginning import begun
-from resnets.training.checkpoints import RunFolder
-from resnets.training.distributed import Ranks
+from resnets.training.run_metadata import begun
+from resnets.training.checkpoint import RunFolder
+from resnets.training.distributed import DistContext
 from some_ranks import on_ranks
 
 STEPS = 24
@@ -50,7 +50,7 @@ def flags(**values: Any) -> list[str]:
     return [word for pair in pairs for word in pair]
 
 
-def trained(ranks: Ranks, data: Path, out: Path) -> None:
+def trained(ranks: DistContext, data: Path, out: Path) -> None:
     results.write_report = lambda *_, **__: None  # type: ignore[assignment]
     api.train(data, out=out, device="cpu", **FIELDS)
 

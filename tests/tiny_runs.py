@@ -12,16 +12,16 @@ import torch
 from torch import nn
 
 from resnets.data.augment import Augment
-from resnets.data.batches import Batch, TrainingStream
-from resnets.data.preprocess import Preprocess
-from resnets.data.sources import Images
-from resnets.models.resnet import ResNet, Spec
-from resnets.training.checkpoints import RunFolder
-from resnets.training.interrupt import Interruption
+from resnets.data.loader import Batch, TrainLoader
+from resnets.data.transforms import Preprocess
+from resnets.data import Images
+from resnets.models.resnet import ResNet, ResNetConfig
+from resnets.training.checkpoint import RunFolder
+from resnets.training.signals import SignalHandler
 from resnets.training.loop import train
-from resnets.training.recipes import Recipe
-from resnets.training.shares import Clock, Outlook, Shares
-from resnets.training.state import State
+from resnets.training.recipe import Recipe
+from resnets.training.profiler import Clock, Outlook, Shares
+from resnets.training.train_state import State
 
 CPU = torch.device("cpu")
 SUMMATION = 1e-10  # float64, another order of summation
@@ -47,7 +47,7 @@ RANDOM = {"dropout": 0.2, "drop_path": 0.3}
 
 def network(**values: Any) -> ResNet:
     torch.manual_seed(0)
-    return ResNet(Spec(**TINY | values))
+    return ResNet(ResNetConfig(**TINY | values))
 
 
 def recipe_of(**values: Any) -> Recipe:
@@ -72,12 +72,12 @@ def images_of(num: int) -> Images:
     return Images(pixels, targets, tuple(map(str, range(num))))
 
 
-def stream_of(recipe: Recipe) -> TrainingStream:
+def stream_of(recipe: Recipe) -> TrainLoader:
     shift = recipe.shift if recipe.crop == "shift" else 0
     names = ("crop", "fill", "flip", "erasing", "mixup", "cutmix")
     augment = Augment(shift=shift, **{name: getattr(recipe, name) for name in names})
     assert recipe.batch_size is not None
-    return TrainingStream(
+    return TrainLoader(
         images_of(20), preprocess=Preprocess(size=12), augment=augment, num_classes=K,
         batch_size=recipe.batch_size, seed=recipe.seed, device=CPU,
     )  # fmt: skip
@@ -109,10 +109,10 @@ def shares_of(recipe: Recipe) -> Shares:
 
 def run(
     state: State, recipe: Recipe, folder: RunFolder, *, stream: Any = None,
-    validate: Callable[[nn.Module], Any] | None = None, interruption: Interruption | None = None,
+    validate: Callable[[nn.Module], Any] | None = None, interruption: SignalHandler | None = None,
 ) -> bool:  # fmt: skip
     return train(
         state, recipe, stream=stream or stream_of(recipe), validate=validate or Scripted(0.5),
         folder=folder, shares=shares_of(recipe), num_images=20, log=folder.log,
-        interruption=interruption or Interruption(),
+        interruption=interruption or SignalHandler(),
     )  # fmt: skip

@@ -20,7 +20,7 @@ from resnets.study.plan import PRESETS, Plan
 from resnets.study.single import images_of
 from resnets.study.summary import Summary, summarise
 from resnets.study.tables import write_table
-from resnets.training.environment import choose_device
+from resnets.device import choose_device
 from resnets.training.lock import locked
 
 
