@@ -27,19 +27,27 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from resnets.data.augment import Augment, crop_boxes, flips, keys
-from resnets.data.loader import Batch, EvalLoader, TrainLoader, channel_statistics
-from resnets.data.rng import permutation
-from resnets.data.workers import TrainingReader, unless_abandoned
-from resnets.data.transforms import Preprocess
-from resnets.data.file_store import Paths
-from resnets.data.packed_strings import Names
 from resnets.data.dataset import ImageFiles, Images
+from resnets.data.file_store import Paths
+from resnets.data.loader import Batch, EvalLoader, TrainLoader, channel_statistics
+from resnets.data.packed_strings import Names
+from resnets.data.rng import permutation
+from resnets.data.transforms import Preprocess
+from resnets.data.workers import TrainingReader, unless_abandoned
 from resnets.errors import UserError
 
 ALL_ON = Augment(
-    crop="shift", shift=2, flip="random", erasing=0.5, mixup=0.4, cutmix=1.0, policy="randaugment"
+    crop="shift",
+    crop_padding=2,
+    flip="random",
+    erasing=0.5,
+    mixup=0.4,
+    cutmix=1.0,
+    auto_augment="randaugment",
 )
-ALL_ON_RESIZED = dataclasses.replace(ALL_ON, crop="resized", shift=0, policy="trivialaugment")
+ALL_ON_RESIZED = dataclasses.replace(
+    ALL_ON, crop="resized", crop_padding=0, auto_augment="trivialaugment"
+)
 TO_16 = Preprocess(size=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 STREAMED: dict[str, Any] = {"cache_mb": 0}
 CACHED: dict[str, Any] = {"cache_mb": 1024}
@@ -485,9 +493,7 @@ def group_alive(group: int) -> bool:
 @pytest.mark.parametrize("where", [STREAMED, CACHED], ids=["streamed", "cached"])
 def test_evaluation_is_the_preprocessing_in_order(workers: int, where: dict[str, Any]) -> None:
     part = files(10)
-    ours = EvalLoader(
-        part, preprocess=TO_16, batch_size=4, device="cpu", workers=workers, **where
-    )
+    ours = EvalLoader(part, preprocess=TO_16, batch_size=4, device="cpu", workers=workers, **where)
     assert len(ours) == 3
     resized = np.stack([TO_16.resize(part.read(n, 3)) for n in range(10)])
     expected = TO_16.normalise(torch.from_numpy(resized).permute(0, 3, 1, 2))
@@ -569,6 +575,6 @@ def test_wrong_settings_are_named() -> None:
         stream(part, workers=-1)
     with pytest.raises(UserError, match="no images"):
         stream(part.subset(np.arange(0)))
-    with pytest.raises(UserError, match="shift 16 with fill 'reflect'"):
-        stream(part, augment=Augment(crop="shift", shift=16, fill="reflect"))
+    with pytest.raises(UserError, match="--crop-padding 16 with --fill reflect"):
+        stream(part, augment=Augment(crop="shift", crop_padding=16, fill="reflect"))
     assert keys(0, 0, np.arange(0)).shape == (0,)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from resnets.errors import UserError
 from resnets.models import blocks
 from resnets.models.blocks import BLOCKS, make_block
-from resnets.models.registry import create_model
-from resnets.models.layers import BlurPool, DropPath, SqueezeExcite, Whitening, normalisation
-from resnets.models.shortcuts import PadShortcut, BlockConfig, make_shortcut
 from resnets.models.config import ResNetConfig
+from resnets.models.layers import BlurPool, DropPath, SqueezeExcite, Whitening, normalisation
+from resnets.models.registry import create_model
+from resnets.models.shortcuts import BlockConfig, PadShortcut, make_shortcut
 
 FLOAT64 = 1e-12  # the same few sums in another order
 
@@ -210,7 +210,9 @@ def test_a_maximum_halves_before_the_first_norm() -> None:
 
 
 def test_group_norm_has_32_groups_or_two_channels_in_each() -> None:
-    groups = {c: normalisation(c, config=config(norm="group")).num_groups for c in (256, 64, 16, 10, 9)}
+    groups = {
+        c: normalisation(c, config=config(norm="group")).num_groups for c in (256, 64, 16, 10, 9)
+    }
     assert groups == {256: 32, 64: 32, 16: 8, 10: 1, 9: 1}
 
 

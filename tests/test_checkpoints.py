@@ -16,7 +16,7 @@ import torch
 from resnets.data.loader import Batch
 from resnets.errors import UserError
 from resnets.models.resnet import ResNet, ResNetConfig
-from resnets.training import checkpoints
+from resnets.training import checkpoint
 from resnets.training.checkpoint import (
     Checkpoint,
     NotSavedError,
@@ -81,7 +81,7 @@ def recipe_of(**values: Any) -> Recipe:
         {"optimizer": "adamw", "learning_rate": 1e-3},
         {"ema": 0.9},
         {"ema": 0.9, "memory_format": "contiguous"},
-        {"precision": "fp16", "clip": 1.0},
+        {"precision": "fp16", "clip_grad_norm": 1.0},
     ],
     ids=lambda values: "-".join(map(str, values.values())) or "sgd",
 )
@@ -211,7 +211,7 @@ def test_a_write_that_fails_leaves_the_old_generation(
     path = tmp_path / "c.safetensors"
     save_checkpoint(path, small(1))
 
-    monkeypatch.setattr(checkpoints, "save", lambda tensors, metadata: b"half of it")
+    monkeypatch.setattr(checkpoint, "save", lambda tensors, metadata: b"half of it")
     with pytest.raises(UserError):
         save_checkpoint(path, small(2))
     assert digest(load_checkpoint(path)) == digest(small(1))

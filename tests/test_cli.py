@@ -29,8 +29,8 @@ import resnets.results
 import resnets.run
 import resnets.training.job
 from resnets import Predictor, Recipe, __version__
-from resnets.cli.main import VERBS, main
 from resnets.cli.demo import SECONDS
+from resnets.cli.main import VERBS, main
 from resnets.cli.progress import Display
 from resnets.models.registry import MODELS
 from resnets.training.recipes import RECIPES
@@ -130,9 +130,16 @@ def load(path: Path) -> Any:
 
 def test_a_run_folder_holds_exactly_what_is_promised(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == {
-        "config.json", "environment.json", "data.json", "metrics.jsonl", "checkpoints",
-        "model.safetensors", "scores.json", "report.html", "figures",
-    }  # fmt: skip
+        "config.json",
+        "environment.json",
+        "data.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "model.safetensors",
+        "scores.json",
+        "report.html",
+        "figures",
+    }
     outside = [path for path in run.rglob("*.safetensors") if path.parent.name != "checkpoints"]
     assert outside == [run / "model.safetensors"]
     assert list(run.rglob("*.partial")) == []
@@ -238,10 +245,10 @@ def test_without_out_runs_are_numbered(
 def test_a_recipe_is_read_first_and_flags_override_it(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "named"
     words = ("--recipe", "he2015", "--epochs", 0.5, "--precision", "fp32", "--workers", 0)
-    assert resnets_("train", data, *words, "--clip", 1, "--out", out).code == 0
+    assert resnets_("train", data, *words, "--clip-grad-norm", 1, "--out", out).code == 0
     config = load(out / "config.json")
     assert config["schedule"] == {"value": "step", "origin": "recipe he2015"}
-    assert config["clip"] == {"value": 1.0, "origin": "flag"}
+    assert config["clip_grad_norm"] == {"value": 1.0, "origin": "flag"}
     assert config["batch_size"]["value"] == 128 and config["steps"]["value"] == 1
 
     file, out = tmp_path / "mine.toml", tmp_path / "file"
@@ -386,7 +393,7 @@ def test_evaluate_json_has_the_named_fields(run: Path, data: Path) -> None:
 
 
 def test_evaluate_takes_the_part_asked_for_and_says_which(run: Path, data: Path) -> None:
-    answer = resnets_("evaluate", run / "model.safetensors", data, "--part", "train")
+    answer = resnets_("evaluate", run / "model.safetensors", data, "--split", "train")
     assert answer.code == 0 and "the part train" in answer.err
     assert re.search(r"^images +36$", answer.out, re.MULTILINE)
     assert all(re.search(rf"^{name} +12 ", answer.out, re.MULTILINE) for name in CLASSES)
@@ -458,8 +465,9 @@ def test_an_unreadable_image_is_reported_and_the_rest_predicted(
         answer = resnets_("predict", run, bad, good, none, "--top", 1, "--format", form)
         assert answer.code == 2 and len(answer.out.splitlines()) == lines
         assert [line.split(": ")[:2] for line in answer.err.splitlines()] == [
-            ["resnets", str(bad)], ["resnets", str(none)],
-        ]  # fmt: skip
+            ["resnets", str(bad)],
+            ["resnets", str(none)],
+        ]
     assert [entry["error"] is None for entry in json.loads(answer.out)] == [False, True, False]
     quiet = resnets_("predict", run, bad, good, "--quiet")
     assert quiet.code == 2 and quiet.err == "" and str(good) in quiet.out
@@ -564,7 +572,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     TRAIN + "--model resnet20 --precision fp32 --time 1s": "give more time",
     TRAIN + "--batch-size 1": "--batch-size 1",
     TRAIN + "--batch-size 60000": "more than the 32 training images",
-    TRAIN + "--batch-size 9 --accumulate 2": "--accumulate 2",
+    TRAIN + "--batch-size 9 --grad-accum-steps 2": "--grad-accum-steps 2",
     TRAIN + "--learning-rate nan": "--learning-rate nan",
     TRAIN + "--size 4": "--size 4",
     TRAIN + "--seed -3": "--seed -3",
@@ -586,11 +594,11 @@ MISTAKES = {  # what is typed -> what the answer must name
     "evaluate {note} {data}": "note.txt",
     "evaluate {run} nowhere": "nor is there a file or folder",
     "evaluate {run} {strangers}": "does not know: zebra",
-    "evaluate {run} {data} --part val": "unknown part 'val'",
-    "evaluate {run} {data}/test --part val": "leave --part out",
+    "evaluate {run} {data} --split val": "unknown part 'val'",
+    "evaluate {run} {data}/test --split val": "leave --split out",
     "evaluate {run} {data} --report {run}": "a run with a page of its own",
     "evaluate {run} {data} --workers -1": "--workers -1",
-    "evaluate {run} {data} --max-bad 2": "--max-bad 2",
+    "evaluate {run} {data} --max-corrupt 2": "--max-corrupt 2",
     "evaluate {run} {data} --report {note}": "--report",
     "predict {run}": "no IMAGES",
     "predict {run} -": "standard input names no image",
@@ -635,10 +643,17 @@ def places(data: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     for folder in (single / "apple", hollow / "apple", hollow / "berry", strangers / "zebra"):
         Image.new("RGB", (9, 9)).save(folder / "1.png")
     return {
-        "data": data, "run": run, "empty": empty, "single": single, "hollow": hollow,
-        "strangers": strangers, "pair": draw(pair, images=1), "note": note, "toml": toml,
+        "data": data,
+        "run": run,
+        "empty": empty,
+        "single": single,
+        "hollow": hollow,
+        "strangers": strangers,
+        "pair": draw(pair, images=1),
+        "note": note,
+        "toml": toml,
         "toml2": toml2,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("typed", MISTAKES)
@@ -749,8 +764,12 @@ def test_a_full_disk_behind_standard_output_is_one_line() -> None:
     with open(os.devnull if os.name == "nt" else "/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "resnets", "--help"],
-            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
-        )  # fmt: skip
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     assert done.returncode == 2 and done.stderr.startswith("resnets: No space left on device")
 
 

@@ -22,12 +22,12 @@ from resnets.evaluation.metrics import Scores, evaluate
 from resnets.training import loop
 from resnets.training.checkpoint import RunFolder, load_checkpoint
 from resnets.training.distributed import SINGLE_PROCESS, DistContext
-from resnets.training.nan_check import NotFiniteError
-from resnets.training.signals import SignalHandler
 from resnets.training.job import augmentation
+from resnets.training.nan_check import NotFiniteError
 from resnets.training.recipe import Recipe
-from resnets.training.train_state import State
+from resnets.training.signals import SignalHandler
 from resnets.training.sync_batchnorm import synchronise
+from resnets.training.train_state import State
 from some_ranks import on_ranks
 from tiny_runs import CPU, HARD, RANDOM, K, digest, images_of, network, recipe_of, shares_of
 
@@ -45,21 +45,31 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="no
 def stream_of(recipe: Recipe, ranks: DistContext, *, cache_mb: float = 1024) -> TrainLoader:
     assert recipe.batch_size is not None
     return TrainLoader(
-        images_of(NUM), preprocess=Preprocess(size=12), augment=augmentation(recipe),
-        num_classes=K, batch_size=recipe.batch_size, seed=recipe.seed, device=CPU,
-        cache_mb=cache_mb, places=ranks.slice(recipe.batch_size, accumulate=recipe.accumulate),
-    )  # fmt: skip
+        images_of(NUM),
+        preprocess=Preprocess(size=12),
+        augment=augmentation(recipe),
+        num_classes=K,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        device=CPU,
+        cache_mb=cache_mb,
+        places=ranks.slice(recipe.batch_size, grad_accum_steps=recipe.grad_accum_steps),
+    )
 
 
 @pytest.mark.parametrize("cache_mb", [0, 1024], ids=["streamed", "cached"])
 @pytest.mark.parametrize(
     "values",
     [
-        {}, {"accumulate": 2}, MIXED, MIXED | {"mixup": 0.0}, MIXED | {"cutmix": 0.0},
-        MIXED | {"crop": "resized", "accumulate": 1, "policy": "trivialaugment"},
+        {},
+        {"grad_accum_steps": 2},
+        MIXED,
+        MIXED | {"mixup": 0.0},
+        MIXED | {"cutmix": 0.0},
+        MIXED | {"crop": "resized", "grad_accum_steps": 1, "auto_augment": "trivialaugment"},
     ],
     ids=["plain", "accumulate", "mixed", "cutmix", "mixup", "resized"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("count", [2, 4])
 def test_ranks_divide_the_batches_of_one_process(
     count: int, values: dict[str, Any], cache_mb: float
@@ -74,16 +84,16 @@ def test_ranks_divide_the_batches_of_one_process(
     for batch, *parts in zip(whole, *slices, strict=True):
         for name in ("images", "targets", "indices"):
             pieces = [torch.as_tensor(getattr(part, name)) for part in parts]
-            rows = zip(*(piece.chunk(recipe.accumulate) for piece in pieces), strict=True)
+            rows = zip(*(piece.chunk(recipe.grad_accum_steps) for piece in pieces), strict=True)
             joined = torch.cat([torch.cat(row) for row in rows])
             assert torch.equal(joined, torch.as_tensor(getattr(batch, name))), name
 
 
 def test_a_batch_that_cannot_be_divided_is_refused() -> None:
     with pytest.raises(UserError, match="--batch-size 8: must be divisible by 3 ranks x"):
-        DistContext(0, 3).slice(8, accumulate=1)
-    with pytest.raises(UserError, match="divisible by 4 ranks x --accumulate 4"):
-        DistContext(0, 4).slice(8, accumulate=4)
+        DistContext(0, 3).slice(8, grad_accum_steps=1)
+    with pytest.raises(UserError, match="divisible by 4 ranks x --grad-accum-steps 4"):
+        DistContext(0, 4).slice(8, grad_accum_steps=4)
 
 
 # --- losses
@@ -121,9 +131,16 @@ def scores_of(ranks: DistContext, model: nn.Module, interruption: SignalHandler)
 
 
 def lived(
-    ranks: DistContext, folder: RunFolder, recipe: Recipe, *, double: bool, stream: Any = None,
-    resumed: bool = False, interruption: SignalHandler | None = None, **config: Any,
-) -> State:  # fmt: skip
+    ranks: DistContext,
+    folder: RunFolder,
+    recipe: Recipe,
+    *,
+    double: bool,
+    stream: Any = None,
+    resumed: bool = False,
+    interruption: SignalHandler | None = None,
+    **config: Any,
+) -> State:
     """One rank's run, or what is left of it."""
     folder = folder if ranks.first else replace(folder, written=False)
     model = network(**config)
@@ -137,19 +154,31 @@ def lived(
     stream = stream or stream_of(recipe, ranks)
     with heard, patch.object(loop, "LOG_EVERY_SECONDS", 0.0):
         loop.train(
-            state, recipe, stream=Exact(stream) if double else stream,
-            validate=lambda model: scores_of(ranks, model, heard), folder=folder,
-            shares=shares_of(recipe), num_images=NUM, log=folder.log, interruption=heard,
+            state,
+            recipe,
+            stream=Exact(stream) if double else stream,
+            validate=lambda model: scores_of(ranks, model, heard),
+            folder=folder,
+            shares=shares_of(recipe),
+            num_images=NUM,
+            log=folder.log,
+            interruption=heard,
             ranks=ranks,
-        )  # fmt: skip
+        )
     return state
 
 
 EQUAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no norm": (MIXED, {"norm": "none"}),
-    "group norm": ({"accumulate": 2, "optimizer": "adamw"}, {"norm": "group", "order": "pre"}),
-    "head first": ({"head_first": 0.5, "layer_decay": 0.7}, {"norm": "group"}),
-    "synchronised": ({"sync_batchnorm": True, "accumulate": 2, "ema": 0.9}, {"norm": "batch"}),
+    "group norm": (
+        {"grad_accum_steps": 2, "optimizer": "adamw"},
+        {"norm": "group", "order": "pre"},
+    ),
+    "head first": ({"freeze_backbone": 0.5, "layer_decay": 0.7}, {"norm": "group"}),
+    "synchronised": (
+        {"sync_batchnorm": True, "grad_accum_steps": 2, "ema": 0.9},
+        {"norm": "batch"},
+    ),
 }
 
 
@@ -183,7 +212,7 @@ def test_the_number_of_ranks_changes_no_loss(tmp_path: Path) -> None:
 # --- to the last bit, and ends
 
 
-EVERYTHING = MIXED | {"steps": 8, "evaluate_every": 3 * 8 / NUM, "save_every": 5.0}
+EVERYTHING = MIXED | {"steps": 8, "evaluate_every": 3 * 8 / NUM, "checkpoint_every": 5.0}
 STOPPED = 4
 
 
@@ -202,7 +231,7 @@ class Telling:
 
 def whole_and_resumed(ranks: DistContext, folder: Path) -> tuple[str, str, int, int | None]:
     """Digests of an uninterrupted run and of one that one rank's signal stopped; where, by what."""
-    recipe = recipe_of(**EVERYTHING | {"accumulate": 1})
+    recipe = recipe_of(**EVERYTHING | {"grad_accum_steps": 1})
     places = [RunFolder(folder / name) for name in ("whole", "stopped")]
     for place in places if ranks.first else ():
         (place.path / "checkpoints").mkdir(parents=True)
@@ -287,9 +316,11 @@ def refused(ranks: DistContext) -> list[str]:
 
     said = [str(ranks.everywhere(lambda: fail_on(9))), str(ranks.decided(lambda: fail_on(9)))]
     for attempt in (
-        lambda: ranks.everywhere(lambda: fail_on(1)), lambda: ranks.decided(lambda: fail_on(0)),
-        lambda: ranks.in_turn(lambda: fail_on(1)), lambda: ranks.agree_on("x", f"{ranks.rank}"),
-    ):  # fmt: skip
+        lambda: ranks.everywhere(lambda: fail_on(1)),
+        lambda: ranks.decided(lambda: fail_on(0)),
+        lambda: ranks.in_turn(lambda: fail_on(1)),
+        lambda: ranks.agree_on("x", f"{ranks.rank}"),
+    ):
         with pytest.raises(UserError) as error:
             attempt()
         said.append(str(error.value))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from resnets.errors import UserError
-from resnets.evaluation.metrics import NUM_BINS, Scores, MetricAccumulator, evaluate, wilson
+from resnets.evaluation.metrics import NUM_BINS, MetricAccumulator, Scores, evaluate, wilson
 
 ROUNDING = 1e-12  # sums of a few hundred float64 values in another order
 PUBLISHED_DIGITS = 5e-5  # intervals printed with four digits

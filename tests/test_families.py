@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from resnets.errors import UserError
 from resnets.models.registry import MODELS, create_model, list_models
-from resnets.models.summary import count_parameters, layer_table
 from resnets.models.resnet import ResNet, ResNetConfig
+from resnets.models.summary import count_parameters, layer_table
 
 # Sizes as printed: name, parameters, MACs with the digits printed, entries of the state dict.
 # G at 224 and 1000 classes, M at 32 and 10 classes.
@@ -156,7 +156,9 @@ def test_networks_have_the_sizes_of_their_rows(name: str) -> None:
 
 
 @cut_networks
-def test_each_stage_has_its_channels_and_stride_and_gradients_reach_the_stem(config: ResNetConfig) -> None:
+def test_each_stage_has_its_channels_and_stride_and_gradients_reach_the_stem(
+    config: ResNetConfig,
+) -> None:
     model, side = on_meta(config), 64
     stages = tuple(range(1, len(config.depths) + 1))
     maps = model.features(meta_images(config, side), stages)
@@ -224,8 +226,14 @@ def test_a_hundred_classes_of_the_wide_network_have_the_printed_size() -> None:
 def test_list_models_matches_shell_patterns_in_the_tables_order() -> None:
     assert list_models() == list(MODELS)
     assert list_models("plain??") == [
-        "plain18", "plain34", "plain50", "plain20", "plain32", "plain44", "plain56",
-    ]  # fmt: skip
+        "plain18",
+        "plain34",
+        "plain50",
+        "plain20",
+        "plain32",
+        "plain44",
+        "plain56",
+    ]
     assert list_models("alexnet*") == []
 
 

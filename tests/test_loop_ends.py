@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> RunFolder:
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_saved(
     folder: RunFolder,
 ) -> None:
-    recipe = recipe_of(save_every=0.0)
+    recipe = recipe_of(checkpoint_every=0.0)
 
     class Poisoned:
         def batches(self, first: int, last: int) -> Iterator[Batch]:
@@ -130,9 +130,15 @@ def test_records(folder: RunFolder) -> None:
     run(start(recipe), recipe, folder)
     trained, validated = folder.history()
     assert set(trained) == {
-        "kind", "step", "epoch", "loss", "accuracy", "learning_rate", "images_per_second",
+        "kind",
+        "step",
+        "epoch",
+        "loss",
+        "accuracy",
+        "learning_rate",
+        "images_per_second",
         "seconds",
-    }  # fmt: skip
+    }
     assert set(validated) == {"kind", "step", "epoch", "loss", "top1", "seconds"}
     assert (trained["step"], trained["epoch"]) == (5, 2.0)
     assert 0 <= trained["accuracy"] <= 1

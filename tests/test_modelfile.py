@@ -20,15 +20,23 @@ import torch
 
 from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
-from resnets.inference.model_file import NO_DIGEST, ModelFile, ModelFileError, read_model, save_model
-from resnets.models.resnet import ResNet
+from resnets.inference.model_file import (
+    NO_DIGEST,
+    ModelFile,
+    ModelFileError,
+    read_model,
+    save_model,
+)
 from resnets.models.config import ResNetConfig
+from resnets.models.resnet import ResNet
 
 CLASSES = ("Apfel", "Börse", "猫")  # beyond ASCII, in the order of training
 
 
 def make_contents(seed: int = 0) -> ModelFile:
-    config = ResNetConfig(depths=(1,), block="basic", widths=(2,), num_classes=3, in_channels=1, stem="small")
+    config = ResNetConfig(
+        depths=(1,), block="basic", widths=(2,), num_classes=3, in_channels=1, stem="small"
+    )
     generator = torch.Generator().manual_seed(seed)
     weights = {
         name: torch.randn(value.shape, generator=generator).abs().to(value.dtype)
@@ -114,7 +122,7 @@ def test_the_record_is_canonical_json_with_nothing_of_the_machine(path: Path) ->
     record = json.loads(text)
     assert text == json.dumps(record, sort_keys=True, separators=(",", ":"))
     assert text.isascii()
-    fields = ["classes", "data", "digest", "format", "preprocess", "recipe", "scores", "config"]
+    fields = ["classes", "config", "data", "digest", "format", "preprocess", "recipe", "scores"]
     assert list(record) == fields
     assert record["format"] == 1
 
@@ -131,7 +139,8 @@ def test_the_digest_is_of_the_file_with_zeros_in_its_place(path: Path, tmp_path:
 def test_the_same_contents_give_the_same_bytes_in_every_process(path: Path, tmp_path: Path) -> None:
     program = (
         "import sys; sys.path[:0] = sys.argv[1:3]\n"
-        "from test_modelfile import make_contents; from resnets.inference.model_file import save_model\n"
+        "from test_modelfile import make_contents\n"
+        "from resnets.inference.model_file import save_model\n"
         "save_model(sys.argv[3], make_contents())"
     )
     here, copy = Path(__file__).parent, tmp_path / "copy.safetensors"
@@ -235,7 +244,7 @@ def test_a_missing_field_is_named(path: Path, field: str) -> None:
         (lambda record: record.update(format="1"), "unknown format '1'"),
         (lambda record: record["config"].update(colour="red"), "cannot take: .*colour"),
         (lambda record: record["config"].update(block="basics"), "basics"),
-        (lambda record: record["preprocess"].update(fit="stretch"), "stretch"),
+        (lambda record: record["preprocess"].update(resize_mode="stretch"), "stretch"),
         (lambda record: record.update(config=None), "cannot take"),
         (lambda record: record.update(classes=["a", "b"]), "2 class names .* 3 classes"),
         (lambda record: record.update(recipe=[]), "recipe must be a dictionary"),

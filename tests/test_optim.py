@@ -11,7 +11,6 @@ from torch import nn
 
 from resnets.models.registry import create_model
 from resnets.models.resnet import ResNet, ResNetConfig
-from resnets.training.recipes import named_recipe
 from resnets.training.optimizer import (
     default_learning_rate,
     learning_rate,
@@ -21,6 +20,7 @@ from resnets.training.optimizer import (
     trains_only_head,
 )
 from resnets.training.recipe import Recipe
+from resnets.training.recipes import named_recipe
 
 EXACT = 1e-12  # relative, of a few float64 operations
 PEAK = 0.4
@@ -72,7 +72,7 @@ def test_default_learning_rate_is_the_papers_at_its_batch_size() -> None:
 
 
 def test_trains_only_head_for_its_share() -> None:
-    flags = [trains_only_head(Recipe(head_first=0.3), step, steps=10) for step in range(10)]
+    flags = [trains_only_head(Recipe(freeze_backbone=0.3), step, steps=10) for step in range(10)]
     assert flags == [True] * 3 + [False] * 7
     assert not trains_only_head(Recipe(), 0, steps=10)
 
@@ -106,7 +106,9 @@ def test_groups(name: str) -> None:
 
 
 def test_scalars_of_a_skip_init_are_not_decayed() -> None:
-    config = ResNetConfig(depths=(1,), block="basic", widths=(8,), stem="small", residual_init="scalar")
+    config = ResNetConfig(
+        depths=(1,), block="basic", widths=(8,), stem="small", residual_init="scalar"
+    )
     groups = make_optimizer(ResNet(config), Recipe(optimizer="sgd", learning_rate=0.1)).param_groups
     decayed = [p for group in groups if group["weight_decay"] for p in group["params"]]
     assert all(p.ndim in (2, 4) for p in decayed)
@@ -179,4 +181,6 @@ def floats(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def tiny() -> ResNet:
-    return ResNet(ResNetConfig(depths=(1,), block="basic", widths=(8,), num_classes=3, stem="small"))
+    return ResNet(
+        ResNetConfig(depths=(1,), block="basic", widths=(8,), num_classes=3, stem="small")
+    )

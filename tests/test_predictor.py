@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from resnets.data.transforms import Preprocess
-from resnets.inference.predictor import Prediction, Predictor, Source
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile, ModelFileError, save_model
-from resnets.models.resnet import ResNet
+from resnets.inference.predictor import Prediction, Predictor, Source
 from resnets.models.config import ResNetConfig
+from resnets.models.resnet import ResNet
 
 PARTITION = 1e-5  # probabilities in float32, computed in batches of another size
 SIZE = 12

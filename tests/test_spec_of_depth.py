@@ -13,10 +13,10 @@ from torch import nn
 
 from resnets.errors import UserError
 from resnets.models.blocks import make_block
+from resnets.models.config import ResNetConfig
 from resnets.models.layers import ScalarBias, ScalarGain, ShiftedConv2d
 from resnets.models.resnet import ResNet
-from resnets.models.shortcuts import Gate, NoShortcut, BlockConfig, make_shortcut
-from resnets.models.config import ResNetConfig
+from resnets.models.shortcuts import BlockConfig, Gate, NoShortcut, make_shortcut
 
 FLOAT32 = 1e-5  # a few sums of numbers near 1 in another order
 
@@ -144,12 +144,16 @@ def test_fan_in_has_the_variance_of_what_enters() -> None:
 @pytest.mark.parametrize(
     "ideas",
     [
-        {"shortcut": "gate"}, {"shortcut": "dropout"}, {"shortcut_strength": 0.5},
-        {"residual_scale": 0.5, "order": "pre"}, {"norm": "bias", "residual_init": "fixup"},
-        {"init": "dirac", "shortcut": "none"}, {"init": "orthogonal", "shortcut": "none"},
+        {"shortcut": "gate"},
+        {"shortcut": "dropout"},
+        {"shortcut_strength": 0.5},
+        {"residual_scale": 0.5, "order": "pre"},
+        {"norm": "bias", "residual_init": "fixup"},
+        {"init": "dirac", "shortcut": "none"},
+        {"init": "orthogonal", "shortcut": "none"},
         {"norm": "bias", "residual_init": "scalar"},
     ],
-)  # fmt: skip
+)
 def test_it_learns_and_survives_json(ideas: dict[str, object]) -> None:
     model = network(**ideas)
     assert ResNetConfig(**json.loads(json.dumps(dataclasses.asdict(model.config)))) == model.config

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from resnets.errors import UserError
+from resnets.models.config import ResNetConfig
 from resnets.models.registry import MODELS
 from resnets.models.resnet import ResNet
-from resnets.models.config import ResNetConfig
 from resnets.study.cells import DOSES, FAMILIES, config_of
 from resnets.study.plan import PRESETS, TWINS, Plan
 from resnets.study.published import PUBLISHED

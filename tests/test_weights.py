@@ -34,9 +34,9 @@ from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile, save_model
 from resnets.models.download import TORCHVISION_NETWORKS, cache_folder, torchvision_url
+from resnets.models.pretrained import load_weights
 from resnets.models.registry import MODELS, create_model
 from resnets.models.resnet import ResNet, ResNetConfig
-from resnets.models.pretrained import load_weights
 
 SMALL = ResNetConfig((1, 1), "basic", (8, 16), num_classes=10, stem="small")
 SAME = 1e-10  # float64 logits of one network written twice
@@ -189,7 +189,7 @@ def test_timm_postactivation_layout_is_ours(tmp_path: Path) -> None:
     torch.testing.assert_close(model(images), source(images), rtol=SAME, atol=SAME)
 
 
-# Our model file: its ResNetConfig is compared ------------------------------------------------------------
+# Our model file: its ResNetConfig is compared ----------------------------------------------------
 
 BOTTLENECK = {"block": "bottleneck", "depths": (1, 1)}
 

@@ -15,22 +15,22 @@ from typing import Any
 
 from resnets.course import Log
 from resnets.data import Split, open_data
-from resnets.inference.predictor import Prediction, Predictor
+from resnets.device import choose_device, kept_threads
 from resnets.errors import UserError, unknown
+from resnets.evaluation.evaluator import Mistakes, left_out, score
 from resnets.evaluation.metrics import Scores
 from resnets.inference.model_file import ModelFile, ModelFileError, read_model
+from resnets.inference.predictor import Prediction, Predictor
 from resnets.models.registry import MODELS, unknown_model
 from resnets.models.resnet import ResNet
 from resnets.report import write_report
 from resnets.results import TrainingResult
-from resnets.run import resume_run, notices_of, start
-from resnets.evaluation.evaluator import Mistakes, left_out, score
-from resnets.training.run_metadata import begun, restarts
+from resnets.run import notices_of, resume_run, start
 from resnets.training.checkpoint import RunFolder, is_run
 from resnets.training.distributed import DistContext, joined
-from resnets.device import choose_device, kept_threads
-from resnets.training.recipes import named_recipe
 from resnets.training.recipe import TIME_OR_LENGTH, Recipe, override
+from resnets.training.recipes import named_recipe
+from resnets.training.run_metadata import begun, restarts
 
 
 @kept_threads()
@@ -87,15 +87,31 @@ def train(
             return _resume(own, device, say, {}, force=False, verify=verify, ranks=ranks)
         ranks.decided(lambda: RunFolder.check(out))
         return start(
-            data, wanted, every, budget, out, name, ranks.device(place), say, started, verify,
-            command=command, ranks=ranks,
-        )  # fmt: skip
+            data,
+            wanted,
+            every,
+            budget,
+            out,
+            name,
+            ranks.device(place),
+            say,
+            started,
+            verify,
+            command=command,
+            ranks=ranks,
+        )
 
 
 def _resume(
-    folder: RunFolder, device: str, say: Log, changes: Mapping[str, Any], *, force: bool,
-    verify: bool, ranks: DistContext,
-) -> TrainingResult:  # fmt: skip
+    folder: RunFolder,
+    device: str,
+    say: Log,
+    changes: Mapping[str, Any],
+    *,
+    force: bool,
+    verify: bool,
+    ranks: DistContext,
+) -> TrainingResult:
     """Go on with a run, on the kind of device that it was begun on."""
     if device == "auto":
         device = ranks.decided(lambda: folder.read_json("environment.json")["device"])
@@ -110,16 +126,16 @@ def evaluate(
     part: str | None = None,
     device: str = "auto",
     workers: int = 2,
-    max_bad: float = 0.01,
+    max_corrupt: float = 0.01,
     report: str | Path | None = None,
     log: Log | None = None,
 ) -> Scores:
     """Score a model file on DATA; classes are matched by name.
 
     DATA without parts is used whole; with parts, `part` or else test, or else validation.
-    `workers` processes decode images that do not fit in memory; `max_bad` is the largest share of
-    unreadable ones. `report` is a folder for the page and its figures. `log` sees a notice of the
-    part that was taken and of whatever was left out, and a caution where the model carries one.
+    `workers` processes decode images that do not fit in memory; `max_corrupt` is the largest share
+    of unreadable ones. `report` is a folder for the page and its figures. `log` sees a notice of
+    the part that was taken and of whatever was left out, and a caution where the model carries one.
     Raises UserError for mistakes, ModelFileError for an unusable model file.
     """
     place = choose_device(device)
@@ -128,7 +144,7 @@ def evaluate(
     if report is not None and is_run(Path(report)):
         raise UserError(f"--report {report}: is a run with a page of its own; give another folder")
     file = model if isinstance(model, ModelFile) else read_model(model)
-    dataset = open_data(data, max_bad=max_bad, classes=file.classes)
+    dataset = open_data(data, max_corrupt=max_corrupt, classes=file.classes)
     chosen = choose_split(dataset.splits, part)
     images = dataset.splits[chosen]
     taken = f"{'the whole' if chosen == 'all' else f'the part {chosen}'} of {data}"
@@ -145,11 +161,16 @@ def evaluate(
                 log({"kind": kind, "text": text})
     if report is not None:
         write_report(
-            Path(report), title=f"{dataset.name}: evaluation",
+            Path(report),
+            title=f"{dataset.name}: evaluation",
             facts=_facts(model, file, taken),
-            history=[], scores=scores.to_dict(), samples=[], mistakes=mistakes.worst(),
-            notices=[*notices, *cautions], part="validation" if chosen == "val" else "test",
-        )  # fmt: skip
+            history=[],
+            scores=scores.to_dict(),
+            samples=[],
+            mistakes=mistakes.worst(),
+            notices=[*notices, *cautions],
+            part="validation" if chosen == "val" else "test",
+        )
     return scores
 
 
@@ -173,7 +194,7 @@ def choose_split(parts: Mapping[str, Split], part: str | None) -> str:
     name = "val" if part == "validation" else part
     if name not in parts:
         if "all" in parts:
-            raise UserError(f"--part {part}: these images have no parts; leave --part out")
+            raise UserError(f"--split {part}: these images have no parts; leave --split out")
         raise unknown("part", part, parts)
     return name
 
@@ -253,10 +274,10 @@ def _check_model(recipe: Recipe) -> None:
     weights = recipe.weights  # other forms than a path have a colon
     if weights is not None and ":" not in weights and not Path(weights).expanduser().exists():
         raise UserError(f"--weights {weights}: no such file")
-    if weights is None and recipe.head_first:
+    if weights is None and recipe.freeze_backbone:
         raise UserError(
-            f"--head-first {recipe.head_first:g} (recipe finetune has it) trains a head on weights "
-            "that know something: pass --weights, a run folder for example"
+            f"--freeze-backbone {recipe.freeze_backbone:g} (recipe finetune has it) trains a head "
+            "on weights that know something: pass --weights, a run folder for example"
         )
 
 

@@ -1,7 +1,7 @@
 """One training run, from an opened data set to the finished run folder.
 
 `start` begins a new run: open the data, choose what the recipe leaves open, make the folder.
-`resume_run` rebuilds an interrupted run from its folder and measures nothing again. Both end in the
+`resume` rebuilds an interrupted run from its folder and measures nothing again. Both end in the
 loop and what follows it (`course.py`); meanwhile no other process gets into the folder.
 """
 
@@ -19,26 +19,36 @@ import torch
 
 from resnets.course import Log, follow, notice
 from resnets.data import DataSet, open_data
+from resnets.device import describe_environment, keep_freed_memory
 from resnets.errors import UserError
 from resnets.results import TrainingResult
-from resnets.training.run_metadata import write_command, write_config, write_start
+from resnets.training.auto_config import Facts, Plan, plan, with_steps
 from resnets.training.checkpoint import MODEL_FILE, Checkpoint, RunFolder
 from resnets.training.distributed import DistContext
-from resnets.device import describe_environment, keep_freed_memory
-from resnets.training.job import Job, content_digest, make_splits, fingerprint
+from resnets.training.job import Job, content_digest, fingerprint, make_splits
 from resnets.training.oom import fitting
-from resnets.training.auto_config import Facts, Plan, plan, with_steps
-from resnets.training.reproducibility import Basis, differences, take_over
 from resnets.training.recipe import Recipe, override
+from resnets.training.reproducibility import Basis, differences, take_over
+from resnets.training.run_metadata import write_command, write_config, write_start
 
 SKIPPED_SHOWN = 10
 
 
 def start(
-    data: str | Path, recipe: Recipe, origins: dict[str, str], budget: float | None,
-    out: str | Path | None, name: str | None, device: torch.device, say: Log, started: float,
-    verify: bool, *, command: Mapping[str, Any], ranks: DistContext,
-) -> TrainingResult:  # fmt: skip
+    data: str | Path,
+    recipe: Recipe,
+    origins: dict[str, str],
+    budget: float | None,
+    out: str | Path | None,
+    name: str | None,
+    device: torch.device,
+    say: Log,
+    started: float,
+    verify: bool,
+    *,
+    command: Mapping[str, Any],
+    ranks: DistContext,
+) -> TrainingResult:
     """A new run: open the data, choose what is open, make the folder, train."""
     keep_freed_memory()
 
@@ -46,8 +56,8 @@ def start(
         return None if budget is None else budget - (time.perf_counter() - started)
 
     if recipe.batch_size is not None:
-        ranks.slice(recipe.batch_size, accumulate=recipe.accumulate)  # or refuse
-    dataset = ranks.in_turn(lambda: open_data(data, max_bad=recipe.max_bad))
+        ranks.slice(recipe.batch_size, grad_accum_steps=recipe.grad_accum_steps)  # or refuse
+    dataset = ranks.in_turn(lambda: open_data(data, max_corrupt=recipe.max_corrupt))
     ranks.agree_on(str(data), fingerprint(dataset) if ranks.count > 1 else "")
     notices = notices_of(dataset)
     for text in notices:
@@ -123,9 +133,15 @@ def _begin(
 
 
 def resume_run(
-    folder: RunFolder, device: torch.device, say: Log, *, changes: Mapping[str, Any],
-    force: bool, verify: bool, ranks: DistContext,
-) -> TrainingResult:  # fmt: skip
+    folder: RunFolder,
+    device: torch.device,
+    say: Log,
+    *,
+    changes: Mapping[str, Any],
+    force: bool,
+    verify: bool,
+    ranks: DistContext,
+) -> TrainingResult:
     """A resumed run: everything comes from the folder, nothing is measured again.
 
     `changes` are recipe fields with other values. Raises UserError where something has changed
@@ -146,7 +162,7 @@ def resume_run(
         recipe, stored = override(before.recipe, changes), before.data
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
-        dataset = ranks.in_turn(lambda: open_data(stored["data"], max_bad=recipe.max_bad))
+        dataset = ranks.in_turn(lambda: open_data(stored["data"], max_corrupt=recipe.max_corrupt))
         if verify and "content" not in stored:
             raise UserError(f"--verify {folder.path}: the run was not begun with --verify")
         parts = make_splits(dataset, recipe, held_out=stored["held_out"])
@@ -168,13 +184,20 @@ def resume_run(
             return checkpoint
 
         job = Job.build(
-            recipe, parts, classes=dataset.classes, device=device,
-            preprocess=stored["preprocess"], ranks=ranks,
-        )  # fmt: skip
+            recipe,
+            parts,
+            classes=dataset.classes,
+            device=device,
+            preprocess=stored["preprocess"],
+            ranks=ranks,
+        )
         return follow(
-            job, _followed(folder, ranks), say, notices=notices_of(dataset),
+            job,
+            _followed(folder, ranks),
+            say,
+            notices=notices_of(dataset),
             checkpoint=ranks.decided(take),
-        )  # fmt: skip
+        )
 
 
 def _newest(folder: RunFolder, say: Log) -> Checkpoint | None:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from resnets.cli.flags import Device
-from resnets.cli.flags import ModelPath
+from resnets.cli.flags import Device, ModelPath
 from resnets.errors import UserError
 
 if TYPE_CHECKING:
@@ -156,9 +155,13 @@ class Probe:
                 display({"kind": "notice", "text": f"{seconds:6.1f} s  {text}"})
 
             paths = probe_model(
-                self.model, data=self.data, against=self.against, out=self.out,
-                device=self.device, say=say,
-            )  # fmt: skip
+                self.model,
+                data=self.data,
+                against=self.against,
+                out=self.out,
+                device=self.device,
+                say=say,
+            )
         for path in paths:
             print(path)
         return 0

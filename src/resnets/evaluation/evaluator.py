@@ -11,29 +11,38 @@ from typing import Any
 
 import torch
 
+from resnets.data import Split
 from resnets.data.loader import Batch, EvalLoader
 from resnets.data.transforms import Preprocess
-from resnets.data import Split
-from resnets.inference.tta import with_tta
+from resnets.device import place
 from resnets.evaluation.metrics import Scores, evaluate
 from resnets.inference.model_file import ModelFile
-from resnets.device import place
+from resnets.inference.tta import with_tta
 
 BATCH_SIZE = 250
 MISTAKES_SHOWN = 24
 
 
 def score(
-    file: ModelFile, images: Split, *, device: torch.device, workers: int,
-    watch: Callable[[Any, torch.Tensor], None] | None = None, cache_mb: float = 1024,
-) -> Scores:  # fmt: skip
+    file: ModelFile,
+    images: Split,
+    *,
+    device: torch.device,
+    workers: int,
+    watch: Callable[[Any, torch.Tensor], None] | None = None,
+    cache_mb: float = 1024,
+) -> Scores:
     """The scores of a model file's network on the images, float32, whatever it was trained in."""
     model = place(file.build(), device=device, memory_format="channels_last")
-    network = with_tta(model, file.preprocess.views)
+    network = with_tta(model, file.preprocess.tta)
     batches = EvalLoader(
-        images, preprocess=file.preprocess, batch_size=BATCH_SIZE, device=device, workers=workers,
+        images,
+        preprocess=file.preprocess,
+        batch_size=BATCH_SIZE,
+        device=device,
+        workers=workers,
         cache_mb=cache_mb,
-    )  # fmt: skip
+    )
     try:
         return evaluate(network, batches, file.classes, watch=watch)
     finally:

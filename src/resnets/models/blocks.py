@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from resnets.models.config import ResNetConfig
 from resnets.models.layers import (
     conv_stride,
     convolution,
@@ -28,7 +29,6 @@ from resnets.models.layers import (
     subsampling,
 )
 from resnets.models.shortcuts import BlockConfig, make_shortcut, projects
-from resnets.models.config import ResNetConfig
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -46,11 +46,15 @@ def two_convolutions(plan: BlockConfig, config: ResNetConfig) -> tuple[nn.Conv2d
         stride=conv_stride(config, stride=plan.stride),
         dilation=plan.dilation_before,
     )
-    second = convolution(plan.width, plan.out_channels, kernel=3, config=config, dilation=plan.dilation)
+    second = convolution(
+        plan.width, plan.out_channels, kernel=3, config=config, dilation=plan.dilation
+    )
     return first, second
 
 
-def three_convolutions(plan: BlockConfig, config: ResNetConfig) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
+def three_convolutions(
+    plan: BlockConfig, config: ResNetConfig
+) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
     """1x1 to the inner width, 3x3 in groups, 1x1 to the output width."""
     inner = inner_width(plan, config)
     stride = conv_stride(config, stride=plan.stride)

@@ -24,8 +24,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from resnets.errors import UserError, unknown
-from resnets.models.resnet import ResNet
 from resnets.models.config import FIELDS, ResNetConfig
+from resnets.models.resnet import ResNet
 
 
 @dataclass(frozen=True)

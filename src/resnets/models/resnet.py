@@ -20,10 +20,10 @@ from torch.utils.checkpoint import checkpoint
 
 from resnets.errors import UserError
 from resnets.models.blocks import make_block
+from resnets.models.config import ResNetConfig
 from resnets.models.init import initialise
 from resnets.models.layers import BlurPool, Whitening, convolution, normalisation
 from resnets.models.shortcuts import BlockConfig
-from resnets.models.config import ResNetConfig
 
 __all__ = ["ResNet", "ResNetConfig"]
 

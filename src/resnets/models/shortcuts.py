@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnets.models.layers import Scale, convolution, normalisation
 from resnets.models.config import ResNetConfig
+from resnets.models.layers import Scale, convolution, normalisation
 
 DROPPED = 0.5
 """of He 2016's shortcut with dropout"""

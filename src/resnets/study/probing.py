@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resnets.data import NAMES, Split, open_data
 from resnets.data.loader import EvalLoader
 from resnets.data.transforms import Preprocess
-from resnets.data import NAMES, Split, open_data
+from resnets.device import choose_device
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile, read_model
 from resnets.study.inside import IMAGES, SEED, Say, Subject, compare, probe
@@ -23,8 +24,7 @@ from resnets.study.plan import Job
 from resnets.study.replay import networks_by_step, networks_of_job
 from resnets.study.tables import ACROSS, AGAINST, probe_path, write_table
 from resnets.training.checkpoint import RunFolder, is_run
-from resnets.device import choose_device
-from resnets.training.job import divide
+from resnets.training.job import make_splits
 from resnets.training.reproducibility import Basis
 
 
@@ -102,11 +102,13 @@ def _run_of(model: Path) -> RunFolder | None:
     return RunFolder(place) if is_run(place) else None
 
 
-def _held_out_images(file: ModelFile, run: RunFolder | None, data: str | None, model: Path) -> Split:
+def _held_out_images(
+    file: ModelFile, run: RunFolder | None, data: str | None, model: Path
+) -> Split:
     """Images that the network was not trained on, as far as it is known which those are."""
     if data is None and run is not None:
         basis = Basis.stored(run)
-        dataset = open_data(basis.data["data"], max_bad=basis.recipe.max_bad)
+        dataset = open_data(basis.data["data"], max_corrupt=basis.recipe.max_corrupt)
         return make_splits(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
     name = file.data.get("name", "") if data is None else data
     if data is None and name not in NAMES:

@@ -12,18 +12,18 @@ from collections.abc import Iterator
 
 import torch
 
-from resnets.data.loader import TrainLoader
 from resnets.data import open_data
+from resnets.data.loader import TrainLoader
+from resnets.device import choose_device, kept_threads
 from resnets.errors import UserError
 from resnets.models.resnet import ResNet
 from resnets.study.plan import Job as StudyJob
 from resnets.study.single import beginning
 from resnets.training.checkpoint import RunFolder
-from resnets.device import choose_device, kept_threads
-from resnets.training.job import Job, make_splits, fingerprint
+from resnets.training.job import Job, fingerprint, make_splits
 from resnets.training.loop import train_step
-from resnets.training.reproducibility import Basis
 from resnets.training.recipe import Recipe
+from resnets.training.reproducibility import Basis
 from resnets.training.train_state import State
 
 STEPS = (0, 1, 10, 100)
@@ -76,7 +76,7 @@ def _first(state: State, stream: TrainLoader, recipe: Recipe) -> Iterator[tuple[
 
 def _job(folder: RunFolder, basis: Basis) -> Job:
     stored, recipe = basis.data, basis.recipe
-    dataset = open_data(stored["data"], max_bad=recipe.max_bad)
+    dataset = open_data(stored["data"], max_corrupt=recipe.max_corrupt)
     if fingerprint(dataset) != stored["fingerprint"]:
         raise UserError(f"{folder.path}: the images in {stored['data']} are not those of the run")
     parts = make_splits(dataset, recipe, held_out=stored["held_out"])

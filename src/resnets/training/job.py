@@ -19,23 +19,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resnets.data import DataSet, Images, Split, stratified_split
 from resnets.data.augment import Augment
 from resnets.data.loader import EvalLoader, TrainLoader, channel_statistics
 from resnets.data.transforms import Preprocess
-from resnets.data import DataSet, Images, Split, stratified_split
+from resnets.device import autocast
 from resnets.errors import UserError
 from resnets.evaluation.metrics import Scores, evaluate
-from resnets.models.registry import create_model
-from resnets.models.layers import Whitening
-from resnets.models.resnet import ResNet
 from resnets.models.config import ResNetConfig
+from resnets.models.layers import Whitening
+from resnets.models.registry import create_model
+from resnets.models.resnet import ResNet
+from resnets.training.auto_config import Facts
 from resnets.training.distributed import SINGLE_PROCESS, DistContext
-from resnets.device import autocast
-from resnets.training.signals import SignalHandler
 from resnets.training.loop import train_step
 from resnets.training.optimizer import trains_only_head
-from resnets.training.auto_config import Facts
 from resnets.training.recipe import Recipe
+from resnets.training.signals import SignalHandler
 from resnets.training.train_state import State
 
 VALIDATION_BATCH = 250
@@ -101,7 +101,7 @@ class Job:
 
     recipe: Recipe
     classes: tuple[str, ...]
-    parts: Splits
+    splits: Splits
     preprocess: Preprocess
     device: torch.device
     stream: TrainLoader
@@ -110,9 +110,15 @@ class Job:
 
     @classmethod
     def build(
-        cls, recipe: Recipe, parts: Splits, *, classes: Sequence[str], device: torch.device,
-        preprocess: Mapping[str, Any] | None = None, ranks: DistContext = SINGLE_PROCESS,
-    ) -> Job:  # fmt: skip
+        cls,
+        recipe: Recipe,
+        parts: Splits,
+        *,
+        classes: Sequence[str],
+        device: torch.device,
+        preprocess: Mapping[str, Any] | None = None,
+        ranks: DistContext = SINGLE_PROCESS,
+    ) -> Job:
         """Decode what fits in memory and set up the streams; a resumed run gives `preprocess`.
 
         Of several ranks each has its slice of every training batch, and of the validation part.
@@ -122,8 +128,8 @@ class Job:
         shape: dict[str, Any] = {
             "size": recipe.size,
             "channels": parts.train.channels,
-            "fit": recipe.fit,
-            "views": recipe.views,
+            "resize_mode": recipe.resize_mode,
+            "tta": recipe.tta,
         }
         if preprocess is None:
             plain = Preprocess(**shape)
@@ -131,13 +137,20 @@ class Job:
             preprocess = shape | {"mean": mean, "std": std}
         exact = Preprocess(**preprocess)
         places: dict[str, Any] = {
-            "device": device, "workers": recipe.workers, "cache_mb": recipe.cache_mb,
-        }  # fmt: skip
+            "device": device,
+            "workers": recipe.workers,
+            "cache_mb": recipe.cache_mb,
+        }
         stream = TrainLoader(
-            parts.train, preprocess=exact, augment=augmentation(recipe), num_classes=len(classes),
-            batch_size=recipe.batch_size, seed=recipe.seed, **places,
-            places=ranks.slice(recipe.batch_size, accumulate=recipe.accumulate),
-        )  # fmt: skip
+            parts.train,
+            preprocess=exact,
+            augment=augmentation(recipe),
+            num_classes=len(classes),
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            **places,
+            places=ranks.slice(recipe.batch_size, grad_accum_steps=recipe.grad_accum_steps),
+        )
         validation = EvalLoader(
             ranks.part(parts.val), preprocess=exact, batch_size=VALIDATION_BATCH, **places
         )
@@ -163,9 +176,12 @@ class Job:
         part = self.splits.train
         places = np.linspace(0, len(part) - 1, min(len(part), WHITENING_IMAGES)).round()
         some = EvalLoader(
-            part.subset(places.astype(np.int64)), preprocess=self.preprocess,
-            batch_size=WHITENING_IMAGES, device=torch.device("cpu"), workers=0,
-        )  # fmt: skip
+            part.subset(places.astype(np.int64)),
+            preprocess=self.preprocess,
+            batch_size=WHITENING_IMAGES,
+            device=torch.device("cpu"),
+            workers=0,
+        )
         return next(iter(some)).images
 
     def new_model_config(self) -> ResNetConfig:
@@ -220,7 +236,7 @@ class Job:
                 break
         # Medians: a neighbour, or memory that the system has to find first, can stop one a while.
         head_only, whole = (statistics.median(times[kind] or times[False]) for kind in times)
-        seconds = recipe.head_first * head_only + (1 - recipe.head_first) * whole
+        seconds = recipe.freeze_backbone * head_only + (1 - recipe.freeze_backbone) * whole
         return seconds, self._image_seconds(trial.model, limit=limit / 4)
 
     def _image_seconds(self, model: nn.Module, *, limit: float) -> float:
@@ -249,17 +265,17 @@ class Job:
 
 def augmentation(recipe: Recipe) -> Augment:
     """The data room's record of the recipe's augmentation fields."""
-    assert recipe.crop != "auto" and recipe.policy != "auto", "resolve the recipe first"
+    assert recipe.crop != "auto" and recipe.auto_augment != "auto", "resolve the recipe first"
     return Augment(
         crop=recipe.crop,
-        shift=recipe.shift if recipe.crop == "shift" else 0,
+        crop_padding=recipe.crop_padding if recipe.crop == "shift" else 0,
         fill=recipe.fill,
         min_area=recipe.min_area,
         flip=recipe.flip,
         erasing=recipe.erasing,
         mixup=recipe.mixup,
         cutmix=recipe.cutmix,
-        policy=recipe.policy,
+        auto_augment=recipe.auto_augment,
     )
 
 

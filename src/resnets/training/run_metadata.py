@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from resnets.data import NAMES, DataSet
-from resnets.training.checkpoint import RUNS, RunFolder, is_run
 from resnets.device import describe_environment
-from resnets.training.job import Job, content_digest, fingerprint
 from resnets.training.auto_config import Plan
+from resnets.training.checkpoint import RUNS, RunFolder, is_run
+from resnets.training.job import Job, content_digest, fingerprint
 
 COMMAND_FILE = "command.json"
 BEGINNING = ("checkpoints", "metrics.jsonl", COMMAND_FILE, "data.json", "environment.json")

@@ -12,15 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from resnets.device import place
 from resnets.models.resnet import ResNet
 from resnets.training.checkpoint import Checkpoint, RunFolder
-from resnets.device import place
 from resnets.training.optimizer import make_average, make_optimizer
 from resnets.training.recipe import Recipe
 
 _SCALARS = (
-    "step", "validated", "best_score", "best_step", "validations_since_best", "replaced",
-)  # fmt: skip
+    "step",
+    "validated",
+    "best_score",
+    "best_step",
+    "validations_since_best",
+    "replaced",
+)
 
 
 @dataclass(eq=False)

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from resnets.data.sources.npz import found_in, read_npz
+from resnets.data.packed_strings import Array
 from resnets.data.sources.cache_dir import data_home
 from resnets.data.sources.indexing import Found
-from resnets.data.packed_strings import Array
+from resnets.data.sources.npz import found_in, read_npz
 from resnets.errors import UserError
 
 EMBEDDED = "fashion-mini"

@@ -22,8 +22,8 @@ import numpy as np
 
 from resnets.data.decode import DecodeError, inspect
 from resnets.data.file_store import Files
-from resnets.data.sources.cache_dir import data_home
 from resnets.data.packed_strings import Array, Names
+from resnets.data.sources.cache_dir import data_home
 
 REMEMBERED_FROM = 10_000  # files: fewer are read again in a second
 SETTLED = (
@@ -50,8 +50,10 @@ def read_headers(
         try:
             remember(place, files.names, stamps, headers * settled[:, None])
         except OSError as error:
-            notices = (f"the headers of {source} could not be remembered ({error}): "
-                       "the next start reads them again",)  # fmt: skip
+            notices = (
+                f"the headers of {source} could not be remembered ({error}): "
+                "the next start reads them again",
+            )
     return headers, reasons, notices
 
 

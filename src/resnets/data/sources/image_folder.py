@@ -23,8 +23,8 @@ import numpy as np
 
 from resnets.data.decode import SUFFIXES
 from resnets.data.file_store import Paths
-from resnets.data.sources.indexing import Found, Listing, numbered
 from resnets.data.packed_strings import Names
+from resnets.data.sources.indexing import Found, Listing, numbered
 from resnets.errors import UserError
 
 PARTS = {

@@ -12,11 +12,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from resnets.data.dataset import Images
 from resnets.data.file_store import Paths
+from resnets.data.packed_strings import Names
 from resnets.data.sources.image_folder import PART_ORDER, PARTS, class_name, printable
 from resnets.data.sources.indexing import Found, Listing, numbered
-from resnets.data.packed_strings import Names
-from resnets.data.dataset import Images
 from resnets.errors import UserError, unknown
 
 Row = dict[str, str]
@@ -44,7 +44,7 @@ def read_manifest(path: Path) -> Found:
         first = printable(rows["all"][0][0])
         raise UserError(f"{path} gives a split for some rows but none for {first}")
     classes = tuple(sorted({label for content in rows.values() for _, label in content}))
-    splits: dict[str, Images | Listing] = {}
+    parts: dict[str, Images | Listing] = {}
     for part in (part for part in PART_ORDER if part in rows):
         names, labels = zip(*rows[part], strict=True)
         parts[part] = Listing(Paths(str(base), Names.of(names)), numbered(labels, classes))

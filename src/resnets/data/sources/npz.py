@@ -14,9 +14,9 @@ from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
-from resnets.data.sources.indexing import Found
-from resnets.data.packed_strings import Array
 from resnets.data.dataset import Images
+from resnets.data.packed_strings import Array
+from resnets.data.sources.indexing import Found
 from resnets.errors import UserError
 
 _PARTS = ("train", "val", "test")

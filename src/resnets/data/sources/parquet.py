@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from resnets.data.packed_strings import Names
 from resnets.data.sources.image_folder import PART_ORDER, PARTS, shortened
 from resnets.data.sources.indexing import Found, Listing, numbered
-from resnets.data.packed_strings import Names
 from resnets.data.sources.row_group_store import Rows, Table
 from resnets.errors import UserError
 
