@@ -22,7 +22,7 @@ slow: .venv/dev-installed
 .venv/core-installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing resnets and its core libraries into .venv (torch is large: a minute or more)"
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[report]'
 	touch $@
 
 .venv/dev-installed: pyproject.toml .venv/core-installed
