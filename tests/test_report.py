@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnets.deploy.predictor import Prediction
-from resnets.evaluation import wilson
+from resnets.evaluation.metrics import wilson
+from resnets.inference.predictor import Prediction
 from resnets.report.findings import Finding, confusions, score_findings, training_findings
 from resnets.report.guardrails import cautions_of
 from resnets.report.page import (
@@ -197,8 +197,8 @@ def test_page_needs_nothing_but_itself(run: Path) -> None:
     assert policy is not None
     assert "default-src 'none'" in policy
     assert "http" not in policy
-    for spec in page.charts.values():
-        assert "url" not in json.dumps(spec)
+    for config in page.charts.values():
+        assert "url" not in json.dumps(config)
 
 
 def test_each_chart_is_in_the_page_and_in_the_figures(run: Path) -> None:
@@ -244,12 +244,12 @@ def test_the_lines_of_python_work(tmp_path: Path) -> None:
 def test_every_chart_has_an_alt_text_and_a_table(run: Path) -> None:
     page, html = Page(run), run.read_text(encoding="utf-8")
     for name in LEARNING + QUALITY:
-        spec = page.charts[name]
-        assert len(spec["description"]) > 40
+        config = page.charts[name]
+        assert len(config["description"]) > 40
         article = html[html.rindex("<article>", 0, html.index(f'id="{name}"')) :]
         article = article[: article.index("</article>")]
         pictures = [a for tag, a in Page(article).elements if a.get("class") == "static"]
-        assert [picture["alt"] for picture in pictures] == [spec["description"]]
+        assert [picture["alt"] for picture in pictures] == [config["description"]]
         assert "<table" in article or name == "per_class"
         assert ("<details>" in article) == (name != "per_class")
         title = re.search(r"<h3>(.*?)</h3>", article)

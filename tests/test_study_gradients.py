@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from resnets.study.report.evidence import Row
 from resnets.study.report.gradients import gradients as profiles_of
+
+from resnets.study.report.evidence import Row
 
 
 def profiles(*stems: float) -> list[Row]:

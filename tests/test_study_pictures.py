@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from resnets.study.report.evidence import Evidence
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.inside import inside_figures
+
+from resnets.study.report.evidence import Evidence
 from resnets.study.tables import probe_path
 from tiny_evidence import write_across
 

@@ -12,18 +12,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-from resnets.cli import main
 from resnets.report.style import POLICY
-from resnets.study import everything
-from resnets.study.report import layers
 from resnets.study.report.atlas import init_figures
 from resnets.study.report.curves import rates_sentence
 from resnets.study.report.degradation import degradation_sentence, training_figures
-from resnets.study.report.evidence import Evidence
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.inside import inside_figures
 from resnets.study.report.writing import write_study_report
+
+from resnets.cli.main import main
+from resnets.study import everything
+from resnets.study.report import layers
+from resnets.study.report.evidence import Evidence
 from resnets.study.tables import probe_path, read_table, write_table
 from tiny_evidence import (
     GROWTH,

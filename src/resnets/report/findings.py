@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from resnets.evaluation import wilson
+from resnets.evaluation.metrics import wilson
 from resnets.report.html import finite, percent, shorten, tidy
 
 Record = Mapping[str, Any]

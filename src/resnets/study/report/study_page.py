@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from resnets.device import describe_environment
 from resnets.errors import UserError
-from resnets.modelfile import read_model
+from resnets.inference.model_file import read_model
 from resnets.report.html import render
 from resnets.study.executors import num_cores
 from resnets.study.plan import PRESETS
@@ -26,7 +27,6 @@ from resnets.study.report.judging import Judged as ClaimResult
 from resnets.study.report.judging import judge_all
 from resnets.study.report.page import effect_text
 from resnets.study.tables import AGAINST
-from resnets.training.environment import describe_environment
 
 # The figures of each section, in the order of the page.
 SECTIONS = {
