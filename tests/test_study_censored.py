@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from resnets.study.report.degradation import training_figures
-from resnets.study.report.exhibit import Exhibit
 
 from resnets.cli.main import main
 from resnets.study.account import summary_lines
 from resnets.study.report.claims import STORED, read_claims
+from resnets.study.report.degradation import training_figures
 from resnets.study.report.evidence import Evidence
+from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.judging import Judged, judge_all
 from resnets.study.report.page import study_page
 from resnets.study.summary import summarise

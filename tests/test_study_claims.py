@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from resnets.study.report.atlas import verdict_sentence
 
 from resnets.cli.main import main
 from resnets.errors import UserError
+from resnets.study.report.atlas import verdict_sentence
 from resnets.study.report.claims import STORED, read_claims
 from resnets.study.report.evidence import Evidence
 from resnets.study.report.judging import judge_all

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from resnets.cli.main import main
 from resnets.report.style import POLICY
 from resnets.study.report.atlas import init_figures
 from resnets.study.report.curves import rates_sentence

@@ -65,9 +65,13 @@ class TrainingResult:
 
 
 def finish(
-    job: Job, folder: RunFolder, *, notices: Sequence[str], cautions: Sequence[str],
+    job: Job,
+    folder: RunFolder,
+    *,
+    notices: Sequence[str],
+    cautions: Sequence[str],
     tell: Callable[[str], None],
-) -> TrainingResult:  # fmt: skip
+) -> TrainingResult:
     """Model file, final scores of that very file, page and pictures.
 
     `notices` stand on the page, and `cautions` wherever the scores do; `tell` hears a new notice.
@@ -79,9 +83,13 @@ def finish(
     try:
         save_model(path, _contents(job, folder, scores=None))
         scores = score(
-            read_model(path), images, device=job.device, workers=job.recipe.workers or 0,
-            watch=mistakes, cache_mb=job.recipe.cache_mb,
-        )  # fmt: skip
+            read_model(path),
+            images,
+            device=job.device,
+            workers=job.recipe.workers or 0,
+            watch=mistakes,
+            cache_mb=job.recipe.cache_mb,
+        )
         for text in [*left_out(scores, images), *missing_charts()]:
             notices = [*notices, text]
             tell(text)
@@ -101,11 +109,14 @@ def _contents(job: Job, folder: RunFolder, *, scores: dict[str, Any] | None) -> 
     recipe = {k: v for k, v in asdict(job.recipe).items() if k not in OF_THE_MACHINE}
     stored = folder.read_json("data.json")
     return ModelFile(
-        config=job.new_model_config(), preprocess=job.preprocess, classes=job.classes, scores=scores,
+        config=job.new_model_config(),
+        preprocess=job.preprocess,
+        classes=job.classes,
+        scores=scores,
         recipe=json.loads(json.dumps(recipe)),
         data={key: stored[key] for key in ("name", "fingerprint", "sizes")},
         weights=folder.load_best().tensors,
-    )  # fmt: skip
+    )
 
 
 def _samples(job: Job) -> list[tuple[NDArray[np.uint8], str]]:

@@ -155,9 +155,13 @@ class Probe:
                 display({"kind": "notice", "text": f"{seconds:6.1f} s  {text}"})
 
             paths = probe_model(
-                self.model, data=self.data, against=self.against, out=self.out,
-                device=self.device, say=say,
-            )  # fmt: skip
+                self.model,
+                data=self.data,
+                against=self.against,
+                out=self.out,
+                device=self.device,
+                say=say,
+            )
         for path in paths:
             print(path)
         return 0

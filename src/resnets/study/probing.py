@@ -24,6 +24,7 @@ from resnets.study.plan import Job
 from resnets.study.replay import networks_by_step, networks_of_job
 from resnets.study.tables import ACROSS, AGAINST, probe_path, write_table
 from resnets.training.checkpoint import RunFolder, is_run
+from resnets.training.job import make_splits
 from resnets.training.reproducibility import Basis
 
 
