@@ -7,6 +7,7 @@ it has charts, the chart library (Vega, 0.9 MB).
 from __future__ import annotations
 
 import base64
+import io
 import json
 import math
 import re
@@ -17,9 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from resnets.report.charts import Figure
+
+# Pixels of the longer side up to which an image keeps every pixel; that of a photo on the page.
+SMALL, _PHOTO = 96, 208
 
 
 def render(template: str, *, package: str = "resnets.report", charts: bool, **values: Any) -> str:
@@ -80,6 +87,25 @@ def picture_address(svg: str, *, bitmap: bool) -> str:
 def data_address(kind: str, content: bytes) -> str:
     """Return an address that is the content itself."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def image_address(pixels: np.ndarray) -> tuple[str, str]:
+    """Return an image as an address that holds it, and the class of style that suits it.
+
+    Small images keep every pixel, as PNG; photos are scaled down, as JPEG.
+
+    Args:
+        pixels: H W C, 8 bits, grey or RGB.
+    """
+    height, width, channels = pixels.shape
+    image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    buffer = io.BytesIO()
+    if max(height, width) <= SMALL:
+        image.save(buffer, "PNG", optimize=True)
+        return data_address("image/png", buffer.getvalue()), "pixels"
+    image.thumbnail((_PHOTO, _PHOTO), Image.Resampling.LANCZOS)
+    image.save(buffer, "JPEG", quality=82, optimize=True)
+    return data_address("image/jpeg", buffer.getvalue()), "photo"
 
 
 def _library() -> Markup:
