@@ -18,7 +18,6 @@ from resnets.report.style import POLICY
 from resnets.study import everything
 from resnets.study.report import layers
 from resnets.study.report.atlas import init_figures
-from resnets.study.report.correlation import correlation_sentence
 from resnets.study.report.curves import rates_sentence
 from resnets.study.report.degradation import degradation_sentence, training_figures
 from resnets.study.report.evidence import Evidence
@@ -40,10 +39,9 @@ from tiny_evidence import (
 MOST_BYTES = 5e6
 SECTIONS = {
     "In training": ("degradation", "curves", "rates"),
-    "At initialisation": ("atlas", "slopes", "correlation", "verdicts"),
+    "At initialisation": ("atlas", "verdicts"),
     "Inside trained networks": (
-        "paths", "lesions", "reordering", "use", "responses", "similarity", "across", "landscape",
-        "surface",
+        "paths", "lesions", "use", "responses", "similarity", "across", "landscape",
     ),
 }  # fmt: skip
 EXHIBITS = [name for names in SECTIONS.values() for name in names]
@@ -194,7 +192,6 @@ def test_rows_without_values_leave_their_words_out() -> None:
     assert layers.responses(rows, (), "") is None
     assert layers.similarity_sentence(rows) == "The layers' similarity is not defined here."
     assert layers.similarity({"net": rows["net"][:1]}, (), "") is None
-    assert "nothing to compare" in correlation_sentence([], [])
 
 
 def test_a_rate_lost_to_divergence_is_not_at_the_edge() -> None:
@@ -211,13 +208,10 @@ def test_the_sentences_at_initialisation_follow_the_numbers(tmp_path: Path) -> N
     figures = init_figures(Evidence.read(tmp_path))
     told = exhibit(figures, "atlas").sentence
     assert "grows on its way back in plain + BN (10²⁰) and residual, no norm (10³⁰)" in told
-    assert "gradients of plain networks with batch norm grow" in exhibit(figures, "slopes").sentence
-    assert "look the same" in exhibit(figures, "correlation").sentence
     assert "plain networks with batch norm explode" in exhibit(figures, "verdicts").sentence
     write_init(tmp_path, GROWTH | {"plain-bn": -0.2})
     figures = init_figures(Evidence.read(tmp_path))
     assert "dies in plain + BN (10⁻²⁰)" in exhibit(figures, "atlas").sentence
-    assert "batch norm shrink" in exhibit(figures, "slopes").sentence
     assert "plain networks with batch norm" not in exhibit(figures, "verdicts").sentence
 
 

@@ -14,7 +14,7 @@ from html import escape
 
 import vl_convert
 
-from resnets.report.figure import Figure, tidy
+from resnets.report.charts import Figure, tidy
 from resnets.report.style import POLICY, SCRIPT, STYLE
 
 

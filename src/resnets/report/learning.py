@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.figure import BLUE, GREY, INK, ORANGE, Figure, finite, percent
+from resnets.report.charts import BLUE, GREY, INK, ORANGE, Figure, finite, percent
 
 MOST_POINTS = 500  # of one curve: more than a screen can show
 _HEIGHT = 270

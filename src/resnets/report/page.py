@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from resnets.report.figure import Figure, finite, percent, shorten
+from resnets.report.charts import Figure, finite, percent, shorten
 from resnets.report.frame import columns, document, drawing, section, table_of_facts, text
 from resnets.report.pictures import MOST_PICTURES, grid
 from resnets.report.quality import confusions

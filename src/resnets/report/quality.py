@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.figure import BLUE, GREY, INK, ORANGE, Figure, finite, percent, shorten, tidy
+from resnets.report.charts import BLUE, GREY, INK, ORANGE, Figure, finite, percent, shorten, tidy
 
 MOST_BARS = 100  # classes; of more, those with the lowest recall
 _COUNTED = 20  # classes up to which each cell of the matrix has room for its count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resnets.report.figure import FONT, INK
+from resnets.report.charts import FONT, INK
 
 # no request to anywhere; Vega builds its expressions as functions, hence 'unsafe-eval'
 POLICY = (

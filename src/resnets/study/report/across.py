@@ -11,7 +11,7 @@ import statistics
 
 import altair as alt
 
-from resnets.report.figure import INK, Figure, finite
+from resnets.report.charts import INK, Figure, finite
 from resnets.study.report.evidence import Row, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.layers import similarity_map

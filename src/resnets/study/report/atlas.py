@@ -14,16 +14,12 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.figure import INK, Figure, finite
+from resnets.report.charts import INK, Figure, finite
 from resnets.study.init.geometry import INPUTS
-from resnets.study.report.correlation import correlation, families_of
 from resnets.study.report.cosines import cosines
 from resnets.study.report.evidence import Evidence, Row, median_by, select
 from resnets.study.report.exhibit import Exhibit
-from resnets.study.report.growth import growth
-from resnets.study.report.look import AT_INIT, Drawn, data
-from resnets.study.report.shattering import shattering
-from resnets.study.report.spectrum import spectrum
+from resnets.study.report.look import AT_INIT, Drawn, data, families_of
 from resnets.study.report.words import and_, times
 
 KIND = "init-dense"
@@ -62,11 +58,7 @@ def init_figures(evidence: Evidence) -> list[Exhibit]:
     command = f"resnets study init --out {evidence.folder}"
     found = [
         _atlas(tables["init_backward"], command),
-        *growth(tables["init"], tables["init_theory"], command),
         *cosines(tables["init_backward"], tables["init_theory"], command),
-        correlation(tables["init_forward"], tables["init_theory"], command),
-        shattering(select(evidence.table("init_shattering"), study=KIND), command),
-        spectrum(select(evidence.table("init_jacobian"), study=KIND), command),
         _verdicts(tables["init"], command),
     ]
     return [exhibit for exhibit in found if exhibit is not None]

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from resnets.report.figure import Figure, finite
+from resnets.report.charts import Figure, finite
 from resnets.study.init.verdicts import NEIGHBOURS, SHATTERED
-from resnets.study.report.correlation import families_of
 from resnets.study.report.evidence import Row, median_by, select
 from resnets.study.report.exhibit import Exhibit
-from resnets.study.report.look import AT_INIT, beside_theory
+from resnets.study.report.look import AT_INIT, beside_theory, families_of
 from resnets.study.report.words import and_
 
 TWINS = {"without norm": ("plain", "residual"), "with batch norm": ("plain-bn", "residual-bn")}

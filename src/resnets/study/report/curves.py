@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.figure import INK, Figure, finite
+from resnets.report.charts import INK, Figure, finite
 from resnets.study.report.evidence import Row, median_by, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, data, faded, switch, switched, switched_axis

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from resnets.report.figure import Figure, finite, percent
+from resnets.report.charts import Figure, finite, percent
 from resnets.study.plan import PRESETS
 from resnets.study.report.curves import TWINS, curves, depths_of, rate_words, rates
 from resnets.study.report.evidence import Evidence, Row, one, select

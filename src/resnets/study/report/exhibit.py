@@ -14,7 +14,7 @@ from html import escape
 from pathlib import Path
 from xml.etree import ElementTree
 
-from resnets.report.figure import FONT, INK, Figure, save_svg, tidy
+from resnets.report.charts import FONT, INK, Figure, save_svg, tidy
 from resnets.study.report.words import RAISED
 
 MARGIN, LINE, GAP = 20, 22, 14  # pixels

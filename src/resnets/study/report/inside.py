@@ -11,7 +11,7 @@ from pathlib import Path
 
 import altair as alt
 
-from resnets.report.figure import GREY, Figure, finite, percent
+from resnets.report.charts import GREY, Figure, finite, percent
 from resnets.study.report.across import across
 from resnets.study.report.evidence import Evidence, Row, one, select
 from resnets.study.report.exhibit import Exhibit
@@ -19,8 +19,6 @@ from resnets.study.report.gradients import gradients
 from resnets.study.report.landscape import landscape
 from resnets.study.report.layers import responses, similarity, use
 from resnets.study.report.look import Drawn, Mark, Series, count_axis, data, faded
-from resnets.study.report.reordering import reordering
-from resnets.study.report.surface import surface
 from resnets.study.report.words import LITTLE_LEFT, and_
 from resnets.study.tables import AGAINST
 
@@ -40,9 +38,9 @@ MOST_NETWORKS = 4
 def inside_figures(evidence: Evidence) -> list[Exhibit]:
     """Those of the figures inside trained networks that have something to show."""
     made = (
-        ("gradients", gradients), ("paths", paths), ("lesions", lesions), ("lesions", reordering),
+        ("gradients", gradients), ("paths", paths), ("lesions", lesions),
         ("use", use), ("responses", responses), ("similarity", similarity), ("across", across),
-        ("landscape", landscape), ("landscape", surface),
+        ("landscape", landscape),
     )  # fmt: skip
     exhibits = []
     for table, make in made:

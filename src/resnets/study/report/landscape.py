@@ -10,7 +10,7 @@ import statistics
 
 import altair as alt
 
-from resnets.report.figure import Figure, finite
+from resnets.report.charts import Figure, finite
 from resnets.study.report.evidence import Row, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, data, marks_of, switch, switched, switched_axis

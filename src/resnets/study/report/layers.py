@@ -10,7 +10,7 @@ import statistics
 
 import altair as alt
 
-from resnets.report.figure import GREY, Figure, finite, percent
+from resnets.report.charts import GREY, Figure, finite, percent
 from resnets.study.report.evidence import Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Series, count_axis, data, faded

@@ -15,7 +15,7 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.figure import BLUE, GREY, INK, ORANGE
+from resnets.report.charts import BLUE, GREY, INK, ORANGE
 from resnets.study.report.evidence import Row
 
 Drawn = alt.LayerChart | alt.FacetChart
@@ -69,6 +69,12 @@ def marks_of(names: Sequence[str]) -> dict[str, Mark]:
     own = [MARKS[name] for name in names if name in MARKS]
     free = cycle(mark for mark in MARKS.values() if mark not in own)
     return {name: MARKS[name] if name in MARKS else next(free) for name in names}
+
+
+def families_of(rows: Sequence[Row]) -> list[str]:
+    """Return the families of these rows in the order of the legend, plain first."""
+    found = {row["family"] for row in rows}
+    return [name for name in AT_INIT if name in found]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from resnets.report.figure import percent
+from resnets.report.charts import percent
 from resnets.report.frame import document, drawing, section, table_of_facts, text
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.judging import Judged

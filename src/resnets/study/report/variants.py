@@ -13,7 +13,7 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.figure import BLUE, INK, ORANGE, Figure, finite, percent
+from resnets.report.charts import BLUE, INK, ORANGE, Figure, finite, percent
 from resnets.study.cells import DOSES, FAMILIES
 from resnets.study.report.curves import TWINS, rate_words
 from resnets.study.report.evidence import Row, one, select
