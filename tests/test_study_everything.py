@@ -31,7 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     atlas = partial(measure_init, depths=(2, 6), widths=(8,), draws=2)
     for room, name, value in (
         (everything, "measure_init", atlas), (landscape, "DIRECTIONS", 2), (landscape, "STEPS", 3),
-        (landscape, "PLANE_STEPS", 3), (lesions, "DRAWS", 1), (inside, "IMAGES", 64),
+        (lesions, "DRAWS", 1), (inside, "IMAGES", 64),
     ):  # fmt: skip
         monkeypatch.setattr(room, name, value)
 

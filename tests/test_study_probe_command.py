@@ -27,7 +27,7 @@ from tiny_chains import K, network, sample, trained
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer points, so that everything together takes seconds."""
     for room, name, value in (
-        (landscape, "DIRECTIONS", 2), (landscape, "STEPS", 3), (landscape, "PLANE_STEPS", 3),
+        (landscape, "DIRECTIONS", 2), (landscape, "STEPS", 3),
         (lesions, "DRAWS", 1), (inside, "IMAGES", 64),
     ):  # fmt: skip
         monkeypatch.setattr(room, name, value)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from resnets.errors import UserError
 from resnets.study.adapters import take_apart
-from resnets.study.landscape import loss_lines, loss_plane
-from resnets.study.lesions import intact, remove_each, remove_several, reorder
+from resnets.study.landscape import loss_lines
+from resnets.study.lesions import intact, remove_each, remove_several
 from resnets.study.paths import path_rows
 from resnets.study.responses import gradient_profile, layer_responses
 from resnets.study.similarity import cka_rows
@@ -88,19 +88,15 @@ def probe(
     say("similarity of the layers")
     tables["similarity"] = cka_rows(chain, images, chain, images, metric="cka")
     say(f"paths: all 2^{len(chain.units)} of them")
-    tables["paths"] = path_rows(chain, images, targets, seed=SEED)
+    tables["paths"] = path_rows(chain, images, targets)
     say("lesions")
     tables["lesions"] = [
         *intact(chain, *first(LESION_IMAGES)),
         *remove_each(chain, *first(LESION_IMAGES)),
         *remove_several(chain, *first(LESION_IMAGES), seed=SEED),
-        *reorder(chain, *first(LESION_IMAGES), seed=SEED),
     ]
     say("loss along random directions")
-    tables["landscape"] = [
-        *loss_lines(chain, *first(LANDSCAPE_IMAGES), seed=SEED),
-        *loss_plane(chain, *first(LANDSCAPE_IMAGES), seed=SEED),
-    ]
+    tables["landscape"] = loss_lines(chain, *first(LANDSCAPE_IMAGES), seed=SEED)
     return {name: _signed(rows, chain) for name, rows in tables.items()}
 
 

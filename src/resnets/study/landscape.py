@@ -1,6 +1,6 @@
 """The loss around a trained network, along random directions that respect the filters' sizes.
 
-Enters: a chain, images, targets. Leaves: loss by step along several directions, and on one plane.
+Enters: a chain, images, targets. Leaves: loss by step along several directions.
 The idea (Li 2018, arXiv 1712.09913, section 4): a network with batch norm computes the same when a
 filter is scaled, so a step means nothing before it is measured in the filter's own length. One
 picture of one direction is an anecdote: the bands are over DIRECTIONS of them. Each point is asked
@@ -13,7 +13,7 @@ Shapes: N images; W one weight tensor, O outputs first.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -27,8 +27,6 @@ from resnets.study.units import Chain, batch_statistics, score
 DIRECTIONS = 10
 STEPS = 11
 """points from -1 to 1 along a direction; odd, so that 0 is one of them"""
-PLANE_STEPS = 9
-"""points a side of the plane"""
 
 Direction = list[Tensor]  # one tensor a parameter
 
@@ -55,27 +53,10 @@ def loss_lines(chain: Chain, images: Tensor, targets: Tensor, *, seed: int) -> l
     for draw in range(DIRECTIONS):
         direction = filter_normalised(moved.network, seed=seed + draw)
         for step in _steps(STEPS):
-            with _moved(moved.network, [(step, direction)]):
+            with _moved(moved.network, step, direction):
                 for name, value in _losses(moved, images, targets).items():
                     row = {"metric": f"line_{name}", "draw": draw, "x": step}
                     rows.append({**row, **finite(value)})
-    return rows
-
-
-def loss_plane(chain: Chain, images: Tensor, targets: Tensor, *, seed: int) -> list[Row]:
-    """L(w + a d + b e) with statistics re-estimated: a second view, one pair of directions.
-
-    `x` is a; `draw` counts b from -1 to 1 in PLANE_STEPS steps.
-    """
-    moved = take_apart(copy.deepcopy(chain.network))
-    first, second = (filter_normalised(moved.network, seed=seed + n) for n in range(2))
-    rows: list[Row] = []
-    for place, b in enumerate(_steps(PLANE_STEPS)):
-        for a in _steps(PLANE_STEPS):
-            with _moved(moved.network, [(a, first), (b, second)]):
-                value = _losses(moved, images, targets, both=False)["loss_recalibrated"]
-            row = {"metric": "plane_loss_recalibrated", "draw": place, "x": a}
-            rows.append({**row, **finite(value)})
     return rows
 
 
@@ -84,26 +65,22 @@ def _steps(count: int) -> list[float]:
 
 
 @torch.no_grad()
-def _losses(
-    chain: Chain, images: Tensor, targets: Tensor, *, both: bool = True
-) -> dict[str, float]:
+def _losses(chain: Chain, images: Tensor, targets: Tensor) -> dict[str, float]:
     found = {}
     for name, recalibrated in (("loss", False), ("loss_recalibrated", True)):
-        if recalibrated or both:
-            with batch_statistics(chain.network, wanted=recalibrated):
-                found[name] = score(chain(images), targets)["loss"]
+        with batch_statistics(chain.network, wanted=recalibrated):
+            found[name] = score(chain(images), targets)["loss"]
     return found
 
 
 @contextmanager
-def _moved(network: nn.Module, moves: Sequence[tuple[float, Direction]]) -> Iterator[None]:
-    """The network with weights moved by steps along directions; afterwards the old bits."""
+def _moved(network: nn.Module, step: float, direction: Direction) -> Iterator[None]:
+    """The network with weights moved by a step along a direction; afterwards the old bits."""
     weights = list(network.parameters())
     before = [weight.detach().clone() for weight in weights]
     with torch.no_grad():
-        for step, direction in moves:
-            for weight, part in zip(weights, direction, strict=True):
-                weight.add_(part, alpha=step)
+        for weight, part in zip(weights, direction, strict=True):
+            weight.add_(part, alpha=step)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A trained network loses or exchanges units, and is asked again.
+"""A trained network loses units, and is asked again.
 
 Enters: a chain, images, targets. Leaves: rows with error and loss after each lesion. The idea
 (Veit 2016, arXiv 1605.06431, section 4): if a residual network is a sum over many paths, taking one
@@ -13,7 +13,6 @@ Shapes: N images, C H W; x_l is what leaves unit l of n.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from resnets.study.tables import Row
 from resnets.study.units import Chain, Map, Unit, batch_statistics, no_grad_stream, score, through
 
 DRAWS = 5
-"""random sets of units for each number removed; random orders for each number of exchanges"""
+"""random sets of units for each number removed"""
 
 
 def intact(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
@@ -75,36 +74,6 @@ def without(
         return list(_asked_twice(metric, chain, maps, images, targets, place))
 
 
-def reorder(chain: Chain, images: Tensor, targets: Tensor, *, seed: int) -> list[Row]:
-    """Error and loss after random exchanges of units within stages (Veit 2016, figure 5b).
-
-    x is Kendall's rank correlation tau of the new order with the old one over all n units:
-    1 - 4 (pairs in the wrong order) / (n (n - 1)). Only units that keep their input's shape move.
-    """
-    groups = _movable(chain, images)
-    pairs = [pair for group in groups for pair in combinations(group, 2)]
-    generator = torch.Generator().manual_seed(seed)
-    rows: list[Row] = []
-    for count in _doubling(len(chain.units)) if pairs else ():
-        for draw in range(DRAWS):
-            order = list(range(len(chain.units)))
-            for place in torch.randint(len(pairs), (count,), generator=generator).tolist():
-                i, j = pairs[place]
-                order[i], order[j] = order[j], order[i]
-            units = [chain.units[i] for i in order]
-            where: Row = {"x": kendall_tau(order), "draw": draw}
-            with torch.no_grad():
-                rows += _asked_twice("reordered", chain, units, images, targets, where)
-    return rows
-
-
-def kendall_tau(order: Sequence[int]) -> float:
-    """Rank correlation of a permutation with the sorted one: 1 as it was, -1 reversed."""
-    n = len(order)
-    wrong = sum(a > b for a, b in combinations(order, 2))
-    return 1 - 4 * wrong / (n * (n - 1))
-
-
 def _removable(unit: Unit, before: Tensor, after: Tensor) -> bool:
     """A shortcut carries on whatever it is; the identity only what keeps its shape."""
     return unit.shortcut is not None or before.shape == after.shape
@@ -114,14 +83,6 @@ def _removable_places(chain: Chain, images: Tensor) -> list[int]:
     xs = no_grad_stream(chain, images[:1])
     ends = zip(chain.units, xs, xs[1:], strict=False)
     return [place for place, (unit, a, b) in enumerate(ends) if _removable(unit, a, b)]
-
-
-def _movable(chain: Chain, images: Tensor) -> list[list[int]]:
-    """Places of units that keep their shape, stage by stage."""
-    xs = no_grad_stream(chain, images[:1])
-    kept = [i for i in range(len(chain.units)) if xs[i].shape == xs[i + 1].shape]
-    stages = sorted({unit.stage for unit in chain.units})
-    return [[i for i in kept if chain.units[i].stage == stage] for stage in stages]
 
 
 def _doubling(most: int) -> list[int]:

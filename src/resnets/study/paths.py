@@ -27,11 +27,9 @@ from resnets.study.units import Chain, Map, Unit, no_grad_stream, through
 
 TOLERANCE = 1e-5
 """of the sum of all parts against the ordinary gradient, relative"""
-IMAGES, VEIT_IMAGES = 16, 4
+IMAGES = 16
 MEMORY = 2**29
 """bytes that the parts may take; large images are fewer"""
-VEIT_PATHS = 3
-"""sampled paths of each length"""
 TAIL = 0.025
 
 Transposed = Callable[[Tensor], Tensor]  # g -> J'g
@@ -83,35 +81,10 @@ def path_spectrum(chain: Chain, images: Tensor, targets: Tensor) -> PathSpectrum
     return PathSpectrum(parts, ordinary)
 
 
-def sampled_paths(chain: Chain, images: Tensor, targets: Tensor, *, seed: int) -> list[float]:
-    """The mean length of an image's gradient along one path, for path lengths k = 0 to n.
-
-    Veit 2016, section 5: draw k of the n units, go back through their branches only and through the
-    shortcuts of the others, take the norm. VEIT_PATHS draws a length.
-    """
-    chain = in_float64(chain)
-    n = len(chain.units)
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.rand((n + 1) * VEIT_PATHS, n, generator=generator).argsort(1).argsort(1)
-    lengths = torch.arange(n + 1).repeat_interleave(VEIT_PATHS)
-    takes = draws < lengths[:, None]  # R n: whether path r goes through the branch of a unit
-    xs = no_grad_stream(chain, images.double())
-    rows = list(_gradient(chain.head, xs[-1], targets).expand(len(takes), *xs[-1].shape))
-    for place in reversed(range(n)):
-        merge, shortcut, branch = _transposed(chain.units[place], xs[place])
-        assert shortcut is not None, "a plain network has one path"
-        maps = [branch if take else shortcut for take in takes[:, place]]
-        rows = [step(merge(row)) for step, row in zip(maps, rows, strict=True)]
-    norms = torch.stack([row.flatten(1).norm(dim=1).mean() for row in rows])
-    means: list[float] = norms.reshape(n + 1, VEIT_PATHS).mean(1).tolist()
-    return means
-
-
-def path_rows(chain: Chain, images: Tensor, targets: Tensor, *, seed: int) -> list[Row]:
+def path_rows(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     """The spectrum as a table; x is the path's length in branches.
 
-    `path_energy` is exact; `path_count` the share of paths, C(n, k) / 2^n; `path_veit` Veit's
-    measure, `path_norm` of a single sampled path times C(n, k), as shares.
+    `path_energy` is exact; `path_count` the share of paths, C(n, k) / 2^n.
     """
     count = _fitting(chain, images)
     spectrum = path_spectrum(chain, images[:count], targets[:count])
@@ -120,16 +93,12 @@ def path_rows(chain: Chain, images: Tensor, targets: Tensor, *, seed: int) -> li
     n = len(chain.units)
     counts = [math.comb(n, k) / 2**n for k in range(n + 1)]
     curves = {"path_energy": spectrum.energy.tolist(), "path_count": counts}
-    if not any(unit.shortcut is None for unit in chain.units):
-        few = min(VEIT_IMAGES, count)
-        norms = sampled_paths(chain, images[:few], targets[:few], seed=seed)
-        curves |= {"path_norm": norms, "path_veit": _shares(norms, counts)}
     rows: list[Row] = [
         {"metric": name, "x": float(k), **finite(value)}
         for name, values in curves.items()
         for k, value in enumerate(values)
     ]
-    for name in sorted(curves.keys() - {"path_norm"}):
+    for name in sorted(curves):
         for what, value in _summary(curves[name]).items():
             rows.append({"metric": f"{name}_{what}", **finite(value)})
     rows.append({"metric": "path_mismatch", **finite(spectrum.mismatch)})
@@ -168,12 +137,6 @@ def _gradient(rest: Map, x: Tensor, targets: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
         loss = F.cross_entropy(rest(x), targets, reduction="sum")
         return torch.autograd.grad(loss, x)[0]
-
-
-def _shares(norms: Sequence[float], counts: Sequence[float]) -> list[float]:
-    products = [norm * count for norm, count in zip(norms, counts, strict=True)]
-    whole = math.fsum(products) or math.nan  # no gradient has no shares
-    return [product / whole for product in products]
 
 
 def _summary(shares: Sequence[float]) -> dict[str, float]:

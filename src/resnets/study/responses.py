@@ -56,45 +56,22 @@ def _answering(residual: nn.Module) -> list[nn.Module]:
 
 
 def gradient_profile(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
-    """||dL/dx_l|| for l = 0 to n and ||dL/dW||, ||dL/dW|| / ||W|| for every filter bank W.
+    """||dL/dx_l|| for l = 0 to n.
 
     L is the mean cross-entropy of the batch, norms are over the whole tensor. Batch norms use the
     batch's own statistics, as in training: there a plain network's gradient grows backwards
     (Yang 2019, arXiv 1902.08129), and it is measured which way it goes, not assumed.
-    `x` of a weight counts the convolutions and linear maps in the order of the network.
     """
-    weights = _filters(chain.network)
-    wanted = [weight.requires_grad for weight in weights]
-    for weight in weights:
-        weight.requires_grad_(True)
-    with batch_statistics(chain.network):
-        xs = chain.stream(images)
+    with batch_statistics(chain.network), torch.enable_grad():
+        xs = [chain.stem(images).detach().requires_grad_()]
+        for unit in chain.units:
+            xs.append(unit(xs[-1]))
         loss = F.cross_entropy(chain.head(xs[-1]), targets)
-    gradients = torch.autograd.grad(loss, [*xs, *weights], allow_unused=True)
-    for weight, before in zip(weights, wanted, strict=True):
-        weight.requires_grad_(before)
-    rows: list[Row] = [
-        {"metric": "gradient_x", "unit": unit, **finite(norm(gradient))}
-        for unit, gradient in enumerate(gradients[: len(xs)])
+        gradients = torch.autograd.grad(loss, xs)
+    return [
+        {"metric": "gradient_x", "unit": unit, **finite(float(gradient.double().norm()))}
+        for unit, gradient in enumerate(gradients)
     ]
-    for number, (weight, gradient) in enumerate(zip(weights, gradients[len(xs) :], strict=True), 1):
-        size = norm(gradient)
-        ratio = size / max(norm(weight), torch.finfo(weight.dtype).tiny)
-        rows += [
-            {"metric": "gradient_weight", "x": float(number), **finite(size)},
-            {"metric": "gradient_weight_relative", "x": float(number), **finite(ratio)},
-        ]
-    return rows
-
-
-def _filters(network: nn.Module) -> list[nn.Parameter]:
-    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    return [layer.weight for layer in layers if isinstance(layer.weight, nn.Parameter)]
-
-
-def norm(tensor: Tensor | None) -> float:
-    """The Euclidean length of all numbers together, without overflow on the way."""
-    return 0.0 if tensor is None else float(tensor.detach().double().norm())
 
 
 def finite(value: float) -> Row:

@@ -46,11 +46,6 @@ def correlation_path(cosine: float, *, depth: int, beta: float = math.inf) -> Ar
     return np.array(path)
 
 
-def correlation_tail(layer: ArrayLike) -> Array:
-    """1 - c -> 9 pi^2 / (2 l^2) for the plain network, from whatever cosine it began with."""
-    return 9 * np.pi**2 / (2 * np.asarray(layer, np.float64) ** 2)
-
-
 def gradient_correlation(path: Array, *, beta: float = math.inf) -> float:
     """Cosine of the gradients at two inputs whose streams have these cosines, infinite width.
 
@@ -61,39 +56,32 @@ def gradient_correlation(path: Array, *, beta: float = math.inf) -> float:
     return float(np.prod(1 - share + share * shared_units(path[:-1])))
 
 
-def log_chi_square(degrees: int) -> tuple[float, float]:
-    """Mean and variance of log chi^2 with a whole number of degrees of freedom, exactly.
+def mean_log_chi_square(degrees: int) -> float:
+    """Mean of log chi^2 with a whole number of degrees of freedom, exactly.
 
-    psi(k/2) + log 2 and psi'(k/2), by the recurrences from k = 1 or 2.
+    psi(k/2) + log 2, by the recurrence from k = 1 or 2.
     """
     half = degrees % 2 == 1
     start = 0.5 if half else 1.0
     steps = start + np.arange((degrees - 1) // 2)
     digamma = -np.euler_gamma - (2 * math.log(2) if half else 0.0) + np.sum(1 / steps)
-    trigamma = np.pi**2 / (2 if half else 6) - np.sum(1 / steps**2)
-    return float(digamma) + math.log(2), float(trigamma)
+    return float(digamma) + math.log(2)
 
 
-def log_growth(width: int, *, weights: str) -> tuple[float, float]:
-    """Mean and variance of the change of log q (and of log |g|^2) in one plain ReLU layer, exactly.
+def log_growth(width: int, *, weights: str) -> float:
+    """Mean of the change of log q (and of log |g|^2) in one plain ReLU layer, exactly.
 
     Gaussian weights: q'/q = 2 chi^2_K / n where K of the n units are active, K ~ Binomial(n, 1/2);
-    the leading order is (-2.5/n, 5/n), Hanin 2018 (1801.03744). Orthogonal weights times sqrt 2:
-    q'/q = 2 Beta(K/2, (n-K)/2), to leading order (-1.5/n, 3/n): derived here in the same way.
-    Layers are independent, so log q_L is near Normal(L mean, L variance). K = 0 is left out.
+    the leading order is -2.5/n, Hanin 2018 (1801.03744). Orthogonal weights times sqrt 2:
+    q'/q = 2 Beta(K/2, (n-K)/2), to leading order -1.5/n: derived here in the same way. K = 0 is
+    left out.
     """
     active = np.arange(1, width + 1)
     chance = binomial(width)[1:]
     chance = chance / chance.sum()
-    means, variances = np.array([log_chi_square(int(k)) for k in active]).T
-    norm_mean, norm_variance = log_chi_square(width)
-    if weights == "gaussian":
-        means, norm_variance = means - math.log(width), 0.0
-    else:  # log Beta: its variance is psi'(K/2) - psi'(n/2)
-        means = means - norm_mean
-    means = means + math.log(2)
-    mean = float(chance @ means)
-    return mean, float(chance @ (variances - norm_variance + (means - mean) ** 2))
+    means = np.array([mean_log_chi_square(int(k)) for k in active])
+    norm = math.log(width) if weights == "gaussian" else mean_log_chi_square(width)
+    return float(chance @ (means - norm + math.log(2)))
 
 
 def residual_log_variance(depth: ArrayLike, *, beta: float = 1.0) -> Array:

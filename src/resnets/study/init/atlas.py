@@ -4,8 +4,8 @@ Jobs (a kind of layer, some draws) share nothing and run in as many processes as
 the rows are put in order afterwards, so that the tables do not depend on who was first.
 
 Tables in DIR/data: `init.csv` verdicts, slopes and where float32 is left; `init_forward.csv`,
-`init_backward.csv` profiles by unit; `init_theory.csv` their closed forms; `init_shattering.csv`,
-`init_jacobian.csv`. The metrics are described where they are measured.
+`init_backward.csv` profiles by unit; `init_theory.csv` their closed forms. The metrics are
+described where they are measured.
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ import torch
 
 from resnets.errors import UserError
 from resnets.study.executors import num_cores, on_this_machine
-from resnets.study.init.jacobian import jacobian_spectra
 from resnets.study.init.measure import Row, measured_units, propagate
 from resnets.study.init.overlay import theory_rows
-from resnets.study.init.shattering import shattering
 from resnets.study.init.verdicts import Verdict, judge
 from resnets.study.init.weights import Convolution, Dense
 from resnets.study.tables import write_table
@@ -35,7 +33,7 @@ DEPTHS = (10, 30, 100, 300, 1000, 3000, 10000)
 WIDTHS = (64, 128)
 DRAWS = 5
 SHALLOW = 1000
-"""the deepest for convolutions, the Jacobian and shattering"""
+"""the deepest for convolutions"""
 SHALLOW_DRAWS = 3
 CONVOLUTION = Convolution(16, 6)
 TOGETHER = 3
@@ -49,7 +47,6 @@ Tables = dict[str, list[Row]]
 class Job:
     """One part of the atlas: what is measured, on which layer, with which draws."""
 
-    part: str
     layer: Dense | Convolution
     depths: tuple[int, ...]
     seed: int
@@ -57,7 +54,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.part}, {self.layer.name}, draws {self.draws[0]} to {self.draws[-1]}"
+        return f"{self.layer.name}, draws {self.draws[0]} to {self.draws[-1]}"
 
     @property
     def cost(self) -> float:
@@ -65,12 +62,7 @@ class Job:
         return max(self.depths) * len(self.draws) * self.layer.width
 
     def run(self) -> Tables:
-        layer, depths, seed, draws = self.layer, self.depths, self.seed, self.draws
-        if self.part == "propagation":
-            return propagate(layer, depths=depths, seed=seed, draws=draws)
-        assert isinstance(layer, Dense)
-        measure = jacobian_spectra if self.part == "jacobian" else shattering
-        return {self.part: measure(layer, depths=depths, seed=seed, draws=draws)}
+        return propagate(self.layer, depths=self.depths, seed=self.seed, draws=self.draws)
 
 
 @dataclass(frozen=True)
@@ -143,10 +135,8 @@ def _jobs(depths: tuple[int, ...], widths: Sequence[int], draws: int, seed: int)
     numbers = tuple(range(draws))
     few = numbers[:SHALLOW_DRAWS]
     portions = [numbers[start : start + TOGETHER] for start in range(0, draws, TOGETHER)]
-    jobs = [Job("propagation", Dense(n), depths, seed, some) for n in widths for some in portions]
-    jobs.append(Job("propagation", CONVOLUTION, shallow, seed, few))
-    narrow = Dense(min(widths))
-    return jobs + [Job(part, narrow, shallow, seed, few) for part in ("shattering", "jacobian")]
+    jobs = [Job(Dense(n), depths, seed, some) for n in widths for some in portions]
+    return [*jobs, Job(CONVOLUTION, shallow, seed, few)]
 
 
 def _run(jobs: list[Job]) -> Iterator[tuple[Job, Tables]]:

@@ -1,4 +1,4 @@
-"""Streams of a batch enter, numbers about their shape leave: lengths, angles, rank.
+"""Streams of a batch enter, numbers about their shape leave: lengths and angles.
 
 The inputs are chosen so that angles mean something: the first is the base, the next four stand at
 given cosines to it, then come three pairs of neighbours; all others are independent.
@@ -20,7 +20,6 @@ COSINES = (0.0, 0.5, 0.9, 0.99)
 """of inputs 1, 2, 3, 4 to input 0"""
 PAIRS = ((0, 4), (5, 6), (7, 8), (9, 10))
 """neighbours: inputs whose cosine is the last of these"""
-INDEPENDENT = (0, 1, 5, 7, 9, 11, 12, 13, 14, 15)
 INPUTS = 16
 """of a batch; batch norm sees them all"""
 
@@ -75,23 +74,6 @@ def cosine_distances(x: Tensor) -> Tensor:
     flat = x[:, : 1 + len(COSINES)].double().flatten(3)
     units = normalize(flat, dim=-1)
     return (units[:, 1:] - units[:, :1]).square().sum(-1) / 2
-
-
-def ranks(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Stable rank and participation ratio of the independent inputs: D N R C (H W) -> D R each.
-
-    sum(s^2) / max(s^2) and sum(s^2)^2 / sum(s^4), s the singular values of the N x C H W matrix
-    (Daneshmand 2020, arXiv 2003.01652; Noci 2022): both are 1 where all inputs have one direction.
-    """
-    flat = x[:, list(INDEPENDENT)].double().flatten(3).transpose(1, 2)  # D R N' F
-    energies = torch.linalg.eigvalsh(flat @ flat.mT).clamp_min(0)
-    total = energies.sum(-1)
-    return total / energies[..., -1], total.square() / energies.square().sum(-1)
-
-
-def branch_to_shortcut(branch: Tensor, stream: Tensor) -> Tensor:
-    """|b F(x)| / |x| over a batch: D N R C (H W) -> D R (De & Smith 2020: 1/sqrt(l) with norm)."""
-    return (mean_square(branch) / mean_square(stream)).sqrt()
 
 
 def gradient_cosines(g: Tensor) -> Tensor:

@@ -1,10 +1,8 @@
 """A layer, draws and depths enter, rows leave: what propagates forward and backward, unit by unit.
 
-Metrics of the way forward, at units 0 ... L (M1-M3, M10 and M16 of the field):
+Metrics of the way forward, at units 0 ... L (M1 and M2 of the field):
     log10_variance       log10 of q_l / q_0, q the mean square of the stream
     cosine_distance      1 - cosine of two inputs' streams; x is the cosine of the inputs
-    branch_to_shortcut   |b F(x)| / |x|
-    stable_rank, participation_ratio
 and of the way back (M4), for each depth L:
     log10_gradient       log10 of |dL/dx_l| / |dL/dx_L|
     gradient_cosine      cosine of dL/dx_0 at two inputs; x is the cosine of the inputs
@@ -63,7 +61,7 @@ def propagate(
     for station in forward_stations(chain, inputs, left=forth):
         if station.unit in chain.units:
             forward += _forward_rows(chain, station)
-        stations.append(station.bare())
+        stations.append(station)
     backward: list[Row] = []
     for at in backward_stations(chain, stations, readout, left=back):
         if at.unit in chain.units:
@@ -83,16 +81,8 @@ def _forward_rows(chain: Chain, station: Station) -> Iterator[Row]:
         distances = geometry.cosine_distances(x)
         for k, cosine in enumerate(geometry.COSINES):
             metrics.append(("cosine_distance", cosine, distances[:, k]))
-        stable, participation = geometry.ranks(x)
-        metrics += [("stable_rank", None, stable), ("participation_ratio", None, participation)]
-        if station.tapes:
-            tape = station.tapes[i]
-            ratio = geometry.branch_to_shortcut(tape.branch, tape.stream)
-            metrics.append(("branch_to_shortcut", None, ratio))
         for k, member in enumerate(stack.members):
             for name, at, values in metrics:
-                if name == "branch_to_shortcut" and not member.family.shortcut:
-                    continue
                 yield from _draws(chain, member, member.depth, station.unit, name, at, values[:, k])
 
 

@@ -1,8 +1,7 @@
 """Depths and a width enter, rows leave: the closed forms of `theory.py` beside what was measured.
 
 Every metric of `measure.py` that has a closed form stands here with `theory_` before its name, for
-the same family, width and units. Some have more: `_spread` is the standard deviation over draws,
-`_tail` the limit for many units. Where a family has none, a width is small or there is a norm whose
+the same family, width and units. Where a family has none, a width is small or there is a norm whose
 closed form nobody knows, there is no row; convolutions have none. Nothing is fitted.
 """
 
@@ -18,9 +17,7 @@ from resnets.study import theory
 from resnets.study.init.geometry import COSINES, INPUTS
 
 LOG10 = math.log(10)
-PATH_UNITS = 54
-"""units of the 110 layers whose paths Veit 2016 counted"""
-SPREAD = {"plain": "gaussian", "orthogonal": "orthogonal"}
+WEIGHTS = {"plain": "gaussian", "orthogonal": "orthogonal"}
 
 Row = dict[str, Any]
 Array = theory.Array
@@ -30,10 +27,6 @@ def theory_rows(*, depths: Sequence[int], width: int, units: Sequence[int], seed
     """Rows for one width of dense networks."""
     rows: list[Row] = [*_forward(depths, width, units), *_backward(depths, width, units)]
     rows += _correlations(depths, units)
-    for length, share in enumerate(theory.binomial(PATH_UNITS).tolist()):
-        metric = "theory_path_length_share"
-        rows.append({"family": "residual", "depth": PATH_UNITS, "x": length, "metric": metric,
-                     "value": share})  # fmt: skip
     return [{"study": "init-dense", "width": width, "seed": seed} | row for row in rows]
 
 
@@ -45,11 +38,8 @@ def _forward(depths: Sequence[int], width: int, units: Sequence[int]) -> Iterato
         "skipinit": 0 * at,
         "fixup": 0 * at,
     }
-    for family, weights in SPREAD.items():
-        mean, variance = theory.log_growth(width, weights=weights)
-        logs[family] = at * mean
-        spread = np.sqrt(at * variance) / LOG10
-        yield from _curve(family, None, "log10_variance_spread", units, spread)
+    for family, weights in WEIGHTS.items():
+        logs[family] = at * theory.log_growth(width, weights=weights)
     for family, curve in logs.items():
         yield from _curve(family, None, "log10_variance", units, curve / LOG10)
     for depth in depths:
@@ -70,10 +60,8 @@ def _backward(depths: Sequence[int], width: int, units: Sequence[int]) -> Iterat
             "skipinit": 0.0,
             "fixup": 0.0,
         }
-        for family, weights in SPREAD.items():
-            growth[family], variance = theory.log_growth(width, weights=weights)
-            spread = np.sqrt(left * variance) / 2 / LOG10
-            yield from _curve(family, depth, "log10_gradient_spread", reached, spread)
+        for family, weights in WEIGHTS.items():
+            growth[family] = theory.log_growth(width, weights=weights)
         for family, rate in growth.items():
             yield from _curve(family, depth, "log10_gradient", reached, left * rate / 2 / LOG10)
         preact = theory.preactivation_log_gradient(depth, batch=INPUTS)[reached] / 2 / LOG10
@@ -101,8 +89,6 @@ def _correlations(depths: Sequence[int], units: Sequence[int]) -> Iterator[Row]:
             yield from _curve("scaled", depth, "cosine_distance", reached, distances, x=cosine)
             value = theory.gradient_correlation(path, beta=beta)
             yield from _curve("scaled", depth, "gradient_cosine", [0], [value], x=cosine)
-    late = [unit for unit in units if unit >= 10]
-    yield from _curve("plain", None, "cosine_distance_tail", late, theory.correlation_tail(late))
 
 
 def _curve(

@@ -16,7 +16,7 @@ D N R C (H W), gradients D N G C (H W), powers of two D R and D G.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -79,11 +79,6 @@ class Station:
     stacks: tuple[Stack, ...]
     streams: list[Tensor]  # D N R C (H W)
     exponents: list[Tensor]  # D R
-    tapes: list[Tape] = field(default_factory=list)  # of the last unit, whose input is scaled alike
-
-    def bare(self) -> Station:
-        """Without what only a measurement needs: half a thousand of these are kept."""
-        return replace(self, tapes=[])
 
 
 @dataclass(frozen=True)
@@ -185,7 +180,7 @@ def _advance(chain: Chain, station: Station, last: int, *, left: Range) -> tuple
     streams = list(streams)
     for i in free:
         streams[i], exponents[i] = renormalised(streams[i], exponents[i])
-    return Station(last, stacks, streams, exponents, tapes), recorded
+    return Station(last, stacks, streams, exponents), recorded
 
 
 def _retreat(chain: Chain, end: Return, recorded: Recorded, *, left: Range) -> Return:
@@ -222,7 +217,7 @@ def _of(tape: Tape, rows: list[int]) -> Tape:
     if rows == list(range(tape.positive.shape[2])):
         return tape
     normal, scale, positive = (v[:, :, rows] for v in (tape.normal, tape.scale, tape.positive))
-    return Tape(tape.stream, tape.branch, normal, scale, positive)
+    return Tape(normal, scale, positive)
 
 
 def _peaks(values: Tensor) -> Tensor:

@@ -29,10 +29,8 @@ EPS = 1e-5
 
 @dataclass(frozen=True)
 class Tape:
-    """What one unit of one stack leaves for the way back, and for those who measure."""
+    """What one unit of one stack leaves for the way back."""
 
-    stream: Tensor  # x
-    branch: Tensor  # what joins the shortcut, or is the output
     normal: Tensor  # the normalised activations, where there are any
     scale: Tensor  # 1/std that normalised them: D 1 R C (1 1)
     positive: Tensor  # 1 where the unit's ReLU passes, else 0; a float, which multiplies faster
@@ -87,11 +85,10 @@ def forward(
         if law.norm == "after":
             branch, scale = normalise(z)
             y = torch.relu(torch.addcmul(branch, law.shortcut, x))
-            tapes.append(Tape(x, branch, branch, scale, y.sign()))
+            tapes.append(Tape(branch, scale, y.sign()))
         else:
-            branch = law.strength * z
-            y = torch.addcmul(branch, law.shortcut, x)
-            tapes.append(Tape(x, branch, normal, scale, seen.sign()))
+            y = torch.addcmul(law.strength * z, law.shortcut, x)
+            tapes.append(Tape(normal, scale, seen.sign()))
         out.append(y)
     return out, tapes
 

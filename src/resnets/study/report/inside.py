@@ -25,7 +25,6 @@ from resnets.study.tables import AGAINST
 Networks = dict[str, list[Row]]
 CURVES = {
     "path_count": ("share of paths", Mark(GREY, (2, 3), "circle")),
-    "path_veit": ("Veit's measure: sampled norm x count", Mark("#E69F00", (6, 3), "triangle-up")),
     "path_energy": ("gradient's energy, exact", Mark("#0072B2", (1, 0), "square")),
 }
 STATISTICS = {
@@ -70,7 +69,7 @@ def _command(evidence: Evidence, table: str, networks: Networks) -> str:
 
 def paths(networks: Networks, tables: tuple[str, ...], command: str) -> Exhibit | None:
     """The gradient by the length of the paths that it came along; plain networks have but one."""
-    shown = {name: rows for name, rows in networks.items() if select(rows, metric="path_veit")}
+    shown = {name: rows for name, rows in networks.items() if rows[0]["family"] != "plain"}
     if not shown:
         return None
     panels = tuple(
@@ -89,9 +88,7 @@ def paths(networks: Networks, tables: tuple[str, ...], command: str) -> Exhibit 
         name="paths",
         sentence=paths_sentence(shown),
         note="A path of length k goes through k residual branches and around the others. All of "
-        "the 2^n paths are added up exactly, and their parts sum to the ordinary gradient. Veit "
-        "2016 sampled paths and multiplied their norm by their number, which counts gradients "
-        "that cancel; energy is what is left of them. A plain network has a single path, through "
+        "the 2^n paths are added up exactly, and their parts sum to the ordinary gradient. A plain network has a single path, through "
         "all units.",
         panels=panels,
         tables=tuple(t for t in tables if t.removeprefix("probe_paths_") in shown),
