@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from resnets.errors import UserError
-from resnets.study.book import Book
 from resnets.study.executors import on_a_cluster
-from resnets.study.grid import run_grid
-from resnets.study.plan import Group
+from resnets.study.twins.job_queue import run_grid
+from resnets.study.twins.run_store import Book
+from resnets.study.twins.study_config import Group
 from tiny_study import Inline, fill, tiny_plan, write_images
 
 distributed = pytest.importorskip("distributed", reason="needs the extra `cluster`")

@@ -12,9 +12,9 @@ from resnets.errors import UserError
 from resnets.models.families import MODELS
 from resnets.models.resnet import ResNet
 from resnets.models.spec import Spec
-from resnets.study.cells import DOSES, FAMILIES, spec_of
-from resnets.study.plan import PRESETS, TWINS, Plan
-from resnets.study.published import PUBLISHED
+from resnets.study.twins.published import PUBLISHED
+from resnets.study.twins.study_config import PRESETS, TWINS, Plan
+from resnets.study.twins.variants import DOSES, FAMILIES, spec_of
 from resnets.training.optim import learning_rate
 
 plans = pytest.mark.parametrize("plan", PRESETS.values(), ids=PRESETS)

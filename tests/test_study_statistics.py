@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from resnets.evaluation import wilson
-from resnets.study.account import percent, summary_lines, summary_rows
-from resnets.study.plan import SIGNIFICANT, Group, Plan
 from resnets.study.statistics import Estimate, estimate, sign_flip, verdict
-from resnets.study.summary import Summary, summarise
 from resnets.study.tables import read_table, write_table
+from resnets.study.twins.account import percent, summary_lines, summary_rows
+from resnets.study.twins.analysis import Summary, summarise
+from resnets.study.twins.study_config import SIGNIFICANT, Group, Plan
 from tiny_study import tiny_plan
 
 SIX = (0, 1, 2, 3, 4, 5)

@@ -21,12 +21,12 @@ from resnets.cli import main
 from resnets.errors import UserError
 from resnets.evaluation import Scores, evaluate
 from resnets.modelfile import read_model
-from resnets.study import single
-from resnets.study.book import Book, long_form, model_path
-from resnets.study.plan import PRESETS, Plan
-from resnets.study.single import METRICS, divergence, run, thinned
-from resnets.study.summary import summarise
 from resnets.study.tables import read_table
+from resnets.study.twins import trial
+from resnets.study.twins.analysis import summarise
+from resnets.study.twins.run_store import Book, long_form, model_path
+from resnets.study.twins.study_config import PRESETS, Plan
+from resnets.study.twins.trial import METRICS, divergence, run, thinned
 from tiny_study import STEPS, Inline, fill, tiny_plan, write_images
 
 
@@ -83,7 +83,7 @@ def test_a_run_that_diverges_in_its_evaluation_leaves_no_numbers(
         answers.append(evaluate(*arguments, **options))
         return replace(answers[-1], loss=math.nan) if len(answers) == 2 else answers[-1]
 
-    monkeypatch.setattr(single, "evaluate", scored)
+    monkeypatch.setattr(trial, "evaluate", scored)
     row = run(plan.counted(("plain", 8), 0.1, 0)).row
     assert len(answers) == 2 and row["status"] == "diverged in evaluation"
     assert not set(row) & set(METRICS)
@@ -176,7 +176,7 @@ def test_other_images_at_the_same_place_are_refused(tmp_path: Path) -> None:
         fill(tmp_path / "cut", plan, Inline(lives=4))
     rows = (tmp_path / "cut/data/runs.jsonl").read_bytes()
     write_images(tmp_path / "easy.npz", classes=2)
-    single.studied.cache_clear()  # as a new process would
+    trial.studied.cache_clear()  # as a new process would
     with pytest.raises(UserError, match="was begun with other images than"):
         Book(tmp_path / "cut", plan)
     assert (tmp_path / "cut/data/runs.jsonl").read_bytes() == rows
@@ -284,7 +284,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from tiny_study import tiny_plan
 from resnets.cli import main
-from resnets.study.plan import PRESETS
+from resnets.study.twins.study_config import PRESETS
 if __name__ == "__main__":
     PRESETS["minutes"] = tiny_plan(Path({data!r}))
     sys.exit(main(["study", "train", "--out", {out!r}, "--processes", "2"]))

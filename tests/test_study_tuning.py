@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from resnets.errors import UserError
-from resnets.study import tuning
-from resnets.study.plan import Job
-from resnets.study.single import chance_of
-from resnets.study.tuning import Choice, choose, rates_to_try, wanted
+from resnets.study.twins import lr_search
+from resnets.study.twins.lr_search import Choice, choose, rates_to_try, wanted
+from resnets.study.twins.study_config import Job
+from resnets.study.twins.trial import chance_of
 from tiny_study import tiny_plan
 
 PLAN = tiny_plan(Path("none.npz"), reserve=2)
@@ -24,7 +24,7 @@ INF = math.inf
 @pytest.fixture(autouse=True)
 def ten_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan's images are not there."""
-    monkeypatch.setattr(tuning, "chance_of", lambda setup: 0.9)
+    monkeypatch.setattr(lr_search, "chance_of", lambda setup: 0.9)
 
 
 def row(job: Job, **values: Any) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from resnets.study.account import summary_rows
-from resnets.study.book import long_form
-from resnets.study.plan import PRESETS, TWINS, Group, Plan
-from resnets.study.summary import summarise
 from resnets.study.tables import probe_path, write_table
+from resnets.study.twins.account import summary_rows
+from resnets.study.twins.analysis import summarise
+from resnets.study.twins.run_store import long_form
+from resnets.study.twins.study_config import PRESETS, TWINS, Group, Plan
 
 Row = dict[str, Any]
 DEPTHS, SEEDS = (8, 20, 56), tuple(range(6))

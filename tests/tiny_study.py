@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from resnets.study.book import Book
-from resnets.study.grid import run_grid
-from resnets.study.plan import SMALL, TWINS, Group, Plan
+from resnets.study.twins.job_queue import run_grid
+from resnets.study.twins.run_store import Book
+from resnets.study.twins.study_config import SMALL, TWINS, Group, Plan
 
 STEPS = 24
 

@@ -90,8 +90,8 @@ class Train:
 
     def run(self, started: float) -> int:
         """Run what is missing, write the tables, say what was found."""
-        from resnets.study.account import summary_lines
-        from resnets.study.training import resolve, study_training
+        from resnets.study.twins.account import summary_lines
+        from resnets.study.twins.training import resolve, study_training
 
         plan = resolve(self.preset, data=self.data, device=self.device)
         summary = study_training(plan, self.out, executor=self.executor, tell=self.tell)
@@ -251,7 +251,7 @@ class Everything:
     def run(self, started: float) -> int:
         """Everything, in order."""
         from resnets.study.everything import study_everything
-        from resnets.study.training import resolve
+        from resnets.study.twins.training import resolve
 
         settings = Train(out=self.out, processes=self.processes, quiet=self.quiet)
         plan = resolve(settings.preset, data=None, device="cpu")

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnets.modelfile import read_model
-from resnets.study.account import summary_lines
-from resnets.study.book import model_path
 from resnets.study.init.atlas import measure_init
-from resnets.study.plan import TWINS, Plan
 from resnets.study.probing import compare_models, probe_model
 from resnets.study.report.writing import write_study_report
 from resnets.study.tables import ACROSS, AGAINST, probe_path
-from resnets.study.training import study_training
+from resnets.study.twins.account import summary_lines
+from resnets.study.twins.run_store import model_path
+from resnets.study.twins.study_config import TWINS, Plan
+from resnets.study.twins.training import study_training
 
 Tell = Callable[[str], None]
 

@@ -16,8 +16,8 @@ from resnets.data.batches import TrainingStream
 from resnets.data.sources import open_data
 from resnets.errors import UserError
 from resnets.models.resnet import ResNet
-from resnets.study.plan import Job as StudyJob
-from resnets.study.single import beginning
+from resnets.study.twins.study_config import Job as StudyJob
+from resnets.study.twins.trial import beginning
 from resnets.training.checkpoints import RunFolder
 from resnets.training.environment import choose_device, kept_threads
 from resnets.training.job import Job, divide, fingerprint

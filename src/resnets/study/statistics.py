@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from resnets.study.plan import SIGNIFICANT
+from resnets.study.twins.study_config import SIGNIFICANT
 
 RESAMPLES = 10_000
 FEWEST = 3

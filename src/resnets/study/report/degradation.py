@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import altair as alt
 
 from resnets.report.charts import Figure, finite, percent
-from resnets.study.plan import PRESETS
 from resnets.study.report.curves import TWINS, curves, depths_of, rate_words, rates
 from resnets.study.report.evidence import Evidence, Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, Series, data, faded
 from resnets.study.report.variants import dose, families
 from resnets.study.report.words import Effect, and_
+from resnets.study.twins.study_config import PRESETS
 
 UNCLEAR = "inconclusive"
 WORSE, BETTER = "get worse with depth", "get better with depth"

@@ -14,13 +14,13 @@ from typing import Any
 import altair as alt
 
 from resnets.report.charts import BLUE, INK, ORANGE, Figure, finite, percent
-from resnets.study.cells import DOSES, FAMILIES
 from resnets.study.report.curves import TWINS, rate_words
 from resnets.study.report.evidence import Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, data
 from resnets.study.report.words import Effect
 from resnets.study.statistics import differences, estimate, ranked, verdict
+from resnets.study.twins.variants import DOSES, FAMILIES
 
 FEWEST = 3
 """families at one depth, or doses, that are worth a figure"""

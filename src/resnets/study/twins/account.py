@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from resnets.evaluation import wilson
-from resnets.study.cells import DOSES
-from resnets.study.published import PUBLISHED
-from resnets.study.single import Row
 from resnets.study.statistics import Estimate
-from resnets.study.summary import CellFinding, Comparison, Summary
+from resnets.study.twins.analysis import CellFinding, Comparison, Summary
+from resnets.study.twins.published import PUBLISHED
+from resnets.study.twins.trial import Row
+from resnets.study.twins.variants import DOSES
 
 PAIR = "plain-residual"
 """the family column of differences"""

@@ -30,8 +30,8 @@ from resnets.data.sources import Part, open_data, stratified_split
 from resnets.errors import UserError
 from resnets.evaluation import Scores, evaluate
 from resnets.models.resnet import ResNet
-from resnets.study.cells import spec_of
-from resnets.study.plan import CURVE_POINTS, Job, Setup
+from resnets.study.twins.study_config import CURVE_POINTS, Job, Setup
+from resnets.study.twins.variants import spec_of
 from resnets.training.environment import keep_freed_memory, kept_threads
 from resnets.training.loop import train_step
 from resnets.training.state import State

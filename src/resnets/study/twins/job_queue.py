@@ -18,10 +18,10 @@ from concurrent.futures import (
 )
 
 from resnets.errors import UserError
-from resnets.study.book import Book
-from resnets.study.plan import Job, Plan
-from resnets.study.single import Result, Row, run
-from resnets.study.tuning import choose, rates_to_try, tried_rates, wanted
+from resnets.study.twins.lr_search import choose, rates_to_try, tried_rates, wanted
+from resnets.study.twins.run_store import Book
+from resnets.study.twins.study_config import Job, Plan
+from resnets.study.twins.trial import Result, Row, run
 
 
 def run_grid(book: Book, *, executor: Executor, tell: Callable[[str], None]) -> None:

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from resnets.errors import UserError, unknown
-from resnets.study.account import summary_rows
-from resnets.study.book import Book
-from resnets.study.grid import run_grid
-from resnets.study.plan import PRESETS, Plan
-from resnets.study.single import images_of
-from resnets.study.summary import Summary, summarise
 from resnets.study.tables import write_table
+from resnets.study.twins.account import summary_rows
+from resnets.study.twins.analysis import Summary, summarise
+from resnets.study.twins.job_queue import run_grid
+from resnets.study.twins.run_store import Book
+from resnets.study.twins.study_config import PRESETS, Plan
+from resnets.study.twins.trial import images_of
 from resnets.training.environment import choose_device
 from resnets.training.lock import locked
 

@@ -19,10 +19,10 @@ import torch
 
 from resnets.errors import UserError
 from resnets.modelfile import ModelFile, save_model
-from resnets.study.cells import spec_of
-from resnets.study.plan import Job, Plan
-from resnets.study.single import METRICS, Result, Row, images_of
 from resnets.study.tables import write_table
+from resnets.study.twins.study_config import Job, Plan
+from resnets.study.twins.trial import METRICS, Result, Row, images_of
+from resnets.study.twins.variants import spec_of
 
 STUDIES = {"count": "train", "tune": "tune"}
 """what the column `study` of a table calls the two purposes"""

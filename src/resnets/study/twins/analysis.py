@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from resnets.study.plan import Cell, Plan
-from resnets.study.single import Row
 from resnets.study.statistics import (
     Estimate,
     Seeds,
@@ -24,7 +22,9 @@ from resnets.study.statistics import (
     sign_flip,
     verdict,
 )
-from resnets.study.tuning import Choice, choose, tried_rates
+from resnets.study.twins.lr_search import Choice, choose, tried_rates
+from resnets.study.twins.study_config import Cell, Plan
+from resnets.study.twins.trial import Row
 
 Errors = Mapping[Cell, Seeds]
 

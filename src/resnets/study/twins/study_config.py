@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from resnets.study.cells import STRENGTHS
+from resnets.study.twins.variants import STRENGTHS
 from resnets.training.named import he2015
 from resnets.training.recipes import Recipe
 

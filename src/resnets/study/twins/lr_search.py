@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from resnets.errors import UserError
 from resnets.evaluation import wilson
-from resnets.study.plan import Cell, Job, Plan
-from resnets.study.single import Row, chance_of
+from resnets.study.twins.study_config import Cell, Job, Plan
+from resnets.study.twins.trial import Row, chance_of
 
 LEARNED = 0.8
 """share of chance's error that a network which has learned is clearly below"""
