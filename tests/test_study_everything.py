@@ -13,7 +13,7 @@ import torch
 
 from resnets.study import everything, inside, landscape, lesions, replay
 from resnets.study.everything import study_everything
-from resnets.study.init.atlas import measure_init
+from resnets.study.propagation.sweep import measure_init
 from resnets.study.tables import read_table
 from resnets.study.twins.study_config import Plan
 from resnets.study.twins.trial import run

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from resnets.study import theory
+from resnets.study.propagation import theory
 
 
 def test_correlation_of_the_plain_network() -> None:

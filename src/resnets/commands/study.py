@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from resnets.study.init.verdicts import Verdict
+    from resnets.study.propagation.stability import Stability
 
 OUT = Path("runs/study")
 
@@ -45,14 +45,14 @@ class Init:
     def run(self, started: float) -> int:
         """Measure, write, print."""
         from resnets.display import printer
-        from resnets.study.init.atlas import measure_init
+        from resnets.study.propagation.sweep import measure_init
 
-        atlas = measure_init(self.out, log=self._tell)
+        sweep = measure_init(self.out, log=self._tell)
         console = printer()
-        for study, width in sorted({(v.study, v.width) for v in atlas.verdicts}, reverse=True):
-            some = [v for v in atlas.verdicts if (v.study, v.width) == (study, width)]
+        for study, width in sorted({(v.study, v.width) for v in sweep.verdicts}, reverse=True):
+            some = [v for v in sweep.verdicts if (v.study, v.width) == (study, width)]
             console.print(_table(f"{study}, width {width}", some))
-        self._tell(f"{len(atlas.tables)} tables in {atlas.tables[0].parent}, {atlas.seconds:.0f} s")
+        self._tell(f"{len(sweep.tables)} tables in {sweep.tables[0].parent}, {sweep.seconds:.0f} s")
         return 0
 
     def _tell(self, line: str) -> None:
@@ -263,7 +263,7 @@ class Everything:
         return 0
 
 
-def _table(title: str, verdicts: list[Verdict]) -> Table:
+def _table(title: str, verdicts: list[Stability]) -> Table:
     """Two lines for each family, a column for each depth."""
     from rich.table import Table
 

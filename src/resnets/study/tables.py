@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ COLUMNS = (
 ACROSS, AGAINST = "across", "-against-"
 """the table of two networks that are compared, and what stands between their names"""
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 
 def probe_path(out: Path, table: str, network: str) -> Path:

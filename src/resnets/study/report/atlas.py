@@ -15,7 +15,7 @@ from typing import Any
 import altair as alt
 
 from resnets.report.charts import INK, Figure, finite
-from resnets.study.init.geometry import INPUTS
+from resnets.study.propagation.signal_propagation import INPUTS
 from resnets.study.report.cosines import cosines
 from resnets.study.report.evidence import Evidence, Row, median_by, select
 from resnets.study.report.exhibit import Exhibit

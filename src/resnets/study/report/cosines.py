@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import altair as alt
 
 from resnets.report.charts import Figure, finite
-from resnets.study.init.verdicts import NEIGHBOURS, SHATTERED
+from resnets.study.propagation.stability import NEIGHBOURS, SHATTERED
 from resnets.study.report.evidence import Row, median_by, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import AT_INIT, beside_theory, families_of

@@ -88,8 +88,8 @@ def paths(networks: Networks, tables: tuple[str, ...], command: str) -> Exhibit 
         name="paths",
         sentence=paths_sentence(shown),
         note="A path of length k goes through k residual branches and around the others. All of "
-        "the 2^n paths are added up exactly, and their parts sum to the ordinary gradient. A plain network has a single path, through "
-        "all units.",
+        "the 2^n paths are added up exactly, and their parts sum to the ordinary gradient. A "
+        "plain network has a single path, through all units.",
         panels=panels,
         tables=tuple(t for t in tables if t.removeprefix("probe_paths_") in shown),
         command=command,

@@ -1,8 +1,6 @@
-"""One unit forward and one unit backward, for all families at once, written out.
+"""Compute one block forward and backward, for all families at once, with gradients by hand.
 
-Forward: streams in, streams and a tape out. Backward: gradients at the unit's output and its tape
-in, gradients at its input out. The derivatives are by hand because ten thousand small autograd
-graphs would take minutes; a test compares them with autograd.
+Ten thousand small autograd graphs would take minutes; a test compares the two.
 
 Shapes: D N R C (H W): D draws of weights, N images, R members of a stack, or gradients on their way
 back.
@@ -17,28 +15,28 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from resnets.study.init.families import Member, Norm, Weights
-from resnets.study.init.weights import Layer
+from resnets.study.propagation.init_variants import Member, Norm, Weights
+from resnets.study.propagation.weight_sampling import Layer
 
 Matrices = dict[Weights, Tensor]
 Product = Callable[[Tensor, Tensor], Tensor]
 
+# Added to variances, as torch's batch norm does.
 EPS = 1e-5
-"""added to variances, as torch's batch norm does"""
 
 
 @dataclass(frozen=True)
 class Tape:
-    """What one unit of one stack leaves for the way back."""
+    """What the forward pass of one block of one stack keeps for the backward pass."""
 
     normal: Tensor  # the normalised activations, where there are any
     scale: Tensor  # 1/std that normalised them: D 1 R C (1 1)
-    positive: Tensor  # 1 where the unit's ReLU passes, else 0; a float, which multiplies faster
+    positive: Tensor  # 1 where the block's ReLU passes, else 0; a float, which multiplies faster
 
 
 @dataclass(frozen=True)
 class Group:
-    """The law of some members, forward or on the way back, as numbers."""
+    """The law of some members, in either direction, as numbers."""
 
     norm: Norm
     runs: tuple[tuple[Weights, int], ...]  # weights, and how many members in a row have them
@@ -47,7 +45,7 @@ class Group:
 
 
 def group(norm: Norm, members: Sequence[Member], *, layer: Layer) -> Group:
-    """The numbers of some members."""
+    """Return the numbers of some members."""
     shape = (len(members),) + (1,) * len(layer.shape)
     shortcut = torch.tensor([float(member.family.shortcut) for member in members])
     strength = torch.tensor([member.strength for member in members])
@@ -57,7 +55,7 @@ def group(norm: Norm, members: Sequence[Member], *, layer: Layer) -> Group:
 
 
 def normalise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Batch norm without learned numbers: (x - mean) / std over N (H W), and 1/std."""
+    """Apply batch norm without learned numbers: (x - mean) / std over N (H W), and 1/std."""
     dims = (1, *range(4, x.ndim))
     centred = x - x.mean(dims, keepdim=True)
     scale = (centred.square().mean(dims, keepdim=True) + EPS).rsqrt()
@@ -65,7 +63,7 @@ def normalise(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalise_back(g: Tensor, normal: Tensor, scale: Tensor) -> Tensor:
-    """dL/dx = (g - mean g - z mean(g z)) / std with z the normalised x; means over N (H W)."""
+    """Return dL/dx = (g - mean g - z mean(g z)) / std, z the normalised x; means over N (H W)."""
     dims = (1, *range(4, g.ndim))
     along = (g * normal).mean(dims, keepdim=True)
     return (g - g.mean(dims, keepdim=True) - normal * along) * scale
@@ -74,7 +72,7 @@ def normalise_back(g: Tensor, normal: Tensor, scale: Tensor) -> Tensor:
 def forward(
     groups: Sequence[Group], streams: Sequence[Tensor], weights: Matrices, layer: Layer
 ) -> tuple[list[Tensor], list[Tape]]:
-    """The unit of each norm: s x + b W relu(x), s x + b W relu(BN(x)), relu(s x + BN(W x))."""
+    """Compute s x + b W relu(x), s x + b W relu(BN(x)) or relu(s x + BN(W x)), by the norm."""
     before = []
     for law, x in zip(groups, streams, strict=True):
         normal, scale = normalise(x) if law.norm == "before" else (x, x)
@@ -100,7 +98,7 @@ def backward(
     weights: Matrices,
     layer: Layer,
 ) -> list[Tensor]:
-    """dL/dx from dL/dx': the chain rule of `forward`, the batch's statistics included."""
+    """Return dL/dx from dL/dx': the chain rule of `forward`, with the batch's statistics."""
     at_weights, passed = [], []
     for law, g, tape in zip(groups, gradients, tapes, strict=True):
         if law.norm == "after":
@@ -123,7 +121,7 @@ def backward(
 def together(
     groups: Sequence[Group], rows: list[Tensor], weights: Matrices, product: Product
 ) -> list[Tensor]:
-    """One product for all members of the same weights, put side by side: D N R C (H W)."""
+    """Make one product for all members of the same weights, side by side: D N R C (H W)."""
     laws = [law for group in groups for law, _ in group.runs]
     lengths = [[length for _, length in group.runs] for group in groups]
     parts = [part for x, of in zip(rows, lengths, strict=True) for part in x.split(of, dim=2)]

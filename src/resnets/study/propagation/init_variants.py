@@ -1,7 +1,7 @@
-"""The ten families as rows: how one unit is built from one layer of weights.
+"""Ten families of networks as rows: how each builds a block from one layer of weights.
 
-Every unit holds one layer, so that depth counts the same in all of them and a draw's weights serve
-them all: with stream x and weights W a unit is
+Every block holds one layer, so that depth counts the same in all of them and a draw's weights serve
+them all: with stream x and weights W a block is
 
     norm none      x' = s x + b W relu(x)              s = 1 with a shortcut, else 0
     norm before    x' = s x + b W relu(BN(x))
@@ -21,7 +21,7 @@ Weights = Literal["gaussian", "dirac", "orthogonal"]
 
 @dataclass(frozen=True)
 class Family:
-    """One way to be deep; `strength` None is 1/sqrt(L) in a network of L units."""
+    """One way to build deep networks; `strength` None is 1/sqrt(L) in a network of L blocks."""
 
     name: str
     shortcut: bool
@@ -52,7 +52,7 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Member:
-    """A family at work; `depth` is the one depth it is built for, None if its law knows of none."""
+    """A family in a sweep; `depth` is set where its law depends on the depth of the network."""
 
     family: Family
     depth: int | None
@@ -62,7 +62,7 @@ class Member:
         return self.family.strength_at(self.depth or 0)
 
     def serves(self, depth: int) -> bool:
-        """Whether its first `depth` units are a network of that depth."""
+        """Whether its first `depth` blocks are a network of that depth."""
         return self.depth in (None, depth)
 
 
@@ -73,17 +73,16 @@ class Stack:
     norm: Norm
     members: tuple[Member, ...]
 
-    def reaching(self, unit: int) -> Stack:
-        """Without those that are less than `unit` deep: they stand last."""
-        kept = tuple(m for m in self.members if m.depth is None or m.depth >= unit)
+    def reaching(self, block: int) -> Stack:
+        """Drop those that are less than `block` deep: they are last."""
+        kept = tuple(m for m in self.members if m.depth is None or m.depth >= block)
         return Stack(self.norm, kept)
 
 
 def stacks(families: tuple[Family, ...], *, depths: tuple[int, ...]) -> tuple[Stack, ...]:
-    """Families grouped by norm, in each those of equal weights side by side.
+    """Group families by norm, in each group those of equal weights side by side.
 
-    A family whose law depends on L has one member for each depth; they stand last, the deepest
-    first.
+    A family whose law depends on L has one member for each depth; they are last, the deepest first.
     """
     groups: dict[Norm, list[Member]] = {}
     for family in sorted(families, key=lambda family: family.weights, reverse=True):
