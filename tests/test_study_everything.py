@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnets.study import everything, inside, landscape, lesions, replay
+from resnets.study import everything
 from resnets.study.everything import study_everything
+from resnets.study.probes import ablation as lesions
+from resnets.study.probes import loss_landscape as landscape
+from resnets.study.probes import probe_suite as inside
+from resnets.study.probes import replay
 from resnets.study.propagation.sweep import measure_init
 from resnets.study.tables import read_table
 from resnets.study.twins.study_config import Plan

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from resnets.models.families import create_model
 from resnets.models.resnet import ResNet
-from resnets.study.adapters import in_float64, take_apart
-from resnets.study.paths import TOLERANCE, path_rows, path_spectrum
-from resnets.study.units import Chain
+from resnets.study.probes.adapters import in_float64, take_apart
+from resnets.study.probes.path_gradients import TOLERANCE, path_rows, path_spectrum
+from resnets.study.probes.residual_chain import Chain
 from tiny_chains import OURS, chain, network, sample, trained
 
 FLOAT64 = 1e-12

@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnets.study import landscape, use
-from resnets.study.adapters import take_apart
-from resnets.study.landscape import filter_normalised, loss_lines
-from resnets.study.lesions import remove_each, remove_several, without
-from resnets.study.responses import gradient_profile, layer_responses
-from resnets.study.similarity import MINIBATCH, cka
-from resnets.study.units import score
-from resnets.study.use import RIDGE, branch_use, linear_probes, logit_lens
+from resnets.study.probes import block_stats as use
+from resnets.study.probes import loss_landscape as landscape
+from resnets.study.probes.ablation import remove_each, remove_several, without
+from resnets.study.probes.activation_stats import gradient_profile, layer_responses
+from resnets.study.probes.adapters import take_apart
+from resnets.study.probes.block_stats import RIDGE, branch_use, linear_probes, logit_lens
+from resnets.study.probes.cka import MINIBATCH, cka
+from resnets.study.probes.loss_landscape import filter_normalised, loss_lines
+from resnets.study.probes.residual_chain import score
 from tiny_chains import K, chain, network, sample, trained
 
 

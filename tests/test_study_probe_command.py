@@ -15,9 +15,12 @@ from torch import nn
 
 from resnets.cli import main
 from resnets.errors import UserError
-from resnets.study import inside, landscape, lesions, replay
-from resnets.study.adapters import take_apart
-from resnets.study.inside import Subject, compare, probe
+from resnets.study.probes import ablation as lesions
+from resnets.study.probes import loss_landscape as landscape
+from resnets.study.probes import probe_suite as inside
+from resnets.study.probes import replay
+from resnets.study.probes.adapters import take_apart
+from resnets.study.probes.probe_suite import Subject, compare, probe
 from resnets.study.tables import read_table
 from resnets.training.checkpoints import RunFolder
 from tiny_chains import K, network, sample, trained

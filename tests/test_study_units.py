@@ -12,8 +12,8 @@ from torch import nn
 
 from resnets.errors import UserError
 from resnets.models.resnet import ResNet, Spec
-from resnets.study.adapters import take_apart
-from resnets.study.units import Chain, batch_statistics
+from resnets.study.probes.adapters import take_apart
+from resnets.study.probes.residual_chain import Chain, batch_statistics
 from tiny_chains import OURS, SMALL, chain, network, sample, trained
 
 TORCHVISION = {

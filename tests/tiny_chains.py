@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnets.models.resnet import ResNet, Spec
-from resnets.study.adapters import take_apart
-from resnets.study.units import Chain
+from resnets.study.probes.adapters import take_apart
+from resnets.study.probes.residual_chain import Chain
 
 K = 4
 SMALL: dict[str, Any] = {

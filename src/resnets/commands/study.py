@@ -147,7 +147,7 @@ class Probe:
         import time
 
         from resnets.display import Display
-        from resnets.study.probing import probe_model
+        from resnets.study.probes.probing import probe_model
 
         with Display(quiet=self.quiet) as display:
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnets.modelfile import read_model
-from resnets.study.probing import compare_models, probe_model
+from resnets.study.probes.probing import compare_models, probe_model
 from resnets.study.propagation.sweep import measure_init
 from resnets.study.report.writing import write_study_report
 from resnets.study.tables import ACROSS, AGAINST, probe_path

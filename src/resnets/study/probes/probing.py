@@ -18,8 +18,8 @@ from resnets.data.preprocess import Preprocess
 from resnets.data.sources import NAMES, Part, open_data
 from resnets.errors import UserError
 from resnets.modelfile import ModelFile, read_model
-from resnets.study.inside import IMAGES, SEED, Say, Subject, compare, probe
-from resnets.study.replay import networks_by_step, networks_of_job
+from resnets.study.probes.probe_suite import IMAGES, SEED, Say, Subject, compare, probe
+from resnets.study.probes.replay import networks_by_step, networks_of_job
 from resnets.study.tables import ACROSS, AGAINST, probe_path, write_table
 from resnets.study.twins.study_config import Job
 from resnets.training.checkpoints import RunFolder, is_run

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from resnets.study.probes.residual_chain import Chain, batch_statistics, no_grad_stream
 from resnets.study.tables import Row
-from resnets.study.units import Chain, batch_statistics, no_grad_stream
 
 
 def layer_responses(chain: Chain, images: Tensor) -> list[Row]:

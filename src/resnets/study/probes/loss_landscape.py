@@ -19,10 +19,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from resnets.study.adapters import take_apart
-from resnets.study.responses import finite
+from resnets.study.probes.activation_stats import finite
+from resnets.study.probes.adapters import take_apart
+from resnets.study.probes.residual_chain import Chain, batch_statistics, score
 from resnets.study.tables import Row
-from resnets.study.units import Chain, batch_statistics, score
 
 DIRECTIONS = 10
 STEPS = 11

@@ -17,9 +17,17 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from resnets.study.responses import finite
+from resnets.study.probes.activation_stats import finite
+from resnets.study.probes.residual_chain import (
+    Chain,
+    Map,
+    Unit,
+    batch_statistics,
+    no_grad_stream,
+    score,
+    through,
+)
 from resnets.study.tables import Row
-from resnets.study.units import Chain, Map, Unit, batch_statistics, no_grad_stream, score, through
 
 DRAWS = 5
 """random sets of units for each number removed"""

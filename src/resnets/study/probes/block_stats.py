@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnets.study.responses import finite
+from resnets.study.probes.activation_stats import finite
+from resnets.study.probes.residual_chain import Chain, no_grad_stream, score
 from resnets.study.tables import Row
-from resnets.study.units import Chain, no_grad_stream, score
 
 RIDGE = 1e-2
 """penalty of the probes, as a share of the features' mean square"""

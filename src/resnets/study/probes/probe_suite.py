@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from resnets.errors import UserError
-from resnets.study.adapters import take_apart
-from resnets.study.landscape import loss_lines
-from resnets.study.lesions import intact, remove_each, remove_several
-from resnets.study.paths import path_rows
-from resnets.study.responses import gradient_profile, layer_responses
-from resnets.study.similarity import cka_rows
+from resnets.study.probes.ablation import intact, remove_each, remove_several
+from resnets.study.probes.activation_stats import gradient_profile, layer_responses
+from resnets.study.probes.adapters import take_apart
+from resnets.study.probes.block_stats import branch_use, linear_probes, logit_lens
+from resnets.study.probes.cka import cka_rows
+from resnets.study.probes.loss_landscape import loss_lines
+from resnets.study.probes.path_gradients import path_rows
+from resnets.study.probes.residual_chain import Chain
 from resnets.study.tables import Row
-from resnets.study.units import Chain
-from resnets.study.use import branch_use, linear_probes, logit_lens
 
 IMAGES = 500
 """that a probe sees; a measurement that passes through the network often takes the first ones"""

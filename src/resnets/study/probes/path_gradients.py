@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnets.study.adapters import in_float64
-from resnets.study.responses import finite
+from resnets.study.probes.activation_stats import finite
+from resnets.study.probes.adapters import in_float64
+from resnets.study.probes.residual_chain import Chain, Map, Unit, no_grad_stream, through
 from resnets.study.tables import Row
-from resnets.study.units import Chain, Map, Unit, no_grad_stream, through
 
 TOLERANCE = 1e-5
 """of the sum of all parts against the ordinary gradient, relative"""

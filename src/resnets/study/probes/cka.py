@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from resnets.study.responses import finite
+from resnets.study.probes.activation_stats import finite
+from resnets.study.probes.residual_chain import Chain, no_grad_stream
 from resnets.study.tables import Row
-from resnets.study.units import Chain, no_grad_stream
 
 MINIBATCH = 50
 
