@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from resnets.study.report.claims import STORED, read_claims
+from resnets.study.report.evidence import Evidence
+from resnets.study.report.judging import Judged, judge_all
+from resnets.study.twins.account import summary_lines
 
 from resnets.cli import main
-from resnets.study.report.claims import STORED, read_claims
 from resnets.study.report.degradation import training_figures
-from resnets.study.report.evidence import Evidence
 from resnets.study.report.exhibit import Exhibit
-from resnets.study.report.judging import Judged, judge_all
 from resnets.study.report.page import study_page
 from resnets.study.tables import read_table, write_table
-from resnets.study.twins.account import summary_lines
 from resnets.study.twins.analysis import summarise
 from tiny_evidence import degrading, plan, training_rows, write_training
 

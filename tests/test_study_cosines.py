@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from resnets.study.report.evidence import Evidence, Row
 
 from resnets.study.report.atlas import init_figures
 from resnets.study.report.cosines import cosines
-from resnets.study.report.evidence import Evidence, Row
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.writing import write_study_report
 from resnets.study.tables import read_table, write_table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from resnets.study.report.evidence import Row
+
 from resnets.study.report.gradients import gradients as profiles_of
 
 

@@ -23,10 +23,10 @@ FLOAT64 = 1e-12
 def detached(chain: Chain, images: Tensor, targets: Tensor, takes: tuple[int, ...]) -> Tensor:
     """The gradient along one path: the other way through each unit is cut off from the graph."""
     x = start = chain.stem(images).detach().requires_grad_()
-    for take, unit in zip(takes, chain.units, strict=True):
-        assert unit.shortcut is not None
-        kept, added = unit.shortcut(x), unit.residual(x)
-        x = unit.merge(kept.detach() + added if take else kept + added.detach())
+    for take, block in zip(takes, chain.blocks, strict=True):
+        assert block.shortcut is not None
+        kept, added = block.shortcut(x), block.residual(x)
+        x = block.merge(kept.detach() + added if take else kept + added.detach())
     loss = F.cross_entropy(chain.head(x), targets, reduction="sum")
     return torch.autograd.grad(loss, start)[0]
 

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from resnets.study.report.evidence import Evidence
+
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.inside import inside_figures
 from resnets.study.tables import probe_path

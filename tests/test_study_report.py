@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from resnets.study.report.evidence import Evidence
 
 from resnets.cli import main
 from resnets.report.style import POLICY
@@ -20,7 +21,6 @@ from resnets.study.report import layers
 from resnets.study.report.atlas import init_figures
 from resnets.study.report.curves import rates_sentence
 from resnets.study.report.degradation import degradation_sentence, training_figures
-from resnets.study.report.evidence import Evidence
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.inside import inside_figures
 from resnets.study.report.writing import write_study_report

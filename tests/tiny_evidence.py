@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from resnets.study.tables import probe_path, write_table
-from resnets.study.twins.account import summary_rows
-from resnets.study.twins.analysis import summarise
+from resnets.study.twins.analysis import summary_rows
 from resnets.study.twins.run_store import long_form
-from resnets.study.twins.study_config import PRESETS, TWINS, Group, Plan
+from resnets.study.twins.study_config import PRESETS, TWINS, Group, StudyConfig
 
 Row = dict[str, Any]
 DEPTHS, SEEDS = (8, 20, 56), tuple(range(6))
@@ -20,7 +19,7 @@ UNITS = 6
 UNIT_FAMILIES = {"plain": "plain-56", "residual": "residual-56"}
 
 
-def plan(*others: str) -> Plan:
+def plan(*others: str) -> StudyConfig:
     """The preset `minutes` under the name that its tables have; further families at 56 layers."""
     further = (Group(others, (56,), SEEDS),) if others else ()
     return replace(PRESETS["minutes"], groups=(Group(TWINS, DEPTHS, SEEDS), *further))
@@ -59,7 +58,7 @@ def write_training(
     rows = training_rows(errors, *others)
     data = folder / "data"
     write_table(data / "train.csv", (line for row in rows for line in long_form(row)))
-    write_table(data / "summary.csv", summary_rows(summarise(plan(*others), rows)))
+    write_table(data / "summary.csv", summary_rows(plan(*others), rows))
     (data / "plan.json").write_text(json.dumps(asdict(plan(*others))), encoding="utf-8")
 
 

@@ -1,9 +1,7 @@
-"""What each unit does with the stream: how much it adds, in which direction, and what it enables.
+"""Measure what each block does with the stream: how much it adds, which way, what it enables.
 
-Enters: a chain, images, targets. Leaves: rows, one number a unit.
-
-Shapes: N images, C H W, K classes; x_l is what leaves unit l of n, F_l what its branch adds to the
-shortcut S(x_(l-1)), g = dL/dx_(l-1).
+Shapes: N images, C H W, K classes; x_l is the output of block l of n, F_l what its branch adds to
+the shortcut S(x_(l-1)), g = dL/dx_(l-1).
 """
 
 from __future__ import annotations
@@ -12,36 +10,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnets.study.probes.activation_stats import finite
-from resnets.study.probes.residual_chain import Chain, no_grad_stream, score
+from resnets.study.probes.residual_chain import Chain, finite, no_grad_stream, score
 from resnets.study.tables import Row
 
+# Penalty of the linear probes, as a share of the features' mean square.
 RIDGE = 1e-2
-"""penalty of the probes, as a share of the features' mean square"""
 
 
 def branch_use(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
-    """||F_l|| / ||S(x_(l-1))|| and cos(F_l, -dL/dx_(l-1)), means over images; per unit.
+    """Measure ||F_l|| / ||S(x_(l-1))|| and cos(F_l, -dL/dx_(l-1)), means over images; per block.
 
-    The ratio is the share of the stream that a unit rewrites. The cosine asks whether it steps
+    The ratio is the share of the stream that a block rewrites. The cosine asks whether it steps
     against the gradient of the loss, L(x + F) ~ L(x) + F . g (iterative inference: Jastrzebski
     2018, arXiv 1710.04773); it needs equal shapes. Evaluation mode, sum of the images' losses, so
-    that each image has its own gradient. A plain unit has no shortcut to compare with.
+    that each image has its own gradient. A plain block has no shortcut to compare with.
     """
-    with torch.enable_grad():
-        xs = [chain.stem(images).detach().requires_grad_()]
-        for unit in chain.units:
-            xs.append(unit(xs[-1]))
-        loss = F.cross_entropy(chain.head(xs[-1]), targets, reduction="sum")
-        gradients = torch.autograd.grad(loss, xs)
+    xs, gradients = chain.gradients(images, targets, reduction="sum")
     rows: list[Row] = []
-    for number, (unit, x, g) in enumerate(zip(chain.units, xs, gradients, strict=False), 1):
-        if unit.shortcut is None:
+    for number, (block, x, g) in enumerate(zip(chain.blocks, xs, gradients, strict=False), 1):
+        if block.shortcut is None:
             rows.append({"metric": "branch_ratio", "unit": number, "status": "no shortcut"})
             rows.append({"metric": "branch_angle", "unit": number, "status": "no shortcut"})
             continue
         with torch.no_grad():
-            added, kept = unit.residual(x).flatten(1), unit.shortcut(x).flatten(1)
+            added, kept = block.residual(x).flatten(1), block.shortcut(x).flatten(1)
             ratio = added.norm(dim=1) / kept.norm(dim=1).clamp_min(torch.finfo(kept.dtype).tiny)
         rows.append({"metric": "branch_ratio", "unit": number, **finite(float(ratio.mean()))})
         rows.append({"metric": "branch_angle", "unit": number, **_angle(added, g.flatten(1))})
@@ -60,9 +52,9 @@ def _angle(added: Tensor, gradient: Tensor) -> Row:
 
 
 def logit_lens(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
-    """Error and loss of the network's own head on x_l, for l = 0 to n.
+    """Measure error and loss of the network's own head on x_l, for l = 0 to n.
 
-    x_l is carried to the head by the shortcuts alone, which is the network with every later unit
+    x_l is carried to the head by the shortcuts alone, which is the network with every later block
     removed (nostalgebraist 2020, "interpreting GPT"; for residual networks Jastrzebski 2018). In a
     plain network only the last stage has the head's shape; there x_l goes to it as it is.
     """
@@ -70,8 +62,8 @@ def logit_lens(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     rows: list[Row] = []
     for number, x in enumerate(xs):
         with torch.no_grad():
-            for unit in chain.units[number:]:
-                x = unit.removed(x)
+            for block in chain.blocks[number:]:
+                x = block.removed(x)
             fits = x.shape == xs[-1].shape
             found = score(chain.head(x), targets) if fits else {}
         for name in ("error", "loss"):
@@ -81,10 +73,10 @@ def logit_lens(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
 
 
 def linear_probes(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
-    """Error of a ridge regression on the channel means of x_l, for l = 0 to n.
+    """Measure the error of a ridge regression on the channel means of x_l, for l = 0 to n.
 
-    The first half of the images teaches, the second is asked: W = (Z'Z + lambda I)^-1 Z'Y with
-    Z N C the centred and scaled means, Y N K one-hot, centred (Alain & Bengio 2016, arXiv
+    It is fitted on the first half of the images and scored on the second: W = (Z'Z + lambda I)^-1
+    Z'Y with Z N C the centred and scaled means, Y N K one-hot, centred (Alain & Bengio 2016, arXiv
     1610.01644, with the closed form in place of descent). lambda is RIDGE times N.
     """
     half, targets = len(images) // 2, targets.cpu()

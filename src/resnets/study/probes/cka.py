@@ -1,6 +1,4 @@
-"""Which layers say the same: centred kernel alignment of all layers with all layers.
-
-Enters: one chain or two, images. Leaves: a table of similarities between 0 and 1, up to noise.
+"""Compare all layers with all layers by centred kernel alignment (CKA), 0 to 1 up to noise.
 
 Shapes: N images in a minibatch, x_l N C H W flattened to N P.
 """
@@ -10,22 +8,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from resnets.study.probes.activation_stats import finite
-from resnets.study.probes.residual_chain import Chain, no_grad_stream
+from resnets.study.probes.residual_chain import Chain, finite, no_grad_stream
 from resnets.study.tables import Row
 
 MINIBATCH = 50
 
 
 def cka(first: Chain, images: Tensor, second: Chain, others: Tensor) -> Tensor:
-    """Unbiased minibatch CKA of x_0 to x_n of one network with those of another: n+1 n'+1.
+    """Return the unbiased minibatch CKA of x_0 to x_n of one network with those of another: n+1
+    n'+1.
 
     CKA(X, Y) = sum_b H(K_b, L_b) / sqrt(sum_b H(K_b, K_b) sum_b H(L_b, L_b)) with K = XX', L = YY'
     of each minibatch b and H the unbiased estimate of the independence criterion (Nguyen 2021,
     arXiv 2010.15327, after Kornblith 2019, arXiv 1905.00414, and Song 2012). `others` are the same
     images, as the second network takes them. Linear kernel.
     """
-    shape = len(first.units) + 1, len(second.units) + 1
+    shape = len(first.blocks) + 1, len(second.blocks) + 1
     sums = torch.zeros(shape, dtype=torch.float64)
     mine, theirs = (torch.zeros(size, dtype=torch.float64) for size in shape)
     for a, b in zip(images.split(MINIBATCH), others.split(MINIBATCH), strict=True):
@@ -41,17 +39,17 @@ def cka(first: Chain, images: Tensor, second: Chain, others: Tensor) -> Tensor:
 def cka_rows(
     first: Chain, images: Tensor, second: Chain, others: Tensor, *, metric: str
 ) -> list[Row]:
-    """The table in long form: `unit` is the layer of the first network, x that of the second."""
+    """Return the table in long form: `unit` is the first network's block, x the second's."""
     found = cka(first, images, second, others)
     return [
-        {"metric": metric, "unit": unit, "x": float(other), **finite(value)}
-        for unit, row in enumerate(found.tolist())
+        {"metric": metric, "unit": number, "x": float(other), **finite(value)}
+        for number, row in enumerate(found.tolist())
         for other, value in enumerate(row)
     ]
 
 
 def _centred_grams(chain: Chain, images: Tensor) -> Tensor:
-    """One U-centred Gram matrix a layer: L N N float64.
+    """Return a U-centred Gram matrix for each layer: L N N float64.
 
     The sum over all entries of the product of two of them is N (N - 3) times the unbiased
     estimate H, so the factor leaves the quotient (Szekely & Rizzo 2014; Song 2012).

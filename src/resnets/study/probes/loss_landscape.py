@@ -1,11 +1,9 @@
-"""The loss around a trained network, along random directions that respect the filters' sizes.
+"""Measure the loss around a trained network, along random filter-normalised directions.
 
-Enters: a chain, images, targets. Leaves: loss by step along several directions.
-The idea (Li 2018, arXiv 1712.09913, section 4): a network with batch norm computes the same when a
-filter is scaled, so a step means nothing before it is measured in the filter's own length. One
-picture of one direction is an anecdote: the bands are over DIRECTIONS of them. Each point is asked
-with the statistics that the batch norms learned, and (`..._recalibrated`) with those of the moved
-network on these images.
+A network with batch norm computes the same when a filter is scaled, so a step is measured in the
+filter's own length (Li 2018, arXiv 1712.09913, section 4). Several directions are taken, since one
+alone is an anecdote. Each point is scored with the statistics that the batch norms learned, and
+(`..._recalibrated`) with those of the moved network on these images.
 
 Shapes: N images; W one weight tensor, O outputs first.
 """
@@ -19,20 +17,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from resnets.study.probes.activation_stats import finite
 from resnets.study.probes.adapters import take_apart
-from resnets.study.probes.residual_chain import Chain, batch_statistics, score
+from resnets.study.probes.residual_chain import Chain, batch_statistics, finite, score
 from resnets.study.tables import Row
-
-DIRECTIONS = 10
-STEPS = 11
-"""points from -1 to 1 along a direction; odd, so that 0 is one of them"""
 
 Direction = list[Tensor]  # one tensor a parameter
 
 
 def filter_normalised(network: nn.Module, *, seed: int) -> Direction:
-    """Random, with ||d_o|| = ||w_o|| for every filter w_o; zero for biases and norms (Li 2018)."""
+    """Draw d with ||d_o|| = ||w_o|| for every filter w_o; zero for biases and norms (Li 2018)."""
     generator = torch.Generator().manual_seed(seed)
     direction = []
     for weight in network.parameters():
@@ -46,22 +39,21 @@ def filter_normalised(network: nn.Module, *, seed: int) -> Direction:
     return direction
 
 
-def loss_lines(chain: Chain, images: Tensor, targets: Tensor, *, seed: int) -> list[Row]:
-    """L(w + a d) for a in [-1, 1] along DIRECTIONS directions; `draw` is the direction, x is a."""
+def loss_lines(
+    chain: Chain, images: Tensor, targets: Tensor, *, directions: int, steps: int, seed: int
+) -> list[Row]:
+    """Measure L(w + a d) at `steps` points a in [-1, 1]; `draw` is the direction d, x is a."""
     moved = take_apart(copy.deepcopy(chain.network))
     rows: list[Row] = []
-    for draw in range(DIRECTIONS):
+    for draw in range(directions):
         direction = filter_normalised(moved.network, seed=seed + draw)
-        for step in _steps(STEPS):
+        for place in range(steps):
+            step = (2 * place - (steps - 1)) / (steps - 1)
             with _moved(moved.network, step, direction):
                 for name, value in _losses(moved, images, targets).items():
                     row = {"metric": f"line_{name}", "draw": draw, "x": step}
                     rows.append({**row, **finite(value)})
     return rows
-
-
-def _steps(count: int) -> list[float]:
-    return [(2 * place - (count - 1)) / (count - 1) for place in range(count)]
 
 
 @torch.no_grad()
@@ -75,7 +67,7 @@ def _losses(chain: Chain, images: Tensor, targets: Tensor) -> dict[str, float]:
 
 @contextmanager
 def _moved(network: nn.Module, step: float, direction: Direction) -> Iterator[None]:
-    """The network with weights moved by a step along a direction; afterwards the old bits."""
+    """Move the weights by a step along a direction, and put the old bits back."""
     weights = list(network.parameters())
     before = [weight.detach().clone() for weight in weights]
     with torch.no_grad():

@@ -1,12 +1,10 @@
-"""The gradient of the loss, divided by the length of the paths that it came along.
+"""Split the gradient of the loss by the length of the paths that it takes through the network.
 
-Enters: a chain, a few images, targets. Leaves: one gradient for each path length, whose sum is the
-ordinary gradient. The idea: expand x_l = merge(S_l(x_(l-1)) + F_l(x_(l-1))) over n units, and 2^n
-paths appear, each through k branches and n - k shortcuts (Veit 2016, arXiv 1605.06431). Veit
-sampled them; they can all be added exactly, since a unit need only know how many branches came
-before it.
+Expand x_l = merge(S_l(x_(l-1)) + F_l(x_(l-1))) over n blocks, and 2^n paths appear, each through k
+branches and n - k shortcuts (Veit 2016, arXiv 1605.06431). Veit sampled them; they can all be added
+exactly, since a block need only know how many branches came before it.
 
-Shapes: N images, C H W; G_k N C H W at any unit. Everything in float64 and in evaluation mode,
+Shapes: N images, C H W; G_k N C H W at any block. Everything in float64 and in evaluation mode,
 where a batch norm is an affine map and images do not meet.
 """
 
@@ -20,16 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnets.study.probes.activation_stats import finite
 from resnets.study.probes.adapters import in_float64
-from resnets.study.probes.residual_chain import Chain, Map, Unit, no_grad_stream, through
+from resnets.study.probes.residual_chain import Block, Chain, Map, finite, no_grad_stream, through
 from resnets.study.tables import Row
 
+# Relative difference allowed between the sum of all parts and the ordinary gradient.
 TOLERANCE = 1e-5
-"""of the sum of all parts against the ordinary gradient, relative"""
 IMAGES = 16
+# Bytes that the parts may take; of large images fewer are used.
 MEMORY = 2**29
-"""bytes that the parts may take; large images are fewer"""
 TAIL = 0.025
 
 Transposed = Callable[[Tensor], Tensor]  # g -> J'g
@@ -60,37 +57,39 @@ class PathSpectrum:
 
 
 def path_spectrum(chain: Chain, images: Tensor, targets: Tensor) -> PathSpectrum:
-    """All 2^n paths by dynamic programming, from the loss back to the stem: n^2/2 products.
+    """Add up all 2^n paths by dynamic programming, from the loss back to the stem.
 
     G_k is the summed gradient of all paths between the loss and x_l with exactly k branches. At
-    the end G_0 = dL/dx_n; through unit l a path takes the shortcut, or the branch and is longer by
+    the end G_0 = dL/dx_n; through block l a path takes the shortcut, or the branch and is longer by
     one: G_k <- S_l' m G_k + F_l' m G_(k-1), with m the derivative of the merge. L is the sum of
     the images' cross-entropies. A plain network has the one path of length n.
     """
     chain = in_float64(chain)
     xs = no_grad_stream(chain, images.double())
     parts = _gradient(chain.head, xs[-1], targets)[None]
-    for unit, x in zip(reversed(chain.units), reversed(xs[:-1]), strict=True):
-        merge, shortcut, branch = _transposed(unit, x)
+    for block, x in zip(reversed(chain.blocks), reversed(xs[:-1]), strict=True):
+        merge, shortcut, branch = _transposed(block, x)
         merged = [merge(part) for part in parts]
         longer = _each(branch, merged, like=x)
         parts = torch.cat([torch.zeros_like(longer[:1]), longer])
         if shortcut is not None:
             parts[:-1] += _each(shortcut, merged, like=x)
-    ordinary = _gradient(lambda x: chain.head(through(chain.units, x)), xs[0], targets)
+    ordinary = _gradient(lambda x: chain.head(through(chain.blocks, x)), xs[0], targets)
     return PathSpectrum(parts, ordinary)
 
 
 def path_rows(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
-    """The spectrum as a table; x is the path's length in branches.
+    """Return the spectrum as a table; x is the path's length in branches.
 
     `path_energy` is exact; `path_count` the share of paths, C(n, k) / 2^n.
     """
     count = _fitting(chain, images)
     spectrum = path_spectrum(chain, images[:count], targets[:count])
     if spectrum.mismatch > TOLERANCE:
-        raise ArithmeticError(f"the paths' gradients miss the whole by {spectrum.mismatch:.1e}")
-    n = len(chain.units)
+        raise ArithmeticError(
+            f"the gradients of all paths differ from the whole by {spectrum.mismatch:.1e}"
+        )
+    n = len(chain.blocks)
     counts = [math.comb(n, k) / 2**n for k in range(n + 1)]
     curves = {"path_energy": spectrum.energy.tolist(), "path_count": counts}
     rows: list[Row] = [
@@ -107,19 +106,19 @@ def path_rows(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
 
 
 def _fitting(chain: Chain, images: Tensor) -> int:
-    """How many images' parts fit into MEMORY."""
+    """How many images fit into MEMORY."""
     largest = max(x.numel() for x in no_grad_stream(chain, images[:1]))
-    return max(1, min(IMAGES, len(images), MEMORY // (8 * 3 * (len(chain.units) + 1) * largest)))
+    return max(1, min(IMAGES, len(images), MEMORY // (8 * 3 * (len(chain.blocks) + 1) * largest)))
 
 
-def _transposed(unit: Unit, x: Tensor) -> tuple[Transposed, Transposed | None, Transposed]:
+def _transposed(block: Block, x: Tensor) -> tuple[Transposed, Transposed | None, Transposed]:
     """The transposed Jacobians of merge, shortcut and branch at the input x."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        added = unit.residual(x)
-        kept = None if unit.shortcut is None else unit.shortcut(x)
+        added = block.residual(x)
+        kept = None if block.shortcut is None else block.shortcut(x)
         total = (added if kept is None else kept + added).detach().requires_grad_()
-        merged = unit.merge(total)
+        merged = block.merge(total)
 
     def back(output: Tensor, source: Tensor) -> Transposed:
         return lambda g: torch.autograd.grad(output, source, g, retain_graph=True)[0]

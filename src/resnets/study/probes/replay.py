@@ -1,14 +1,14 @@
-"""A run's folder, or a job of a study, enters; its network leaves as it was at the first steps.
+"""Repeat the first steps of a run, to probe its network as it was then.
 
-The idea: a run is a pure function of recipe, data and step, so nothing of its youth need be kept:
-it is trained again for a hundred steps, by the loop's own `train_step`, on the device and with as
-many threads as then. The end of a run is its newest checkpoint.
+A run is a pure function of recipe, data and step, so none of its early weights need be kept: it is
+trained again for a hundred steps, by the loop's own `train_step`, on the device and with as many
+threads as before. The end of a run is its newest checkpoint.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -16,8 +16,8 @@ from resnets.data.batches import TrainingStream
 from resnets.data.sources import open_data
 from resnets.errors import UserError
 from resnets.models.resnet import ResNet
-from resnets.study.twins.study_config import Job as StudyJob
-from resnets.study.twins.trial import beginning
+from resnets.study.twins.study_config import TwinJob
+from resnets.study.twins.trial import prepared
 from resnets.training.checkpoints import RunFolder
 from resnets.training.environment import choose_device, kept_threads
 from resnets.training.job import Job, divide, fingerprint
@@ -26,29 +26,26 @@ from resnets.training.promise import Basis
 from resnets.training.recipes import Recipe
 from resnets.training.state import State
 
-STEPS = (0, 1, 10, 100)
 
+def networks_of_run(folder: RunFolder, steps: Sequence[int]) -> Iterator[tuple[int, ResNet]]:
+    """Yield copies of a run's network in evaluation mode after these steps, and at its end.
 
-def networks_by_step(folder: RunFolder) -> Iterator[tuple[int, ResNet]]:
-    """The run's network, a copy in evaluation mode, after each of STEPS and at its end.
-
-    Raises UserError where the run cannot be repeated: several ranks, a change on the way, or other
-    images than then.
+    Raises:
+        UserError: The run cannot be repeated: several ranks, a change on the way, or other images.
     """
     basis = Basis.stored(folder)
     ranks, recipe = basis.environment.get("ranks", 1), basis.recipe
     if ranks > 1:
         raise UserError(f"{folder.path}: it ran on {ranks} ranks, and is repeated on one only")
     if basis.environment.get("forced"):
-        raise UserError(f"{folder.path}: it went on with --force, so its beginning is not recorded")
-    assert recipe.steps is not None, "a run folder holds a resolved recipe"
+        raise UserError(f"{folder.path}: it was resumed with --force, so it cannot be repeated")
     job = _job(folder, basis)
     with kept_threads():
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         try:
             state = State.start(job.new_model(), recipe, device=job.device)
-            yield from _first(state, job.stream, recipe)
+            yield from _first(state, job.stream, recipe, steps)
             newest = folder.load()
             if newest is not None and newest.scalars["step"] > state.step:
                 state.restore(newest)
@@ -58,15 +55,17 @@ def networks_by_step(folder: RunFolder) -> Iterator[tuple[int, ResNet]]:
             job.validation.close()
 
 
-def networks_of_job(job: StudyJob) -> Iterator[tuple[int, ResNet]]:
-    """The network of a study's run, a copy in evaluation mode, after each of STEPS."""
-    with beginning(job) as (state, stream):
-        yield from _first(state, stream, job.recipe)
+def networks_of_job(job: TwinJob, steps: Sequence[int]) -> Iterator[tuple[int, ResNet]]:
+    """Yield copies of the network of a study's run in evaluation mode after these steps."""
+    with prepared(job) as (state, stream):
+        yield from _first(state, stream, job.recipe, steps)
 
 
-def _first(state: State, stream: TrainingStream, recipe: Recipe) -> Iterator[tuple[int, ResNet]]:
+def _first(
+    state: State, stream: TrainingStream, recipe: Recipe, steps: Sequence[int]
+) -> Iterator[tuple[int, ResNet]]:
     assert recipe.steps is not None
-    for step in (step for step in STEPS if step <= recipe.steps):
+    for step in (step for step in steps if step <= recipe.steps):
         state.model.train()
         for batch in stream.batches(state.step, step):
             train_step(state, state.model, batch, recipe, steps=recipe.steps)
@@ -79,8 +78,10 @@ def _job(folder: RunFolder, basis: Basis) -> Job:
     dataset = open_data(stored["data"], max_bad=recipe.max_bad)
     if fingerprint(dataset) != stored["fingerprint"]:
         raise UserError(f"{folder.path}: the images in {stored['data']} are not those of the run")
-    parts = divide(dataset, recipe, held_out=stored["held_out"])
     return Job.build(
-        recipe, parts, classes=dataset.classes, preprocess=stored["preprocess"],
+        recipe,
+        divide(dataset, recipe, held_out=stored["held_out"]),
+        classes=dataset.classes,
+        preprocess=stored["preprocess"],
         device=choose_device(basis.environment["device"]),
-    )  # fmt: skip
+    )

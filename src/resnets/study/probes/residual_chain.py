@@ -1,12 +1,12 @@
-"""A trained network enters, a chain leaves: a stem, units one after another, a head.
+"""Take a network as a chain: a stem, residual blocks one after another, a head.
 
-The idea: whatever a residual network is called, a unit is `merge(shortcut(x) + residual(x))` (He
-2015, arXiv 1512.03385, equation 1; after He 2016, arXiv 1603.05027, the merge does nothing). With
-the three in hand a measurement can remove a branch, change the order or follow one path, without a
-hook. `adapters.py` makes chains of networks.
+Whatever a residual network is called, a block is `merge(shortcut(x) + residual(x))` (He 2015, arXiv
+1512.03385, equation 1; after He 2016, arXiv 1603.05027, the merge does nothing). With these three
+maps a measurement can remove a branch or follow one path, without a hook. `adapters.py` makes
+chains of networks.
 
-Shapes: N images, C H W channels, height, width, K classes; x_0 is what leaves the stem, x_l what
-leaves unit l of n.
+Shapes: N images, C H W channels, height, width, K classes; x_0 is the stem's output, x_l that of
+block l of n.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from resnets.study.tables import Row
+
 Map = Callable[[Tensor], Tensor]
-STEM_AND_HEAD = 2  # weighted layers outside the units, as the names of networks count them
+STEM_AND_HEAD = 2  # weighted layers outside the blocks, as the names of networks count them
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
-    """One residual unit in three maps; `shortcut` is None in a plain network."""
+class Block:
+    """One residual block as three maps; `shortcut` is None in a plain network."""
 
     name: str
     stage: int  # from 1
@@ -39,21 +41,21 @@ class Unit:
         return self.add(x, self.residual(x))
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        """The unit's output, given its input and what its branch has made of it."""
+        """Return the block's output, given its input and its branch's output."""
         return self.merge(residual if self.shortcut is None else self.shortcut(x) + residual)
 
     def removed(self, x: Tensor) -> Tensor:
-        """The output with the branch at zero; a plain unit becomes the identity."""
+        """Return the output with the branch at zero; a plain block becomes the identity."""
         return x if self.shortcut is None else self.merge(self.shortcut(x))
 
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """A network taken apart; the modules are those of `network`."""
+    """A network in parts; the modules are those of `network`."""
 
     network: nn.Module
     stem: Map
-    units: tuple[Unit, ...]
+    blocks: tuple[Block, ...]
     head: Map
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -61,27 +63,38 @@ class Chain:
         return self.head(self.stream(images)[-1])
 
     def stream(self, images: Tensor) -> list[Tensor]:
-        """x_0 to x_n."""
+        """Return x_0 to x_n."""
         xs = [self.stem(images)]
-        for unit in self.units:
-            xs.append(unit(xs[-1]))
+        for block in self.blocks:
+            xs.append(block(xs[-1]))
         return xs
+
+    def gradients(
+        self, images: Tensor, targets: Tensor, *, reduction: str
+    ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Return x_0 to x_n and the cross-entropy's gradients there."""
+        with torch.enable_grad():
+            xs = [self.stem(images).detach().requires_grad_()]
+            for block in self.blocks:
+                xs.append(block(xs[-1]))
+            loss = F.cross_entropy(self.head(xs[-1]), targets, reduction=reduction)
+            return xs, torch.autograd.grad(loss, xs)
 
     @property
     def plain(self) -> bool:
-        """Whether no unit has a shortcut."""
-        return all(unit.shortcut is None for unit in self.units)
+        """Whether no block has a shortcut."""
+        return all(block.shortcut is None for block in self.blocks)
 
     @property
     def depth(self) -> int:
         """Weighted layers as the names count them: those of the branches, the stem and the head."""
-        inside = [name for unit in self.units for name, _ in unit.residual.named_children()]
+        inside = [name for block in self.blocks for name, _ in block.residual.named_children()]
         return sum(name.startswith("conv") for name in inside) + STEM_AND_HEAD
 
 
 @contextmanager
 def batch_statistics(network: nn.Module, *, wanted: bool = True) -> Iterator[None]:
-    """Batch norms use mean and variance of the batch they see, and remember nothing.
+    """Let batch norms use mean and variance of the batch they see, and remember nothing.
 
     That re-estimates their statistics on the images at hand, for the network as it is then (Nado
     2020, arXiv 2006.10963). Dropout and stochastic depth stay off.
@@ -98,19 +111,24 @@ def batch_statistics(network: nn.Module, *, wanted: bool = True) -> Iterator[Non
 
 
 def score(logits: Tensor, targets: Tensor) -> dict[str, float]:
-    """Error (share of wrong images) and mean cross-entropy of logits N K."""
+    """Return error (share of wrong images) and mean cross-entropy of logits N K."""
     wrong = (logits.argmax(1) != targets).double().mean()
     return {"error": float(wrong), "loss": float(F.cross_entropy(logits.double(), targets))}
 
 
-def through(units: Sequence[Map], x: Tensor) -> Tensor:
-    """What leaves the last of the units."""
-    for unit in units:
-        x = unit(x)
+def through(blocks: Sequence[Map], x: Tensor) -> Tensor:
+    """Apply the blocks one after another."""
+    for block in blocks:
+        x = block(x)
     return x
 
 
 def no_grad_stream(chain: Chain, images: Tensor) -> list[Tensor]:
-    """x_0 to x_n without a graph."""
+    """Return x_0 to x_n without a graph."""
     with torch.no_grad():
         return chain.stream(images)
+
+
+def finite(value: float) -> Row:
+    """Return a value as a column, or a status in its place."""
+    return {"value": value} if abs(value) < float("inf") else {"status": "not finite"}

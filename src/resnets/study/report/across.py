@@ -12,12 +12,11 @@ import statistics
 import altair as alt
 
 from resnets.report.charts import INK, Figure, finite
-from resnets.study.report.evidence import Row, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.layers import similarity_map
 from resnets.study.report.look import Drawn, data
 from resnets.study.report.words import and_
-from resnets.study.tables import AGAINST
+from resnets.study.tables import AGAINST, Row, select
 
 Networks = dict[str, list[Row]]
 CLEAR = 0.1

@@ -17,10 +17,10 @@ import altair as alt
 from resnets.report.charts import INK, Figure, finite
 from resnets.study.propagation.signal_propagation import INPUTS
 from resnets.study.report.cosines import cosines
-from resnets.study.report.evidence import Evidence, Row, median_by, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import AT_INIT, Drawn, data, families_of
 from resnets.study.report.words import and_, times
+from resnets.study.tables import Row, Tables, median_by, select
 
 KIND = "init-dense"
 EDGES = (-100, -30, -10, -4, -1, 1, 4, 10, 30, 100)
@@ -46,7 +46,7 @@ VERBS = {
 }
 
 
-def init_figures(evidence: Evidence) -> list[Exhibit]:
+def init_figures(evidence: Tables) -> list[Exhibit]:
     """Those of the figures at initialisation that have something to show."""
     tables = {name: select(evidence.table(name), study=KIND) for name in (
         "init", "init_forward", "init_backward", "init_theory",

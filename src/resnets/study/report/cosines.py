@@ -13,10 +13,10 @@ import altair as alt
 
 from resnets.report.charts import Figure, finite
 from resnets.study.propagation.stability import NEIGHBOURS, SHATTERED
-from resnets.study.report.evidence import Row, median_by, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import AT_INIT, beside_theory, families_of
 from resnets.study.report.words import and_
+from resnets.study.tables import Row, median_by, select
 
 TWINS = {"without norm": ("plain", "residual"), "with batch norm": ("plain-bn", "residual-bn")}
 

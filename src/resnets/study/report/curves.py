@@ -13,10 +13,10 @@ from typing import Any
 import altair as alt
 
 from resnets.report.charts import INK, Figure, finite
-from resnets.study.report.evidence import Row, median_by, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, data, faded, switch, switched, switched_axis
 from resnets.study.report.words import and_
+from resnets.study.tables import Row, median_by, one, select
 
 TWINS = ("plain", "residual")
 DEPTH_COLOURS = ("#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#8C3A00")

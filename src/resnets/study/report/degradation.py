@@ -13,11 +13,12 @@ import altair as alt
 
 from resnets.report.charts import Figure, finite, percent
 from resnets.study.report.curves import TWINS, curves, depths_of, rate_words, rates
-from resnets.study.report.evidence import Evidence, Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, Series, data, faded
 from resnets.study.report.variants import dose, families
-from resnets.study.report.words import Effect, and_
+from resnets.study.report.words import and_
+from resnets.study.statistics import Estimate
+from resnets.study.tables import Row, Tables, one, select
 from resnets.study.twins.study_config import PRESETS
 
 UNCLEAR = "inconclusive"
@@ -33,7 +34,7 @@ CHANGE = {
 """what a verdict says of the training error"""
 
 
-def training_figures(evidence: Evidence) -> list[Exhibit]:
+def training_figures(evidence: Tables) -> list[Exhibit]:
     """Those of the figures of training that have something to show."""
     rows, summary = evidence.table("train"), evidence.table("summary")
     preset = evidence.plan.get("name", "minutes")
@@ -118,7 +119,7 @@ def _lost(summary: list[Row], family: str, depth: int) -> str:
 
 def _primary(summary: list[Row], depth: int) -> str:
     """The primary test in words."""
-    gap = Effect.of(summary, "train_error_difference", depth=depth)
+    gap = Estimate.from_rows(summary, "train_error_difference", depth=depth)
     if gap is None or not select(summary, metric="verdict_shortcuts"):
         return ""
     lost = any(_lost(summary, family, depth) for family in TWINS)
@@ -159,7 +160,7 @@ def _errors(
     means = []
     for family in TWINS:
         for depth in depths:
-            found = Effect.of(summary, metric, family=family, depth=depth)
+            found = Estimate.from_rows(summary, metric, family=family, depth=depth)
             if found is not None:
                 means.append(
                     {"series": family, "depth": depth, "value": finite(found.value),

@@ -11,10 +11,10 @@ import math
 import altair as alt
 
 from resnets.report.charts import Figure, finite
-from resnets.study.report.evidence import Row, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, count_axis, data, faded
 from resnets.study.report.words import times
+from resnets.study.tables import Row, select
 
 Networks = dict[str, list[Row]]
 COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#D55E00")

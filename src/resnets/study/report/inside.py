@@ -13,14 +13,13 @@ import altair as alt
 
 from resnets.report.charts import GREY, Figure, finite, percent
 from resnets.study.report.across import across
-from resnets.study.report.evidence import Evidence, Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.gradients import gradients
 from resnets.study.report.landscape import landscape
 from resnets.study.report.layers import responses, similarity, use
 from resnets.study.report.look import Drawn, Mark, Series, count_axis, data, faded
 from resnets.study.report.words import LITTLE_LEFT, and_
-from resnets.study.tables import AGAINST
+from resnets.study.tables import AGAINST, Row, Tables, one, select
 
 Networks = dict[str, list[Row]]
 CURVES = {
@@ -34,7 +33,7 @@ STATISTICS = {
 MOST_NETWORKS = 4
 
 
-def inside_figures(evidence: Evidence) -> list[Exhibit]:
+def inside_figures(evidence: Tables) -> list[Exhibit]:
     """Those of the figures inside trained networks that have something to show."""
     made = (
         ("gradients", gradients), ("paths", paths), ("lesions", lesions),
@@ -51,7 +50,7 @@ def inside_figures(evidence: Evidence) -> list[Exhibit]:
     return exhibits
 
 
-def _command(evidence: Evidence, table: str, networks: Networks) -> str:
+def _command(evidence: Tables, table: str, networks: Networks) -> str:
     """How these networks were probed: where a study keeps them, or wherever they lie."""
 
     def kept(network: str) -> Path:

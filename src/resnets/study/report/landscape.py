@@ -11,10 +11,10 @@ import statistics
 import altair as alt
 
 from resnets.report.charts import Figure, finite
-from resnets.study.report.evidence import Row, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, data, marks_of, switch, switched, switched_axis
 from resnets.study.report.words import and_
+from resnets.study.tables import Row, select
 
 Networks = dict[str, list[Row]]
 METRIC = "line_loss_recalibrated"

@@ -11,10 +11,10 @@ import statistics
 import altair as alt
 
 from resnets.report.charts import GREY, Figure, finite, percent
-from resnets.study.report.evidence import Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Series, count_axis, data, faded
 from resnets.study.report.words import and_
+from resnets.study.tables import Row, one, select
 
 Networks = dict[str, list[Row]]
 USE = {

@@ -16,7 +16,7 @@ from typing import Any
 import altair as alt
 
 from resnets.report.charts import BLUE, GREY, INK, ORANGE
-from resnets.study.report.evidence import Row
+from resnets.study.tables import Row
 
 Drawn = alt.LayerChart | alt.FacetChart
 """what Altair says of layers"""

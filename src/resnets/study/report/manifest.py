@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
+from resnets.data.pixels import usable_cpus
 from resnets.modelfile import read_model
-from resnets.study.executors import num_cores
-from resnets.study.report.evidence import Evidence
+from resnets.study.tables import Tables
 from resnets.training.environment import describe_environment
 
 Manifest = dict[str, Any]
 
 
-def manifest_of(evidence: Evidence, *, commands: list[str]) -> Manifest:
+def manifest_of(evidence: Tables, *, commands: list[str]) -> Manifest:
     """The manifest of a folder."""
     made = describe_environment(torch.device("cpu"))
     made["versions"] |= {name: version(name) for name in ("altair", "vl-convert-python")}
@@ -31,7 +31,7 @@ def manifest_of(evidence: Evidence, *, commands: list[str]) -> Manifest:
     return {
         "versions": made["versions"] | {"python": made["python"]},
         "machine": {
-            "system": made["system"], "processor": made["device_name"], "cores": num_cores(),
+            "system": made["system"], "processor": made["device_name"], "cores": usable_cpus(),
         },
         "threads_per_run": 1,
         "plan": evidence.plan,

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from resnets.report.charts import percent
 from resnets.report.frame import document, drawing, section, table_of_facts, text
 from resnets.study.report.exhibit import Exhibit
-from resnets.study.report.judging import Judged
-from resnets.study.report.words import Effect
+from resnets.study.verdicts import ClaimResult, effect_text
 
 TITLE = "Why depth works"
 STYLE = """
@@ -102,7 +100,7 @@ NOT_SHOWN = (
 def study_page(
     *,
     facts: Sequence[tuple[str, str]],
-    judged: Sequence[Judged],
+    judged: Sequence[ClaimResult],
     sections: Sequence[tuple[str, str, Sequence[Exhibit]]],
 ) -> str:
     """The whole page; sections are a title, a sentence of introduction and exhibits."""
@@ -123,7 +121,7 @@ def study_page(
     return document(body, title=f"{TITLE}: a study", style=STYLE, script=SCRIPT)
 
 
-def _lead(judged: Sequence[Judged]) -> str:
+def _lead(judged: Sequence[ClaimResult]) -> str:
     counts = {
         verdict: sum(found.verdict == verdict for found in judged)
         for verdict in ("supported", "contradicted", "inconclusive")
@@ -163,7 +161,7 @@ def _exhibit(exhibit: Exhibit) -> str:
     )
 
 
-def _claims(judged: Sequence[Judged]) -> str:
+def _claims(judged: Sequence[ClaimResult]) -> str:
     heads = ("claim and test", "effect [95 % interval]", "verdict", "in print", "same scale?")
     head = "".join(f"<th>{name}</th>" for name in heads)
     rows = "\n".join(
@@ -190,35 +188,10 @@ def _claims(judged: Sequence[Judged]) -> str:
     )
 
 
-def _effect_cell(found: Judged) -> str:
+def _effect_cell(found: ClaimResult) -> str:
     """The numbers in a line, what else there is to know below them."""
     size, *notes = effect_text(found).split("; ")
     return text(size) + "".join(f"<small>{text(note)}</small>" for note in notes)
-
-
-def effect_text(found: Judged) -> str:
-    """12.3 [11.0, 13.5] points, p = 0.016; 1 of 6 runs of plain-56 diverged."""
-    if found.verdict == "not measured":
-        return "not measured"
-    p = "" if found.p is None else f", p = {found.p:.3g}"
-    return "; ".join([_size(found) + p, *found.notes])
-
-
-def _size(found: Judged) -> str:
-    if found.effect is None:
-        return "no two runs to compare"
-    share = found.claim.unit == "%"
-    value = _number(found.effect, "value", share)
-    unit = " points" if share else f" {found.claim.unit}" if found.claim.unit else ""
-    if found.effect.low is None:
-        return f"{value}{unit}, no interval"
-    low, high = (_number(found.effect, end, share) for end in ("low", "high"))
-    return f"{value}{unit}" if low == high else f"{value} [{low}, {high}]{unit}"
-
-
-def _number(effect: Effect, end: str, share: bool) -> str:
-    value = getattr(effect, end)
-    return percent(value).removesuffix("%") if share else f"{value:.3g}"
 
 
 def _not_shown() -> str:

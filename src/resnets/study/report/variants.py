@@ -15,12 +15,11 @@ import altair as alt
 
 from resnets.report.charts import BLUE, INK, ORANGE, Figure, finite, percent
 from resnets.study.report.curves import TWINS, rate_words
-from resnets.study.report.evidence import Row, one, select
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.look import Drawn, data
-from resnets.study.report.words import Effect
-from resnets.study.statistics import differences, estimate, ranked, verdict
-from resnets.study.twins.variants import DOSES, FAMILIES
+from resnets.study.statistics import Estimate, differences, estimate, ranked, verdict
+from resnets.study.tables import Row, one, select
+from resnets.study.twins.variants import FAMILIES, SHORTCUT_STRENGTH
 
 FEWEST = 3
 """families at one depth, or doses, that are worth a figure"""
@@ -92,7 +91,7 @@ def families_sentence(groups: dict[int, list[Row]], seeds: list[Row]) -> str:
 
 def dose(rows: list[Row], summary: list[Row], command: str) -> Exhibit | None:
     """Training error by the strength of the shortcut."""
-    found = [row for row in select(summary, metric="runs") if row["family"] in DOSES]
+    found = [row for row in select(summary, metric="runs") if row["family"] in SHORTCUT_STRENGTH]
     depths = [
         depth
         for depth in sorted({row["depth"] for row in found})
@@ -174,11 +173,12 @@ def _cells(found: list[Row], summary: list[Row]) -> list[Row]:
     cells = []
     for row in found:
         cell = {"family": row["family"], "depth": row["depth"]}
-        effect = Effect.of(summary, "train_error", **cell)
+        effect = Estimate.from_rows(summary, "train_error", **cell)
         lost = one(summary, metric="diverged", **cell)
         cells.append(
             {"family": row["family"], "title": _title(row["family"]),
-             "dose": DOSES.get(row["family"]), "value": None if effect is None else effect.value,
+             "dose": SHORTCUT_STRENGTH.get(row["family"]),
+             "value": None if effect is None else effect.value,
              "low": None if effect is None else finite(effect.low),
              "high": None if effect is None else finite(effect.high),
              "lost": f"{lost:.0f} of {row['value']:.0f}" if lost else ""}
@@ -201,7 +201,7 @@ def _drawn(cells: list[Row], seeds: list[Row], top: float) -> dict[str, list[Row
 
 def _dots(rows: list[Row]) -> list[Row]:
     return [
-        {"family": row["family"], "dose": DOSES.get(row["family"]), "seed": row["seed"],
+        {"family": row["family"], "dose": SHORTCUT_STRENGTH.get(row["family"]), "seed": row["seed"],
          "value": finite(row["value"])}
         for row in rows if "value" in row
     ]  # fmt: skip

@@ -8,15 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from resnets.errors import UserError
+from resnets.study.claims import STORED, read_claims
 from resnets.study.report.atlas import init_figures
-from resnets.study.report.claims import STORED, read_claims
 from resnets.study.report.degradation import training_figures
-from resnets.study.report.evidence import Evidence
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.inside import inside_figures
-from resnets.study.report.judging import judge_all
 from resnets.study.report.manifest import Manifest, manifest_of, write_manifest
 from resnets.study.report.page import study_page
+from resnets.study.tables import Tables
+from resnets.study.verdicts import judge_all
 
 Sections = list[tuple[str, str, list[Exhibit]]]
 
@@ -28,7 +28,7 @@ def write_study_report(folder: Path) -> Path:
     """
     if not folder.is_dir():
         raise UserError(f"--out {folder}: there is no such folder; give that of a study")
-    evidence = Evidence.read(folder)
+    evidence = Tables.read(folder)
     sections = _sections(evidence)
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
@@ -44,7 +44,7 @@ def write_study_report(folder: Path) -> Path:
     return path
 
 
-def _sections(evidence: Evidence) -> Sections:
+def _sections(evidence: Tables) -> Sections:
     return [
         (
             "In training",

@@ -1,99 +1,83 @@
-"""The rows of a study of training enter, its findings leave: estimates, tests, verdicts.
+"""Summarise a study of training: estimates and tests as tables, and the lines a person reads.
 
-The idea: what counts as supported was fixed with the plan. One primary test; all else is secondary
-and says so. A run that diverged is a censored outcome: it is counted, with Wilson's interval, and
-never averaged; it leaves the pairs of its seed, and in the tests it is the worst there is.
+What counts as supported was fixed with the config: one primary test, all else secondary. A run that
+diverged is a censored outcome: it is counted, with Wilson's interval, and never averaged; it leaves
+the pairs of its seed, and in the tests it is the worst there is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator
 
+from resnets.evaluation import wilson
+from resnets.study.claims import SEEDED, read_claims
 from resnets.study.statistics import (
     Estimate,
     Seeds,
-    Verdict,
-    censored,
     differences,
     estimate,
     ranked,
     sign_flip,
-    verdict,
 )
-from resnets.study.twins.lr_search import Choice, choose, tried_rates
-from resnets.study.twins.study_config import Cell, Plan
-from resnets.study.twins.trial import Row
+from resnets.study.tables import Row, Tables, one, select
+from resnets.study.twins.lr_search import choose, tried_rates
+from resnets.study.twins.study_config import TWINS, Cell, StudyConfig
+from resnets.study.twins.trial import METRICS
+from resnets.study.twins.variants import PUBLISHED, SHORTCUT_STRENGTH
+from resnets.study.verdicts import effect_text, judge_all
 
-Errors = Mapping[Cell, Seeds]
-
-
-@dataclass(frozen=True)
-class CellFinding:
-    """One family at one depth."""
-
-    family: str
-    depth: int
-    choice: Choice
-    train_error: Estimate | None
-    test_error: Estimate | None
-    last_loss: Estimate | None
-    runs: int
-    diverged: int
+# The family column of differences.
+PAIR = "plain-residual"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Training error of plain minus residual at one depth, seed by seed."""
-
-    depth: int
-    difference: Estimate | None
-    p: float | None  # one-sided sign-flip
-    role: Literal["primary", "secondary"]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A sentence that was fixed beforehand, and what the rows say to it."""
-
-    name: str
-    sentence: str
-    effect: Estimate | None
-    p: float | None
-    verdict: Verdict
-    lost: tuple[str, ...]  # what diverged, in words
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Everything that a report needs beside the rows themselves."""
-
-    plan: Plan
-    cells: tuple[CellFinding, ...]
-    comparisons: tuple[Comparison, ...]
-    claims: tuple[Claim, ...]
-
-    def cell(self, family: str, depth: int) -> CellFinding:
-        """The finding of one cell."""
-        return next(c for c in self.cells if (c.family, c.depth) == (family, depth))
-
-
-def summarise(plan: Plan, rows: Iterable[Row]) -> Summary:
-    """The findings of a finished study."""
+def summary_rows(config: StudyConfig, rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield `summary.csv`. An estimate is three rows: the mean, `_low` and `_high`."""
     rows = list(rows)
     counted = [row for row in rows if row["purpose"] == "count"]
-    cells = sorted(dict(plan.cells()), key=lambda cell: (cell[0], cell[1]))
-    errors = {cell: by_seed(counted, cell, "train_error") for cell in cells}
-    findings = tuple(_finding(plan, rows, counted, cell, errors) for cell in cells)
-    comparisons = tuple(
-        _comparison(depth, errors, deepest=plan.deepest) for depth in sorted(plan.twins.depths)
-    )
-    return Summary(plan, findings, comparisons, _claims(plan, errors))
+    for cell in sorted(dict(config.cells())):
+        yield from _cell_rows(config, rows, counted, cell)
+    for depth in sorted(config.twins.depths):
+        role = "primary" if depth == config.deepest else "secondary"
+        about: Row = {"study": "train", "family": PAIR, "depth": depth, "status": role}
+        plain, residual = (by_seed(counted, (family, depth), "train_error") for family in TWINS)
+        yield from _difference_rows(about, plain, residual)
+    if config.name == "cifar" and config.setup.data == "cifar10":  # comparable with nothing else
+        for row in PUBLISHED:
+            source = f"more than this: {row.source}" if row.exceeds else row.source
+            about = {"family": row.family, "depth": row.depth, "status": source}
+            yield about | {"metric": "published_test_error", "value": row.error / 100}
+
+
+def budget_rows(config: StudyConfig, rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield `budget.csv`: the twins of one depth after each length of training (`step`)."""
+    budgets = config.budgets
+    assert budgets is not None
+    rows = [
+        row
+        for row in rows
+        if row["purpose"] in ("count", "budget")
+        and row["depth"] == budgets.depth
+        and row["family"] in TWINS
+        and row["seed"] in budgets.seeds
+    ]
+    for steps in budgets.steps:
+        there = [row for row in rows if row["steps"] == steps]
+        about: Row = {"study": "budget", "depth": budgets.depth, "step": steps}
+        errors = []
+        for family in TWINS:
+            for row in sorted(there, key=lambda row: row["seed"]):
+                if row["family"] == family:
+                    own = about | {"family": family, "seed": row["seed"], "lr": row["lr"]}
+                    if row["status"]:
+                        yield own | {"metric": "train_error", "status": row["status"]}
+                    for name in (name for name in METRICS if name in row):
+                        yield own | {"metric": name, "value": row[name]}
+            errors.append(by_seed(there, (family, budgets.depth), "train_error"))
+        yield from _difference_rows(about | {"family": PAIR}, *errors)
 
 
 def by_seed(rows: Iterable[Row], cell: Cell, metric: str) -> dict[int, float | None]:
-    """A metric of the runs of a cell."""
+    """Return a metric of the runs of a cell."""
     return {
         row["seed"]: None if row["status"] else row[metric]
         for row in sorted(rows, key=lambda row: row["seed"])
@@ -101,69 +85,77 @@ def by_seed(rows: Iterable[Row], cell: Cell, metric: str) -> dict[int, float | N
     }
 
 
-def _mean(seeds: Seeds) -> Estimate | None:
-    """Of the runs that did not diverge."""
-    return estimate([value for value in seeds.values() if value is not None])
+def _difference_rows(about: Row, plain: Seeds, residual: Seeds) -> Iterator[Row]:
+    """Training error of plain minus residual, seed by seed, with its one-sided p."""
+    found = estimate(differences(plain, residual))
+    if found is not None:
+        yield from found.rows(about, "train_error_difference")
+    p = sign_flip(differences(ranked(plain), ranked(residual)))
+    if p is not None:
+        yield about | {"metric": "p", "value": p}
 
 
-def _finding(
-    plan: Plan, rows: list[Row], counted: list[Row], cell: Cell, errors: Errors
-) -> CellFinding:
-    family, depth = cell
-    own = [row for row in counted if (row["family"], row["depth"]) == cell]
-    choice = choose(plan, tried_rates(rows, cell))
+def _cell_rows(
+    config: StudyConfig, rows: list[Row], counted: list[Row], cell: Cell
+) -> Iterator[Row]:
+    choice = choose(config, tried_rates(rows, cell))
     assert choice is not None, "the study is not finished"
-    return CellFinding(
-        family=family,
-        depth=depth,
-        choice=choice,
-        train_error=_mean(errors[cell]),
-        test_error=_mean(by_seed(own, cell, "test_error")),
-        last_loss=_mean(by_seed(own, cell, "last_loss")),
-        runs=len(own),
-        diverged=sum(bool(row["status"]) for row in own),
-    )
+    about: Row = {"study": "train", "family": cell[0], "depth": cell[1], "lr": choice.rate}
+    yield about | {"metric": "lr", "value": choice.rate, "status": choice.flag}
+    if cell[0] in SHORTCUT_STRENGTH:
+        about["x"] = SHORTCUT_STRENGTH[cell[0]]
+    for name in ("train_error", "test_error", "last_loss"):
+        seeds = by_seed(counted, cell, name)
+        found = estimate([value for value in seeds.values() if value is not None])
+        if found is not None:
+            yield from found.rows(about, name)
+    diverged = sum(value is None for value in seeds.values())
+    low, high = wilson(diverged, len(seeds))
+    yield about | {"metric": "runs", "value": len(seeds)}
+    yield about | {"metric": "diverged", "value": diverged}
+    yield about | {"metric": "diverged_share_low", "value": low}
+    yield about | {"metric": "diverged_share_high", "value": high}
 
 
-def _comparison(depth: int, errors: Errors, *, deepest: int) -> Comparison:
-    one, other = errors["plain", depth], errors["residual", depth]
-    role: Literal["primary", "secondary"] = "primary" if depth == deepest else "secondary"
-    p = sign_flip(differences(ranked(one), ranked(other)))
-    return Comparison(depth, estimate(differences(one, other)), p, role)
+def summary_lines(tables: Tables) -> Iterator[str]:
+    """Yield what a person reads at the end of training, claims included."""
+    rows = tables.table("summary")
+    yield "training error in %, mean over seeds [95 % interval]; differences are paired by seed"
+    yield f"{'layers':>6}  {'plain':22} {'residual':22} {'plain - residual':22} p"
+    cells = [(row["family"], row["depth"]) for row in select(rows, metric="runs")]
+    for depth in sorted({depth for family, depth in cells if family in TWINS}):
+        pair: Row = {"family": PAIR, "depth": depth}
+        p = next(iter(select(rows, metric="p", **pair)), None)
+        columns = [*(_error_text(rows, family, depth) for family in TWINS)]
+        columns.append(percent(Estimate.from_rows(rows, "train_error_difference", **pair)))
+        end = "-" if p is None else f"{p['value']:.4f} {p['status']}"
+        yield f"{depth:6}  " + " ".join(f"{text:22}" for text in columns) + f" {end}"
+    for family, depth in cells:
+        if family not in TWINS:
+            yield f"{depth:6}  {family:22} {_error_text(rows, family, depth)}"
+    words = {"edge": "the best is at the edge of those tried", "diverged": "all tried diverged"}
+    for row in select(rows, metric="lr"):
+        if row.get("status"):
+            cell = f"{row['family']} at {row['depth']} layers, learning rate {row['value']:g}"
+            yield f"note: {cell}: {words[row['status']]}"
+    claims = [claim for claim in read_claims() if claim.quantity.table == SEEDED]
+    for found in judge_all(claims, tables):
+        yield f"{found.verdict}: {found.claim.sentence} ({effect_text(found)})"
 
 
-def _claims(plan: Plan, errors: Errors) -> tuple[Claim, ...]:
-    """The claims of every study of training, in fixed words; the first is the primary one."""
-    deep, shallow = plan.deepest, min(plan.twins.depths)
-    return (
-        _claim(
-            "shortcuts",
-            f"at {deep} layers the training error of plain is higher than that of residual",
-            ("plain", deep), ("residual", deep), errors,
-        ),
-        _claim(
-            "plain_degrades",
-            f"plain has a higher training error at {deep} layers than at {shallow}",
-            ("plain", deep), ("plain", shallow), errors,
-        ),
-        _claim(
-            "residual_gains",
-            f"residual has a lower training error at {deep} layers than at {shallow}",
-            ("residual", deep), ("residual", shallow), errors, lower=True,
-        ),
-    )  # fmt: skip
+def _error_text(rows: list[Row], family: str, depth: int) -> str:
+    cell: Row = {"family": family, "depth": depth}
+    diverged, runs = (one(rows, metric=name, **cell) or 0 for name in ("diverged", "runs"))
+    lost = f" ({diverged:.0f} of {runs:.0f} diverged)" if diverged else ""
+    return percent(Estimate.from_rows(rows, "train_error", **cell)) + lost
 
 
-def _claim(
-    name: str, sentence: str, one: Cell, other: Cell, errors: Errors,
-    *, lower: bool = False,
-) -> Claim:  # fmt: skip
-    """Of the first cell's error minus the second's: is it above zero (or below)?"""
-    found = estimate(differences(errors[one], errors[other]))
-    tested = differences(ranked(errors[one]), ranked(errors[other]))
-    ends = None if found is None else found.ends
-    above, below = (None, 0.0) if lower else (0.0, None)
-    p = sign_flip([-d for d in tested] if lower else tested)
-    decided = verdict(ends, above=above, below=below, seeds=tested)
-    lost = (censored(f"{cell[0]}-{cell[1]}", errors[cell]) for cell in (one, other))
-    return Claim(name, sentence, found, p, decided, tuple(filter(None, lost)))
+def percent(found: Estimate | None) -> str:
+    """Return `12.3 [11.0, 13.5]`, or less where less is known."""
+    if found is None:
+        return "-"
+    if found.spread is None:
+        return f"{100 * found.value:.1f} [no interval]"
+    low, high = (f"{100 * end:.1f}" for end in found.spread)
+    ends = f"({low} to {high})" if found.is_range else f"[{low}, {high}]"
+    return f"{100 * found.value:.1f} {ends}"

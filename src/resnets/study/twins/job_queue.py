@@ -1,7 +1,7 @@
-"""A plan, a book and an executor enter; the book leaves full: every run of a study, once.
+"""Run the jobs of a study on an executor, each once, until nothing is left to do.
 
-The idea: ask what the rows so far call for, give out what is neither done nor under way, write each
-row down as it comes, and ask again.
+Jobs that can start are submitted, each row is kept as it comes, and the new rows decide what can
+start next. A folder belongs to one process at a time, and whatever stops it, finished runs stay.
 """
 
 from __future__ import annotations
@@ -16,87 +16,132 @@ from concurrent.futures import (
     Future,
     wait,
 )
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 
-from resnets.errors import UserError
-from resnets.study.twins.lr_search import choose, rates_to_try, tried_rates, wanted
-from resnets.study.twins.run_store import Book
-from resnets.study.twins.study_config import Job, Plan
-from resnets.study.twins.trial import Result, Row, run
+from resnets.errors import UserError, unknown
+from resnets.study.tables import Row, write_table
+from resnets.study.twins.analysis import budget_rows, summary_rows
+from resnets.study.twins.lr_search import remaining, runnable
+from resnets.study.twins.run_store import RunStore
+from resnets.study.twins.study_config import PRESETS, StudyConfig, TwinJob
+from resnets.study.twins.trial import TrialResult, dataset_of, run_trial
+from resnets.training.environment import choose_device
+from resnets.training.lock import locked
+
+Log = Callable[[str], None]
+Workers = Callable[[], AbstractContextManager[Executor]]
 
 
-def run_grid(book: Book, *, executor: Executor, tell: Callable[[str], None]) -> None:
-    """Run what the plan of the book asks for and the book does not hold yet.
+def resolve(preset: str, *, data: str | None = None, device: str = "auto") -> StudyConfig:
+    """Return the config of a preset, on other images if `data` is given.
 
-    Raises UserError when the shallowest plain network learns nothing, or a worker was killed.
+    The device `auto` is the CPU for small images, where processes on all cores are faster than one
+    device.
+
+    Raises:
+        UserError: The preset, device or data set is unknown; nothing has been written then.
     """
-    progress = Progress(book)
-    running: dict[Future[Result], Job] = {}
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    config = PRESETS[preset]
+    name = "cpu" if device == "auto" and preset != "cifar" else device
+    setup = replace(config.setup, device=str(choose_device(name)), data=data or config.setup.data)
+    dataset_of(setup)
+    return replace(config, setup=setup)
+
+
+def train_twins(config: StudyConfig, folder: Path, *, workers: Workers, log: Log) -> None:
+    """Run what the folder lacks of a study, then write its tables of training.
+
+    Raises:
+        UserError: The folder holds another study or is in use, or the study would show nothing.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder}: is a file; pass a new folder or that of a study")
+    with workers() as executor:  # first, so that an address where nobody answers leaves no folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / "lock", folder=folder):
+            store = RunStore(folder, config)
+            log(f"study {config.name} in {folder}: {len(store.rows)} runs are finished")
+            try:
+                run_jobs(store, executor=executor, log=log)
+            except KeyboardInterrupt:
+                log(f"{len(store.rows)} runs are kept")
+                raise
+            rows = list(store.rows.values())
+            store.write_table()
+            write_table(store.data / "summary.csv", summary_rows(config, rows))
+            if config.budgets is not None:
+                write_table(store.data / "budget.csv", budget_rows(config, rows))
+
+
+def run_jobs(store: RunStore, *, executor: Executor, log: Log) -> None:
+    """Run what the config needs and the store does not hold yet.
+
+    Raises:
+        UserError: The shallowest plain network learns nothing, or a worker was killed.
+    """
+    progress = _Progress(store)
+    running: dict[Future[TrialResult], TwinJob] = {}
     while True:
-        under_way = {job.key for job in running.values()}
-        for job in wanted(book.plan, book.rows.values()):
-            if job.key not in under_way and job.key not in book.rows:
-                running[executor.submit(run, job)] = job
+        busy = {job.key for job in running.values()}
+        for job in runnable(store.config, store.rows.values()):
+            if job.key not in busy and job.key not in store.rows:
+                running[executor.submit(run_trial, job)] = job
         if not running:
             return
         finished, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in sorted(
             finished, key=_failed
-        ):  # what is good is kept before a failure ends it
+        ):  # good rows are kept before a failure is raised
             job = running.pop(future)
-            book.add(job, _result(future, book))
-            tell(progress.line(job, book.rows[job.key]))
+            store.add(job, _result(future, store))
+            log(progress.line(job, store.rows[job.key]))
 
 
-def _failed(future: Future[Result]) -> bool:
+def _failed(future: Future[TrialResult]) -> bool:
     return future.cancelled() or future.exception() is not None
 
 
-def _result(future: Future[Result], book: Book) -> Result:
+def _result(future: Future[TrialResult], store: RunStore) -> TrialResult:
     try:
         return future.result()
     except (BrokenExecutor, CancelledError):
         raise UserError(
-            "the workers are gone: one was killed, perhaps for want of memory, or the cluster was "
-            f"left; {len(book.rows)} runs are kept in {book.folder}, and the same command goes on"
+            "the workers are gone: one was killed, perhaps for lack of memory, or the cluster was "
+            f"closed; {len(store.rows)} runs are kept in {store.folder}, and the same command "
+            "resumes the study"
         ) from None
 
 
-def jobs_left(plan: Plan, rows: dict[tuple[object, ...], Row]) -> list[Job]:
-    """What the plan still asks for, as far as one can know: rates beyond the edges may come."""
-    jobs = []
-    for cell, seeds in plan.cells():
-        tried = tried_rates(rows.values(), cell)
-        choice = choose(plan, tried)
-        jobs += [plan.tuning(cell, rate) for rate in rates_to_try(plan, tried)]
-        rate = choice.rate if choice else plan.rates[0]
-        jobs += [plan.counted(cell, rate, seed) for seed in seeds]
-    return [job for job in jobs if job.key not in rows]
-
-
-class Progress:
+class _Progress:
     """What is done, and how long the rest will take at the speed so far."""
 
-    def __init__(self, book: Book) -> None:
-        self.book = book
-        self.began = time.monotonic()
+    def __init__(self, store: RunStore) -> None:
+        self.store = store
+        self.start = time.monotonic()
         self.done = 0.0
 
-    def line(self, job: Job, row: Row) -> str:
-        """One finished run in words."""
+    def line(self, job: TwinJob, row: Row) -> str:
+        """Return the line of one finished run."""
         self.done += job.cost
-        spent = time.monotonic() - self.began
-        left = jobs_left(self.book.plan, self.book.rows)
+        spent = time.monotonic() - self.start
+        left = remaining(self.store.config, self.store.rows)
         seconds_left = sum(job.cost for job in left) * spent / self.done
         part = "val" if job.purpose == "tune" else "train"
         error = row["status"] or f"{part} error {row[f'{part}_error']:.1%}"
-        count = len(self.book.rows)
+        count = len(self.store.rows)
         return (
-            f"{count:4} of {count + len(left)}  {job.purpose:5} {job.family:13} "
-            f"{job.depth:4} layers  lr {job.rate:<6g} seed {job.seed:<4} {error:18} "
-            f"{_clock(spent)} gone, about {_clock(seconds_left)} left"
+            f"{count:4} of {count + len(left)}  {job.purpose:6} {job.family:13} {job.depth:4} "
+            f"layers {job.steps:5} steps  lr {job.rate:<6g} seed {job.seed:<4} {error:18} "
+            f"{clock(spent)} elapsed, about {clock(seconds_left)} left"
         )
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Return seconds as m:ss, or h:mm:ss from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,11 +1,11 @@
-"""Rows so far enter, the jobs that they call for leave: what a study does next.
+"""Choose the learning rate of every cell, and say which runs a study still needs.
 
-The idea: the order of a study is a pure function of its plan and its rows, so a killed study goes
-on by reading its rows. Every cell chooses its own learning rate among the plan's, on a seed that is
-not counted, at half length, by the mean loss on images that were held out. A best rate at the
-edge of those tried asks for one more beyond it, as long as the plan's reserve lasts; if it is still
-at the edge then, the cell is flagged. Nothing but the shallowest plain network is begun before that
-one has clearly learned: where it does not, a study would show nothing.
+The order of a study is a pure function of its config and its rows, so a killed study resumes by
+reading its rows. Every cell chooses its own learning rate among the config's, on a seed that is not
+counted, at half length, by the mean loss on images that were held out. A best rate at the edge of
+those tried asks for one more beyond it, as long as the reserve lasts; if it is still at the edge
+then, the cell is flagged. Nothing but the shallowest plain network starts before that one has
+clearly learned: where it does not, a study would show nothing.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from dataclasses import dataclass
 
 from resnets.errors import UserError
 from resnets.evaluation import wilson
-from resnets.study.twins.study_config import Cell, Job, Plan
-from resnets.study.twins.trial import Row, chance_of
+from resnets.study.tables import Row
+from resnets.study.twins.study_config import Cell, StudyConfig, TwinJob
+from resnets.study.twins.trial import dataset_of
 
+# A network has learned whose error is clearly below this share of chance's.
 LEARNED = 0.8
-"""share of chance's error that a network which has learned is clearly below"""
 
+# Validation loss of each learning rate that was tried; infinite where it diverged.
 Losses = Mapping[float, float]
-"""validation loss of each learning rate that was tried; infinite where it diverged"""
 
 
 @dataclass(frozen=True)
@@ -34,25 +35,27 @@ class Choice:
     flag: str  # empty | edge: a rate beyond those tried might be better | diverged: all did
 
 
-def rates_to_try(plan: Plan, tried: Losses) -> tuple[float, ...]:
-    """Rates that a cell still owes, none when it can choose."""
-    missing = tuple(rate for rate in plan.rates if rate not in tried)
-    if missing or len(plan.rates) == 1:
-        return () if len(plan.rates) == 1 else missing
+def rates_to_try(config: StudyConfig, tried: Losses) -> tuple[float, ...]:
+    """Return the rates that a cell still has to try, none when it can choose."""
+    if len(config.rates) == 1:
+        return ()
+    missing = tuple(rate for rate in config.rates if rate not in tried)
+    if missing:
+        return missing
     edge = _edge(tried)
-    spare = len(plan.rates) + plan.reserve - len(tried)
+    spare = len(config.rates) + config.reserve - len(tried)
     if edge == 0 or spare < 1:
         return ()
-    beyond = min(tried) / plan.factor if edge < 0 else max(tried) * plan.factor
+    beyond = min(tried) / config.factor if edge < 0 else max(tried) * config.factor
     return (float(f"{beyond:.4g}"),)
 
 
-def choose(plan: Plan, tried: Losses) -> Choice | None:
-    """The choice of a cell, or None while it owes a trial."""
-    if rates_to_try(plan, tried):
+def choose(config: StudyConfig, tried: Losses) -> Choice | None:
+    """Return the choice of a cell, or None while it has a rate to try."""
+    if rates_to_try(config, tried):
         return None
-    if len(plan.rates) == 1:
-        return Choice(plan.rates[0], "")
+    if len(config.rates) == 1:
+        return Choice(config.rates[0], "")
     if all(math.isinf(loss) for loss in tried.values()):
         return Choice(min(tried), "diverged")
     return Choice(_best(tried), "edge" if _edge(tried) else "")
@@ -70,7 +73,7 @@ def _edge(tried: Losses) -> int:
 
 
 def tried_rates(rows: Iterable[Row], cell: Cell) -> dict[float, float]:
-    """What the tuning of a cell has found so far."""
+    """Return the validation losses of a cell so far."""
     return {
         row["lr"]: row.get("val_loss", math.inf)
         for row in rows
@@ -78,59 +81,70 @@ def tried_rates(rows: Iterable[Row], cell: Cell) -> dict[float, float]:
     }
 
 
-def wanted(plan: Plan, rows: Iterable[Row]) -> list[Job]:
-    """Every job that can be begun now, done or not, the longest first.
+def runnable(config: StudyConfig, rows: Iterable[Row]) -> list[TwinJob]:
+    """Return every job that can start now, done or not, the longest first.
 
-    Raises UserError when the shallowest plain network did not clearly learn.
+    Raises:
+        UserError: The shallowest plain network did not clearly learn.
     """
     rows = list(rows)
-    cells = dict(plan.cells())
-    first = plan.shallowest
-    if not has_learned(plan, rows):
-        jobs = list(_jobs(plan, rows, first, cells[first]))
+    first = config.shallowest
+    if not _has_learned(config, rows):
+        jobs = list(_jobs(config, rows, first))
         return jobs if jobs[0].purpose == "tune" else jobs[:1]
-    found = [job for cell, seeds in cells.items() for job in _jobs(plan, rows, cell, seeds)]
+    found = [job for cell, _ in config.cells() for job in _jobs(config, rows, cell)]
     return sorted(found, key=lambda job: -job.cost)
 
 
-def _jobs(plan: Plan, rows: list[Row], cell: Cell, seeds: tuple[int, ...]) -> Iterator[Job]:
-    """A cell's next trials, or, when it has chosen, its counted runs."""
+def remaining(config: StudyConfig, rows: Mapping[tuple[object, ...], Row]) -> list[TwinJob]:
+    """Return what the config still needs, as far as is known: rates beyond the edges may come."""
+    jobs: list[TwinJob] = []
+    for cell, _ in config.cells():
+        found = list(_jobs(config, list(rows.values()), cell))
+        if found[0].purpose == "tune":
+            found += config.trials(cell, config.rates[0])
+        jobs += found
+    return [job for job in jobs if job.key not in rows]
+
+
+def _jobs(config: StudyConfig, rows: list[Row], cell: Cell) -> Iterator[TwinJob]:
+    """A cell's next trials of rates, or, when it has chosen, its counted runs."""
     tried = tried_rates(rows, cell)
-    choice = choose(plan, tried)
+    choice = choose(config, tried)
     if choice is None:
-        yield from (plan.tuning(cell, rate) for rate in rates_to_try(plan, tried))
+        yield from (config.tuning(cell, rate) for rate in rates_to_try(config, tried))
     else:
-        yield from (plan.counted(cell, choice.rate, seed) for seed in seeds)
+        yield from config.trials(cell, choice.rate)
 
 
-def has_learned(plan: Plan, rows: list[Row]) -> bool:
-    """Whether the gate is passed; False while the shallowest plain network is not judged yet.
+def _has_learned(config: StudyConfig, rows: list[Row]) -> bool:
+    """Whether the shallowest plain network has learned; False while it is not judged yet.
 
     Raises UserError where its error, at the upper end of Wilson's interval, is not below LEARNED.
     """
-    row = _judged(plan, rows)
+    row = _judged(config, rows)
     if row is None:
         return False
     part = "val" if row["purpose"] == "tune" else "train"
     error, images = row.get(f"{part}_error", 1.0), row.get(f"{part}_images", 0)
-    chance = chance_of(plan.setup)
+    chance = dataset_of(config.setup).chance
     if wilson(round(error * images), images)[1] < LEARNED * chance:
         return True
     raise UserError(
-        f"the plain network of {row['depth']} layers is wrong on {error:.0%} of the images after "
-        f"{row['steps']} steps (chance: {chance:.0%}): the budget is too small for this data to "
-        "show anything about depth; take a longer preset or easier data"
+        f"the plain network of {row['depth']} layers has {error:.0%} error after {row['steps']} "
+        f"steps (chance: {chance:.0%}): the budget is too small for this data to show anything "
+        "about depth; use a longer preset or easier data"
     )
 
 
-def _judged(plan: Plan, rows: list[Row]) -> Row | None:
+def _judged(config: StudyConfig, rows: list[Row]) -> Row | None:
     """The row by which the shallowest plain network is judged: of the rate that it chose."""
-    choice = choose(plan, tried_rates(rows, plan.shallowest))
-    purpose = "count" if len(plan.rates) == 1 else "tune"
+    choice = choose(config, tried_rates(rows, config.shallowest))
+    purpose = "count" if len(config.rates) == 1 else "tune"
     found = [
         row
         for row in rows
-        if (row["family"], row["depth"]) == plan.shallowest
+        if (row["family"], row["depth"]) == config.shallowest
         and row["purpose"] == purpose
         and choice is not None
         and row["lr"] == choice.rate

@@ -1,8 +1,8 @@
-"""What a study of training will do, written down before its first run: presets as frozen rows.
+"""Fix what a study does before its first run: presets as frozen rows.
 
-Enters: the name of a preset. Leaves: a `Plan`, and from it the `Job`s, each the frozen description
-of one run. What a study decides is decided here: networks, budget, seeds, how the learning rate is
-chosen, the one primary test and what counts as supported. A folder keeps the plan it began with.
+A `StudyConfig` gives the jobs, each the frozen description of one run. Networks, budgets, seeds,
+how the learning rate is chosen and the one primary test are decided here; a folder keeps the config
+of its first run.
 
 The primary test: training error of plain minus residual at the deepest depth, one-sided sign-flip
 over the seeds, no correction (one test). Everything else is secondary and labelled so. Degradation
@@ -19,11 +19,9 @@ from resnets.study.twins.variants import STRENGTHS
 from resnets.training.named import he2015
 from resnets.training.recipes import Recipe
 
-Purpose = Literal["tune", "count"]
-Cell = tuple[str, int]
-"""family and depth"""
+Purpose = Literal["tune", "count", "budget"]
+Cell = tuple[str, int]  # family and depth
 TWINS = ("plain", "residual")
-SIGNIFICANT = 0.05
 CURVE_POINTS = 40
 
 
@@ -49,8 +47,44 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run: all that decides its row."""
+class Budgets:
+    """Lengths of training, in steps, after which the twins of one depth are compared."""
+
+    depth: int
+    steps: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Depths and widths of the sweep of networks at initialisation, and its draws of weights."""
+
+    depths: tuple[int, ...] = (10, 30, 100, 300, 1000, 3000, 10000)
+    widths: tuple[int, ...] = (64, 128)
+    draws: int = 5
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """How much a probe of a trained network measures."""
+
+    images: int = 500  # a measurement that passes through the network often takes the first ones
+    gradient_images: int = 128
+    ablation_images: int = 200
+    landscape_images: int = 64
+    draws: int = 5  # random sets of blocks for each number removed
+    directions: int = 10  # of the loss landscape
+    points: int = 11  # from -1 to 1 along a direction; odd, so that 0 is one of them
+    replay_steps: tuple[int, ...] = (0, 1, 10, 100)  # whose gradients are measured
+    seed: int = 0
+
+
+PROBE = ProbeConfig()
+
+
+@dataclass(frozen=True)
+class TwinJob:
+    """One run of training: all that decides its row."""
 
     setup: Setup
     family: str
@@ -58,34 +92,33 @@ class Job:
     rate: float  # peak learning rate
     seed: int
     purpose: Purpose
-    keeps_weights: bool
+    steps: int
+    keeps_weights: bool = False
 
     @property
     def cell(self) -> Cell:
         return self.family, self.depth
 
     @property
-    def key(self) -> tuple[Purpose, str, int, float, int]:
-        """What tells one run of a study from another."""
-        return self.purpose, self.family, self.depth, self.rate, self.seed
+    def key(self) -> tuple[Purpose, str, int, float, int, int]:
+        """What distinguishes the runs of a study."""
+        return self.purpose, self.family, self.depth, self.rate, self.seed, self.steps
 
     @property
     def recipe(self) -> Recipe:
-        """Tuning takes half of the steps, with the same shares of warm-up and fall."""
-        steps = self.setup.recipe.steps
-        assert steps is not None
-        steps = max(1, steps // 2) if self.purpose == "tune" else steps
-        return replace(self.setup.recipe, learning_rate=self.rate, seed=self.seed, steps=steps)
+        """The resolved recipe: shares of warm-up and decay are equal at any length."""
+        recipe = self.setup.recipe
+        return replace(recipe, learning_rate=self.rate, seed=self.seed, steps=self.steps)
 
     @property
     def cost(self) -> float:
-        """In layers times steps, to which the time of a run is about proportional."""
-        return self.depth * float(self.recipe.steps or 0)
+        """Layers times steps, to which the time of a run is about proportional."""
+        return self.depth * float(self.steps)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A whole study of training; the first group holds the twins."""
+class StudyConfig:
+    """A whole study; the first group holds the twins."""
 
     name: str
     setup: Setup
@@ -94,23 +127,32 @@ class Plan:
     factor: float  # between neighbours, and beyond an edge
     reserve: int  # rates that a cell may try beyond the edges
     tuning_seed: int  # none of the counted
+    budgets: Budgets | None = None
+    sweep: SweepConfig = SweepConfig()
+    probe: ProbeConfig = PROBE
 
     @property
     def twins(self) -> Group:
         return self.groups[0]
 
     @property
+    def steps(self) -> int:
+        """Steps of a run that counts."""
+        assert self.setup.recipe.steps is not None
+        return self.setup.recipe.steps
+
+    @property
     def shallowest(self) -> Cell:
-        """The plain network that must learn, or the budget shows nothing."""
+        """The plain network that must learn, or the study shows nothing."""
         return "plain", min(self.twins.depths)
 
     @property
     def deepest(self) -> int:
-        """Where the primary test is made."""
+        """The depth of the primary test."""
         return max(self.twins.depths)
 
     def cells(self) -> Iterator[tuple[Cell, tuple[int, ...]]]:
-        """Every cell with its seeds, the deepest first: the longest runs are begun first."""
+        """Yield every cell with its seeds, the deepest first: the longest runs start first."""
         found: dict[Cell, tuple[int, ...]] = {}
         for group in self.groups:
             for depth in group.depths:
@@ -118,18 +160,33 @@ class Plan:
                     found.setdefault((family, depth), group.seeds)
         yield from sorted(found.items(), key=lambda item: -item[0][1])
 
-    def tuning(self, cell: Cell, rate: float) -> Job:
-        """The run that judges one learning rate for a cell."""
-        return Job(self.setup, *cell, rate, self.tuning_seed, "tune", keeps_weights=False)
+    def tuning(self, cell: Cell, rate: float) -> TwinJob:
+        """Return the run that judges one learning rate for a cell, at half the steps."""
+        steps = max(1, self.steps // 2)
+        return TwinJob(self.setup, *cell, rate, self.tuning_seed, "tune", steps)
 
-    def counted(self, cell: Cell, rate: float, seed: int) -> Job:
-        """A run that counts. The weights of one pair are kept at both ends of depth."""
+    def counted(self, cell: Cell, rate: float, seed: int) -> TwinJob:
+        """Return a run that counts. The weights of one pair are kept at both ends of depth."""
         family, depth = cell
         ends = min(self.twins.depths), self.deepest
         keeps = family in TWINS and depth in ends and seed == self.twins.seeds[0]
-        return Job(self.setup, *cell, rate, seed, "count", keeps_weights=keeps)
+        return TwinJob(self.setup, *cell, rate, seed, "count", self.steps, keeps_weights=keeps)
+
+    def trials(self, cell: Cell, rate: float) -> Iterator[TwinJob]:
+        """Yield every run that a cell needs once its rate is chosen, those of budgets last.
+
+        Budgets use the rate that was tuned for runs that count; these serve as one of the budgets.
+        """
+        for seed in dict(self.cells())[cell]:
+            yield self.counted(cell, rate, seed)
+        if self.budgets is not None and cell[0] in TWINS and cell[1] == self.budgets.depth:
+            for steps in self.budgets.steps:
+                if steps != self.steps:
+                    for seed in self.budgets.seeds:
+                        yield TwinJob(self.setup, *cell, rate, seed, "budget", steps)
 
 
+# Half of Fashion-MNIST's side, five passes over 10,000 images, no augmentation.
 SMALL = Setup(
     data="fashion-mini",
     side=14,
@@ -142,7 +199,7 @@ SMALL = Setup(
         nesterov=False,
         weight_decay=1e-4,
         schedule="one_cycle",
-        warmup=0.125,  # 50 of 400 steps, then a linear fall to 0
+        warmup=0.125,  # 50 of 400 steps, then a linear decay to 0
         label_smoothing=0.0,
         crop="none",
         flip="none",
@@ -153,8 +210,8 @@ SMALL = Setup(
     ),
     held_out=0.1,
 )
-"""Half of Fashion-MNIST's side, five passes over 10,000 images, no augmentation."""
 
+# He 2015, section 4.2: 64,000 steps of 128 images.
 CIFAR = Setup(
     data="cifar10",
     side=32,
@@ -166,38 +223,46 @@ CIFAR = Setup(
     ),
     held_out=0.1,
 )
-"""He 2015, section 4.2: 64,000 steps of 128 images."""
 
+# Seeds; the sign-flip of five can reach p = 0.031, of four only 0.063.
 SIX, FIVE, THREE = tuple(range(6)), tuple(range(5)), tuple(range(3))
-"""seeds; the sign-flip of five can reach p = 0.031, of four only 0.063"""
 
-PRESETS: dict[str, Plan] = {
-    plan.name: plan
-    for plan in (
-        Plan(
-            name="minutes",
-            setup=SMALL,
-            groups=(Group(TWINS, (8, 20, 56), SIX),),
-            rates=(0.03, 0.1, 0.3),
-            factor=3.0,
-            reserve=2,
-            tuning_seed=1000,
+MINUTES = StudyConfig(
+    name="minutes",
+    setup=SMALL,
+    groups=(Group(TWINS, (8, 20, 56), SIX),),
+    rates=(0.03, 0.1, 0.3),
+    factor=3.0,
+    reserve=2,
+    tuning_seed=1000,
+)
+
+PRESETS: dict[str, StudyConfig] = {
+    config.name: config
+    for config in (
+        replace(
+            MINUTES,
+            name="quick",
+            setup=replace(SMALL, recipe=replace(SMALL.recipe, steps=150)),
+            groups=(Group(TWINS, (8, 32), THREE),),
+            rates=(0.1,),
+            reserve=0,
+            sweep=SweepConfig((10, 30, 100, 300, 1000), (64,)),
+            probe=ProbeConfig(images=200, ablation_images=100, draws=3, directions=5),
         ),
-        Plan(
+        MINUTES,
+        replace(
+            MINUTES,
             name="hour",
-            setup=SMALL,
             groups=(
                 Group(TWINS, (8, 20, 32, 56, 110), SIX),
                 Group(("preact", "skipinit", "fixup", "scaled", "dirac"), (8, 56, 110), THREE),
                 Group(("halved", "gate", "conv", "dropout"), (56,), THREE),
                 Group(tuple(f"strength-{strength}" for strength in STRENGTHS), (56,), THREE),
             ),
-            rates=(0.03, 0.1, 0.3),
-            factor=3.0,
-            reserve=2,
-            tuning_seed=1000,
+            budgets=Budgets(56, (100, 200, 400, 800, 1600), THREE),
         ),
-        Plan(
+        StudyConfig(
             name="cifar",
             setup=CIFAR,
             groups=(Group(TWINS, (20, 32, 44, 56, 110), FIVE),),

@@ -1,10 +1,8 @@
-"""One job enters, one row leaves: a training run as a pure function of its description.
+"""Train one network of a study and measure it: a run as a pure function of its job.
 
-The idea: nothing decides a row but the job, so a grid of runs can be given to any executor, in any
-order, and cut off anywhere. The run has one thread, and a process does one run at a time, because
-torch's draws belong to the whole process.
-
-Legend: N images in a batch.
+Nothing decides a row but the job, so runs can be given to any executor, in any order, and stopped
+anywhere. A run has one thread, and a process does one run at a time, because torch's random state
+belongs to the whole process.
 """
 
 from __future__ import annotations
@@ -30,32 +28,32 @@ from resnets.data.sources import Part, open_data, stratified_split
 from resnets.errors import UserError
 from resnets.evaluation import Scores, evaluate
 from resnets.models.resnet import ResNet
-from resnets.study.twins.study_config import CURVE_POINTS, Job, Setup
+from resnets.study.tables import Row
+from resnets.study.twins.study_config import CURVE_POINTS, Setup, TwinJob
 from resnets.study.twins.variants import spec_of
 from resnets.training.environment import keep_freed_memory, kept_threads
 from resnets.training.loop import train_step
 from resnets.training.state import State
 
 EVALUATION_BATCH = 500
+# Steps at the end of a run, whose mean training loss is a measure beside the training error.
 LAST_STEPS = 50
-"""of a run, whose mean training loss is the second measure beside the training error"""
+# Steps between looks at the losses, for which a GPU would have to wait.
 CHECK_EVERY = 50
-"""steps between looks at the losses, for which a GPU would have to wait"""
+# Times the loss of chance, beyond which a run has diverged though its numbers are finite.
 EXPLODED = 10
-"""times the loss of chance, beyond which a run has diverged though its numbers are finite"""
 SPLIT_SEED = 0
+# The numbers of a row; a row whose run diverged has none.
 METRICS = (
-    "train_error", "train_loss", "last_loss", "test_error", "test_loss", "val_error", "val_loss",
-)  # fmt: skip
-"""numbers of a row; one whose run diverged has none"""
+    *("train_error", "train_loss", "last_loss", "test_error", "test_loss"),
+    *("val_error", "val_loss"),
+)
 ONE_RUN = threading.Lock()
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
-    """What a run leaves. Seconds are not in the row, since they differ from run to run."""
+class TrialResult:
+    """The result of a run. Seconds are not in the row, since they differ from run to run."""
 
     row: Row
     seconds: float
@@ -64,28 +62,33 @@ class Result:
 
 
 @dataclass(frozen=True, eq=False)
-class Studied:
+class StudyDataset:
     """The images of a study."""
 
     classes: tuple[str, ...]
     preprocess: Preprocess
     train: Part
     val: Part  # a share of `train`
-    rest: Part  # the other images of it, on which is trained where `val` chooses
+    rest: Part  # its other images, for training where `val` chooses
     test: Part
+
+    @property
+    def chance(self) -> float:
+        """Error of always guessing the most frequent class of the training images."""
+        targets = self.train.targets
+        return float(1 - np.bincount(targets).max() / len(targets))
 
 
 @lru_cache(maxsize=2)
-def studied(data: str, *, side: int, held_out: float) -> Studied:
-    """The parts of a data set. Raises UserError if it has no test part."""
+def _dataset(data: str, side: int, held_out: float) -> StudyDataset:
     found = open_data(data)
     if "train" not in found.parts or "test" not in found.parts:
-        raise UserError(f"{data}: a study needs a part train and a part test in its data")
+        raise UserError(f"{data}: a study needs the splits train and test in its data")
     train, test = found.parts["train"], found.parts["test"]
     plain = Preprocess(size=side, channels=train.channels, fit="squash")
     mean, std = channel_statistics(train, plain)
     kept, held = stratified_split(train.targets, fraction=held_out, seed=SPLIT_SEED)
-    return Studied(
+    return StudyDataset(
         classes=found.classes,
         preprocess=Preprocess(size=side, channels=train.channels, fit="squash", mean=mean, std=std),
         train=train,
@@ -95,28 +98,31 @@ def studied(data: str, *, side: int, held_out: float) -> Studied:
     )
 
 
-def images_of(setup: Setup) -> Studied:
-    """The images that a setup asks for."""
-    return studied(setup.data, side=setup.side, held_out=setup.held_out)
+def dataset_of(setup: Setup) -> StudyDataset:
+    """Return the images of a setup, read once a process.
+
+    Raises:
+        UserError: The data set has no split train or test.
+    """
+    return _dataset(setup.data, setup.side, setup.held_out)
 
 
-def chance_of(setup: Setup) -> float:
-    """Error of always guessing the most frequent class of the training images."""
-    targets = images_of(setup).train.targets
-    return float(1 - np.bincount(targets).max() / len(targets))
-
-
-def run(job: Job) -> Result:
+def run_trial(job: TwinJob) -> TrialResult:
     """Train one cell with one rate and one seed, and measure it."""
-    started = time.perf_counter()
-    with beginning(job) as (state, stream):
-        images = images_of(job.setup)
+    start = time.perf_counter()
+    with prepared(job) as (state, stream):
+        images = dataset_of(job.setup)
         losses = _train(job, state, stream)
         row: Row = {
-            "purpose": job.purpose, "family": job.family, "depth": job.depth, "lr": job.rate,
-            "seed": job.seed, "steps": job.recipe.steps, "num_classes": len(images.classes),
+            "purpose": job.purpose,
+            "family": job.family,
+            "depth": job.depth,
+            "lr": job.rate,
+            "seed": job.seed,
+            "steps": job.steps,
+            "num_classes": len(images.classes),
             "curve": thinned(losses),
-        }  # fmt: skip
+        }
         row["status"] = divergence(losses, num_classes=len(images.classes))
         test: Scores | None = None
         if not row["status"]:
@@ -125,24 +131,41 @@ def run(job: Job) -> Result:
         keeps = job.keeps_weights and row["status"] == ""
         weights = _as_arrays(state.model) if keeps else None
         scores = test.to_dict() if keeps and test is not None else None
-        return Result(row, time.perf_counter() - started, weights, scores)
+        return TrialResult(row, time.perf_counter() - start, weights, scores)
 
 
 @contextmanager
-def beginning(job: Job) -> Iterator[tuple[State, TrainingStream]]:
-    """A run before its first step, in the one thread that all of it takes."""
+def prepared(job: TwinJob) -> Iterator[tuple[State, TrainingStream]]:
+    """Prepare a run, before its first step and in the one thread that all of it takes."""
+    recipe, device = job.recipe, torch.device(job.setup.device)
+    assert recipe.batch_size is not None
+    moves = recipe.crop == "shift"
     with ONE_RUN, kept_threads():
         torch.set_num_threads(1)
         keep_freed_memory()
-        images = images_of(job.setup)
-        stream = _stream(job, images)
+        images = dataset_of(job.setup)
+        stream = TrainingStream(
+            images.rest if job.purpose == "tune" else images.train,
+            preprocess=images.preprocess,
+            augment=Augment(
+                crop="shift" if moves else "none",
+                shift=recipe.shift if moves else 0,
+                flip=recipe.flip,
+            ),
+            num_classes=len(images.classes),
+            batch_size=recipe.batch_size,
+            seed=job.seed,
+            device=job.setup.device,
+        )
         try:
-            yield _start(job, images), stream
+            yield State.start(new_network(job), recipe, device=device), stream
         finally:
             stream.close()
 
 
-def _start(job: Job, images: Studied) -> State:
+def new_network(job: TwinJob) -> ResNet:
+    """Make the network of a job; equal seeds give twins equal initial values."""
+    images = dataset_of(job.setup)
     spec = spec_of(
         job.family,
         job.depth,
@@ -150,40 +173,21 @@ def _start(job: Job, images: Studied) -> State:
         num_classes=len(images.classes),
         in_channels=images.preprocess.channels,
     )
-    torch.manual_seed(job.seed)  # initial values, equal for twins
-    return State.start(ResNet(spec), job.recipe, device=torch.device(job.setup.device))
+    torch.manual_seed(job.seed)
+    return ResNet(spec)
 
 
-def _stream(job: Job, images: Studied) -> TrainingStream:
+def _train(job: TwinJob, state: State, stream: TrainingStream) -> list[float]:
+    """The loss of every step, to the last or to the first look that finds one not finite."""
     recipe = job.recipe
-    assert recipe.batch_size is not None
-    moves = recipe.crop == "shift"
-    return TrainingStream(
-        images.rest if job.purpose == "tune" else images.train,
-        preprocess=images.preprocess,
-        augment=Augment(
-            crop="shift" if moves else "none", shift=recipe.shift if moves else 0, flip=recipe.flip
-        ),
-        num_classes=len(images.classes),
-        batch_size=recipe.batch_size,
-        seed=job.seed,
-        device=job.setup.device,
-    )
-
-
-def _train(job: Job, state: State, stream: TrainingStream) -> list[float]:
-    """The loss of every step, up to the last or to the first look that finds one not finite."""
-    recipe = job.recipe
-    steps = recipe.steps
-    assert steps is not None, "a plan says how long it trains"
     state.model.train()
     losses: list[float] = []
     pending: list[Tensor] = []
-    for batch in stream.batches(0, steps):
-        loss, _ = train_step(state, state.model, batch, recipe, steps=steps)
+    for batch in stream.batches(0, job.steps):
+        loss, _ = train_step(state, state.model, batch, recipe, steps=job.steps)
         state.step += 1
         pending.append(loss)
-        if state.step % CHECK_EVERY == 0 or state.step == steps:
+        if state.step % CHECK_EVERY == 0 or state.step == job.steps:
             losses += torch.stack(pending).tolist()
             pending = []
             if not all(map(math.isfinite, losses[-CHECK_EVERY:])):
@@ -191,13 +195,17 @@ def _train(job: Job, state: State, stream: TrainingStream) -> list[float]:
     return losses
 
 
-def _measure(job: Job, model: ResNet, images: Studied, row: Row) -> Scores:
-    """Errors after the end: on validation images to tune, on training and test images to count."""
-    parts = {"val": images.val} if job.purpose == "tune" else {
-        "train": images.train, "test": images.test,
-    }  # fmt: skip
-    for name, part in parts.items():
-        scores = evaluate(model, _batches(job, part, images), images.classes)
+def _measure(job: TwinJob, model: ResNet, images: StudyDataset, row: Row) -> Scores:
+    """Add the errors after the end: on validation images to tune, else on training and test."""
+    scored = {"train": images.train, "test": images.test}
+    for name, part in ({"val": images.val} if job.purpose == "tune" else scored).items():
+        batches = EvaluationBatches(
+            part,
+            preprocess=images.preprocess,
+            batch_size=EVALUATION_BATCH,
+            device=job.setup.device,
+        )
+        scores = evaluate(model, iter(batches), images.classes)
         if not math.isfinite(scores.loss):
             row["status"] = "diverged in evaluation"
             for number in [name for name in row if name in METRICS]:
@@ -208,19 +216,8 @@ def _measure(job: Job, model: ResNet, images: Studied, row: Row) -> Scores:
     return scores
 
 
-def _batches(job: Job, part: Part, images: Studied) -> Iterator[Any]:
-    return iter(
-        EvaluationBatches(
-            part,
-            preprocess=images.preprocess,
-            batch_size=EVALUATION_BATCH,
-            device=job.setup.device,
-        )
-    )
-
-
 def divergence(losses: list[float], *, num_classes: int) -> str:
-    """Where a run was lost, or that its last steps are far worse than chance; empty if neither."""
+    """Return where a run diverged, or that its last losses are far above chance; else nothing."""
     for step, loss in enumerate(losses):
         if not math.isfinite(loss):
             return f"diverged at step {step}"
@@ -229,7 +226,7 @@ def divergence(losses: list[float], *, num_classes: int) -> str:
 
 
 def thinned(losses: list[float]) -> list[list[float]]:
-    """[step, mean loss of the steps up to it], at most CURVE_POINTS times and as far as finite."""
+    """Return [step, mean loss of the steps up to it], at most CURVE_POINTS times, while finite."""
     width = max(1, math.ceil(len(losses) / CURVE_POINTS))
     points = []
     for start in range(0, len(losses), width):

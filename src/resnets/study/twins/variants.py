@@ -1,9 +1,9 @@
-"""A family and a depth enter, the `Spec` of one cell of a study leaves.
+"""The families of trained networks, and the errors in print that they are compared with.
 
-The idea: a family is a row, and differs from the residual network by the fewest words that name
-its idea. Plain and residual are twins: equal parameters, equal initial values from equal seeds;
-only the shortcut is there or not. All have He's plan for small images (He 2015, section 4.2): a
-stem of 3x3, three stages of n units with two convolutions, a classifier: 6n + 2 layers.
+A family differs from the residual network by the fewest config fields that make it. Plain and
+residual are twins: equal parameters, equal initial values from equal seeds; only the shortcut
+differs. All follow He's plan for small images (He 2015, section 4.2): a stem of 3x3, three stages
+of n blocks with two convolutions, a classifier: 6n + 2 layers.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from resnets.errors import UserError, unknown
 from resnets.models.spec import Spec
 
 STAGES = 3
+# Factors of the shortcut between plain (0) and residual (1).
 STRENGTHS = (0.25, 0.5, 0.75, 0.9)
-"""doses between plain (0) and residual (1)"""
 
 
 @dataclass(frozen=True)
 class Family:
-    """The fields of `Spec` that make a network one of this family."""
+    """The config fields that make a network one of this family."""
 
-    ideas: Mapping[str, Any]
+    fields: Mapping[str, Any]
     title: str
     source: str
-    shrinks: bool = False  # residuals are multiplied by 1/sqrt(units)
+    shrinks: bool = False  # residuals are multiplied by 1/sqrt(blocks)
 
 
 FAMILIES: dict[str, Family] = {
@@ -46,13 +46,13 @@ FAMILIES: dict[str, Family] = {
     ),
     "scaled": Family(
         {"order": "pre", "norm": "none"},
-        "residuals times 1/sqrt(units), without norm",
+        "residuals times 1/sqrt(blocks), without norm",
         "Bordelon 2023, arXiv 2309.16620",
         shrinks=True,
     ),
     "dirac": Family(
         {"shortcut": "none", "init": "dirac"},
-        "plain, begun near the identity",
+        "plain, initialised near the identity",
         "Zagoruyko 2017, arXiv 1706.00388",
     ),
     "halved": Family(
@@ -70,29 +70,62 @@ FAMILIES: dict[str, Family] = {
     for strength in STRENGTHS
 }
 
-DOSES = {"plain": 0.0, **{f"strength-{s}": s for s in STRENGTHS}, "residual": 1.0}
-"""families that are points of one curve: how strong the shortcut is"""
+# Families that differ by the factor of the shortcut alone.
+SHORTCUT_STRENGTH = {"plain": 0.0, **{f"strength-{s}": s for s in STRENGTHS}, "residual": 1.0}
 
 
 def spec_of(
     family: str, depth: int, *, widths: tuple[int, ...], num_classes: int, in_channels: int
 ) -> Spec:
-    """The network of a cell. Raises UserError for a depth that is not 6n + 2."""
+    """Return the config of a family's network.
+
+    Raises:
+        UserError: The family is unknown, or the depth is not 6n + 2.
+    """
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
-    units, rest = divmod(depth - 2, 2 * STAGES)
-    if rest or units < 1 or len(widths) != STAGES:
+    blocks, rest = divmod(depth - 2, 2 * STAGES)
+    if rest or blocks < 1 or len(widths) != STAGES:
         raise UserError(f"depth {depth} with widths {widths}: must be 6n + 2 layers in 3 stages")
     row = FAMILIES[family]
-    ideas: dict[str, Any] = {"shortcut": "pad", **row.ideas}
+    fields: dict[str, Any] = {"shortcut": "pad", **row.fields}
     if row.shrinks:
-        ideas["residual_scale"] = (STAGES * units) ** -0.5
+        fields["residual_scale"] = (STAGES * blocks) ** -0.5
     return Spec(
-        (units,) * STAGES,
+        (blocks,) * STAGES,
         "basic",
         widths,
         num_classes=num_classes,
         in_channels=in_channels,
         stem="small",
-        **ideas,
+        **fields,
     )
+
+
+@dataclass(frozen=True)
+class PublishedError:
+    """One error in print, in % of the test images of CIFAR-10."""
+
+    family: str
+    depth: int
+    error: float
+    source: str
+    exceeds: bool = False  # the source says only that the error is more than this
+
+
+# Comparable with a run of the preset `cifar` in full and with nothing smaller. He 2016 gives
+# medians of five runs; its dropout 0.5 failed to converge. He 2015 prints no error of its other
+# plain networks.
+PUBLISHED = (
+    PublishedError("residual", 20, 8.75, "He 2015, table 6"),
+    PublishedError("residual", 32, 7.51, "He 2015, table 6"),
+    PublishedError("residual", 44, 7.17, "He 2015, table 6"),
+    PublishedError("residual", 56, 6.97, "He 2015, table 6"),
+    PublishedError("residual", 110, 6.61, "He 2015, table 6"),
+    PublishedError("plain", 110, 60.0, "He 2015, section 4.2", exceeds=True),
+    PublishedError("plain", 20, 9.78, "github.com/nabla0001/resnet"),
+    PublishedError("plain", 56, 12.95, "github.com/nabla0001/resnet"),
+    PublishedError("halved", 110, 12.35, "He 2016, table 1"),
+    PublishedError("gate", 110, 12.86, "He 2016, table 1"),
+    PublishedError("conv", 110, 12.22, "He 2016, table 1"),
+)

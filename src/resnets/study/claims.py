@@ -1,7 +1,7 @@
-"""A file of claims enters, claims leave: what was written down before the run.
+"""Read claims: sentences about a study that were fixed before its runs.
 
-The idea: a claim is a number that the tables will hold, and where it should lie. `claims.toml`
-beside this file says how claims are written, `judging.py` judges them.
+A claim names a number that the tables will hold and where it should lie. `claims.toml` beside this
+file explains how claims are written, `verdicts.py` judges them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resnets.errors import UserError, unknown
-from resnets.study.report.evidence import Evidence, Row, select
-from resnets.study.tables import COLUMNS
+from resnets.study.tables import COLUMNS, Row, Tables, select
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,27 +21,26 @@ else:
 
 STORED = Path(__file__).with_name("claims.toml")
 VERDICTS = ("supported", "contradicted", "inconclusive")
-SEEDED = "train"
-"""the table whose rows are those of seeds"""
-ESTIMATES = "summary"
-"""the table made of it, whose intervals over seeds alone decide nothing"""
+# The table whose rows are those of seeds, and the table of its intervals, which alone decide
+# nothing.
+SEEDED, ESTIMATES = "train", "summary"
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """Which rows of which table a number is made of."""
+    """The rows of a table that make one number."""
 
     table: str
     metric: str
     where: dict[str, Any] = field(default_factory=dict)
 
-    def source(self, evidence: Evidence) -> list[Row]:
-        """The table; in its name {deepest} is the depth of the plan's primary test."""
-        return evidence.table(self.table.replace("{deepest}", str(evidence.deepest)))
+    def source(self, tables: Tables) -> list[Row]:
+        """Return the table; in its name {deepest} is the depth of the plan's primary test."""
+        return tables.table(self.table.replace("{deepest}", str(tables.deepest)))
 
-    def rows(self, evidence: Evidence) -> list[Row]:
-        """The rows; "max" and "min" are resolved among those that the other columns leave."""
-        found = select(self.source(evidence), metric=self.metric)
+    def rows(self, tables: Tables) -> list[Row]:
+        """Return the rows; "max" and "min" are among those that the other columns leave."""
+        found = select(self.source(tables), metric=self.metric)
         fixed = {name: want for name, want in self.where.items() if want not in ("max", "min")}
         found = select(found, **fixed)
         for name in self.where.keys() - fixed.keys():
@@ -51,10 +49,15 @@ class Quantity:
             found = select(found, **{name: extreme(values)}) if values else []
         return found
 
+    def resolved(self, tables: Tables) -> dict[str, Any]:
+        """Return the columns of `where`, with what "max" and "min" are in these tables."""
+        rows = self.rows(tables)
+        return {name: rows[0].get(name) for name in self.where} if rows else dict(self.where)
+
 
 @dataclass(frozen=True)
 class Claim:
-    """One sentence, the number that decides it, and what is expected."""
+    """One sentence, the number that decides it, and the verdict that is expected."""
 
     name: str
     sentence: str
@@ -70,12 +73,16 @@ class Claim:
     comparable: str = ""
 
 
-def read_claims(path: Path) -> list[Claim]:
-    """The claims of a file. Raises UserError, in one line, for whatever is wrong with it."""
+def read_claims(path: Path = STORED) -> list[Claim]:
+    """Read the claims of a file.
+
+    Raises:
+        UserError: Something is wrong with the file, in one line.
+    """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is no TOML: {error}") from None
+        raise UserError(f"{path}: is not TOML: {error}") from None
     entries = content.get("claim")
     if not isinstance(entries, list) or not entries or set(content) != {"claim"}:
         raise UserError(f"{path}: must hold [[claim]] entries and nothing else; see docs/depth.md")
@@ -91,14 +98,14 @@ def read_claims(path: Path) -> list[Claim]:
 
 
 TEXTS = ("name", "sentence", "test", "unit", "published", "comparable")
-SELECTORS = ("table", "metric", "where")
 ENDS = ("above", "below", "between")
+KEYS = (*TEXTS, "table", "metric", "where", *ENDS, "minus", "over", "expected")
 
 
 def _claim(entry: dict[str, Any]) -> Claim:
     for key in entry:
-        if key not in (*TEXTS, *SELECTORS, *ENDS, "minus", "over", "expected"):
-            raise unknown("key", key, (*TEXTS, *SELECTORS, *ENDS, "minus", "over", "expected"))
+        if key not in KEYS:
+            raise unknown("key", key, KEYS)
     if entry["expected"] not in VERDICTS:
         raise unknown("expected verdict", str(entry["expected"]), VERDICTS)
     if len([key for key in ENDS if key in entry]) != 1:
@@ -110,11 +117,15 @@ def _claim(entry: dict[str, Any]) -> Claim:
         raise ValueError("between needs two numbers, [low, high]")
     low, high = (None if end is None else float(end) for end in between)
     quantity = _quantity(entry)
-    texts = {key: str(entry.get(key, "")) for key in TEXTS} | {"name": str(entry["name"])}
     return Claim(
-        **texts, quantity=quantity, expected=entry["expected"], low=low, high=high,
-        minus=_other(entry, "minus", quantity), over=_other(entry, "over", quantity),
-    )  # fmt: skip
+        **{key: str(entry.get(key, "")) for key in TEXTS} | {"name": str(entry["name"])},
+        quantity=quantity,
+        expected=entry["expected"],
+        low=low,
+        high=high,
+        minus=_other(entry, "minus", quantity),
+        over=_other(entry, "over", quantity),
+    )
 
 
 def _quantity(entry: dict[str, Any]) -> Quantity:
@@ -124,14 +135,14 @@ def _quantity(entry: dict[str, Any]) -> Quantity:
             raise unknown("column", column, COLUMNS)
     if entry["table"] == ESTIMATES:
         raise ValueError(
-            f"table {ESTIMATES} has intervals over seeds, which alone decide nothing; ask table "
+            f"table {ESTIMATES} has intervals over seeds, which alone decide nothing; use table "
             f"{SEEDED}, whose rows are those of seeds"
         )
     return Quantity(str(entry["table"]), str(entry["metric"]), where)
 
 
 def _other(entry: dict[str, Any], key: str, first: Quantity) -> Quantity | None:
-    """The second number: what it leaves out is as in the first."""
+    """Read the second number: columns that it leaves out are as in the first."""
     if key not in entry:
         return None
     second = dict(entry[key])
