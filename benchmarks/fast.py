@@ -37,9 +37,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from resnets.data.sources import open_data
-from resnets.models.families import create_model
-from resnets.models.measure import count_macs
+from resnets.data import open_data
+from resnets.models.registry import create_model
+from resnets.models.summary import count_macs
 
 ARMS = ("anchor", "fast")
 ANCHOR_EPOCHS, ANCHOR_VIEWS, ANCHOR_MACS = 8, 6, 117_971_904
@@ -85,11 +85,11 @@ def anchor(data: Path, out: Path, source: Path, *, seed: int, precision: str) ->
     """One run of the anchor's own `main`, and what it would have printed."""
     dataset, sizes = open_data(data), {}
     for part in ("train", "test"):
-        sizes[part] = len(dataset.parts[part])
+        sizes[part] = len(dataset.splits[part])
         file = out / "cifar10" / f"{part}.pt"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            images = dataset.parts[part]
+            images = dataset.splits[part]
             pixels = np.stack([images.read(index, 3) for index in range(len(images))])
             content = {"images": torch.from_numpy(pixels), "classes": list(dataset.classes)}
             torch.save(content | {"labels": torch.from_numpy(images.targets).long()}, file)

@@ -27,9 +27,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from resnets.data.augment import Augment
-from resnets.data.batches import TrainingStream
-from resnets.data.preprocess import Preprocess
-from resnets.data.sources import open_data
+from resnets.data.loader import TrainLoader
+from resnets.data.transforms import Preprocess
+from resnets.data import open_data
 
 WIDTH, HEIGHT, SIDE, BATCH, NUM_CLASSES = 500, 375, 224, 64, 4
 # Cells across, and grey levels, of each layer of a picture: shapes, objects, texture, grain.
@@ -79,9 +79,9 @@ def theirs(folder: Path, workers: int) -> Callable[[], Iterator[int]]:
 
 def ours(folder: Path, workers: int) -> Callable[[], Iterator[int]]:
     """The same of our stream, with nothing kept in memory."""
-    part = open_data(folder).parts["all"]
+    part = open_data(folder).splits["all"]
     augment = Augment(crop="resized", min_area=0.08, flip="random")
-    stream = TrainingStream(
+    stream = TrainLoader(
         part, preprocess=Preprocess(SIDE), augment=augment, num_classes=NUM_CLASSES,
         batch_size=BATCH, seed=0, device="cpu", workers=workers, cache_mb=0,
     )  # fmt: skip

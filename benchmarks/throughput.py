@@ -25,12 +25,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 
 from resnets import create_model
-from resnets.data.sources import open_data
-from resnets.models.measure import count_macs
+from resnets.data import open_data
+from resnets.models.summary import count_macs
 from resnets.training.job import Job, divide
 from resnets.training.loop import train_step
-from resnets.training.recipes import Recipe
-from resnets.training.state import State
+from resnets.training.recipe import Recipe
+from resnets.training.train_state import State
 
 BATCH = 128
 SIDE = 32
@@ -83,7 +83,7 @@ def plain(memory_format: torch.memory_format, *, compiled: bool) -> Iterator[Non
 def ours(recipe: Recipe, data: str) -> Iterator[None]:
     """The loop's own step over the loop's own stream."""
     dataset = open_data(data)
-    job = Job.build(recipe, divide(dataset, recipe), classes=dataset.classes,
+    job = Job.build(recipe, make_splits(dataset, recipe), classes=dataset.classes,
                     device=torch.device("cpu"))  # fmt: skip
     state = State.start(job.new_model(), recipe, device=job.device)
     model = state.model.train()
@@ -115,7 +115,7 @@ def main() -> None:
     targets = torch.randint(0, 10, (4096,))
     recipe = Recipe(
         model="resnet18_cifar", size=SIDE, batch_size=BATCH, learning_rate=0.1, crop="shift",
-        policy="none", workers=0, threads=torch.get_num_threads(), precision="fp32",
+        auto_augment="none", workers=0, threads=torch.get_num_threads(), precision="fp32",
         memory_format="channels_last", optimizer="sgd",
     )  # fmt: skip
     makers: dict[str, Callable[[], Iterator[None]]] = {

@@ -15,11 +15,11 @@ from PIL import Image
 import resnets
 import resnets.results
 import resnets.training.job
-from resnets.api import choose_part, parse_time
+from resnets.api import choose_split, parse_time
 from resnets.course import CAUTION
 from resnets.data.decode import decode
 from resnets.errors import UserError, nearest, unknown
-from resnets.modelfile import ModelFileError, read_model
+from resnets.inference.model_file import ModelFileError, read_model
 from resnets.results import TrainingResult
 from resnets.run import notices_of
 
@@ -62,7 +62,7 @@ def result(
     data: Path, records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> TrainingResult:
     """A finished run."""
-    recipe = resnets.Recipe(max_bad=0.2, label_smoothing=0.2)
+    recipe = resnets.Recipe(max_corrupt=0.2, label_smoothing=0.2)
     out = tmp_path_factory.mktemp("runs") / "one"
     return resnets.train(
         data, recipe=recipe, out=out, log=lambda record: records.append(dict(record)), **SMALL
@@ -120,9 +120,9 @@ def test_a_time_replaces_a_recipes_own_length(data: Path, monkeypatch: pytest.Mo
 
 
 def test_evaluate_takes_paths_and_contents(result: TrainingResult, data: Path) -> None:
-    with pytest.raises(UserError, match="more than --max-bad"):
+    with pytest.raises(UserError, match="more than --max-corrupt"):
         resnets.evaluate(result.folder, data)
-    assert resnets.evaluate(result.folder, data, max_bad=0.2).num_images == 20
+    assert resnets.evaluate(result.folder, data, max_corrupt=0.2).num_images == 20
     clean = data.parent / "clean"
     for path in sorted(data.glob("*/[0-9].png")):
         (clean / path.parent.name).mkdir(parents=True, exist_ok=True)
@@ -228,13 +228,13 @@ def test_what_is_no_duration(text: str) -> None:
 
 def test_which_part_is_evaluated() -> None:
     part: Any = object()
-    assert choose_part({"train": part, "val": part, "test": part}, None) == "test"
-    assert choose_part({"train": part, "val": part}, None) == "val"
-    assert choose_part({"train": part}, None) == "train"
-    assert choose_part({"all": part}, None) == "all"
-    assert choose_part({"train": part, "val": part}, "validation") == "val"
+    assert choose_split({"train": part, "val": part, "test": part}, None) == "test"
+    assert choose_split({"train": part, "val": part}, None) == "val"
+    assert choose_split({"train": part}, None) == "train"
+    assert choose_split({"all": part}, None) == "all"
+    assert choose_split({"train": part, "val": part}, "validation") == "val"
     with pytest.raises(UserError, match="allowed: train, val"):
-        choose_part({"train": part, "val": part}, "test")
+        choose_split({"train": part, "val": part}, "test")
 
 
 def test_a_long_list_of_unreadable_images_is_shortened() -> None:

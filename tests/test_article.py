@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnets.models.families import create_model
+from resnets.models.registry import create_model
 
 
 class ArticleBlock(nn.Module):

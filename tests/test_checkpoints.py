@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from resnets.data.batches import Batch
+from resnets.data.loader import Batch
 from resnets.errors import UserError
-from resnets.models.resnet import ResNet, Spec
+from resnets.models.resnet import ResNet, ResNetConfig
 from resnets.training import checkpoints
-from resnets.training.checkpoints import (
+from resnets.training.checkpoint import (
     Checkpoint,
     NotSavedError,
     RunFolder,
@@ -26,10 +26,10 @@ from resnets.training.checkpoints import (
     save_checkpoint,
 )
 from resnets.training.loop import train_step
-from resnets.training.recipes import Recipe
-from resnets.training.state import State
+from resnets.training.recipe import Recipe
+from resnets.training.train_state import State
 
-SPEC = Spec(depths=(1,), block="basic", widths=(8,), num_classes=4, stem="small")
+SPEC = ResNetConfig(depths=(1,), block="basic", widths=(8,), num_classes=4, stem="small")
 
 
 def small(step: int) -> Checkpoint:
@@ -81,7 +81,7 @@ def recipe_of(**values: Any) -> Recipe:
         {"optimizer": "adamw", "learning_rate": 1e-3},
         {"ema": 0.9},
         {"ema": 0.9, "memory_format": "contiguous"},
-        {"precision": "fp16", "clip": 1.0},
+        {"precision": "fp16", "clip_grad_norm": 1.0},
     ],
     ids=lambda values: "-".join(map(str, values.values())) or "sgd",
 )

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 import curves
-from resnets.data.sources import DataSet
-from resnets.training.named import RECIPES
-from resnets.training.recipes import Recipe
+from resnets.data import DataSet
+from resnets.training.recipe import Recipe
+from resnets.training.recipes import RECIPES
 
 SAME_RECIPE = 5e-4
 """Relative. Measured against the committed curves (AVX-512, one thread): torch's kernels for AVX2
@@ -48,8 +48,8 @@ def changes(recipe: Recipe) -> dict[str, Recipe]:
         "5 % less": replace(recipe, learning_rate=0.95 * recipe.learning_rate),
         "smoothing": replace(recipe, label_smoothing=smoothing),
         "crop": replace(recipe, crop="none"),
-        "flip": replace(recipe, flip="none", views="one"),
-        "policy": replace(recipe, policy="randaugment"),
+        "flip": replace(recipe, flip="none", tta="one"),
+        "auto_augment": replace(recipe, auto_augment="randaugment"),
         "progressive": replace(recipe, progressive=recipe.progressive / 2 or 0.5),
         "erasing": replace(recipe, erasing=recipe.erasing + 0.1),
         "momentum": replace(recipe, momentum=0.95),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from resnets.display import WIDE, Display, printer, program
+from resnets.cli.progress import WIDE, Display, printer, program
 
 START = {"kind": "start", "step": 10, "steps": 110, "seconds": 0.0}
 TRAIN = {
@@ -44,7 +44,7 @@ def test_plain_lines_are_few_but_every_validation_has_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("resnets.display.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("resnets.cli.progress.time.monotonic", lambda: now[0])
     with Display() as display:
         display(START)
         for _ in range(30):

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from resnets.commands.train import Train
-from resnets.training.recipes import Recipe
+from resnets.cli.train import Train
+from resnets.training.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "resnets"

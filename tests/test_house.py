@@ -36,21 +36,21 @@ INSIDE = {
     "data.views": set(),
     "data.augment": {"data.keyed"},
     "data.sources": {"data.decode"},
-    "models.spec": set(),
-    "models.layers": {"models.spec"},
-    "models.shortcuts": {"models.layers", "models.spec"},
-    "models.blocks": {"models.layers", "models.shortcuts", "models.spec"},
-    "models.initial": {"models.blocks", "models.spec"},
+    "models.config": set(),
+    "models.layers": {"models.config"},
+    "models.shortcuts": {"models.layers", "models.config"},
+    "models.blocks": {"models.layers", "models.shortcuts", "models.config"},
+    "models.initial": {"models.blocks", "models.config"},
     "models.resnet": {
         "models.blocks",
         "models.initial",
         "models.layers",
         "models.shortcuts",
-        "models.spec",
+        "models.config",
     },
     "models.download": set(),
-    "models.weights": {"models.download", "models.resnet", "models.spec"},
-    "models.families": {"models.resnet", "models.spec", "models.weights"},
+    "models.weights": {"models.download", "models.resnet", "models.config"},
+    "models.families": {"models.resnet", "models.config", "models.weights"},
     "models.measure": set(),
     "training.recipes": set(),
     "training.named": {"training.recipes"},
@@ -146,7 +146,7 @@ def test_imports_inside_a_wing_run_downward(path: Path) -> None:
 def test_the_guard_sees_every_kind_of_import(tmp_path: Path) -> None:
     file = tmp_path / "x.py"
     file.write_text(
-        "import resnets.data.batches as b\nfrom resnets import api\nimport numpy\n"
+        "import resnets.data.loader as b\nfrom resnets import api\nimport numpy\n"
         "def f():\n    from resnets.models import families\n    import resnets.errors\n"
     )
     assert imports(file) == {"data.batches", "api", "models.families", "errors"}
@@ -191,11 +191,11 @@ def loaded_after(statement: str) -> set[str]:
     "statement",
     [
         "import resnets",
-        "from resnets.cli import main; main(['--help'])",
-        "from resnets.cli import main; main(['train', '--help'])",
-        "from resnets.cli import main; main(['trian'])",
+        "from resnets.cli.main import main; main(['--help'])",
+        "from resnets.cli.main import main; main(['train', '--help'])",
+        "from resnets.cli.main import main; main(['trian'])",
         "import resnets.data, resnets.data.sources, resnets.models, resnets.deploy",
-        "import resnets.training.named, resnets.report, resnets.commands",
+        "import resnets.training.recipes, resnets.report, resnets.commands",
     ],
 )
 def test_light_things_stay_light(statement: str) -> None:
@@ -204,7 +204,7 @@ def test_light_things_stay_light(statement: str) -> None:
 
 def test_the_public_names() -> None:
     names = [
-        "create_model", "list_models", "load_model", "ResNet", "Spec", "Preprocess", "Recipe",
+        "create_model", "list_models", "load_model", "ResNet", "ResNetConfig", "Preprocess", "Recipe",
         "Scores", "Predictor", "train", "evaluate", "predict",
     ]  # fmt: skip
     assert sorted(resnets.__all__) == sorted(names)

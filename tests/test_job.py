@@ -16,17 +16,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from resnets.data.sources import DataSet, Images
-from resnets.errors import UserError
-from resnets.models.layers import Whitening
-from resnets.training import job as room
-from resnets.training.environment import (
+from resnets.data import DataSet, Images
+from resnets.device import (
     choose_device,
     describe_environment,
     kept_threads,
 )
-from resnets.training.job import Job, Parts, augmentation, divide, fingerprint
-from resnets.training.recipes import Recipe
+from resnets.errors import UserError
+from resnets.models.layers import Whitening
+from resnets.training import job as room
+from resnets.training.job import Job, Splits, augmentation, fingerprint, make_splits
+from resnets.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 CLASSES = ("ant", "bee", "cat")
@@ -48,7 +48,7 @@ def recipe_of(**values: Any) -> Recipe:
     given: dict[str, Any] = {
         "model": "resnet20", "size": 16, "steps": 4, "batch_size": 8, "learning_rate": 0.1,
         "crop": "shift", "precision": "fp32", "workers": 0, "threads": 1, "evaluate_every": 1.0,
-        "policy": "none", "memory_format": "channels_last", "optimizer": "sgd",
+        "auto_augment": "none", "memory_format": "channels_last", "optimizer": "sgd",
     }  # fmt: skip
     return Recipe(**given | values)
 
@@ -56,25 +56,25 @@ def recipe_of(**values: Any) -> Recipe:
 def job_of(recipe: Recipe | None = None, **sizes: int) -> Job:
     recipe = recipe or recipe_of()
     data = data_of(**sizes or {"train": 60, "test": 12})
-    return Job.build(recipe, divide(data, recipe), classes=CLASSES, device=CPU)
+    return Job.build(recipe, make_splits(data, recipe), classes=CLASSES, device=CPU)
 
 
 def test_a_validation_part_is_held_out_of_the_training_part() -> None:
     data = data_of(train=60, test=12)
-    parts = divide(data, recipe_of(val_fraction=0.2))
+    parts = make_splits(data, recipe_of(val_fraction=0.2))
     assert (len(parts.train), len(parts.val)) == (48, 12)
-    assert set(parts.train.ids) | set(parts.val.ids) == set(data.parts["train"].ids)
+    assert set(parts.train.ids) | set(parts.val.ids) == set(data.splits["train"].ids)
     assert set(parts.train.ids) & set(parts.val.ids) == set()
     assert parts.held_out == tuple(parts.val.ids)
     assert np.bincount(parts.val.targets).tolist() == [4, 4, 4]
-    assert parts.scored == ("test", data.parts["test"])
+    assert parts.scored == ("test", data.splits["test"])
 
 
 def test_the_split_follows_the_seed_and_can_be_repeated() -> None:
     data = data_of(all=60)
-    first, other = divide(data, recipe_of(seed=1)), divide(data, recipe_of(seed=2))
+    first, other = make_splits(data, recipe_of(seed=1)), make_splits(data, recipe_of(seed=2))
     assert first.held_out != other.held_out
-    again = divide(data, recipe_of(seed=2), held_out=first.held_out)
+    again = make_splits(data, recipe_of(seed=2), held_out=first.held_out)
     assert list(again.train.ids) == list(first.train.ids)
     assert list(again.val.ids) == list(first.val.ids)
     assert again.scored[0] == "validation"
@@ -82,39 +82,43 @@ def test_the_split_follows_the_seed_and_can_be_repeated() -> None:
 
 def test_a_given_validation_part_is_used() -> None:
     data = data_of(train=60, val=9, test=12)
-    parts = divide(data, recipe_of())
-    assert (parts.train, parts.val, parts.held_out) == (data.parts["train"], data.parts["val"], ())
+    parts = make_splits(data, recipe_of())
+    assert (parts.train, parts.val, parts.held_out) == (
+        data.splits["train"],
+        data.splits["val"],
+        (),
+    )
 
 
 def test_validating_on_test_uses_all_training_images() -> None:
     data = data_of(train=60, val=9, test=12)
-    parts = divide(data, recipe_of(validate_on="test"))
-    assert (parts.train, parts.val) == (data.parts["train"], data.parts["test"])
+    parts = make_splits(data, recipe_of(validate_on="test"))
+    assert (parts.train, parts.val) == (data.splits["train"], data.splits["test"])
     with pytest.raises(UserError, match="--validate-on test: insects has no test part"):
-        divide(data_of(all=60), recipe_of(validate_on="test"))
+        make_splits(data_of(all=60), recipe_of(validate_on="test"))
 
 
 def test_facts() -> None:
-    facts = divide(data_of(train=60, val=9, test=12), recipe_of()).facts(CLASSES)
+    facts = make_splits(data_of(train=60, val=9, test=12), recipe_of()).facts(CLASSES)
     assert (facts.num_train, facts.num_val, facts.num_test) == (60, 9, 12)
     assert (facts.side, facts.channels, facts.num_classes) == (16, 3, 3)
-    grey = Parts(images_of(6, channels=1), images_of(3, channels=1), None).facts(CLASSES)
+    grey = Splits(images_of(6, channels=1), images_of(3, channels=1), None).facts(CLASSES)
     assert (grey.channels, grey.num_test) == (1, 0)
 
 
 def test_preprocessing_is_measured_on_the_training_part_and_repeated_from_its_record() -> None:
     job = job_of()
-    pixels = job.parts.train.pixels.astype(np.float64) / 255
+    pixels = job.splits.train.pixels.astype(np.float64) / 255
     assert job.preprocess.mean == pytest.approx(pixels.mean((0, 1, 2)), abs=1e-6)
     assert job.preprocess.std == pytest.approx(pixels.std((0, 1, 2)), abs=1e-6)
     stored = json.loads(json.dumps(job.describe(data="x", name="insects", fingerprint="f")))
     other = Job.build(
-        job.recipe, job.parts, classes=CLASSES, device=CPU, preprocess=stored["preprocess"]
+        job.recipe, job.splits, classes=CLASSES, device=CPU, preprocess=stored["preprocess"]
     )
     assert other.preprocess == job.preprocess
     assert stored["sizes"] == {"train": 54, "val": 6, "test": 12}
     assert stored["classes"] == list(CLASSES)
-    assert tuple(stored["held_out"]) == job.parts.held_out
+    assert tuple(stored["held_out"]) == job.splits.held_out
 
 
 def test_the_same_recipe_builds_the_same_batches_and_weights() -> None:
@@ -131,10 +135,10 @@ def test_the_same_recipe_builds_the_same_batches_and_weights() -> None:
 
 def test_the_network_fits_data_and_recipe() -> None:
     job = job_of(recipe_of(dropout=0.1, drop_path=0.2))
-    spec = job.new_model().spec
-    assert (spec.num_classes, spec.in_channels) == (3, 3)
-    assert (spec.dropout, spec.drop_path) == (0.1, 0.2)
-    assert job.new_model_spec() == spec
+    config = job.new_model().config
+    assert (config.num_classes, config.in_channels) == (3, 3)
+    assert (config.dropout, config.drop_path) == (0.1, 0.2)
+    assert job.new_model_config() == config
 
 
 def test_a_whitened_stem_is_measured_on_the_training_images() -> None:
@@ -151,7 +155,7 @@ def test_a_whitened_stem_is_measured_on_the_training_images() -> None:
 
 def normalised(job: Job) -> NDArray[np.float32]:
     """The training images N C H W as the network sees them."""
-    images = [job.parts.train.read(index, 3) for index in range(len(job.parts.train))]
+    images = [job.splits.train.read(index, 3) for index in range(len(job.splits.train))]
     mean, std = np.array(job.preprocess.mean), np.array(job.preprocess.std)
     scaled = (np.stack(images) / 255 - mean) / std
     return scaled.transpose(0, 3, 1, 2).astype(np.float32)
@@ -160,11 +164,11 @@ def normalised(job: Job) -> NDArray[np.float32]:
 def test_validation_scores_every_image_of_its_part() -> None:
     job = job_of()
     scores = job.validate(job.new_model())
-    assert scores.num_images == len(job.parts.val) == 6
+    assert scores.num_images == len(job.splits.val) == 6
     assert scores.classes == CLASSES
 
 
-@pytest.mark.parametrize("values", [{}, {"head_first": 0.5, "ema": 0.9}])
+@pytest.mark.parametrize("values", [{}, {"freeze_backbone": 0.5, "ema": 0.9}])
 def test_measuring_leaves_no_trace(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MEASURED_SECONDS", 0.05)
     job = job_of(recipe_of(**values))
@@ -189,15 +193,15 @@ def test_measuring_counts_head_only_steps_by_their_share(monkeypatch: pytest.Mon
         return real(state, *args, **kwargs)
 
     monkeypatch.setattr(room, "train_step", spy)
-    job = job_of(recipe_of(head_first=0.5))
+    job = job_of(recipe_of(freeze_backbone=0.5))
     job.measure(job.new_model(), budget=None)
     cheap = sum(step < 500 for step in seen)
     assert abs(cheap - len(seen) / 2) <= 1.5
 
 
-@pytest.mark.parametrize(("head_first", "expected"), [(0.0, 1.0), (0.5, 0.6), (0.8, 0.36)])
+@pytest.mark.parametrize(("freeze_backbone", "expected"), [(0.0, 1.0), (0.5, 0.6), (0.8, 0.36)])
 def test_a_step_that_stalls_does_not_count(
-    head_first: float, expected: float, monkeypatch: pytest.MonkeyPatch
+    freeze_backbone: float, expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole steps take 1 s, those of the head alone 0.2 s, and the third of all a minute."""
     now, calls = 0.0, 0
@@ -205,18 +209,20 @@ def test_a_step_that_stalls_does_not_count(
     def slow(state: Any, *_: Any, **__: Any) -> Any:
         nonlocal now, calls
         calls += 1
-        now += 60.0 if calls == 3 else 0.2 if state.step < 1000 * head_first else 1.0
+        now += 60.0 if calls == 3 else 0.2 if state.step < 1000 * freeze_backbone else 1.0
         return torch.zeros(()), torch.zeros(())
 
     monkeypatch.setattr(room, "train_step", slow)
     monkeypatch.setattr(room.time, "perf_counter", lambda: now)
     monkeypatch.setattr(Job, "_image_seconds", lambda *_, **__: 0.0)
-    job = job_of(recipe_of(head_first=head_first))
+    job = job_of(recipe_of(freeze_backbone=freeze_backbone))
     assert job.measure(job.new_model(), budget=None)[0] == pytest.approx(expected)
 
 
 def test_augmentation_takes_the_recipes_fields() -> None:
-    recipe = recipe_of(shift=3, fill="reflect", erasing=0.1, mixup=0.2, cutmix=0.3, flip="none")
+    recipe = recipe_of(
+        crop_padding=3, fill="reflect", erasing=0.1, mixup=0.2, cutmix=0.3, flip="none"
+    )
     found = asdict(augmentation(recipe))
     assert found == {name: getattr(recipe, name) for name in found}
     assert augmentation(recipe_of(crop="none")).shift == 0
@@ -229,7 +235,7 @@ def test_fingerprint_sees_parts_and_classes() -> None:
     assert len(marks) == 1
     marks.add(fingerprint(data_of(train=60, test=13)))
     marks.add(fingerprint(data_of(train=60, val=12)))
-    marks.add(fingerprint(DataSet("insects", ("ant", "bee", "cow"), data.parts)))
+    marks.add(fingerprint(DataSet("insects", ("ant", "bee", "cow"), data.splits)))
     assert len(marks) == 4
 
 
@@ -254,7 +260,7 @@ def test_a_run_gives_the_threads_back() -> None:
 
 FAULTS = """
 import resource, torch
-from resnets.training.environment import keep_freed_memory
+from resnets.device import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

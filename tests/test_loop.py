@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from resnets.data import Images, open_data
 from resnets.data.augment import Augment
-from resnets.data.batches import Batch, EvaluationBatches, TrainingStream
-from resnets.data.preprocess import Preprocess
-from resnets.data.sources import Images, open_data
-from resnets.evaluation import evaluate
-from resnets.models.families import create_model
-from resnets.training.checkpoints import RunFolder
-from resnets.training.interrupt import Interruption
+from resnets.data.loader import Batch, EvalLoader, TrainLoader
+from resnets.data.transforms import Preprocess
+from resnets.evaluation.metrics import evaluate
+from resnets.models.registry import create_model
+from resnets.training.checkpoint import RunFolder
 from resnets.training.loop import train, train_step
-from resnets.training.state import State
+from resnets.training.signals import SignalHandler
+from resnets.training.train_state import State
 from tiny_runs import (
     CPU,
     RANDOM,
@@ -93,28 +93,26 @@ def test_initial_loss_is_that_of_a_guess(name: str, init: str, tolerance: float)
 def learned(targets: np.ndarray[Any, Any], folder: RunFolder) -> float:
     """Accuracy on true labels after a short run on the targets given."""
     data = open_data("fashion-mini")
-    part, test = data.parts["train"].subset(np.arange(1000)), data.parts["test"]
+    part, test = data.splits["train"].subset(np.arange(1000)), data.splits["test"]
     assert isinstance(part, Images)
     part = Images(part.pixels, targets, part.ids)
     plain = Preprocess(size=28, channels=1, mean=(0.286,), std=(0.353,))
     recipe = recipe_of(steps=60, batch_size=50, learning_rate=0.1, evaluate_every=3.0)
     state = start(recipe, in_channels=1, num_classes=10, stem="imagenet", widths=(16, 16))
-    stream = TrainingStream(
+    stream = TrainLoader(
         part, preprocess=plain, augment=Augment(), num_classes=10, batch_size=50, seed=0, device=CPU
     )
-    batches = EvaluationBatches(
-        test.subset(np.arange(500)), preprocess=plain, batch_size=250, device=CPU
-    )
+    batches = EvalLoader(test.subset(np.arange(500)), preprocess=plain, batch_size=250, device=CPU)
     train(
         state, recipe, stream=stream, validate=lambda m: evaluate(m, batches, data.classes),
         folder=folder, shares=shares_of(recipe), num_images=1000, log=folder.log,
-        interruption=Interruption(),
+        interruption=SignalHandler(),
     )  # fmt: skip
     return state.best_score
 
 
 def test_learns_from_true_labels_and_nothing_from_shuffled_ones(tmp_path: Path) -> None:
-    targets = open_data("fashion-mini").parts["train"].targets[:1000]
+    targets = open_data("fashion-mini").splits["train"].targets[:1000]
     shuffled = np.random.default_rng(0).permutation(targets)
     assert learned(targets, RunFolder.create(tmp_path / "true", name="x")) > 0.6
     assert learned(shuffled, RunFolder.create(tmp_path / "shuffled", name="x")) < 0.2
@@ -139,7 +137,7 @@ def test_every_parameter_changes(optimizer: str, order: str) -> None:
 @pytest.mark.parametrize("order", ["post", "pre"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_head_first_moves_the_head_alone_then_everything(optimizer: str, order: str) -> None:
-    recipe = recipe_of(optimizer=optimizer, head_first=0.5)
+    recipe = recipe_of(optimizer=optimizer, freeze_backbone=0.5)
     state = start(recipe, order=order)
     changed: list[set[str]] = []
     for _ in range(8):
@@ -165,8 +163,8 @@ def test_accumulating_four_times_eight_is_a_batch_of_32(mixed: bool) -> None:
         targets = torch.softmax(batch_of(32, seed=1).images[:, :, 0, 0].double(), 1)
         batch = Batch(batch.images, F.pad(targets, (0, 1)), batch.indices, 0)
     results = []
-    for accumulate in (1, 4):
-        recipe = recipe_of(batch_size=32, accumulate=accumulate, learning_rate=0.01)
+    for grad_accum_steps in (1, 4):
+        recipe = recipe_of(batch_size=32, grad_accum_steps=grad_accum_steps, learning_rate=0.01)
         model = network(norm="none").double()
         state = State.start(model, recipe, device=CPU)
         for _ in range(3):
@@ -183,7 +181,7 @@ def test_accumulating_four_times_eight_is_a_batch_of_32(mixed: bool) -> None:
 def test_clip_bounds_the_step(clip: float, precision: str) -> None:
     rate = 0.05 * 0.5 / 1  # one_cycle without warm-up, the middle of one step
     values = {"momentum": 0.0, "weight_decay": 0.0, "warmup": 0.0, "precision": precision}
-    recipe = recipe_of(clip=clip, **values)
+    recipe = recipe_of(clip_grad_norm=clip, **values)
     state, batch = start(recipe), batch_of(8)
     model = copy.deepcopy(state.model)
     F.cross_entropy(model(batch.images), batch.targets).backward()

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from resnets.errors import UserError
-from resnets.training.planning import Facts, Plan, plan, with_steps
-from resnets.training.recipes import LEAST_EPOCHS, Recipe
+from resnets.training.auto_config import Facts, Plan, plan, with_steps
+from resnets.training.recipe import LEAST_EPOCHS, Recipe
 
 STEP, IMAGE = 0.1, 0.001  # measured seconds
 FACTS = Facts(num_train=12_800, num_val=1000, num_test=2000, side=32, channels=3, num_classes=10)
@@ -69,7 +69,7 @@ def test_without_time_and_epochs_the_run_ends_by_itself() -> None:
 
 
 def test_a_batch_left_open_has_no_micro_batch_of_one_image() -> None:
-    recipe = Recipe(model="resnet20", tune="off", epochs=1, accumulate=128)
+    recipe = Recipe(model="resnet20", tune="off", epochs=1, grad_accum_steps=128)
     origins = dict.fromkeys(asdict(recipe), "flag")
     found = plan(recipe, origins, FACTS, seconds=None, device=torch.device("cpu"))
     assert found.recipe.batch_size == 2 * 128

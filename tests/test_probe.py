@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from resnets.training.planning import Facts, Plan, plan
-from resnets.training.probe import Advice, Candidate, Setting, Stopwatch, probe, race
-from resnets.training.recipes import Recipe
+from resnets.training.auto_config import Facts, Plan, plan
+from resnets.training.autotune import Advice, Candidate, Setting, Stopwatch, probe, race
+from resnets.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 FACTS = Facts(num_train=12_800, num_val=1000, num_test=2000, side=32, channels=3, num_classes=10)
@@ -38,7 +38,7 @@ class Machine:
 
     def probe(self, start: Setting = START, **values: Any) -> Any:
         given: dict[str, Any] = {
-            "cores": 4, "device": CPU, "fixed": (), "accumulate": 1, "default_batch": 128,
+            "cores": 4, "device": CPU, "fixed": (), "grad_accum_steps": 1, "default_batch": 128,
             "seconds": 3.0, "clock": lambda: self.now,
         }  # fmt: skip
         return probe(start, self.measure, **given | values)
@@ -91,7 +91,7 @@ def test_a_batch_that_wastes_the_machine_is_advised_against() -> None:
     tiny = replace(START, images=4)
     (advice,) = Machine(images={4: 3.0}).probe(tiny).advice
     assert advice == Advice("batch_size", 128, pytest.approx(1 / 3))
-    cache = Machine(images={128: 1.0, 64: 0.7, 32: 0.8}).probe(accumulate=2, seconds=30)
+    cache = Machine(images={128: 1.0, 64: 0.7, 32: 0.8}).probe(grad_accum_steps=2, seconds=30)
     assert cache.advice == (Advice("accumulate", 4, pytest.approx(0.7)),)
     assert Machine(images={128: 1.0, 64: 0.7}).probe(seconds=0.5).advice == ()  # no time for it
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from resnets.errors import UserError
-from resnets.training.checkpoints import RunFolder
-from resnets.training.promise import FIXED, FREE, Basis, cautions_of, differences, take_over
-from resnets.training.recipes import Recipe
+from resnets.training.checkpoint import RunFolder
+from resnets.training.recipe import Recipe
+from resnets.training.reproducibility import FIXED, FREE, Basis, cautions_of, differences, take_over
 
 DATA = {
     "data": "photos", "fingerprint": "0123456789", "classes": ["ant", "bee"],
@@ -64,7 +64,7 @@ def test_what_decides_bits_is_refused_unless_forced(
 
 
 def test_what_decides_no_bit_is_free(folder: RunFolder) -> None:
-    values: dict[str, Any] = {"workers": 3, "save_every": 1.0, "max_bad": 0.5}
+    values: dict[str, Any] = {"workers": 3, "checkpoint_every": 1.0, "max_corrupt": 0.5}
     assert set(values) == set(FREE)
     environment = ENVIRONMENT | {"versions": {"torch": "2.14.0", "safetensors": "0.7"}}
     after = Basis(Recipe(steps=10, **values), DATA, environment)

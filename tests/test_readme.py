@@ -13,7 +13,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from resnets.cli import main
+from resnets.cli.main import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, flags=re.DOTALL)
@@ -83,5 +83,5 @@ def test_readme_snippet(
     weights = tmp_path / "resnet50.pth"
     if "torchvision:" in snippet:  # stands in for the download of the same tensors
         torch.save(torchvision.models.resnet50().state_dict(), weights)
-        monkeypatch.setattr("resnets.models.weights.local_file", lambda *_, **__: weights)
+        monkeypatch.setattr("resnets.models.pretrained.local_file", lambda *_, **__: weights)
     exec(snippet.replace('time="10m"', f'time="{SHORT["--time"]}"'), {})

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from resnets.commands.train import Train
+from resnets.cli.train import Train
 from resnets.errors import UserError
-from resnets.models.families import MODELS
+from resnets.models.registry import MODELS
 from resnets.training import recipes
-from resnets.training.named import RECIPES, named_recipe, read_recipe
-from resnets.training.recipes import Recipe, override
+from resnets.training.recipe import Recipe, override
+from resnets.training.recipes import RECIPES, named_recipe, read_recipe
 
 ROOT = Path(__file__).parent.parent
 BELOW_AND_ABOVE: dict[str, tuple[Any, Any]] = {
@@ -27,19 +27,19 @@ BELOW_AND_ABOVE: dict[str, tuple[Any, Any]] = {
     "epochs": (0.0, 100_001),
     "steps": (0, 100_000_001),
     "batch_size": (1, 65_537),
-    "accumulate": (0, 4097),
+    "grad_accum_steps": (0, 4097),
     "learning_rate": (0.0, 101.0),
     "momentum": (-0.1, 1.0),
     "weight_decay": (-1e-9, 1.1),
-    "clip": (-1.0, None),
+    "clip_grad_norm": (-1.0, None),
     "warmup": (-0.1, 1.0),
-    "head_first": (-0.1, 1.0),
+    "freeze_backbone": (-0.1, 1.0),
     "layer_decay": (0.0, 1.1),
     "label_smoothing": (-0.1, 1.0),
     "ema": (-0.1, 1.0),
     "dropout": (-0.1, 1.0),
     "drop_path": (-0.1, 1.0),
-    "shift": (-1, 65),
+    "crop_padding": (-1, 65),
     "min_area": (0.0, 1.1),
     "erasing": (-0.1, 1.1),
     "progressive": (-0.1, 1.1),
@@ -52,8 +52,8 @@ BELOW_AND_ABOVE: dict[str, tuple[Any, Any]] = {
     "threads": (0, 1025),
     "workers": (-1, 257),
     "cache_mb": (-1, None),
-    "max_bad": (-0.1, 1.1),
-    "save_every": (-0.1, 100_001.0),
+    "max_corrupt": (-0.1, 1.1),
+    "checkpoint_every": (-0.1, 100_001.0),
 }
 OUTSIDE = [
     (name, value) for name, pair in BELOW_AND_ABOVE.items() for value in pair if value is not None
@@ -86,7 +86,7 @@ def test_outside_its_range(name: str, value: float) -> None:
 
 def test_ranges_are_told_in_plain_numbers() -> None:
     assert "between 0 and 2,147,483,647" in refusal(seed=-1)
-    assert "between 0 and any number" in refusal(clip=-1.0)
+    assert "between 0 and any number" in refusal(clip_grad_norm=-1.0)
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Recipe)])
@@ -122,8 +122,10 @@ def test_infinity_is_no_number_of_a_recipe(name: str) -> None:
 
 
 @pytest.mark.parametrize("accumulate", [4, 8])
-def test_a_micro_batch_has_a_variance(accumulate: int) -> None:
-    assert f"--accumulate {accumulate}: " in refusal(batch_size=4, accumulate=accumulate)
+def test_a_micro_batch_has_a_variance(grad_accum_steps: int) -> None:
+    assert f"--grad-accum-steps {accumulate}: " in refusal(
+        batch_size=4, grad_accum_steps=grad_accum_steps
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,9 +160,11 @@ def test_milestones_rise_inside_the_run(milestones: Any) -> None:
 
 def test_contradictions() -> None:
     assert "--epochs and --steps both given" in refusal(epochs=3, steps=100)
-    assert "--accumulate 3: must divide --batch-size 32" in refusal(batch_size=32, accumulate=3)
-    assert Recipe(batch_size=32, accumulate=4).accumulate == 4
-    assert Recipe(accumulate=3).batch_size is None
+    assert "--grad-accum-steps 3: must divide --batch-size 32" in refusal(
+        batch_size=32, grad_accum_steps=3
+    )
+    assert Recipe(batch_size=32, grad_accum_steps=4).accumulate == 4
+    assert Recipe(grad_accum_steps=3).batch_size is None
 
 
 def test_whole_numbers_serve_as_floats() -> None:
@@ -188,15 +192,20 @@ def test_he2015_has_the_papers_numbers() -> None:
     assert [share * 64_000 for share in recipe.milestones] == [32_000, 48_000]
     assert (recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (0.1, 0.9, 1e-4)
     assert (recipe.batch_size, recipe.nesterov, recipe.optimizer) == (128, False, "sgd")
-    assert (recipe.schedule, recipe.warmup, recipe.clip, recipe.ema) == ("step", 0, 0, 0)
-    assert (recipe.crop, recipe.shift, recipe.fill, recipe.flip) == ("shift", 4, "zero", "random")
+    assert (recipe.schedule, recipe.warmup, recipe.clip_grad_norm, recipe.ema) == ("step", 0, 0, 0)
+    assert (recipe.crop, recipe.crop_padding, recipe.fill, recipe.flip) == (
+        "shift",
+        4,
+        "zero",
+        "random",
+    )
     assert recipe.val_fraction * 50_000 == 5_000
     assert recipe.label_smoothing == recipe.dropout == recipe.drop_path == recipe.mixup == 0
 
 
 def test_finetune_trains_the_head_first_and_early_stages_slowly() -> None:
     recipe = named_recipe("finetune")
-    assert 0 < recipe.head_first < 0.5
+    assert 0 < recipe.freeze_backbone < 0.5
     assert recipe.layer_decay < 1
 
 
@@ -207,8 +216,13 @@ def test_torchvision_v2_has_the_sources_numbers() -> None:
     assert (recipe.learning_rate, recipe.weight_decay, recipe.schedule) == (0.5, 2e-5, "cosine")
     assert recipe.warmup * 600 == pytest.approx(5)
     assert (recipe.mixup, recipe.cutmix, recipe.label_smoothing) == (0.2, 1.0, 0.1)
-    assert (recipe.policy, recipe.erasing) == ("trivialaugment", 0.1)
-    assert (recipe.size, recipe.fit, recipe.crop, recipe.min_area) == (176, "crop", "resized", 0.08)
+    assert (recipe.auto_augment, recipe.erasing) == ("trivialaugment", 0.1)
+    assert (recipe.size, recipe.resize_mode, recipe.crop, recipe.min_area) == (
+        176,
+        "crop",
+        "resized",
+        0.08,
+    )
     # train.py: alpha = (1 - 0.99998) * world size * batch * 32 / epochs, at every 32nd step
     decay = 1 - (1 - 0.99998) * 8 * 128 * 32 / 600
     assert recipe.ema**32 == pytest.approx(decay, abs=1e-5)
@@ -311,7 +325,7 @@ def test_recipe_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_imports_neither_torch_nor_numpy() -> None:
     code = (
-        "import sys, resnets.training.named;"
+        "import sys, resnets.training.recipes;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'numpy')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

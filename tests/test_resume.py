@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from torch import nn
 
-from resnets.data.batches import Batch
+from resnets.data.loader import Batch
 from resnets.models.resnet import ResNet
 from resnets.training import checkpoints
-from resnets.training.checkpoints import RunFolder, load_checkpoint
-from resnets.training.interrupt import Interruption
-from resnets.training.state import State
+from resnets.training.checkpoint import RunFolder, load_checkpoint
+from resnets.training.signals import SignalHandler
+from resnets.training.train_state import State
 from tiny_runs import (
     CPU,
     HARD,
@@ -42,11 +42,11 @@ def ends(state: State, folder: RunFolder) -> tuple[str, str, list[dict[str, Any]
 
 
 EVERY_STEP = range(1, STEPS)
-SOME_STEPS = (1, 9, 12, 13, 29)  # head_first 0.4 ends with step 12
+SOME_STEPS = (1, 9, 12, 13, 29)  # freeze_backbone 0.4 ends with step 12
 
 
 @pytest.mark.parametrize(
-    ("values", "spec", "stops"),
+    ("values", "config", "stops"),
     [
         (HARD, RANDOM, EVERY_STEP),
         (HARD | {"memory_format": "contiguous", "precision": "bf16"}, RANDOM, SOME_STEPS),
@@ -56,25 +56,25 @@ SOME_STEPS = (1, 9, 12, 13, 29)  # head_first 0.4 ends with step 12
             {"stem": "whitened", "halving": "max_pool", "shortcut": "avg_conv"},
             SOME_STEPS,
         ),
-        ({"head_first": 0.4, "layer_decay": 0.7}, RANDOM | {"order": "pre"}, SOME_STEPS),
+        ({"freeze_backbone": 0.4, "layer_decay": 0.7}, RANDOM | {"order": "pre"}, SOME_STEPS),
         ({"precision": "fp16", "momentum": 0.0, "schedule": "step"}, RANDOM, SOME_STEPS),
     ],
     ids=["sgd", "bf16", "adamw", "muon", "head-first", "fp16"],
 )
 def test_resumed_anywhere_a_run_ends_in_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any],
-    spec: dict[str, Any], stops: Sequence[int],
+    config: dict[str, Any], stops: Sequence[int],
 ) -> None:  # fmt: skip
     """Every generation of one run is restored into a network of other weights, and gone on with."""
-    recipe = recipe_of(evaluate_every=5 * 8 / 20, save_every=0.0, **values)
+    recipe = recipe_of(evaluate_every=5 * 8 / 20, checkpoint_every=0.0, **values)
     stream, folder = stream_of(recipe), RunFolder.create(tmp_path / "run", name="x")
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "KEPT_GENERATIONS", STEPS)
-        whole = start(recipe, **spec)
+        whole = start(recipe, **config)
         assert run(whole, recipe, folder, stream=stream, validate=by_step(whole))
     expected = digest(whole.checkpoint().tensors)
     for step in stops:
-        state = State.start(ResNet(whole.model.spec), recipe, device=CPU)
+        state = State.start(ResNet(whole.model.config), recipe, device=CPU)
         state.restore(load_checkpoint(folder.path / f"checkpoints/state-{step:08d}.safetensors"))
         assert state.step == step
         again = RunFolder(tmp_path / str(step))
@@ -108,7 +108,7 @@ def test_a_run_that_was_asked_to_stop_goes_on(tmp_path: Path, stop: int) -> None
     assert ended[0] == ended[1]
 
 
-class StopAt(Interruption):
+class StopAt(SignalHandler):
     """Interrupted when the state has reached a step."""
 
     def __init__(self, state: State, step: int) -> None:
@@ -121,7 +121,7 @@ class StopAt(Interruption):
 
 def test_a_run_that_died_between_checkpoints_does_its_last_steps_again(tmp_path: Path) -> None:
     """Killed at step 12, the newest checkpoint torn: on from an older one, with the same end."""
-    recipe = recipe_of(**HARD | {"evaluate_every": 5 * 8 / 20, "save_every": 0.0})
+    recipe = recipe_of(**HARD | {"evaluate_every": 5 * 8 / 20, "checkpoint_every": 0.0})
     reference = RunFolder.create(tmp_path / "whole", name="x")
     whole = start(recipe, **RANDOM)
     assert run(whole, recipe, reference, validate=Scripted(0.5))

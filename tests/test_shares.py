@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from resnets.training.checkpoints import RunFolder
-from resnets.training.probe import Advice
-from resnets.training.recipes import Recipe
-from resnets.training.shares import STEPS, Clock, Outlook, Shares
+from resnets.training.autotune import Advice
+from resnets.training.checkpoint import RunFolder
+from resnets.training.profiler import STEPS, Clock, Outlook, Shares
+from resnets.training.recipe import Recipe
 from tiny_runs import recipe_of, run, start
 
 RECIPE = Recipe(steps=1000, batch_size=32, size=64, workers=0, evaluate_every=1.0)

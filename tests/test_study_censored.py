@@ -12,7 +12,7 @@ from resnets.study.report.evidence import Evidence
 from resnets.study.report.judging import Judged, judge_all
 from resnets.study.twins.account import summary_lines
 
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.study.report.degradation import training_figures
 from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.page import study_page

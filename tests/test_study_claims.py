@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.errors import UserError
 from resnets.study.claims import STORED, read_claims
 from resnets.study.tables import Tables, read_table, write_table

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.errors import UserError
 from resnets.study.propagation import signal_propagation, sweep, theory
 from resnets.study.propagation.forward_backward import (

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnets.models.families import create_model
+from resnets.models.registry import create_model
 from resnets.models.resnet import ResNet
 from resnets.study.probes.adapters import in_float64, take_apart
 from resnets.study.probes.path_gradients import TOLERANCE, path_rows, path_spectrum

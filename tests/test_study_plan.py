@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from resnets.errors import UserError
-from resnets.models.families import MODELS
+from resnets.models.config import ResNetConfig
+from resnets.models.registry import MODELS
 from resnets.models.resnet import ResNet
-from resnets.models.spec import Spec
 from resnets.study.twins.study_config import PRESETS, TWINS, StudyConfig
-from resnets.study.twins.variants import FAMILIES, PUBLISHED, SHORTCUT_STRENGTH, spec_of
-from resnets.training.optim import learning_rate
+from resnets.study.twins.variants import FAMILIES, PUBLISHED, SHORTCUT_STRENGTH, config_of
+from resnets.training.optimizer import learning_rate
 
 plans = pytest.mark.parametrize("plan", PRESETS.values(), ids=PRESETS)
 
 
-def cell(family: str, depth: int = 8) -> Spec:
-    return spec_of(family, depth, widths=(8, 16, 32), num_classes=10, in_channels=1)
+def cell(family: str, depth: int = 8) -> ResNetConfig:
+    return config_of(family, depth, widths=(8, 16, 32), num_classes=10, in_channels=1)
 
 
 @plans

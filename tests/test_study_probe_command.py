@@ -13,13 +13,13 @@ import timm
 import torch
 from torch import nn
 
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.errors import UserError
 from resnets.study.probes.adapters import take_apart
 from resnets.study.probes.probe_suite import compare, probe
 from resnets.study.probes.replay import networks_of_run
 from resnets.study.tables import read_table
-from resnets.training.checkpoints import RunFolder
+from resnets.training.checkpoint import RunFolder
 from tiny_chains import FEW, K, network, sample, trained
 
 

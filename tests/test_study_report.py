@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from resnets.study.report.evidence import Evidence
 
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.report.style import POLICY
 from resnets.study import everything
 from resnets.study.report import layers

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnets.evaluation import wilson
+from resnets.evaluation.metrics import wilson
 from resnets.study.claims import read_claims
 from resnets.study.statistics import SIGNIFICANT, Estimate, estimate, sign_flip, spearman, verdict
 from resnets.study.tables import Row, Tables, one, read_table, select, write_table

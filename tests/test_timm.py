@@ -9,8 +9,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from resnets.models.families import MODELS, create_model
-from resnets.models.measure import count_macs, count_parameters
+from resnets.models.registry import MODELS, create_model
+from resnets.models.summary import count_macs, count_parameters
 
 UNCHANGED = [
     "resnet18d", "resnet34d", "resnet50d", "resnet50c", "resnet50s", "resnet50t", "seresnet50",

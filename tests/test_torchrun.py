@@ -17,18 +17,18 @@ import pytest
 import torch
 
 from resnets import api, results
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.errors import UserError
-from resnets.training.beginning import begun
-from resnets.training.checkpoints import RunFolder
-from resnets.training.distributed import Ranks
+from resnets.training.checkpoint import RunFolder
+from resnets.training.distributed import DistContext
+from resnets.training.run_metadata import begun
 from some_ranks import on_ranks
 
 STEPS = 24
 FIELDS: dict[str, Any] = {
     "model": "resnet20", "size": 12, "steps": STEPS, "batch_size": 8, "tune": "off", "threads": 1,
-    "precision": "fp32", "workers": 0, "crop": "shift", "policy": "none", "mixup": 0.2,
-    "dropout": 0.1, "drop_path": 0.2, "ema": 0.8, "evaluate_every": 2.0, "save_every": 0.0,
+    "precision": "fp32", "workers": 0, "crop": "shift", "auto_augment": "none", "mixup": 0.2,
+    "dropout": 0.1, "drop_path": 0.2, "ema": 0.8, "evaluate_every": 2.0, "checkpoint_every": 0.0,
 }  # fmt: skip
 PATIENCE = 600.0
 
@@ -50,7 +50,7 @@ def flags(**values: Any) -> list[str]:
     return [word for pair in pairs for word in pair]
 
 
-def trained(ranks: Ranks, data: Path, out: Path) -> None:
+def trained(ranks: DistContext, data: Path, out: Path) -> None:
     results.write_report = lambda *_, **__: None  # type: ignore[assignment]
     api.train(data, out=out, device="cpu", **FIELDS)
 

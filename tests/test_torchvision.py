@@ -7,8 +7,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from resnets.models.families import MODELS, create_model
-from resnets.models.measure import count_macs, count_parameters
+from resnets.models.registry import MODELS, create_model
+from resnets.models.summary import count_macs, count_parameters
 
 TEN = [
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d",

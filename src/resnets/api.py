@@ -14,23 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from resnets.course import Log
-from resnets.data.sources import Part, open_data
-from resnets.deploy.predictor import Prediction, Predictor
+from resnets.data import Split, open_data
+from resnets.device import choose_device, kept_threads
 from resnets.errors import UserError, unknown
-from resnets.evaluation import Scores
-from resnets.modelfile import ModelFile, ModelFileError, read_model
-from resnets.models.families import MODELS, unknown_model
+from resnets.evaluation.evaluator import Mistakes, left_out, score
+from resnets.evaluation.metrics import Scores
+from resnets.inference.model_file import ModelFile, ModelFileError, read_model
+from resnets.inference.predictor import Prediction, Predictor
+from resnets.models.registry import MODELS, unknown_model
 from resnets.models.resnet import ResNet
 from resnets.report import write_report
 from resnets.results import TrainingResult
-from resnets.run import go_on, notices_of, start
-from resnets.scoring import Mistakes, left_out, score
-from resnets.training.beginning import begun, restarts
-from resnets.training.checkpoints import RunFolder, is_run
-from resnets.training.distributed import Ranks, joined
-from resnets.training.environment import choose_device, kept_threads
-from resnets.training.named import named_recipe
-from resnets.training.recipes import TIME_OR_LENGTH, Recipe, override
+from resnets.run import notices_of, resume_run, start
+from resnets.training.checkpoint import RunFolder, is_run
+from resnets.training.distributed import DistContext, joined
+from resnets.training.recipe import TIME_OR_LENGTH, Recipe, override
+from resnets.training.recipes import named_recipe
+from resnets.training.run_metadata import begun, restarts
 
 
 @kept_threads()
@@ -94,13 +94,13 @@ def train(
 
 def _resume(
     folder: RunFolder, device: str, say: Log, changes: Mapping[str, Any], *, force: bool,
-    verify: bool, ranks: Ranks,
+    verify: bool, ranks: DistContext,
 ) -> TrainingResult:  # fmt: skip
     """Go on with a run, on the kind of device that it was begun on."""
     if device == "auto":
         device = ranks.decided(lambda: folder.read_json("environment.json")["device"])
     place = ranks.device(choose_device(device))
-    return go_on(folder, place, say, changes=changes, force=force, verify=verify, ranks=ranks)
+    return resume_run(folder, place, say, changes=changes, force=force, verify=verify, ranks=ranks)
 
 
 def evaluate(
@@ -110,14 +110,14 @@ def evaluate(
     part: str | None = None,
     device: str = "auto",
     workers: int = 2,
-    max_bad: float = 0.01,
+    max_corrupt: float = 0.01,
     report: str | Path | None = None,
     log: Log | None = None,
 ) -> Scores:
     """Score a model file on DATA; classes are matched by name.
 
     DATA without parts is used whole; with parts, `part` or else test, or else validation.
-    `workers` processes decode images that do not fit in memory; `max_bad` is the largest share of
+    `workers` processes decode images that do not fit in memory; `max_corrupt` is the largest share of
     unreadable ones. `report` is a folder for the page and its figures. `log` sees a notice of the
     part that was taken and of whatever was left out, and a caution where the model carries one.
     Raises UserError for mistakes, ModelFileError for an unusable model file.
@@ -128,9 +128,9 @@ def evaluate(
     if report is not None and is_run(Path(report)):
         raise UserError(f"--report {report}: is a run with a page of its own; give another folder")
     file = model if isinstance(model, ModelFile) else read_model(model)
-    dataset = open_data(data, max_bad=max_bad, classes=file.classes)
-    chosen = choose_part(dataset.parts, part)
-    images = dataset.parts[chosen]
+    dataset = open_data(data, max_corrupt=max_corrupt, classes=file.classes)
+    chosen = choose_split(dataset.splits, part)
+    images = dataset.splits[chosen]
     taken = f"{'the whole' if chosen == 'all' else f'the part {chosen}'} of {data}"
     notices = notices_of(dataset)
     mistakes = Mistakes(images, file.classes, file.preprocess)
@@ -166,14 +166,14 @@ def _cautions(file: ModelFile) -> list[str]:
     return list((file.scores or {}).get("cautions", ()))
 
 
-def choose_part(parts: Mapping[str, Part], part: str | None) -> str:
+def choose_split(parts: Mapping[str, Split], part: str | None) -> str:
     """The name of the part to evaluate."""
     if part is None:
         return next(name for name in ("all", "test", "val", "train") if name in parts)
     name = "val" if part == "validation" else part
     if name not in parts:
         if "all" in parts:
-            raise UserError(f"--part {part}: these images have no parts; leave --part out")
+            raise UserError(f"--split {part}: these images have no parts; leave --split out")
         raise unknown("part", part, parts)
     return name
 
@@ -253,9 +253,9 @@ def _check_model(recipe: Recipe) -> None:
     weights = recipe.weights  # other forms than a path have a colon
     if weights is not None and ":" not in weights and not Path(weights).expanduser().exists():
         raise UserError(f"--weights {weights}: no such file")
-    if weights is None and recipe.head_first:
+    if weights is None and recipe.freeze_backbone:
         raise UserError(
-            f"--head-first {recipe.head_first:g} (recipe finetune has it) trains a head on weights "
+            f"--freeze-backbone {recipe.freeze_backbone:g} (recipe finetune has it) trains a head on weights "
             "that know something: pass --weights, a run folder for example"
         )
 

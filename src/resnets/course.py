@@ -14,22 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnets.data.pixels import usable_cpus
-from resnets.data.sources import Part
+from resnets.data import Split
+from resnets.data.workers import usable_cpus
 from resnets.errors import UserError
 from resnets.results import TrainingResult, finish
-from resnets.training.checkpoints import Checkpoint, NotSavedError, RunFolder
-from resnets.training.distributed import Ranks, lost_rank
-from resnets.training.finite import NotFiniteError
-from resnets.training.interrupt import Interrupted, Interruption
+from resnets.training.autotune import Advice
+from resnets.training.checkpoint import Checkpoint, NotSavedError, RunFolder
+from resnets.training.distributed import DistContext, lost_rank
 from resnets.training.job import Job
 from resnets.training.loop import train
-from resnets.training.memory import more_pieces
-from resnets.training.probe import Advice
-from resnets.training.promise import cautions_of
-from resnets.training.shares import Clock, Outlook, Shares
-from resnets.training.state import State
-from resnets.training.syncnorm import synchronise
+from resnets.training.nan_check import NotFiniteError
+from resnets.training.oom import more_pieces
+from resnets.training.profiler import Clock, Outlook, Shares
+from resnets.training.reproducibility import cautions_of
+from resnets.training.signals import Interrupted, SignalHandler
+from resnets.training.sync_batchnorm import synchronise
+from resnets.training.train_state import State
 
 Log = Callable[[Mapping[str, Any]], None]
 
@@ -49,9 +49,9 @@ def follow(
     state = State.start(model, job.recipe, device=job.device)
     if checkpoint is not None:
         state.restore(checkpoint)
-    interruption, unsaved = Interruption(alone=ranks.count == 1), None
+    interruption, unsaved = SignalHandler(alone=ranks.count == 1), None
     outlook = Outlook(
-        job.recipe, num_train=len(job.parts.train), num_val=len(job.parts.val),
+        job.recipe, num_train=len(job.splits.train), num_val=len(job.splits.val),
         cores=usable_cpus(), streamed=not job.stream.cached, advice=advice,
     )  # fmt: skip
     shares = Shares(outlook, clock=Clock.of(job.device))
@@ -63,12 +63,12 @@ def follow(
         if result is not None:
             return result
     except NotFiniteError as error:
-        raise _with_ids(error, job.parts.train, ranks) from None
+        raise _with_ids(error, job.splits.train, ranks) from None
     except torch.OutOfMemoryError as error:
         if ranks.count == 1 and folder.load() is None:
             raise  # nothing is lost by beginning anew in smaller pieces
         pieces = more_pieces(job.recipe, ranks=ranks.count)
-        smaller = f"go on with --resume {folder.path} --force --accumulate {pieces}"
+        smaller = f"go on with --resume {folder.path} --force --grad-accum-steps {pieces}"
         remedy = "begin anew with a smaller --batch-size" if pieces is None else smaller
         raise UserError(f"out of memory at step {state.step}: {remedy} ({error})") from None
     except NotSavedError as error:
@@ -83,12 +83,12 @@ def follow(
         job.stream.close()
         job.validation.close()
     number = interruption.number or interruption.heard or (None if unsaved else signal.SIGINT)
-    return TrainingResult(folder.path, None, job.parts.scored[0], signal=number, unsaved=unsaved)
+    return TrainingResult(folder.path, None, job.splits.scored[0], signal=number, unsaved=unsaved)
 
 
 def _train_and_finish(
     state: State, job: Job, folder: RunFolder, say: Log, notices: Sequence[str],
-    shares: Shares, interruption: Interruption,
+    shares: Shares, interruption: SignalHandler,
 ) -> TrainingResult | None:  # fmt: skip
     """None when a signal stopped the loop."""
     cautions = [CAUTION] if job.recipe.validate_on == "test" else []
@@ -104,7 +104,7 @@ def _train_and_finish(
     finished = train(
         state, job.recipe, stream=job.stream, folder=folder, shares=shares, log=log,
         validate=partial(job.validate, interruption=interruption), interruption=interruption,
-        num_images=len(job.parts.train), ranks=job.ranks,
+        num_images=len(job.splits.train), ranks=job.ranks,
     )  # fmt: skip
     if not finished:
         return None
@@ -118,7 +118,7 @@ def _train_and_finish(
 
 def _finish(
     job: Job, folder: RunFolder, say: Log, notices: Sequence[str], cautions: Sequence[str],
-    interruption: Interruption,
+    interruption: SignalHandler,
 ) -> TrainingResult:  # fmt: skip
     interruption.leave()
     with interruption.breaks():
@@ -127,7 +127,7 @@ def _finish(
         )
 
 
-def _with_ids(error: NotFiniteError, images: Part, ranks: Ranks) -> NotFiniteError:
+def _with_ids(error: NotFiniteError, images: Split, ranks: DistContext) -> NotFiniteError:
     """The same error, naming images of its batch."""
     if error.indices is None:
         return error
@@ -138,7 +138,7 @@ def _with_ids(error: NotFiniteError, images: Part, ranks: Ranks) -> NotFiniteErr
     return NotFiniteError(f"{error}, of the images {shown}{tail}", indices)
 
 
-def _in_words(error: RuntimeError, step: int, ranks: Ranks) -> RuntimeError | UserError:
+def _in_words(error: RuntimeError, step: int, ranks: DistContext) -> RuntimeError | UserError:
     """The end of another rank is no fault of this one."""
     if ranks.count == 1 or not lost_rank(error):
         return error

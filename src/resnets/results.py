@@ -16,15 +16,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnets.evaluation import Scores
-from resnets.modelfile import ModelFile, read_model, save_model
+from resnets.evaluation.evaluator import Mistakes, left_out, score
+from resnets.evaluation.metrics import Scores
+from resnets.inference.model_file import ModelFile, read_model, save_model
 from resnets.report import write_report
-from resnets.scoring import Mistakes, left_out, score
-from resnets.training.checkpoints import MODEL_FILE, RunFolder
+from resnets.training.checkpoint import MODEL_FILE, RunFolder
 from resnets.training.job import Job
 
 SAMPLES_SHOWN = 32
-OF_THE_MACHINE = ("threads", "tune", "workers", "cache_mb", "compile", "weights", "save_every")
+OF_THE_MACHINE = (
+    "threads",
+    "tune",
+    "workers",
+    "cache_mb",
+    "compile",
+    "weights",
+    "checkpoint_every",
+)
 """recipe fields that stay out of the model file: they say where it was made, not what it is"""
 
 
@@ -58,7 +66,7 @@ def finish(
 
     `notices` stand on the page, and `cautions` wherever the scores do; `tell` hears a new notice.
     """
-    part, images = job.parts.scored
+    part, images = job.splits.scored
     caution = "; ".join(cautions) or None
     path, scores = folder.path / MODEL_FILE, None
     mistakes = Mistakes(images, job.classes, job.preprocess)
@@ -90,7 +98,7 @@ def _contents(job: Job, folder: RunFolder, *, scores: dict[str, Any] | None) -> 
     recipe = {k: v for k, v in asdict(job.recipe).items() if k not in OF_THE_MACHINE}
     stored = folder.read_json("data.json")
     return ModelFile(
-        spec=job.new_model_spec(), preprocess=job.preprocess, classes=job.classes, scores=scores,
+        config=job.new_model_config(), preprocess=job.preprocess, classes=job.classes, scores=scores,
         recipe=json.loads(json.dumps(recipe)),
         data={key: stored[key] for key in ("name", "fingerprint", "sizes")},
         weights=folder.load_best().tensors,
@@ -112,7 +120,7 @@ def _samples(job: Job) -> list[tuple[NDArray[np.uint8], str]]:
 def _facts(
     job: Job, folder: RunFolder, scores: Scores, part: str, cautions: Sequence[str]
 ) -> list[tuple[str, str]]:
-    recipe, sizes = job.recipe, job.parts.sizes()
+    recipe, sizes = job.recipe, job.splits.sizes()
     low, high = scores.top1_interval
     best = folder.load_best().scalars
     return [

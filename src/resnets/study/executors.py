@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 
-from resnets.data.pixels import leave_with_parent
+from resnets.data.workers import leave_with_parent
 from resnets.errors import UserError
 
 # Times that a cluster repeats a job whose worker was lost.

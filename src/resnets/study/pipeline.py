@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnets.modelfile import read_model
+from resnets.inference.model_file import read_model
 from resnets.study.probes.initial_gradients import initial_gradient_rows
 from resnets.study.probes.probe_suite import compare_models, probe_model
 from resnets.study.propagation.sweep import measure_init

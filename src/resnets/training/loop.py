@@ -21,18 +21,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnets.data.batches import Batch
-from resnets.evaluation import Scores
+from resnets.data.loader import Batch
+from resnets.device import FORMATS, autocast
+from resnets.evaluation.metrics import Scores
 from resnets.models.resnet import ResNet
-from resnets.training.checkpoints import NotSavedError, RunFolder
-from resnets.training.distributed import ALONE, Ranks, reduce_last
-from resnets.training.environment import FORMATS, autocast
-from resnets.training.finite import LossWatch, check_finite
-from resnets.training.interrupt import Interrupted, Interruption
-from resnets.training.optim import learning_rate, set_learning_rate, trains_only_head
-from resnets.training.recipes import Recipe
-from resnets.training.shares import Shares
-from resnets.training.state import State
+from resnets.training.checkpoint import NotSavedError, RunFolder
+from resnets.training.distributed import SINGLE_PROCESS, DistContext, reduce_last
+from resnets.training.nan_check import LossWatch, check_finite
+from resnets.training.optimizer import learning_rate, set_learning_rate, trains_only_head
+from resnets.training.profiler import Shares
+from resnets.training.recipe import Recipe
+from resnets.training.signals import Interrupted, SignalHandler
+from resnets.training.train_state import State
 
 LOG_EVERY_SECONDS = 1.0
 SMALLER = 3 / 4
@@ -82,7 +82,7 @@ class Meter:
 
 def train_step(
     state: State, network: nn.Module, batch: Batch, recipe: Recipe, *, steps: int,
-    mark: Callable[[str], None] = lambda phase: None, ranks: Ranks = ALONE,
+    mark: Callable[[str], None] = lambda phase: None, ranks: DistContext = SINGLE_PROCESS,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One optimizer step. Returns the mean loss and the number of correct images, on the device.
 
@@ -92,7 +92,7 @@ def train_step(
     # Global random state: dropout and stochastic depth follow the step, whatever was drawn before.
     torch.manual_seed(_step_seed(recipe.seed, state.step, ranks.rank))
     set_learning_rate(state.optimizer, learning_rate(recipe, state.step, steps=steps))
-    if recipe.head_first:
+    if recipe.freeze_backbone:
         _freeze(state.model, trains_only_head(recipe, state.step, steps=steps))
     device = batch.images.device
     total = torch.zeros((), device=device)
@@ -100,10 +100,12 @@ def train_step(
     state.optimizer.zero_grad(set_to_none=True)
     shown = _resized(batch.images, recipe, state.step, steps=steps)
     micro_batches = zip(
-        shown.chunk(recipe.accumulate), batch.targets.chunk(recipe.accumulate), strict=True
+        shown.chunk(recipe.grad_accum_steps),
+        batch.targets.chunk(recipe.grad_accum_steps),
+        strict=True,
     )
     for number, (images, targets) in enumerate(micro_batches, 1):
-        reduce_last(network, last=number == recipe.accumulate)
+        reduce_last(network, last=number == recipe.grad_accum_steps)
         images = images.contiguous(memory_format=FORMATS[recipe.memory_format])
         with autocast(device, recipe.precision):
             logits = network(images)  # N K
@@ -116,9 +118,9 @@ def train_step(
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         correct = correct + (logits.detach().argmax(1) == classes).sum()
         mark("backward")
-    if recipe.clip:
+    if recipe.clip_grad_norm:
         state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
+        nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     if state.average is not None:
@@ -137,8 +139,8 @@ def train(
     shares: Shares,
     num_images: int,
     log: Callable[[dict[str, Any]], None],
-    interruption: Interruption,
-    ranks: Ranks = ALONE,
+    interruption: SignalHandler,
+    ranks: DistContext = SINGLE_PROCESS,
 ) -> bool:
     """Run the recipe from `state.step` on. Returns False when a signal stopped it before its end.
 
@@ -195,7 +197,7 @@ def train(
             due = _owes_validation(state, recipe, num_images=num_images)
             # What a kill loses, also one at the end of a validation; the first may take any time.
             unsaved = time.perf_counter() - saved + (validation_seconds if due else 0)
-            saving = unsaved >= 60 * recipe.save_every
+            saving = unsaved >= 60 * recipe.checkpoint_every
             logging = meter.seconds() >= LOG_EVERY_SECONDS
             # A rank a row: all stop when one has heard a signal, and follow the clock of rank 0.
             told = ranks.exchange(interruption.heard, batch.replaced, saving, logging)

@@ -12,20 +12,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnets.data.sources.named import NAMES as NAMES
-    from resnets.data.sources.opening import open_data as open_data
-    from resnets.data.sources.parts import DataSet as DataSet
-    from resnets.data.sources.parts import ImageFiles as ImageFiles
-    from resnets.data.sources.parts import Images as Images
-    from resnets.data.sources.parts import Part as Part
-    from resnets.data.sources.parts import stratified_split as stratified_split
+    from resnets.data.dataset import DataSet as DataSet
+    from resnets.data.dataset import ImageFiles as ImageFiles
+    from resnets.data.dataset import Images as Images
+    from resnets.data.dataset import Split as Split
+    from resnets.data.dataset import stratified_split as stratified_split
+    from resnets.data.sources.builtin import NAMES as NAMES
+    from resnets.data.sources.detect import open_data as open_data
 
 _ROOMS = {
     "NAMES": "named",
     "DataSet": "parts",
     "ImageFiles": "parts",
     "Images": "parts",
-    "Part": "parts",
+    "Split": "parts",
     "open_data": "opening",
     "stratified_split": "parts",
 }

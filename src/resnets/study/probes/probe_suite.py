@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resnets.data.batches import EvaluationBatches
-from resnets.data.preprocess import Preprocess
-from resnets.data.sources import NAMES, Part, open_data
+from resnets.data import NAMES, Split, open_data
+from resnets.data.loader import EvalLoader
+from resnets.data.transforms import Preprocess
+from resnets.device import choose_device
 from resnets.errors import UserError
-from resnets.modelfile import ModelFile, read_model
+from resnets.inference.model_file import ModelFile, read_model
 from resnets.study.probes.ablation import intact, remove_each, remove_several
 from resnets.study.probes.activation_stats import gradient_profile, layer_responses
 from resnets.study.probes.adapters import take_apart
@@ -32,10 +33,8 @@ from resnets.study.probes.replay import networks_of_job, networks_of_run
 from resnets.study.probes.residual_chain import Chain
 from resnets.study.tables import ACROSS, AGAINST, Row, probe_path, write_table
 from resnets.study.twins.study_config import PROBE, ProbeConfig, TwinJob
-from resnets.training.checkpoints import RunFolder, is_run
-from resnets.training.environment import choose_device
-from resnets.training.job import divide
-from resnets.training.promise import Basis
+from resnets.training.checkpoint import RunFolder, is_run
+from resnets.training.reproducibility import Basis
 
 LEAST_IMAGES = 4  # the estimate of CKA divides by N - 3
 # Bytes that the outputs of all blocks may take together; of large images fewer are used.
@@ -272,29 +271,31 @@ def _run_of(model: Path) -> RunFolder | None:
     return RunFolder(place) if is_run(place) else None
 
 
-def _held_out_images(file: ModelFile, run: RunFolder | None, data: str | None, model: Path) -> Part:
+def _held_out_images(
+    file: ModelFile, run: RunFolder | None, data: str | None, model: Path
+) -> Split:
     """Images that the network was not trained on, as far as it is known which those are."""
     if data is None and run is not None:
         basis = Basis.stored(run)
-        dataset = open_data(basis.data["data"], max_bad=basis.recipe.max_bad)
-        return divide(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
+        dataset = open_data(basis.data["data"], max_corrupt=basis.recipe.max_corrupt)
+        return make_splits(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
     name = file.data.get("name", "") if data is None else data
     if data is None and name not in NAMES:
         raise UserError(
             f"{model} does not name its images: pass --data, a folder of images or a name"
         )
-    parts = open_data(name, classes=file.classes).parts
+    parts = open_data(name, classes=file.classes).splits
     return next(parts[part] for part in ("all", "test", "val", "train") if part in parts)
 
 
 def _read(
-    part: Part, preprocess: Preprocess, *, device: torch.device, config: ProbeConfig
+    part: Split, preprocess: Preprocess, *, device: torch.device, config: ProbeConfig
 ) -> tuple[Tensor, Tensor]:
     """At most `config.images` images N C H W and targets N, drawn and in random order."""
     # Raw draws: numpy promises their stream for all versions, but not how it shuffles with them.
     raw = np.random.PCG64(config.seed).random_raw(len(part))
     order = np.argsort(raw, kind="stable")[: config.images]
-    batches = EvaluationBatches(
+    batches = EvalLoader(
         part.subset(order), preprocess=preprocess, batch_size=len(order), device=device, workers=0
     )
     batch = next(iter(batches))

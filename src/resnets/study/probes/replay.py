@@ -12,19 +12,19 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from resnets.data.batches import TrainingStream
-from resnets.data.sources import open_data
+from resnets.data import open_data
+from resnets.data.loader import TrainLoader
+from resnets.device import choose_device, kept_threads
 from resnets.errors import UserError
 from resnets.models.resnet import ResNet
 from resnets.study.twins.study_config import TwinJob
 from resnets.study.twins.trial import prepared
-from resnets.training.checkpoints import RunFolder
-from resnets.training.environment import choose_device, kept_threads
-from resnets.training.job import Job, divide, fingerprint
+from resnets.training.checkpoint import RunFolder
+from resnets.training.job import Job, fingerprint, make_splits
 from resnets.training.loop import train_step
-from resnets.training.promise import Basis
-from resnets.training.recipes import Recipe
-from resnets.training.state import State
+from resnets.training.recipe import Recipe
+from resnets.training.reproducibility import Basis
+from resnets.training.train_state import State
 
 
 def networks_of_run(folder: RunFolder, steps: Sequence[int]) -> Iterator[tuple[int, ResNet]]:
@@ -62,7 +62,7 @@ def networks_of_job(job: TwinJob, steps: Sequence[int]) -> Iterator[tuple[int, R
 
 
 def _first(
-    state: State, stream: TrainingStream, recipe: Recipe, steps: Sequence[int]
+    state: State, stream: TrainLoader, recipe: Recipe, steps: Sequence[int]
 ) -> Iterator[tuple[int, ResNet]]:
     assert recipe.steps is not None
     for step in (step for step in steps if step <= recipe.steps):
@@ -75,12 +75,12 @@ def _first(
 
 def _job(folder: RunFolder, basis: Basis) -> Job:
     stored, recipe = basis.data, basis.recipe
-    dataset = open_data(stored["data"], max_bad=recipe.max_bad)
+    dataset = open_data(stored["data"], max_corrupt=recipe.max_corrupt)
     if fingerprint(dataset) != stored["fingerprint"]:
         raise UserError(f"{folder.path}: the images in {stored['data']} are not those of the run")
     return Job.build(
         recipe,
-        divide(dataset, recipe, held_out=stored["held_out"]),
+        make_splits(dataset, recipe, held_out=stored["held_out"]),
         classes=dataset.classes,
         preprocess=stored["preprocess"],
         device=choose_device(basis.environment["device"]),

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from resnets.data.pixels import usable_cpus
+from resnets.data.workers import usable_cpus
+from resnets.device import kept_threads
 from resnets.errors import UserError
 from resnets.study.executors import on_this_machine
 from resnets.study.propagation.signal_propagation import measured_blocks, propagate
@@ -27,7 +28,6 @@ from resnets.study.propagation.stability import Stability, judge_stability
 from resnets.study.propagation.theory import theory_rows
 from resnets.study.propagation.weight_sampling import Convolution, Dense
 from resnets.study.tables import Row, write_table
-from resnets.training.environment import kept_threads
 
 DEPTHS = (10, 30, 100, 300, 1000, 3000, 10000)
 WIDTHS = (64, 128)
@@ -93,7 +93,7 @@ def measure_init(
         widths: Widths of the dense networks.
         draws: Sets of weights, which all families share.
         seed: Seed of weights and inputs.
-        processes: Parts at a time; as many as cores when left out.
+        processes: Splits at a time; as many as cores when left out.
 
     Raises:
         UserError: A number is out of range, or the folder cannot be written.

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from resnets.data.pixels import usable_cpus
-from resnets.modelfile import read_model
+from resnets.data.workers import usable_cpus
+from resnets.device import describe_environment
+from resnets.inference.model_file import read_model
 from resnets.study.tables import Tables
-from resnets.training.environment import describe_environment
 
 Manifest = dict[str, Any]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from resnets.evaluation import wilson
+from resnets.evaluation.metrics import wilson
 from resnets.study.claims import SEEDED, read_claims
 from resnets.study.statistics import (
     Estimate,

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
+from resnets.device import choose_device
 from resnets.errors import UserError, unknown
 from resnets.study.tables import Row, write_table
 from resnets.study.twins.analysis import budget_rows, summary_rows
@@ -27,7 +28,6 @@ from resnets.study.twins.lr_search import remaining, runnable
 from resnets.study.twins.run_store import RunStore
 from resnets.study.twins.study_config import PRESETS, StudyConfig, TwinJob
 from resnets.study.twins.trial import TrialResult, dataset_of, run_trial
-from resnets.training.environment import choose_device
 from resnets.training.lock import locked
 
 Log = Callable[[str], None]

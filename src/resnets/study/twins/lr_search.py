@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from resnets.errors import UserError
-from resnets.evaluation import wilson
+from resnets.evaluation.metrics import wilson
 from resnets.study.tables import Row
 from resnets.study.twins.study_config import Cell, StudyConfig, TwinJob
 from resnets.study.twins.trial import dataset_of

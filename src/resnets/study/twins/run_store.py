@@ -18,11 +18,11 @@ import torch
 
 from resnets.errors import UserError
 from resnets.fileio import append_jsonl, read_jsonl, write_atomic
-from resnets.modelfile import ModelFile, save_model
+from resnets.inference.model_file import ModelFile, save_model
 from resnets.study.tables import Row, write_table
 from resnets.study.twins.study_config import StudyConfig, TwinJob
 from resnets.study.twins.trial import METRICS, TrialResult, dataset_of
-from resnets.study.twins.variants import spec_of
+from resnets.study.twins.variants import config_of
 
 # The column `study` of the table train, by purpose.
 STUDIES = {"count": "train", "tune": "tune"}
@@ -88,7 +88,7 @@ class RunStore:
         assert result.weights is not None
         images = dataset_of(job.setup)
         contents = ModelFile(
-            spec=spec_of(
+            config=config_of(
                 job.family,
                 job.depth,
                 widths=job.setup.widths,

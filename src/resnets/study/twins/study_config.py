@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from resnets.study.twins.variants import STRENGTHS
-from resnets.training.named import he2015
-from resnets.training.recipes import Recipe
+from resnets.training.recipe import Recipe
+from resnets.training.recipes import he2015
 
 Purpose = Literal["tune", "count", "budget"]
 Cell = tuple[str, int]  # family and depth
@@ -203,7 +203,7 @@ SMALL = Setup(
         label_smoothing=0.0,
         crop="none",
         flip="none",
-        policy="none",
+        auto_augment="none",
         precision="fp32",
         memory_format="channels_last",
         threads=1,

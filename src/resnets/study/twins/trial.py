@@ -21,19 +21,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resnets.data import Split, open_data, stratified_split
 from resnets.data.augment import Augment
-from resnets.data.batches import EvaluationBatches, TrainingStream, channel_statistics
-from resnets.data.preprocess import Preprocess
-from resnets.data.sources import Part, open_data, stratified_split
+from resnets.data.loader import EvalLoader, TrainLoader, channel_statistics
+from resnets.data.transforms import Preprocess
+from resnets.device import keep_freed_memory, kept_threads
 from resnets.errors import UserError
-from resnets.evaluation import Scores, evaluate
+from resnets.evaluation.metrics import Scores, evaluate
 from resnets.models.resnet import ResNet
 from resnets.study.tables import Row
 from resnets.study.twins.study_config import CURVE_POINTS, Setup, TwinJob
-from resnets.study.twins.variants import spec_of
-from resnets.training.environment import keep_freed_memory, kept_threads
+from resnets.study.twins.variants import config_of
 from resnets.training.loop import train_step
-from resnets.training.state import State
+from resnets.training.train_state import State
 
 EVALUATION_BATCH = 500
 # Steps at the end of a run, whose mean training loss is a measure beside the training error.
@@ -67,10 +67,10 @@ class StudyDataset:
 
     classes: tuple[str, ...]
     preprocess: Preprocess
-    train: Part
-    val: Part  # a share of `train`
-    rest: Part  # its other images, for training where `val` chooses
-    test: Part
+    train: Split
+    val: Split  # a share of `train`
+    rest: Split  # its other images, for training where `val` chooses
+    test: Split
 
     @property
     def chance(self) -> float:
@@ -82,15 +82,17 @@ class StudyDataset:
 @lru_cache(maxsize=2)
 def _dataset(data: str, side: int, held_out: float) -> StudyDataset:
     found = open_data(data)
-    if "train" not in found.parts or "test" not in found.parts:
+    if "train" not in found.splits or "test" not in found.splits:
         raise UserError(f"{data}: a study needs the splits train and test in its data")
-    train, test = found.parts["train"], found.parts["test"]
-    plain = Preprocess(size=side, channels=train.channels, fit="squash")
+    train, test = found.splits["train"], found.splits["test"]
+    plain = Preprocess(size=side, channels=train.channels, resize_mode="squash")
     mean, std = channel_statistics(train, plain)
     kept, held = stratified_split(train.targets, fraction=held_out, seed=SPLIT_SEED)
     return StudyDataset(
         classes=found.classes,
-        preprocess=Preprocess(size=side, channels=train.channels, fit="squash", mean=mean, std=std),
+        preprocess=Preprocess(
+            size=side, channels=train.channels, resize_mode="squash", mean=mean, std=std
+        ),
         train=train,
         val=train.subset(held),
         rest=train.subset(kept),
@@ -135,7 +137,7 @@ def run_trial(job: TwinJob) -> TrialResult:
 
 
 @contextmanager
-def prepared(job: TwinJob) -> Iterator[tuple[State, TrainingStream]]:
+def prepared(job: TwinJob) -> Iterator[tuple[State, TrainLoader]]:
     """Prepare a run, before its first step and in the one thread that all of it takes."""
     recipe, device = job.recipe, torch.device(job.setup.device)
     assert recipe.batch_size is not None
@@ -144,12 +146,12 @@ def prepared(job: TwinJob) -> Iterator[tuple[State, TrainingStream]]:
         torch.set_num_threads(1)
         keep_freed_memory()
         images = dataset_of(job.setup)
-        stream = TrainingStream(
+        stream = TrainLoader(
             images.rest if job.purpose == "tune" else images.train,
             preprocess=images.preprocess,
             augment=Augment(
                 crop="shift" if moves else "none",
-                shift=recipe.shift if moves else 0,
+                crop_padding=recipe.crop_padding if moves else 0,
                 flip=recipe.flip,
             ),
             num_classes=len(images.classes),
@@ -166,7 +168,7 @@ def prepared(job: TwinJob) -> Iterator[tuple[State, TrainingStream]]:
 def new_network(job: TwinJob) -> ResNet:
     """Make the network of a job; equal seeds give twins equal initial values."""
     images = dataset_of(job.setup)
-    spec = spec_of(
+    config = config_of(
         job.family,
         job.depth,
         widths=job.setup.widths,
@@ -174,10 +176,10 @@ def new_network(job: TwinJob) -> ResNet:
         in_channels=images.preprocess.channels,
     )
     torch.manual_seed(job.seed)
-    return ResNet(spec)
+    return ResNet(config)
 
 
-def _train(job: TwinJob, state: State, stream: TrainingStream) -> list[float]:
+def _train(job: TwinJob, state: State, stream: TrainLoader) -> list[float]:
     """The loss of every step, to the last or to the first look that finds one not finite."""
     recipe = job.recipe
     state.model.train()
@@ -199,7 +201,7 @@ def _measure(job: TwinJob, model: ResNet, images: StudyDataset, row: Row) -> Sco
     """Add the errors after the end: on validation images to tune, else on training and test."""
     scored = {"train": images.train, "test": images.test}
     for name, part in ({"val": images.val} if job.purpose == "tune" else scored).items():
-        batches = EvaluationBatches(
+        batches = EvalLoader(
             part,
             preprocess=images.preprocess,
             batch_size=EVALUATION_BATCH,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnets.errors import UserError, unknown
-from resnets.models.spec import Spec
+from resnets.models.config import ResNetConfig
 
 STAGES = 3
 # Factors of the shortcut between plain (0) and residual (1).
@@ -74,9 +74,9 @@ FAMILIES: dict[str, Family] = {
 SHORTCUT_STRENGTH = {"plain": 0.0, **{f"strength-{s}": s for s in STRENGTHS}, "residual": 1.0}
 
 
-def spec_of(
+def config_of(
     family: str, depth: int, *, widths: tuple[int, ...], num_classes: int, in_channels: int
-) -> Spec:
+) -> ResNetConfig:
     """Return the config of a family's network.
 
     Raises:
@@ -91,7 +91,7 @@ def spec_of(
     fields: dict[str, Any] = {"shortcut": "pad", **row.fields}
     if row.shrinks:
         fields["residual_scale"] = (STAGES * blocks) ** -0.5
-    return Spec(
+    return ResNetConfig(
         (blocks,) * STAGES,
         "basic",
         widths,

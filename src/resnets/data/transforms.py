@@ -1,0 +1,128 @@
+"""One image, uint8 H W C of any size -> size x size, uint8 -> the float tensor a network takes.
+
+`Preprocess` travels inside the model file, so training, evaluation, prediction and export turn
+pixels into numbers in one way. The geometry is the one ImageNet results are reported with (short
+side to size / crop_fraction, then the middle), or a plain squash. N C H W: images, channels,
+height, width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from resnets.errors import UserError, unknown
+
+Array = np.ndarray[Any, np.dtype[np.uint8]]
+
+_FITS = ("crop", "squash")
+_VIEWS = ("one", "mirror", "six")
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# Statistics of ImageNet's training images; for one channel the mean of the three.
+_MEANS = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
+_STDS = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the input of a network; `mean` and `std` in 0..1, one per channel.
+
+    Left empty, `mean` and `std` become ImageNet's. Lists are taken for tuples, so
+    `Preprocess(**json.loads(text))` restores what `dataclasses.asdict` wrote.
+    """
+
+    size: int  # height and width of the input, in pixels
+    channels: int = 3
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    resize_mode: str = (
+        "crop"  # crop: keep the shape, cut the middle; squash: keep all, bend the shape
+    )
+    crop_fraction: float = 1.0  # the part of the resized short side that the crop keeps
+    interpolation: str = "bilinear"
+    tta: str = "one"  # of an image that the network is unsure about: views.py
+
+    def __post_init__(self) -> None:
+        _check_count("size", self.size, range(1, 16385), "a whole number from 1 to 16384")
+        _check_count("channels", self.channels, (1, 3), "1 (grey) or 3 (colour)")
+        if self.resize_mode not in _FITS:
+            raise unknown("Preprocess fit", str(self.resize_mode), _FITS)
+        if self.interpolation not in _FILTERS:
+            raise unknown("Preprocess interpolation", str(self.interpolation), _FILTERS)
+        if self.tta not in _VIEWS:
+            raise unknown("Preprocess views", str(self.tta), _VIEWS)
+        if not (_is_number(self.crop_fraction) and 0 < self.crop_fraction <= 1):
+            raise UserError(
+                f"Preprocess crop_fraction is {self.crop_fraction!r}; it must be above 0, at most 1"
+            )
+        for name, defaults in (("mean", _MEANS), ("std", _STDS)):
+            values = tuple(getattr(self, name)) or defaults[self.channels]
+            self._check_statistic(name, values)
+            object.__setattr__(self, name, tuple(float(value) for value in values))
+
+    def _check_statistic(self, name: str, values: tuple[float, ...]) -> None:
+        if len(values) != self.channels:
+            raise UserError(
+                f"Preprocess {name} has {len(values)} values for {self.channels} channel(s); "
+                "give one per channel"
+            )
+        for value in values:
+            if not _is_number(value) or (name == "std" and value <= 0):
+                allowed = "a number above 0" if name == "std" else "a number"
+                raise UserError(f"Preprocess {name} holds {value!r}; each must be {allowed}")
+
+    def resize(self, image: Array) -> Array:
+        """H W C -> size size C; antialiased, and the image itself if it has that size already.
+
+        Only the part that the crop keeps is computed: a strip of 1 x 10,000 pixels costs no more
+        than a square. Raises ValueError unless `image` is uint8 H W C with our channels.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.channels:
+            raise ValueError(
+                f"expected uint8 H W {self.channels}, got {image.dtype} of shape {image.shape}"
+            )
+        height, width, _ = image.shape
+        if height == width == self.size and self.crop_fraction == 1:
+            return image
+        picture = Image.fromarray(image[..., 0] if self.channels == 1 else image)
+        resized = picture.resize(
+            (self.size, self.size), _FILTERS[self.interpolation], box=self._box(width, height)
+        )
+        return np.array(resized).reshape(self.size, self.size, self.channels)
+
+    def _box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom of the part of the source that the output shows."""
+        side = round(self.size / self.crop_fraction)
+        if self.resize_mode == "squash":
+            new_width = new_height = side
+        elif width <= height:
+            new_width, new_height = side, int(side * height / width)
+        else:
+            new_width, new_height = int(side * width / height), side
+        left, top = round((new_width - self.size) / 2), round((new_height - self.size) / 2)
+        x, y = width / new_width, height / new_height  # source pixels per pixel of the output
+        return left * x, top * y, (left + self.size) * x, (top + self.size) * y
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """N C H W uint8 -> N C H W float32, on the same device and in the same memory format."""
+        row = images[:1, :, :1]  # 1 C 1 W: laid out as the images, so that whole rows are vectors
+        mean, std = (
+            torch.empty_like(row, dtype=torch.float32).copy_(torch.tensor(values).view(1, -1, 1, 1))
+            for values in (self.mean, self.std)
+        )
+        # In one new tensor: for a batch the memory costs more than the arithmetic.
+        return images.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_count(name: str, value: object, allowed: range | tuple[int, ...], words: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value not in allowed:
+        raise UserError(f"Preprocess {name} is {value!r}; it must be {words}")
