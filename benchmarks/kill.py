@@ -41,7 +41,8 @@ RECIPE = shlex.split(
     f"--model resnet20 --size 24 --batch-size 9 --steps {STEPS} --evaluate-every 1"
     " --crop resized --auto-augment trivialaugment --erasing 0.25 --mixup 0.2 --cutmix 0.2"
     " --label-smoothing 0.1 --dropout 0.1 --drop-path 0.2 --ema 0.95 --clip-grad-norm 1"
-    " --precision fp32 --tune off --threads 1 --cache-mb 0 --checkpoint-every 0.02 --device cpu --quiet"
+    " --precision fp32 --tune off --threads 1 --cache-mb 0 --checkpoint-every 0.02"
+    " --device cpu --quiet"
 )
 PHASES = ("step", "validation", "write", "start", "scoring")
 SHARES = (3, 2, 3, 2, 1)
@@ -79,8 +80,10 @@ class Life:
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [*command, "--workers", str(workers)],
-                stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
-            )  # fmt: skip
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
 
     def ended(self) -> bool:
         """Whether the process came to its end by itself, which must be a good one."""
@@ -180,8 +183,11 @@ def main() -> int:
                 break
             hits[life.phase()] += 1
             step = max((record["step"] for record in life.records()), default=0)
-            print(f"kill {hits.total()}: run {runs}, {workers} workers, near step {step}, in the "
-                  f"{life.phase()}", flush=True)  # fmt: skip
+            print(
+                f"kill {hits.total()}: run {runs}, {workers} workers, near step {step}, in the "
+                f"{life.phase()}",
+                flush=True,
+            )
         if not (folder / "scores.json").is_file():
             finished(data, folder, workers=draws.choice((0, 1, 2)))
         found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
@@ -190,8 +196,10 @@ def main() -> int:
     where = ", ".join(f"{hits[phase]} in the {phase}" for phase in PHASES)
     print(f"{hits.total()} kills in {time.monotonic() - begin:.0f} s: {where}")
     verdict = "equal" if equal == runs else "NOT EQUAL"
-    print(f"{verdict}: after {hits.total()} kills {equal} of {runs} model files are that of the "
-          f"uninterrupted run, SHA-256 {expected[:16]}")  # fmt: skip
+    print(
+        f"{verdict}: after {hits.total()} kills {equal} of {runs} model files are that of the "
+        f"uninterrupted run, SHA-256 {expected[:16]}"
+    )
     return 0 if equal == runs else 1
 
 

@@ -32,9 +32,9 @@ from torchvision.transforms import v2
 
 import resnets
 from resnets.data import DataSet, open_data
-from resnets.training.job import Job, divide
-from resnets.training.loop import train_step
 from resnets.training.auto_config import plan
+from resnets.training.job import Job, make_splits
+from resnets.training.loop import train_step
 from resnets.training.recipe import Recipe
 from resnets.training.train_state import State
 
@@ -116,8 +116,10 @@ def speeds(data: DataSet, *, rounds: int, steps: int) -> None:
             found[name].append(steps * BATCH / (time.perf_counter() - begin))
     print()
     for name, values in found.items():
-        print(f"{name:10} {statistics.median(values):6.1f} images/s  "
-              f"({min(values):.1f} .. {max(values):.1f})")  # fmt: skip
+        print(
+            f"{name:10} {statistics.median(values):6.1f} images/s  "
+            f"({min(values):.1f} .. {max(values):.1f})"
+        )
     ratio = statistics.median(found["ours"]) / statistics.median(found["kuangliu"])
     print(f"ours / kuangliu: {ratio:.2f} in images/s, median of {rounds} rounds")
 

@@ -27,16 +27,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resnets.data import open_data
 from resnets.cli.progress import Display
-from resnets.training.checkpoint import RunFolder
+from resnets.data import open_data
 from resnets.device import keep_freed_memory
-from resnets.training.signals import SignalHandler
-from resnets.training.job import Job, divide
+from resnets.training.checkpoint import RunFolder
+from resnets.training.job import Job, make_splits
 from resnets.training.loop import train
 from resnets.training.optimizer import make_optimizer
-from resnets.training.recipe import Recipe
 from resnets.training.profiler import Clock, Outlook, Shares
+from resnets.training.recipe import Recipe
+from resnets.training.signals import SignalHandler
 from resnets.training.train_state import State
 
 
@@ -71,10 +71,16 @@ def ours(job: Job, steps: int, folder: RunFolder, display: Display) -> float:
     begin = time.perf_counter()
     with SignalHandler() as interruption:
         train(
-            state, job.recipe, stream=job.stream, validate=validate, folder=folder,
-            shares=Shares(outlook, clock=Clock.of(job.device)), num_images=10**6, log=log,
+            state,
+            job.recipe,
+            stream=job.stream,
+            validate=validate,
+            folder=folder,
+            shares=Shares(outlook, clock=Clock.of(job.device)),
+            num_images=10**6,
+            log=log,
             interruption=interruption,
-        )  # fmt: skip
+        )
     return time.perf_counter() - begin
 
 
@@ -85,10 +91,19 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     options = parser.parse_args()
     recipe = Recipe(
-        model="resnet20", size=28, steps=options.steps, batch_size=options.batch_size,
-        learning_rate=0.1, crop="shift", auto_augment="none", workers=0, precision="fp32",
-        memory_format="channels_last", evaluate_every=1000.0, optimizer="sgd",
-    )  # fmt: skip
+        model="resnet20",
+        size=28,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        learning_rate=0.1,
+        crop="shift",
+        auto_augment="none",
+        workers=0,
+        precision="fp32",
+        memory_format="channels_last",
+        evaluate_every=1000.0,
+        optimizer="sgd",
+    )
     keep_freed_memory()
     data = open_data("fashion-mini")
     job = Job.build(

@@ -24,7 +24,7 @@ from resnets.data import DataSet, open_data
 from resnets.models.config import ResNetConfig
 from resnets.models.registry import MODELS
 from resnets.training.auto_config import plan
-from resnets.training.job import Job
+from resnets.training.job import Job, make_splits
 from resnets.training.loop import train_step
 from resnets.training.recipe import Recipe, override
 from resnets.training.recipes import RECIPES, named_recipe
@@ -38,9 +38,17 @@ TINY = ResNetConfig((1,), "basic", widths=(8,), stem="small", residual_init="zer
 """one unit that begins as its shortcut: in resnet20 the last bit of a float32 grows to 10 % of the
 loss within 30 steps at these learning rates, and here to less than 1e-6 of it"""
 PINNED: dict[str, Any] = {
-    "model": "tiny", "size": 16, "batch_size": 64, "steps": STEPS, "tune": "off", "threads": 1,
-    "precision": "fp32", "memory_format": "channels_last", "compile": False, "workers": 0,
-}  # fmt: skip
+    "model": "tiny",
+    "size": 16,
+    "batch_size": 64,
+    "steps": STEPS,
+    "tune": "off",
+    "threads": 1,
+    "precision": "fp32",
+    "memory_format": "channels_last",
+    "compile": False,
+    "workers": 0,
+}
 WITH_TINY = patch.dict(MODELS, {"tiny": replace(MODELS["resnet20"], config=TINY)})
 
 

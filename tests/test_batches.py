@@ -575,6 +575,6 @@ def test_wrong_settings_are_named() -> None:
         stream(part, workers=-1)
     with pytest.raises(UserError, match="no images"):
         stream(part.subset(np.arange(0)))
-    with pytest.raises(UserError, match="shift 16 with fill 'reflect'"):
+    with pytest.raises(UserError, match="--crop-padding 16 with --fill reflect"):
         stream(part, augment=Augment(crop="shift", crop_padding=16, fill="reflect"))
     assert keys(0, 0, np.arange(0)).shape == (0,)

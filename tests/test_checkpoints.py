@@ -16,7 +16,7 @@ import torch
 from resnets.data.loader import Batch
 from resnets.errors import UserError
 from resnets.models.resnet import ResNet, ResNetConfig
-from resnets.training import checkpoints
+from resnets.training import checkpoint
 from resnets.training.checkpoint import (
     Checkpoint,
     NotSavedError,
@@ -211,7 +211,7 @@ def test_a_write_that_fails_leaves_the_old_generation(
     path = tmp_path / "c.safetensors"
     save_checkpoint(path, small(1))
 
-    monkeypatch.setattr(checkpoints, "save", lambda tensors, metadata: b"half of it")
+    monkeypatch.setattr(checkpoint, "save", lambda tensors, metadata: b"half of it")
     with pytest.raises(UserError):
         save_checkpoint(path, small(2))
     assert digest(load_checkpoint(path)) == digest(small(1))

@@ -48,7 +48,7 @@ def changes(recipe: Recipe) -> dict[str, Recipe]:
         "5 % less": replace(recipe, learning_rate=0.95 * recipe.learning_rate),
         "smoothing": replace(recipe, label_smoothing=smoothing),
         "crop": replace(recipe, crop="none"),
-        "flip": replace(recipe, flip="none", tta="one"),
+        "flip": replace(recipe, flip="none", tta="none"),
         "auto_augment": replace(recipe, auto_augment="randaugment"),
         "progressive": replace(recipe, progressive=recipe.progressive / 2 or 0.5),
         "erasing": replace(recipe, erasing=recipe.erasing + 0.1),

@@ -45,21 +45,31 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="no
 def stream_of(recipe: Recipe, ranks: DistContext, *, cache_mb: float = 1024) -> TrainLoader:
     assert recipe.batch_size is not None
     return TrainLoader(
-        images_of(NUM), preprocess=Preprocess(size=12), augment=augmentation(recipe),
-        num_classes=K, batch_size=recipe.batch_size, seed=recipe.seed, device=CPU,
-        cache_mb=cache_mb, places=ranks.slice(recipe.batch_size, grad_accum_steps=recipe.grad_accum_steps),
-    )  # fmt: skip
+        images_of(NUM),
+        preprocess=Preprocess(size=12),
+        augment=augmentation(recipe),
+        num_classes=K,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        device=CPU,
+        cache_mb=cache_mb,
+        places=ranks.slice(recipe.batch_size, grad_accum_steps=recipe.grad_accum_steps),
+    )
 
 
 @pytest.mark.parametrize("cache_mb", [0, 1024], ids=["streamed", "cached"])
 @pytest.mark.parametrize(
     "values",
     [
-        {}, {"grad_accum_steps": 2}, MIXED, MIXED | {"mixup": 0.0}, MIXED | {"cutmix": 0.0},
+        {},
+        {"grad_accum_steps": 2},
+        MIXED,
+        MIXED | {"mixup": 0.0},
+        MIXED | {"cutmix": 0.0},
         MIXED | {"crop": "resized", "grad_accum_steps": 1, "auto_augment": "trivialaugment"},
     ],
     ids=["plain", "accumulate", "mixed", "cutmix", "mixup", "resized"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("count", [2, 4])
 def test_ranks_divide_the_batches_of_one_process(
     count: int, values: dict[str, Any], cache_mb: float
@@ -121,9 +131,16 @@ def scores_of(ranks: DistContext, model: nn.Module, interruption: SignalHandler)
 
 
 def lived(
-    ranks: DistContext, folder: RunFolder, recipe: Recipe, *, double: bool, stream: Any = None,
-    resumed: bool = False, interruption: SignalHandler | None = None, **config: Any,
-) -> State:  # fmt: skip
+    ranks: DistContext,
+    folder: RunFolder,
+    recipe: Recipe,
+    *,
+    double: bool,
+    stream: Any = None,
+    resumed: bool = False,
+    interruption: SignalHandler | None = None,
+    **config: Any,
+) -> State:
     """One rank's run, or what is left of it."""
     folder = folder if ranks.first else replace(folder, written=False)
     model = network(**config)
@@ -137,11 +154,17 @@ def lived(
     stream = stream or stream_of(recipe, ranks)
     with heard, patch.object(loop, "LOG_EVERY_SECONDS", 0.0):
         loop.train(
-            state, recipe, stream=Exact(stream) if double else stream,
-            validate=lambda model: scores_of(ranks, model, heard), folder=folder,
-            shares=shares_of(recipe), num_images=NUM, log=folder.log, interruption=heard,
+            state,
+            recipe,
+            stream=Exact(stream) if double else stream,
+            validate=lambda model: scores_of(ranks, model, heard),
+            folder=folder,
+            shares=shares_of(recipe),
+            num_images=NUM,
+            log=folder.log,
+            interruption=heard,
             ranks=ranks,
-        )  # fmt: skip
+        )
     return state
 
 
@@ -293,9 +316,11 @@ def refused(ranks: DistContext) -> list[str]:
 
     said = [str(ranks.everywhere(lambda: fail_on(9))), str(ranks.decided(lambda: fail_on(9)))]
     for attempt in (
-        lambda: ranks.everywhere(lambda: fail_on(1)), lambda: ranks.decided(lambda: fail_on(0)),
-        lambda: ranks.in_turn(lambda: fail_on(1)), lambda: ranks.agree_on("x", f"{ranks.rank}"),
-    ):  # fmt: skip
+        lambda: ranks.everywhere(lambda: fail_on(1)),
+        lambda: ranks.decided(lambda: fail_on(0)),
+        lambda: ranks.in_turn(lambda: fail_on(1)),
+        lambda: ranks.agree_on("x", f"{ranks.rank}"),
+    ):
         with pytest.raises(UserError) as error:
             attempt()
         said.append(str(error.value))

@@ -226,8 +226,14 @@ def test_a_hundred_classes_of_the_wide_network_have_the_printed_size() -> None:
 def test_list_models_matches_shell_patterns_in_the_tables_order() -> None:
     assert list_models() == list(MODELS)
     assert list_models("plain??") == [
-        "plain18", "plain34", "plain50", "plain20", "plain32", "plain44", "plain56",
-    ]  # fmt: skip
+        "plain18",
+        "plain34",
+        "plain50",
+        "plain20",
+        "plain32",
+        "plain44",
+        "plain56",
+    ]
     assert list_models("alexnet*") == []
 
 

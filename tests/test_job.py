@@ -46,10 +46,20 @@ def data_of(**sizes: int) -> DataSet:
 
 def recipe_of(**values: Any) -> Recipe:
     given: dict[str, Any] = {
-        "model": "resnet20", "size": 16, "steps": 4, "batch_size": 8, "learning_rate": 0.1,
-        "crop": "shift", "precision": "fp32", "workers": 0, "threads": 1, "evaluate_every": 1.0,
-        "auto_augment": "none", "memory_format": "channels_last", "optimizer": "sgd",
-    }  # fmt: skip
+        "model": "resnet20",
+        "size": 16,
+        "steps": 4,
+        "batch_size": 8,
+        "learning_rate": 0.1,
+        "crop": "shift",
+        "precision": "fp32",
+        "workers": 0,
+        "threads": 1,
+        "evaluate_every": 1.0,
+        "auto_augment": "none",
+        "memory_format": "channels_last",
+        "optimizer": "sgd",
+    }
     return Recipe(**given | values)
 
 
@@ -225,7 +235,7 @@ def test_augmentation_takes_the_recipes_fields() -> None:
     )
     found = asdict(augmentation(recipe))
     assert found == {name: getattr(recipe, name) for name in found}
-    assert augmentation(recipe_of(crop="none")).shift == 0
+    assert augmentation(recipe_of(crop="none")).crop_padding == 0
     assert augmentation(recipe_of(crop="resized", min_area=0.5)).min_area == 0.5
 
 

@@ -104,10 +104,16 @@ def learned(targets: np.ndarray[Any, Any], folder: RunFolder) -> float:
     )
     batches = EvalLoader(test.subset(np.arange(500)), preprocess=plain, batch_size=250, device=CPU)
     train(
-        state, recipe, stream=stream, validate=lambda m: evaluate(m, batches, data.classes),
-        folder=folder, shares=shares_of(recipe), num_images=1000, log=folder.log,
+        state,
+        recipe,
+        stream=stream,
+        validate=lambda m: evaluate(m, batches, data.classes),
+        folder=folder,
+        shares=shares_of(recipe),
+        num_images=1000,
+        log=folder.log,
         interruption=SignalHandler(),
-    )  # fmt: skip
+    )
     return state.best_score
 
 

@@ -130,9 +130,15 @@ def test_records(folder: RunFolder) -> None:
     run(start(recipe), recipe, folder)
     trained, validated = folder.history()
     assert set(trained) == {
-        "kind", "step", "epoch", "loss", "accuracy", "learning_rate", "images_per_second",
+        "kind",
+        "step",
+        "epoch",
+        "loss",
+        "accuracy",
+        "learning_rate",
+        "images_per_second",
         "seconds",
-    }  # fmt: skip
+    }
     assert set(validated) == {"kind", "step", "epoch", "loss", "top1", "seconds"}
     assert (trained["step"], trained["epoch"]) == (5, 2.0)
     assert 0 <= trained["accuracy"] <= 1

@@ -122,7 +122,7 @@ def test_the_record_is_canonical_json_with_nothing_of_the_machine(path: Path) ->
     record = json.loads(text)
     assert text == json.dumps(record, sort_keys=True, separators=(",", ":"))
     assert text.isascii()
-    fields = ["classes", "data", "digest", "format", "preprocess", "recipe", "scores", "config"]
+    fields = ["classes", "config", "data", "digest", "format", "preprocess", "recipe", "scores"]
     assert list(record) == fields
     assert record["format"] == 1
 
@@ -139,7 +139,8 @@ def test_the_digest_is_of_the_file_with_zeros_in_its_place(path: Path, tmp_path:
 def test_the_same_contents_give_the_same_bytes_in_every_process(path: Path, tmp_path: Path) -> None:
     program = (
         "import sys; sys.path[:0] = sys.argv[1:3]\n"
-        "from test_modelfile import make_contents; from resnets.inference.model_file import save_model\n"
+        "from test_modelfile import make_contents\n"
+        "from resnets.inference.model_file import save_model\n"
         "save_model(sys.argv[3], make_contents())"
     )
     here, copy = Path(__file__).parent, tmp_path / "copy.safetensors"

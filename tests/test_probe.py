@@ -38,9 +38,14 @@ class Machine:
 
     def probe(self, start: Setting = START, **values: Any) -> Any:
         given: dict[str, Any] = {
-            "cores": 4, "device": CPU, "fixed": (), "grad_accum_steps": 1, "default_batch": 128,
-            "seconds": 3.0, "clock": lambda: self.now,
-        }  # fmt: skip
+            "cores": 4,
+            "device": CPU,
+            "fixed": (),
+            "grad_accum_steps": 1,
+            "default_batch": 128,
+            "seconds": 3.0,
+            "clock": lambda: self.now,
+        }
         return probe(start, self.measure, **given | values)
 
 
@@ -72,9 +77,12 @@ def test_neighbours_that_come_and_go_do_not_choose() -> None:
 
 @pytest.mark.parametrize(
     ("name", "given", "better"),
-    [("threads", 16, 1), ("precision", "bf16", "fp32"), ("memory_format", "contiguous",
-      "channels_last")],
-)  # fmt: skip
+    [
+        ("threads", 16, 1),
+        ("precision", "bf16", "fp32"),
+        ("memory_format", "contiguous", "channels_last"),
+    ],
+)
 def test_what_the_user_gave_stays_and_is_advised_against(
     name: str, given: Any, better: Any
 ) -> None:
@@ -92,7 +100,7 @@ def test_a_batch_that_wastes_the_machine_is_advised_against() -> None:
     (advice,) = Machine(images={4: 3.0}).probe(tiny).advice
     assert advice == Advice("batch_size", 128, pytest.approx(1 / 3))
     cache = Machine(images={128: 1.0, 64: 0.7, 32: 0.8}).probe(grad_accum_steps=2, seconds=30)
-    assert cache.advice == (Advice("accumulate", 4, pytest.approx(0.7)),)
+    assert cache.advice == (Advice("grad_accum_steps", 4, pytest.approx(0.7)),)
     assert Machine(images={128: 1.0, 64: 0.7}).probe(seconds=0.5).advice == ()  # no time for it
 
 
@@ -120,9 +128,13 @@ def planned(machine: Machine, **values: Any) -> Plan:
     """Everything is chosen, on a planted machine where all costs hold for every network."""
     recipe = Recipe(model="resnet20", **values)
     return plan(
-        recipe, dict.fromkeys(asdict(recipe), "default"), FACTS, seconds=60, device=CPU,
+        recipe,
+        dict.fromkeys(asdict(recipe), "default"),
+        FACTS,
+        seconds=60,
+        device=CPU,
         timing=lambda candidate, setting: machine.measure(setting),
-    )  # fmt: skip
+    )
 
 
 def test_the_plan_records_what_was_measured() -> None:
@@ -143,8 +155,9 @@ def test_a_flag_is_never_overridden() -> None:
     assert (recipe.precision, recipe.memory_format, recipe.threads) == ("fp32", "contiguous", 1)
     assert current.origins["precision"] == "default"
     assert {advice.flag for advice in current.advice} == {
-        "--precision bf16", "--memory-format channels_last",
-    }  # fmt: skip
+        "--precision bf16",
+        "--memory-format channels_last",
+    }
     assert "--precision bf16 in 0.50" in current.reasons[1]
 
 

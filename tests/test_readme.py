@@ -18,9 +18,12 @@ from resnets.cli.main import main
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [
-    line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()
+    line
+    for kind, text in BLOCKS
+    if kind == "sh"
+    for line in text.splitlines()
     if line.startswith("resnets ")
-]  # fmt: skip
+]
 LONG = {"resnets study"}  # eight minutes; `test_study_everything.py` does the same on tiny networks
 SNIPPETS = [text for kind, text in BLOCKS if kind == "python"]
 SHORT = {"--time": "15s", "--epochs": "0.1"}
@@ -56,8 +59,9 @@ def shortened(command: str) -> list[str]:
 def test_readme_shows_both_make_commands_first() -> None:
     assert BLOCKS[0][0] == "sh"
     assert [line.split("#")[0].strip() for line in BLOCKS[0][1].splitlines()] == [
-        "make demo", "make test",
-    ]  # fmt: skip
+        "make demo",
+        "make test",
+    ]
 
 
 @pytest.mark.parametrize(

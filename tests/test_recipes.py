@@ -17,7 +17,7 @@ import pytest
 from resnets.cli.train import Train
 from resnets.errors import UserError
 from resnets.models.registry import MODELS
-from resnets.training import recipes
+from resnets.training import recipe
 from resnets.training.recipe import Recipe, override
 from resnets.training.recipes import RECIPES, named_recipe, read_recipe
 
@@ -121,9 +121,9 @@ def test_infinity_is_no_number_of_a_recipe(name: str) -> None:
     assert f"--{name.replace('_', '-')} inf" in refusal(**{name: math.inf})
 
 
-@pytest.mark.parametrize("accumulate", [4, 8])
+@pytest.mark.parametrize("grad_accum_steps", [4, 8])
 def test_a_micro_batch_has_a_variance(grad_accum_steps: int) -> None:
-    assert f"--grad-accum-steps {accumulate}: " in refusal(
+    assert f"--grad-accum-steps {grad_accum_steps}: " in refusal(
         batch_size=4, grad_accum_steps=grad_accum_steps
     )
 
@@ -131,13 +131,13 @@ def test_a_micro_batch_has_a_variance(grad_accum_steps: int) -> None:
 @pytest.mark.parametrize(
     ("name", "given", "meant"),
     [
-        ("fit", "squish", "squash"),
+        ("resize_mode", "squish", "squash"),
         ("optimizer", "adam", "adamw"),
         ("schedule", "onecycle", "one_cycle"),
         ("crop", "resize", "resized"),
         ("fill", "reflection", "reflect"),
         ("flip", "randm", "random"),
-        ("policy", "randaug", "randaugment"),
+        ("auto_augment", "randaug", "randaugment"),
         ("validate_on", "tests", "test"),
         ("precision", "fp23", "fp32"),
         ("memory_format", "channel_last", "channels_last"),
@@ -163,7 +163,7 @@ def test_contradictions() -> None:
     assert "--grad-accum-steps 3: must divide --batch-size 32" in refusal(
         batch_size=32, grad_accum_steps=3
     )
-    assert Recipe(batch_size=32, grad_accum_steps=4).accumulate == 4
+    assert Recipe(batch_size=32, grad_accum_steps=4).grad_accum_steps == 4
     assert Recipe(grad_accum_steps=3).batch_size is None
 
 
@@ -172,7 +172,7 @@ def test_whole_numbers_serve_as_floats() -> None:
 
 
 def test_every_field_says_what_it_is() -> None:
-    tree = ast.parse(Path(recipes.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(recipe.__file__).read_text(encoding="utf-8"))
     body = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Recipe").body
     described = {
         node.target.id: after.value.value

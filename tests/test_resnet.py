@@ -1,4 +1,4 @@
-"""The network as a whole: the checks of `ResNetConfig`, the backbone's methods, and PyTorch's own tools."""
+"""Test the whole network: validation, the methods of a backbone, and PyTorch's own tools."""
 
 from __future__ import annotations
 
@@ -21,12 +21,33 @@ FLOAT32 = 1e-4  # the same sums, fused by a compiler, through some ten layers
 
 # One network of each family, small: each idea is there, with one or two units a stage.
 FAMILIES = [
-    "resnet18", "resnet50", "resnet50_v1", "resnet18_a", "plain18", "resnet50c", "resnet18d",
-    "resnet50s", "resnet50t", "seresnet18", "resnetrs50", "resnext50_32x4d", "wide_resnet50_2",
-    "resnetblur18", "resnet50_gn", "preact_resnet18", "preact_resnet50", "resnet20", "resnet20_b",
-    "plain20", "preact_resnet164", "wrn16_4", "resnext29_8x64d", "resnet18_cifar", "resnet8_fast",
+    "resnet18",
+    "resnet50",
+    "resnet50_v1",
+    "resnet18_a",
+    "plain18",
+    "resnet50c",
+    "resnet18d",
+    "resnet50s",
+    "resnet50t",
+    "seresnet18",
+    "resnetrs50",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+    "resnetblur18",
+    "resnet50_gn",
+    "preact_resnet18",
+    "preact_resnet50",
+    "resnet20",
+    "resnet20_b",
+    "plain20",
+    "preact_resnet164",
+    "wrn16_4",
+    "resnext29_8x64d",
+    "resnet18_cifar",
+    "resnet8_fast",
     "plain8_fast_wide",
-]  # fmt: skip
+]
 families = pytest.mark.parametrize("name", FAMILIES)
 
 
@@ -50,7 +71,7 @@ def some_images(count: int = 2, side: int = 33) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
-# ResNetConfig --------------------------------------------------------------------------------------------
+# ResNetConfig ------------------------------------------------------------------------------------
 
 
 def test_every_row_survives_json() -> None:
@@ -204,8 +225,9 @@ def test_features_and_head_are_the_network(name: str) -> None:
     assert torch.equal(model.forward_head(features), model(images))
     assert torch.equal(model.features(images, (last, 1))[1], maps[0])
     assert len(model.features(images)) == last
-    assert torch.allclose(features.mean((2, 3)) @ model.fc.weight.T + model.fc.bias, model(images),
-                          atol=FLOAT32)  # fmt: skip
+    assert torch.allclose(
+        features.mean((2, 3)) @ model.fc.weight.T + model.fc.bias, model(images), atol=FLOAT32
+    )
 
 
 def test_features_of_stages_that_are_not_there() -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from resnets.data.loader import Batch
 from resnets.models.resnet import ResNet
-from resnets.training import checkpoints
+from resnets.training import checkpoint
 from resnets.training.checkpoint import RunFolder, load_checkpoint
 from resnets.training.signals import SignalHandler
 from resnets.training.train_state import State
@@ -62,14 +62,17 @@ SOME_STEPS = (1, 9, 12, 13, 29)  # freeze_backbone 0.4 ends with step 12
     ids=["sgd", "bf16", "adamw", "muon", "head-first", "fp16"],
 )
 def test_resumed_anywhere_a_run_ends_in_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any],
-    config: dict[str, Any], stops: Sequence[int],
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    values: dict[str, Any],
+    config: dict[str, Any],
+    stops: Sequence[int],
+) -> None:
     """Every generation of one run is restored into a network of other weights, and gone on with."""
     recipe = recipe_of(evaluate_every=5 * 8 / 20, checkpoint_every=0.0, **values)
     stream, folder = stream_of(recipe), RunFolder.create(tmp_path / "run", name="x")
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "KEPT_GENERATIONS", STEPS)
+        patch.setattr(checkpoint, "KEPT_GENERATIONS", STEPS)
         whole = start(recipe, **config)
         assert run(whole, recipe, folder, stream=stream, validate=by_step(whole))
     expected = digest(whole.checkpoint().tensors)

@@ -189,7 +189,7 @@ def test_a_class_whose_images_are_all_unreadable(tmp_path: Path) -> None:
         ([], [], "no images in "),
         ([], ["a", "b"], "no images in "),
     ],
-)  # fmt: skip
+)
 def test_wrong_layouts(tmp_path: Path, names: list[str], folders: list[str], message: str) -> None:
     fill(tmp_path, *names)
     for folder in folders:
@@ -253,7 +253,7 @@ def test_max_bad_is_checked(max_corrupt: float) -> None:
 
 def test_the_package_imports_neither_torch_nor_numpy() -> None:
     code = (
-        "import sys, resnets.data.sources as s; "
+        "import sys, resnets.data as s; "
         "assert not {'torch', 'numpy', 'PIL'} & set(sys.modules); "
         "s.open_data; assert 'numpy' in sys.modules; assert 'torch' not in sys.modules"
     )
@@ -261,7 +261,7 @@ def test_the_package_imports_neither_torch_nor_numpy() -> None:
 
 
 def test_unknown_names_of_the_package() -> None:
-    import resnets.data.sources as sources
+    import resnets.data as sources
 
     with pytest.raises(AttributeError, match="no attribute 'opendata'"):
         _: Callable[..., object] = sources.opendata

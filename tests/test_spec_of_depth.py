@@ -144,12 +144,16 @@ def test_fan_in_has_the_variance_of_what_enters() -> None:
 @pytest.mark.parametrize(
     "ideas",
     [
-        {"shortcut": "gate"}, {"shortcut": "dropout"}, {"shortcut_strength": 0.5},
-        {"residual_scale": 0.5, "order": "pre"}, {"norm": "bias", "residual_init": "fixup"},
-        {"init": "dirac", "shortcut": "none"}, {"init": "orthogonal", "shortcut": "none"},
+        {"shortcut": "gate"},
+        {"shortcut": "dropout"},
+        {"shortcut_strength": 0.5},
+        {"residual_scale": 0.5, "order": "pre"},
+        {"norm": "bias", "residual_init": "fixup"},
+        {"init": "dirac", "shortcut": "none"},
+        {"init": "orthogonal", "shortcut": "none"},
         {"norm": "bias", "residual_init": "scalar"},
     ],
-)  # fmt: skip
+)
 def test_it_learns_and_survives_json(ideas: dict[str, object]) -> None:
     model = network(**ideas)
     assert ResNetConfig(**json.loads(json.dumps(dataclasses.asdict(model.config)))) == model.config

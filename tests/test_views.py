@@ -68,19 +68,24 @@ def test_the_mean_of_the_views(views: str) -> None:
 
 def test_one_view_is_the_network_itself() -> None:
     network = Corners(scale=1.0)
-    assert with_tta(network, "one") is network
+    assert with_tta(network, "none") is network
 
 
 def test_a_predictor_looks_as_its_model_file_says() -> None:
     torch.manual_seed(0)
     config = ResNetConfig((1,), "basic", (8,), num_classes=3, stem="small")
     file = ModelFile(
-        config=config, weights=ResNet(config).state_dict(), classes=("a", "b", "c"),
-        preprocess=Preprocess(size=8), scores=None, recipe={}, data={},
-    )  # fmt: skip
+        config=config,
+        weights=ResNet(config).state_dict(),
+        classes=("a", "b", "c"),
+        preprocess=Preprocess(size=8),
+        scores=None,
+        recipe={},
+        data={},
+    )
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     mirrored = image[:, ::-1].copy()
-    for views, alike in (("one", False), ("mirror", True)):
+    for views, alike in (("none", False), ("mirror", True)):
         predictor = Predictor(replace(file, preprocess=Preprocess(size=8, tta=views)))
         one, other = (predictor(each) for each in (image, mirrored))
         assert one.probabilities[0] < SURE
@@ -106,7 +111,14 @@ def test_views_travel_in_the_model_file(tmp_path: Path) -> None:
         y_train=np.arange(24) % 2,
     )
     result = train(
-        tmp_path / "a.npz", out=tmp_path / "run", model="resnet8_fast_half", size=8, steps=1,
-        batch_size=4, tta="six", tune="off", device="cpu",
-    )  # fmt: skip
+        tmp_path / "a.npz",
+        out=tmp_path / "run",
+        model="resnet8_fast_half",
+        size=8,
+        steps=1,
+        batch_size=4,
+        tta="six",
+        tune="off",
+        device="cpu",
+    )
     assert read_model(result.model).preprocess.tta == "six"

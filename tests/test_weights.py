@@ -189,7 +189,7 @@ def test_timm_postactivation_layout_is_ours(tmp_path: Path) -> None:
     torch.testing.assert_close(model(images), source(images), rtol=SAME, atol=SAME)
 
 
-# Our model file: its ResNetConfig is compared ------------------------------------------------------------
+# Our model file: its ResNetConfig is compared ----------------------------------------------------
 
 BOTTLENECK = {"block": "bottleneck", "depths": (1, 1)}
 

@@ -30,18 +30,37 @@ STEPS = 30
 K = 4
 
 TINY: dict[str, Any] = {
-    "depths": (1, 1), "block": "basic", "widths": (8, 8), "num_classes": K, "stem": "small",
-}  # fmt: skip
+    "depths": (1, 1),
+    "block": "basic",
+    "widths": (8, 8),
+    "num_classes": K,
+    "stem": "small",
+}
 BASE: dict[str, Any] = {
-    "steps": STEPS, "batch_size": 8, "learning_rate": 0.05, "precision": "fp32", "crop": "none",
-    "flip": "none", "auto_augment": "none", "label_smoothing": 0.0, "evaluate_every": 1.0,
+    "steps": STEPS,
+    "batch_size": 8,
+    "learning_rate": 0.05,
+    "precision": "fp32",
+    "crop": "none",
+    "flip": "none",
+    "auto_augment": "none",
+    "label_smoothing": 0.0,
+    "evaluate_every": 1.0,
     "optimizer": "sgd",
     "memory_format": "channels_last",
-}  # fmt: skip
+}
 HARD: dict[str, Any] = {
-    "crop": "shift", "crop_padding": 2, "flip": "random", "erasing": 0.3, "mixup": 0.4, "cutmix": 0.4,
-    "ema": 0.9, "label_smoothing": 0.1, "clip_grad_norm": 1.0, "grad_accum_steps": 2,
-}  # fmt: skip
+    "crop": "shift",
+    "crop_padding": 2,
+    "flip": "random",
+    "erasing": 0.3,
+    "mixup": 0.4,
+    "cutmix": 0.4,
+    "ema": 0.9,
+    "label_smoothing": 0.1,
+    "clip_grad_norm": 1.0,
+    "grad_accum_steps": 2,
+}
 RANDOM = {"dropout": 0.2, "drop_path": 0.3}
 
 
@@ -78,9 +97,14 @@ def stream_of(recipe: Recipe) -> TrainLoader:
     augment = Augment(crop_padding=shift, **{name: getattr(recipe, name) for name in names})
     assert recipe.batch_size is not None
     return TrainLoader(
-        images_of(20), preprocess=Preprocess(size=12), augment=augment, num_classes=K,
-        batch_size=recipe.batch_size, seed=recipe.seed, device=CPU,
-    )  # fmt: skip
+        images_of(20),
+        preprocess=Preprocess(size=12),
+        augment=augment,
+        num_classes=K,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        device=CPU,
+    )
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> str:
@@ -108,11 +132,22 @@ def shares_of(recipe: Recipe) -> Shares:
 
 
 def run(
-    state: State, recipe: Recipe, folder: RunFolder, *, stream: Any = None,
-    validate: Callable[[nn.Module], Any] | None = None, interruption: SignalHandler | None = None,
-) -> bool:  # fmt: skip
+    state: State,
+    recipe: Recipe,
+    folder: RunFolder,
+    *,
+    stream: Any = None,
+    validate: Callable[[nn.Module], Any] | None = None,
+    interruption: SignalHandler | None = None,
+) -> bool:
     return train(
-        state, recipe, stream=stream or stream_of(recipe), validate=validate or Scripted(0.5),
-        folder=folder, shares=shares_of(recipe), num_images=20, log=folder.log,
+        state,
+        recipe,
+        stream=stream or stream_of(recipe),
+        validate=validate or Scripted(0.5),
+        folder=folder,
+        shares=shares_of(recipe),
+        num_images=20,
+        log=folder.log,
         interruption=interruption or SignalHandler(),
-    )  # fmt: skip
+    )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from resnets.models.resnet import ResNet
     from resnets.training.recipe import Recipe
 
-_ROOMS = {
+_MODULES = {
     "create_model": "resnets.models.registry",
     "list_models": "resnets.models.registry",
     "load_model": "resnets.api",
@@ -52,9 +52,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'resnets' has no attribute {name!r}")
-    return getattr(import_module(_ROOMS[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

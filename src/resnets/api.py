@@ -87,15 +87,31 @@ def train(
             return _resume(own, device, say, {}, force=False, verify=verify, ranks=ranks)
         ranks.decided(lambda: RunFolder.check(out))
         return start(
-            data, wanted, every, budget, out, name, ranks.device(place), say, started, verify,
-            command=command, ranks=ranks,
-        )  # fmt: skip
+            data,
+            wanted,
+            every,
+            budget,
+            out,
+            name,
+            ranks.device(place),
+            say,
+            started,
+            verify,
+            command=command,
+            ranks=ranks,
+        )
 
 
 def _resume(
-    folder: RunFolder, device: str, say: Log, changes: Mapping[str, Any], *, force: bool,
-    verify: bool, ranks: DistContext,
-) -> TrainingResult:  # fmt: skip
+    folder: RunFolder,
+    device: str,
+    say: Log,
+    changes: Mapping[str, Any],
+    *,
+    force: bool,
+    verify: bool,
+    ranks: DistContext,
+) -> TrainingResult:
     """Go on with a run, on the kind of device that it was begun on."""
     if device == "auto":
         device = ranks.decided(lambda: folder.read_json("environment.json")["device"])
@@ -117,9 +133,9 @@ def evaluate(
     """Score a model file on DATA; classes are matched by name.
 
     DATA without parts is used whole; with parts, `part` or else test, or else validation.
-    `workers` processes decode images that do not fit in memory; `max_corrupt` is the largest share of
-    unreadable ones. `report` is a folder for the page and its figures. `log` sees a notice of the
-    part that was taken and of whatever was left out, and a caution where the model carries one.
+    `workers` processes decode images that do not fit in memory; `max_corrupt` is the largest share
+    of unreadable ones. `report` is a folder for the page and its figures. `log` sees a notice of
+    the part that was taken and of whatever was left out, and a caution where the model carries one.
     Raises UserError for mistakes, ModelFileError for an unusable model file.
     """
     place = choose_device(device)
@@ -145,11 +161,16 @@ def evaluate(
                 log({"kind": kind, "text": text})
     if report is not None:
         write_report(
-            Path(report), title=f"{dataset.name}: evaluation",
+            Path(report),
+            title=f"{dataset.name}: evaluation",
             facts=_facts(model, file, taken),
-            history=[], scores=scores.to_dict(), samples=[], mistakes=mistakes.worst(),
-            notices=[*notices, *cautions], part="validation" if chosen == "val" else "test",
-        )  # fmt: skip
+            history=[],
+            scores=scores.to_dict(),
+            samples=[],
+            mistakes=mistakes.worst(),
+            notices=[*notices, *cautions],
+            part="validation" if chosen == "val" else "test",
+        )
     return scores
 
 
@@ -255,8 +276,8 @@ def _check_model(recipe: Recipe) -> None:
         raise UserError(f"--weights {weights}: no such file")
     if weights is None and recipe.freeze_backbone:
         raise UserError(
-            f"--freeze-backbone {recipe.freeze_backbone:g} (recipe finetune has it) trains a head on weights "
-            "that know something: pass --weights, a run folder for example"
+            f"--freeze-backbone {recipe.freeze_backbone:g} (recipe finetune has it) trains a head "
+            "on weights that know something: pass --weights, a run folder for example"
         )
 
 

@@ -38,9 +38,14 @@ IDS_SHOWN = 8
 
 
 def follow(
-    job: Job, folder: RunFolder, say: Log, *, notices: Sequence[str],
-    checkpoint: Checkpoint | None = None, advice: tuple[Advice, ...] = (),
-) -> TrainingResult:  # fmt: skip
+    job: Job,
+    folder: RunFolder,
+    say: Log,
+    *,
+    notices: Sequence[str],
+    checkpoint: Checkpoint | None = None,
+    advice: tuple[Advice, ...] = (),
+) -> TrainingResult:
     """The loop and what follows it, or how it was stopped."""
     ranks = job.ranks
     model = ranks.in_turn(lambda: job.new_model(pretrained=checkpoint is None))
@@ -51,9 +56,13 @@ def follow(
         state.restore(checkpoint)
     interruption, unsaved = SignalHandler(alone=ranks.count == 1), None
     outlook = Outlook(
-        job.recipe, num_train=len(job.splits.train), num_val=len(job.splits.val),
-        cores=usable_cpus(), streamed=not job.stream.cached, advice=advice,
-    )  # fmt: skip
+        job.recipe,
+        num_train=len(job.splits.train),
+        num_val=len(job.splits.val),
+        cores=usable_cpus(),
+        streamed=not job.stream.cached,
+        advice=advice,
+    )
     shares = Shares(outlook, clock=Clock.of(job.device))
     try:
         progress = {"step": state.step, "steps": job.recipe.steps, "seconds": folder.seconds()}
@@ -87,9 +96,14 @@ def follow(
 
 
 def _train_and_finish(
-    state: State, job: Job, folder: RunFolder, say: Log, notices: Sequence[str],
-    shares: Shares, interruption: SignalHandler,
-) -> TrainingResult | None:  # fmt: skip
+    state: State,
+    job: Job,
+    folder: RunFolder,
+    say: Log,
+    notices: Sequence[str],
+    shares: Shares,
+    interruption: SignalHandler,
+) -> TrainingResult | None:
     """None when a signal stopped the loop."""
     cautions = [CAUTION] if job.recipe.validate_on == "test" else []
     cautions += job.ranks.decided(lambda: cautions_of(folder))
@@ -102,10 +116,17 @@ def _train_and_finish(
         say(record)
 
     finished = train(
-        state, job.recipe, stream=job.stream, folder=folder, shares=shares, log=log,
-        validate=partial(job.validate, interruption=interruption), interruption=interruption,
-        num_images=len(job.splits.train), ranks=job.ranks,
-    )  # fmt: skip
+        state,
+        job.recipe,
+        stream=job.stream,
+        folder=folder,
+        shares=shares,
+        log=log,
+        validate=partial(job.validate, interruption=interruption),
+        interruption=interruption,
+        num_images=len(job.splits.train),
+        ranks=job.ranks,
+    )
     if not finished:
         return None
     if state.replaced:
@@ -117,9 +138,13 @@ def _train_and_finish(
 
 
 def _finish(
-    job: Job, folder: RunFolder, say: Log, notices: Sequence[str], cautions: Sequence[str],
+    job: Job,
+    folder: RunFolder,
+    say: Log,
+    notices: Sequence[str],
+    cautions: Sequence[str],
     interruption: SignalHandler,
-) -> TrainingResult:  # fmt: skip
+) -> TrainingResult:
     interruption.leave()
     with interruption.breaks():
         return finish(

@@ -59,9 +59,13 @@ class TrainingResult:
 
 
 def finish(
-    job: Job, folder: RunFolder, *, notices: Sequence[str], cautions: Sequence[str],
+    job: Job,
+    folder: RunFolder,
+    *,
+    notices: Sequence[str],
+    cautions: Sequence[str],
     tell: Callable[[str], None],
-) -> TrainingResult:  # fmt: skip
+) -> TrainingResult:
     """Model file, final scores of that very file, page and pictures.
 
     `notices` stand on the page, and `cautions` wherever the scores do; `tell` hears a new notice.
@@ -73,9 +77,13 @@ def finish(
     try:
         save_model(path, _contents(job, folder, scores=None))
         scores = score(
-            read_model(path), images, device=job.device, workers=job.recipe.workers or 0,
-            watch=mistakes, cache_mb=job.recipe.cache_mb,
-        )  # fmt: skip
+            read_model(path),
+            images,
+            device=job.device,
+            workers=job.recipe.workers or 0,
+            watch=mistakes,
+            cache_mb=job.recipe.cache_mb,
+        )
         for text in left_out(scores, images):
             notices = [*notices, text]
             tell(text)
@@ -83,11 +91,16 @@ def finish(
         record |= {"cautions": list(cautions)} if cautions else {}
         save_model(path, _contents(job, folder, scores=record))
         write_report(
-            folder.path, title=f"{job.recipe.model} on {folder.read_json('data.json')['name']}",
-            facts=_facts(job, folder, scores, part, cautions), history=folder.history(),
-            scores=scores.to_dict(), samples=_samples(job), mistakes=mistakes.worst(),
-            notices=list(notices), part=part,
-        )  # fmt: skip
+            folder.path,
+            title=f"{job.recipe.model} on {folder.read_json('data.json')['name']}",
+            facts=_facts(job, folder, scores, part, cautions),
+            history=folder.history(),
+            scores=scores.to_dict(),
+            samples=_samples(job),
+            mistakes=mistakes.worst(),
+            notices=list(notices),
+            part=part,
+        )
         folder.write_json("scores.json", record)
     except OSError as error:
         return TrainingResult(folder.path, scores, part, caution, unsaved=str(error))
@@ -98,11 +111,14 @@ def _contents(job: Job, folder: RunFolder, *, scores: dict[str, Any] | None) -> 
     recipe = {k: v for k, v in asdict(job.recipe).items() if k not in OF_THE_MACHINE}
     stored = folder.read_json("data.json")
     return ModelFile(
-        config=job.new_model_config(), preprocess=job.preprocess, classes=job.classes, scores=scores,
+        config=job.new_model_config(),
+        preprocess=job.preprocess,
+        classes=job.classes,
+        scores=scores,
         recipe=json.loads(json.dumps(recipe)),
         data={key: stored[key] for key in ("name", "fingerprint", "sizes")},
         weights=folder.load_best().tensors,
-    )  # fmt: skip
+    )
 
 
 def _samples(job: Job) -> list[tuple[NDArray[np.uint8], str]]:
@@ -124,14 +140,22 @@ def _facts(
     low, high = scores.top1_interval
     best = folder.load_best().scalars
     return [
-        (f"top-1 on {scores.num_images:,} {part} images",
-         f"{scores.top1:.2%} (95 % interval {low:.2%} to {high:.2%})"),
+        (
+            f"top-1 on {scores.num_images:,} {part} images",
+            f"{scores.top1:.2%} (95 % interval {low:.2%} to {high:.2%})",
+        ),
         ("network", f"{recipe.model}, {recipe.size} x {recipe.size} pixels"),
         ("images", ", ".join(f"{count:,} {name}" for name, count in sizes.items())),
-        ("run", f"{recipe.steps:,} steps of {recipe.batch_size}, best validation at step "
-                f"{best['step']:,}"),
-        ("recipe", f"{recipe.optimizer}, {recipe.schedule}, peak learning rate "
-                   f"{recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}"),
+        (
+            "run",
+            f"{recipe.steps:,} steps of {recipe.batch_size}, best validation at step "
+            f"{best['step']:,}",
+        ),
+        (
+            "recipe",
+            f"{recipe.optimizer}, {recipe.schedule}, peak learning rate "
+            f"{recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}",
+        ),
         *[("speed", r["text"]) for r in folder.history() if r["kind"] == "shares"][-1:],
         *(("caution", text) for text in cautions),
-    ]  # fmt: skip
+    ]

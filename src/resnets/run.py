@@ -1,7 +1,7 @@
 """One training run, from an opened data set to the finished run folder.
 
 `start` begins a new run: open the data, choose what the recipe leaves open, make the folder.
-`resume_run` rebuilds an interrupted run from its folder and measures nothing again. Both end in the
+`resume` rebuilds an interrupted run from its folder and measures nothing again. Both end in the
 loop and what follows it (`course.py`); meanwhile no other process gets into the folder.
 """
 
@@ -35,10 +35,20 @@ SKIPPED_SHOWN = 10
 
 
 def start(
-    data: str | Path, recipe: Recipe, origins: dict[str, str], budget: float | None,
-    out: str | Path | None, name: str | None, device: torch.device, say: Log, started: float,
-    verify: bool, *, command: Mapping[str, Any], ranks: DistContext,
-) -> TrainingResult:  # fmt: skip
+    data: str | Path,
+    recipe: Recipe,
+    origins: dict[str, str],
+    budget: float | None,
+    out: str | Path | None,
+    name: str | None,
+    device: torch.device,
+    say: Log,
+    started: float,
+    verify: bool,
+    *,
+    command: Mapping[str, Any],
+    ranks: DistContext,
+) -> TrainingResult:
     """A new run: open the data, choose what is open, make the folder, train."""
     keep_freed_memory()
 
@@ -123,9 +133,15 @@ def _begin(
 
 
 def resume_run(
-    folder: RunFolder, device: torch.device, say: Log, *, changes: Mapping[str, Any],
-    force: bool, verify: bool, ranks: DistContext,
-) -> TrainingResult:  # fmt: skip
+    folder: RunFolder,
+    device: torch.device,
+    say: Log,
+    *,
+    changes: Mapping[str, Any],
+    force: bool,
+    verify: bool,
+    ranks: DistContext,
+) -> TrainingResult:
     """A resumed run: everything comes from the folder, nothing is measured again.
 
     `changes` are recipe fields with other values. Raises UserError where something has changed
@@ -168,13 +184,20 @@ def resume_run(
             return checkpoint
 
         job = Job.build(
-            recipe, parts, classes=dataset.classes, device=device,
-            preprocess=stored["preprocess"], ranks=ranks,
-        )  # fmt: skip
+            recipe,
+            parts,
+            classes=dataset.classes,
+            device=device,
+            preprocess=stored["preprocess"],
+            ranks=ranks,
+        )
         return follow(
-            job, _followed(folder, ranks), say, notices=notices_of(dataset),
+            job,
+            _followed(folder, ranks),
+            say,
+            notices=notices_of(dataset),
             checkpoint=ranks.decided(take),
-        )  # fmt: skip
+        )
 
 
 def _newest(folder: RunFolder, say: Log) -> Checkpoint | None:

@@ -6,7 +6,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnets.cli.flags import Device, announce
+from resnets.cli.flags import Device
+from resnets.cli.train import announce
 
 SECONDS = 160.0
 NUM_EXAMPLES = 6
@@ -35,9 +36,15 @@ class Demo:
 
         with Display(quiet=self.quiet) as display:
             result = api.train(
-                "fashion-mini", model="resnet20", time=self.time, out=self.out, name="demo",
-                device=self.device, log=display, started=started,
-            )  # fmt: skip
+                "fashion-mini",
+                model="resnet20",
+                time=self.time,
+                out=self.out,
+                name="demo",
+                device=self.device,
+                log=display,
+                started=started,
+            )
         code = announce(result)
         if code:
             return code

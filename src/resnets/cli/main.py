@@ -22,10 +22,10 @@ MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 VERBS = {
     "demo": "resnets.cli.demo:Demo",
     "train": "resnets.cli.train:Train",
-    "evaluate": "resnets.cli.use:Evaluate",
-    "predict": "resnets.cli.use:Predict",
-    "show": "resnets.cli.look:Show",
-    "models": "resnets.cli.look:Models",
+    "evaluate": "resnets.cli.evaluate:Evaluate",
+    "predict": "resnets.cli.predict:Predict",
+    "show": "resnets.cli.show:Show",
+    "models": "resnets.cli.models:Models",
     "study init": "resnets.cli.study:Init",
     "study train": "resnets.cli.study:Train",
     "study probe": "resnets.cli.study:Probe",
@@ -119,9 +119,12 @@ def _run(arguments: list[str], started: float) -> int:
     command = getattr(import_module(room), name)
     default = command.default(rest) if hasattr(command, "default") else tyro.MISSING_NONPROP
     parsed = tyro.cli(
-        command, args=rest, prog=f"resnets {verb}", default=default,
+        command,
+        args=rest,
+        prog=f"resnets {verb}",
+        default=default,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
-    )  # fmt: skip
+    )
     code: int = parsed.run(started)
     return code
 

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from resnets.cli.flags import Device
 from resnets.errors import UserError
 from resnets.training.recipe import TIME_OR_LENGTH, Recipe
 from resnets.training.recipes import named_recipe, read_recipe
@@ -19,7 +20,6 @@ from resnets.training.recipes import named_recipe, read_recipe
 if TYPE_CHECKING:
     from resnets.results import TrainingResult
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
 NOT_FINITE, NOT_SAVED, SIGNALLED = 3, 4, 128
 
 
@@ -97,14 +97,25 @@ class Train:
         try:
             with Display(quiet=self.quiet or rank_here() > 0) as display:
                 result = api.train(
-                    self.data, recipe=recipe, time=self.time, out=self.out,
-                    resume=self.resume, device=self.device, force=self.force, verify=self.verify,
-                    log=display, started=started, **flags,
-                )  # fmt: skip
+                    self.data,
+                    recipe=recipe,
+                    time=self.time,
+                    out=self.out,
+                    resume=self.resume,
+                    device=self.device,
+                    force=self.force,
+                    verify=self.verify,
+                    log=display,
+                    started=started,
+                    **flags,
+                )
         except NotFiniteError as error:
             if rank_here() == 0:
-                print(f"resnets: {error}; the checkpoints before it are kept. A smaller "
-                      "--learning-rate or --clip-grad-norm 1 helps", file=sys.stderr)  # fmt: skip
+                print(
+                    f"resnets: {error}; the checkpoints before it are kept. A smaller "
+                    "--learning-rate or --clip-grad-norm 1 helps",
+                    file=sys.stderr,
+                )
             return NOT_FINITE
         return announce(result) if rank_here() == 0 else exit_code(result)
 

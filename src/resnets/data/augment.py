@@ -59,8 +59,8 @@ class Augment:
                 raise unknown(f"{name} of the augmentation", getattr(self, name), get_args(choice))
         if self.crop_padding < 0 or (self.crop == "shift") != (self.crop_padding > 0):
             raise UserError(
-                f"crop {self.crop!r} with shift {self.crop_padding}: "
-                "crop 'shift' needs a shift of 1 pixel or more, any other crop a shift of 0"
+                f"crop {self.crop!r} with crop_padding {self.crop_padding}: "
+                "crop 'shift' needs 1 pixel or more, any other crop 0"
             )
         bounds = {"min_area": (0.01, 1), "erasing": (0, 1), "mixup": (0, 100), "cutmix": (0, 100)}
         for name, (low, high) in bounds.items():

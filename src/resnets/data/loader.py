@@ -89,8 +89,8 @@ class TrainLoader:
         check(part, batch_size=batch_size, workers=workers)
         if augment.fill == "reflect" and augment.crop_padding >= preprocess.size:
             raise UserError(
-                f"shift {augment.crop_padding} with fill 'reflect': must be below the size of the images, "
-                f"{preprocess.size}"
+                f"--crop-padding {augment.crop_padding} with --fill reflect: must be below the "
+                f"size of the images, {preprocess.size}"
             )
         self.part, self.preprocess, self.augment = part, preprocess, augment
         self.num_classes, self.batch_size, self.seed = num_classes, batch_size, seed

@@ -21,7 +21,7 @@ from resnets.errors import UserError, unknown
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 
 _FITS = ("crop", "squash")
-_VIEWS = ("one", "mirror", "six")
+_VIEWS = ("none", "mirror", "six")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Statistics of ImageNet's training images; for one channel the mean of the three.
 _MEANS = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
@@ -45,17 +45,17 @@ class Preprocess:
     )
     crop_fraction: float = 1.0  # the part of the resized short side that the crop keeps
     interpolation: str = "bilinear"
-    tta: str = "one"  # of an image that the network is unsure about: views.py
+    tta: str = "none"  # mirror | six: averaged for images that the network is unsure about
 
     def __post_init__(self) -> None:
         _check_count("size", self.size, range(1, 16385), "a whole number from 1 to 16384")
         _check_count("channels", self.channels, (1, 3), "1 (grey) or 3 (colour)")
         if self.resize_mode not in _FITS:
-            raise unknown("Preprocess fit", str(self.resize_mode), _FITS)
+            raise unknown("resize_mode", str(self.resize_mode), _FITS)
         if self.interpolation not in _FILTERS:
             raise unknown("Preprocess interpolation", str(self.interpolation), _FILTERS)
         if self.tta not in _VIEWS:
-            raise unknown("Preprocess views", str(self.tta), _VIEWS)
+            raise unknown("tta", str(self.tta), _VIEWS)
         if not (_is_number(self.crop_fraction) and 0 < self.crop_fraction <= 1):
             raise UserError(
                 f"Preprocess crop_fraction is {self.crop_fraction!r}; it must be above 0, at most 1"

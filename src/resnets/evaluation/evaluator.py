@@ -24,16 +24,25 @@ MISTAKES_SHOWN = 24
 
 
 def score(
-    file: ModelFile, images: Split, *, device: torch.device, workers: int,
-    watch: Callable[[Any, torch.Tensor], None] | None = None, cache_mb: float = 1024,
-) -> Scores:  # fmt: skip
+    file: ModelFile,
+    images: Split,
+    *,
+    device: torch.device,
+    workers: int,
+    watch: Callable[[Any, torch.Tensor], None] | None = None,
+    cache_mb: float = 1024,
+) -> Scores:
     """The scores of a model file's network on the images, float32, whatever it was trained in."""
     model = place(file.build(), device=device, memory_format="channels_last")
     network = with_tta(model, file.preprocess.tta)
     batches = EvalLoader(
-        images, preprocess=file.preprocess, batch_size=BATCH_SIZE, device=device, workers=workers,
+        images,
+        preprocess=file.preprocess,
+        batch_size=BATCH_SIZE,
+        device=device,
+        workers=workers,
         cache_mb=cache_mb,
-    )  # fmt: skip
+    )
     try:
         return evaluate(network, batches, file.classes, watch=watch)
     finally:

@@ -225,10 +225,13 @@ class MetricAccumulator:
 
 @torch.inference_mode()
 def evaluate(
-    model: torch.nn.Module, batches: Iterable[Labelled], classes: Sequence[str], *,
+    model: torch.nn.Module,
+    batches: Iterable[Labelled],
+    classes: Sequence[str],
+    *,
     watch: Callable[[Any, torch.Tensor], None] | None = None,
     add_up: Callable[[MetricAccumulator], None] = lambda tally: None,
-) -> Scores:  # fmt: skip
+) -> Scores:
     """Score a network on batches with `images` N C H W and `targets` N; its mode is restored.
 
     `watch` sees every batch with its logits N K, for those who want more than sums; `add_up` sees

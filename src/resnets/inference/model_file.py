@@ -1,7 +1,7 @@
 """The model file: a trained network and all that is needed to use it, in one `.safetensors` file.
 
-Weights, ResNetConfig, Preprocess, class names, scores, recipe and the fingerprint of the data enter; one
-file leaves, and comes back verified. Any safetensors reader opens it: the tensors carry the names
+It holds weights, ResNetConfig, Preprocess, class names, scores, recipe and the fingerprint of the
+data, and is verified when it is read. Any safetensors reader opens it: the tensors carry the names
 of the network's state_dict, and one metadata key, `resnets`, holds the rest as canonical JSON
 (sorted keys, no spaces, ASCII), so the same contents give the same bytes.
 
@@ -32,7 +32,7 @@ from resnets.models.resnet import ResNet
 
 FORMAT = 1
 KEY = "resnets"
-FIELDS = ("classes", "data", "digest", "format", "preprocess", "recipe", "scores", "config")
+FIELDS = ("classes", "config", "data", "digest", "format", "preprocess", "recipe", "scores")
 FILE_NAME = "model.safetensors"  # what a run folder calls its model file
 LENGTH_BYTES = 8  # a safetensors file is: length of the header, header (JSON), tensor bytes
 NO_DIGEST = "0" * 64
@@ -61,7 +61,8 @@ class ModelFile:
             raise ModelFileError(f"class names must be different strings, not {list(names)}")
         if len(names) != self.config.num_classes:
             raise ModelFileError(
-                f"{len(names)} class names do not fit a network of {self.config.num_classes} classes"
+                f"{len(names)} class names do not fit a network of "
+                f"{self.config.num_classes} classes"
             )
         if self.preprocess.channels != self.config.in_channels:
             raise ModelFileError(
@@ -84,8 +85,9 @@ class ModelFile:
         if wrong:
             first = wrong[0]
             raise ModelFileError(
-                f"{len(wrong)} tensors do not fit the network of the ResNetConfig, first {first}: shape "
-                f"{_shape(given.get(first))} where the network has {_shape(expected.get(first))}"
+                f"{len(wrong)} tensors do not fit the network of the ResNetConfig, first "
+                f"{first}: shape {_shape(given.get(first))} where the network "
+                f"has {_shape(expected.get(first))}"
             )
 
     def build(self) -> ResNet:

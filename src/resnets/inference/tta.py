@@ -22,10 +22,10 @@ class TTAModel(nn.Module):
     The image and its mirror image weigh as much as all that is shifted.
     """
 
-    def __init__(self, network: nn.Module, *, views: str) -> None:
+    def __init__(self, network: nn.Module, *, tta: str) -> None:
         super().__init__()
         self.network = network
-        self.shifts = () if views == "mirror" else ((0, 0), (2, 2))
+        self.shifts = () if tta == "mirror" else ((0, 0), (2, 2))
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images).float()  # N C H W -> N K
@@ -48,6 +48,6 @@ class TTAModel(nn.Module):
         return answer
 
 
-def with_tta(network: nn.Module, views: str) -> nn.Module:
+def with_tta(network: nn.Module, tta: str) -> nn.Module:
     """The network itself where one view is all."""
-    return network if views == "one" else TTAModel(network, tta=views)
+    return network if tta == "none" else TTAModel(network, tta=tta)

@@ -1,8 +1,7 @@
-"""A description of a network enters, a checked description leaves.
+"""Provide `ResNetConfig`, the validated description of a residual network.
 
-The idea: every residual network of the literature is one point in a small space of choices, and
-each field of `ResNetConfig` is one idea of one paper. A `ResNetConfig` holds plain values only, so it can be
-written into a model file and read back: what is not in `ResNetConfig` can be neither saved nor compared.
+Each field is one idea of one paper. The values are plain, so that a configuration can be written
+into a model file, read back and compared.
 """
 
 from __future__ import annotations
@@ -116,8 +115,8 @@ def _contradictions(config: ResNetConfig) -> Iterable[str]:
     """One sentence for each pair of fields that cannot both be meant."""
     if len(config.depths) != len(config.widths):
         yield (
-            f"depths = {config.depths} has {len(config.depths)} stages but widths = {config.widths} has "
-            f"{len(config.widths)}; give one number for each stage in both"
+            f"depths = {config.depths} has {len(config.depths)} stages but widths = "
+            f"{config.widths} has {len(config.widths)}; give one number for each stage in both"
         )
     yield from _needs_bottleneck(config)
     if config.plain:

@@ -1,4 +1,4 @@
-"""Sizes and a `ResNetConfig` enter, one layer leaves: the parts that residual units and stems are made of.
+"""Provide the layers that residual blocks and stems are made of.
 
 The idea: every part that a network may go without is here in two forms, itself and
 `nn.Identity()`, chosen once when the network is built; the units then read straight down.

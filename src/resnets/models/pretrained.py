@@ -6,8 +6,8 @@ then every tensor must fit. Nothing is guessed: another number of classes or cha
 only where the caller asked for that number, and everything is checked before anything is loaded.
 
 What no file can tell: v1 and v1.5 bottleneck networks (`stride_on` 1x1 and 3x3) have the same
-names and shapes. Our model files carry their ResNetConfig, and torchvision's weights are v1.5; both are
-compared with the network. Of any other file only its author knows: weights of Caffe, Keras and
+names and shapes. Our model files carry their ResNetConfig, and torchvision's weights are v1.5; both
+are compared with the network. Of any other file only its author knows: weights of Caffe, Keras and
 MSRA are v1, those of timm, fb.resnet.torch and most of today are v1.5. The same holds for two more
 twins: option-A against plain networks, and blurred against unblurred ones.
 """
@@ -100,7 +100,7 @@ def load_weights(
 
 
 def read_tensors(file: Path, *, source: str) -> tuple[Tensors, ResNetConfig | None]:
-    """The tensors of a safetensors or torch file, and the ResNetConfig if it is a model file of ours.
+    """Return the tensors of a file, and the ResNetConfig if it is a model file of ours.
 
     The kind of file is told by its first bytes; `source` is what messages call it.
     """

@@ -92,9 +92,14 @@ class Plan:
 
 SMALL_LADDER = ("resnet8_fast_half", "resnet8_fast", "resnet8_fast_wide")
 PHOTO_LADDER = (
-    ("resnet18_half", 64), ("resnet18_half", 96), ("resnet18_half", 128), ("resnet18", 128),
-    ("resnet18", 160), ("resnet18", 224), ("resnet50", 224),
-)  # fmt: skip
+    ("resnet18_half", 64),
+    ("resnet18_half", 96),
+    ("resnet18_half", 128),
+    ("resnet18", 128),
+    ("resnet18", 160),
+    ("resnet18", 224),
+    ("resnet50", 224),
+)
 """networks tried on small images and on photos, cheapest first"""
 
 
@@ -121,9 +126,15 @@ def candidates(facts: Facts, recipe: Recipe) -> list[Candidate]:
 
 
 def plan(
-    recipe: Recipe, origins: dict[str, str], facts: Facts, *, seconds: float | None,
-    device: torch.device, timing: Timing | None = None, ranks: int = 1,
-) -> Plan:  # fmt: skip
+    recipe: Recipe,
+    origins: dict[str, str],
+    facts: Facts,
+    *,
+    seconds: float | None,
+    device: torch.device,
+    timing: Timing | None = None,
+    ranks: int = 1,
+) -> Plan:
     """Fill in everything but the number of steps; `seconds` are left for the whole run.
 
     `timing` measures one pass of a network; left out, on this machine. `ranks` share each batch.
@@ -171,9 +182,11 @@ def with_steps(
         current = current.fill(asked, steps=steps, epochs=None)
     elif recipe.steps is None:
         steps = _affordable_steps(
-            facts, seconds=DEFAULT_SECONDS if seconds is None else seconds,
-            step_seconds=step_seconds, image_seconds=image_seconds,
-        )  # fmt: skip
+            facts,
+            seconds=DEFAULT_SECONDS if seconds is None else seconds,
+            step_seconds=step_seconds,
+            image_seconds=image_seconds,
+        )
         if seconds is None:
             steps = min(steps, round(GENEROUS * target_epochs(facts.num_train) * steps_an_epoch))
         current = current.fill("default" if seconds is None else "time budget", steps=steps)
@@ -207,9 +220,15 @@ def _ending_seconds(facts: Facts, image_seconds: float) -> float:
 
 
 def _tune(
-    current: Plan, facts: Facts, cores: int, *, seconds: float | None, device: torch.device,
-    timing: Timing, ranks: int,
-) -> Plan:  # fmt: skip
+    current: Plan,
+    facts: Facts,
+    cores: int,
+    *,
+    seconds: float | None,
+    device: torch.device,
+    timing: Timing,
+    ranks: int,
+) -> Plan:
     """How to compute: fixed defaults, or measured on the network in the middle of the candidates.
 
     What the user gave stays; a faster value is only advised.
@@ -227,10 +246,15 @@ def _tune(
     candidate = replace(middle, size=min(middle.size, PROBE_SIDE))
     start = Setting(**values, images=recipe.batch_size // (recipe.grad_accum_steps * ranks))
     found = probe(
-        start, partial(timing, candidate), cores=cores, device=device, fixed=fixed,
-        grad_accum_steps=recipe.grad_accum_steps, default_batch=_batch_size(facts.num_train, 1),
+        start,
+        partial(timing, candidate),
+        cores=cores,
+        device=device,
+        fixed=fixed,
+        grad_accum_steps=recipe.grad_accum_steps,
+        default_batch=_batch_size(facts.num_train, 1),
         seconds=max(PROBE_SECONDS, PROBE_SHARE * (seconds or 0)),
-    )  # fmt: skip
+    )
     reason = f"images/s of {candidate.model} at {candidate.size} pixels: {found}"
     chosen = {name: getattr(found.setting, name) for name in opened}
     current = replace(current, advice=found.advice).fill("measured", reason, **chosen)

@@ -95,8 +95,9 @@ class Tuned:
         for name, speeds in self.speeds.items():
             kept = getattr(self.setting, name)
             others = [f"{value} {speed:.0f}" for value, speed in speeds.items() if value != kept]
-            words.append(f"{name.replace('_', ' ')} {kept} {speeds[kept]:.0f}, not "
-                         + ", ".join(others))  # fmt: skip
+            words.append(
+                f"{name.replace('_', ' ')} {kept} {speeds[kept]:.0f}, not " + ", ".join(others)
+            )
         return "; ".join(words) or "no time to compare"
 
 
@@ -140,10 +141,17 @@ def settled(measure: Measure, setting: Setting) -> float:
 
 
 def probe(
-    start: Setting, measure: Measure, *, cores: int, device: torch.device,
-    fixed: Container[str], grad_accum_steps: int, default_batch: int, seconds: float,
+    start: Setting,
+    measure: Measure,
+    *,
+    cores: int,
+    device: torch.device,
+    fixed: Container[str],
+    grad_accum_steps: int,
+    default_batch: int,
+    seconds: float,
     clock: Callable[[], float] = time.perf_counter,
-) -> Tuned:  # fmt: skip
+) -> Tuned:
     """The fastest setting on a reduced batch, then whether another batch would be faster.
 
     `start.images` is the micro-batch of the run. It stays what it is, since batch norm sees its
@@ -163,10 +171,11 @@ def probe(
     whole = replace(tuned.setting, images=start.images)
     other = tune(whole, {"images": sizes}, measure, fixed=("images",), seconds=left, clock=clock)
     advice = tuple(
-        Advice("batch_size", default_batch, found.time) if found.value > start.images
-        else Advice("accumulate", grad_accum_steps * start.images // found.value, found.time)
+        Advice("batch_size", default_batch, found.time)
+        if found.value > start.images
+        else Advice("grad_accum_steps", grad_accum_steps * start.images // found.value, found.time)
         for found in other.advice
-    )  # fmt: skip
+    )
     return Tuned(tuned.setting, tuned.advice + advice, tuned.speeds)
 
 
@@ -203,9 +212,12 @@ def reduced_batch(
 
 
 def race(
-    entrants: Sequence[Entrant], measure: Callable[[Entrant], float], *, deadline: float,
+    entrants: Sequence[Entrant],
+    measure: Callable[[Entrant], float],
+    *,
+    deadline: float,
     clock: Callable[[], float],
-) -> dict[Entrant, float]:  # fmt: skip
+) -> dict[Entrant, float]:
     """The best time of each entrant; the first turn warms up, one more there always is."""
     best = {entrant: measure(entrant) for entrant in entrants}
     running, spent = list(entrants), 0.0
@@ -222,9 +234,14 @@ def race(
 
 
 def tune(
-    setting: Setting, choices: Mapping[str, Sequence[Any]], measure: Measure, *,
-    fixed: Container[str], seconds: float, clock: Callable[[], float] = time.perf_counter,
-) -> Tuned:  # fmt: skip
+    setting: Setting,
+    choices: Mapping[str, Sequence[Any]],
+    measure: Measure,
+    *,
+    fixed: Container[str],
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Tuned:
     """Improve one field after the other; those that are `fixed` keep their value.
 
     `seconds` are divided evenly: what a field leaves is the next one's. A comparison that has

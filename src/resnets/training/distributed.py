@@ -1,9 +1,8 @@
 """More than one process: my slice of a batch, sums over all ranks, and what all must agree on.
 
-Enters: what torchrun wrote into the environment. Leaves: `DistContext`. The idea: every rank walks the
-same loop over its slice of the same global batch. Gradients and scores are reduced; what is
-measured, chosen or written is rank 0's, which tells the others; and what may stop a run is
-exchanged once a step, so that all ranks stop at the same one. One process is `SINGLE_PROCESS`: its methods
+Every rank runs the same loop over its slice of the same global batch. Gradients and scores are
+reduced; rank 0 measures, chooses and writes, and broadcasts the result; what may stop a run is
+exchanged once a step, so that all ranks stop at the same step. The methods of `SINGLE_PROCESS`
 return what they were given. R is the number of ranks.
 """
 
@@ -76,7 +75,7 @@ class DistContext:
         if batch_size % (grad_accum_steps * self.count):
             raise UserError(
                 f"--batch-size {batch_size}: must be divisible by {self.count} ranks x "
-                f"--grad-accum-steps {accumulate}"
+                f"--grad-accum-steps {grad_accum_steps}"
             )
         places = np.arange(batch_size).reshape(grad_accum_steps, self.count, -1)
         return places[:, self.rank].ravel()

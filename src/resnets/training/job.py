@@ -101,7 +101,7 @@ class Job:
 
     recipe: Recipe
     classes: tuple[str, ...]
-    parts: Splits
+    splits: Splits
     preprocess: Preprocess
     device: torch.device
     stream: TrainLoader
@@ -110,9 +110,15 @@ class Job:
 
     @classmethod
     def build(
-        cls, recipe: Recipe, parts: Splits, *, classes: Sequence[str], device: torch.device,
-        preprocess: Mapping[str, Any] | None = None, ranks: DistContext = SINGLE_PROCESS,
-    ) -> Job:  # fmt: skip
+        cls,
+        recipe: Recipe,
+        parts: Splits,
+        *,
+        classes: Sequence[str],
+        device: torch.device,
+        preprocess: Mapping[str, Any] | None = None,
+        ranks: DistContext = SINGLE_PROCESS,
+    ) -> Job:
         """Decode what fits in memory and set up the streams; a resumed run gives `preprocess`.
 
         Of several ranks each has its slice of every training batch, and of the validation part.
@@ -131,13 +137,20 @@ class Job:
             preprocess = shape | {"mean": mean, "std": std}
         exact = Preprocess(**preprocess)
         places: dict[str, Any] = {
-            "device": device, "workers": recipe.workers, "cache_mb": recipe.cache_mb,
-        }  # fmt: skip
+            "device": device,
+            "workers": recipe.workers,
+            "cache_mb": recipe.cache_mb,
+        }
         stream = TrainLoader(
-            parts.train, preprocess=exact, augment=augmentation(recipe), num_classes=len(classes),
-            batch_size=recipe.batch_size, seed=recipe.seed, **places,
+            parts.train,
+            preprocess=exact,
+            augment=augmentation(recipe),
+            num_classes=len(classes),
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            **places,
             places=ranks.slice(recipe.batch_size, grad_accum_steps=recipe.grad_accum_steps),
-        )  # fmt: skip
+        )
         validation = EvalLoader(
             ranks.part(parts.val), preprocess=exact, batch_size=VALIDATION_BATCH, **places
         )
@@ -163,9 +176,12 @@ class Job:
         part = self.splits.train
         places = np.linspace(0, len(part) - 1, min(len(part), WHITENING_IMAGES)).round()
         some = EvalLoader(
-            part.subset(places.astype(np.int64)), preprocess=self.preprocess,
-            batch_size=WHITENING_IMAGES, device=torch.device("cpu"), workers=0,
-        )  # fmt: skip
+            part.subset(places.astype(np.int64)),
+            preprocess=self.preprocess,
+            batch_size=WHITENING_IMAGES,
+            device=torch.device("cpu"),
+            workers=0,
+        )
         return next(iter(some)).images
 
     def new_model_config(self) -> ResNetConfig:

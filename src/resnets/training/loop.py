@@ -81,9 +81,15 @@ class Meter:
 
 
 def train_step(
-    state: State, network: nn.Module, batch: Batch, recipe: Recipe, *, steps: int,
-    mark: Callable[[str], None] = lambda phase: None, ranks: DistContext = SINGLE_PROCESS,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    state: State,
+    network: nn.Module,
+    batch: Batch,
+    recipe: Recipe,
+    *,
+    steps: int,
+    mark: Callable[[str], None] = lambda phase: None,
+    ranks: DistContext = SINGLE_PROCESS,
+) -> tuple[Tensor, Tensor]:
     """One optimizer step. Returns the mean loss and the number of correct images, on the device.
 
     `batch` is the slice of this one of the `ranks`; `network` then reduces the gradients.

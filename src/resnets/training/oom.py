@@ -36,12 +36,12 @@ def smaller_micro_batches(current: Plan, *, ranks: int) -> Plan:
     grad_accum_steps = more_pieces(current.recipe, ranks=ranks)
     if grad_accum_steps is None:
         raise UserError(
-            f"out of memory with micro-batches of {share // current.recipe.grad_accum_steps} images: "
-            "take a smaller --size, --model or --batch-size"
+            f"out of memory with micro-batches of {share // current.recipe.grad_accum_steps} "
+            "images: take a smaller --size, --model or --batch-size"
         )
     reason = (
-        f"out of memory: {accumulate} micro-batches of {share // accumulate} images make the "
-        f"batch of {share}; batch norm takes its statistics over a micro-batch"
+        f"out of memory: {grad_accum_steps} micro-batches of {share // grad_accum_steps} images "
+        f"make the batch of {share}; batch norm takes its statistics over a micro-batch"
     )
     return current.fill("memory", reason, grad_accum_steps=grad_accum_steps)
 

@@ -110,9 +110,12 @@ class Shares:
         if best is None or best.saving < WORTHWHILE:
             best = Remedy(max(shares, key=lambda phase: shares[phase]), "", 0.0)
         return {
-            "kind": "shares", "shares": shares, "bottleneck": best.cause, "remedy": best.flag,
+            "kind": "shares",
+            "shares": shares,
+            "bottleneck": best.cause,
+            "remedy": best.flag,
             "text": in_words(shares, best),
-        }  # fmt: skip
+        }
 
 
 def _evaluation_ahead(seconds: Mapping[str, float], outlook: Outlook) -> float:

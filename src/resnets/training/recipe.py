@@ -40,7 +40,7 @@ class Recipe:
     batch_size: int | None = None
     """images per optimizer step"""
     grad_accum_steps: int = 1
-    """micro-batches per optimizer step; batch norm then sees batch-size / grad_accum_steps images"""
+    """micro-batches per optimizer step; batch norm sees one of them"""
     sync_batchnorm: bool = False
     """batch norm sees the images of all ranks under torchrun, not those of each rank alone"""
 
@@ -98,7 +98,7 @@ class Recipe:
     auto_augment: Literal["auto", "none", "randaugment", "trivialaugment"] = "auto"
     """per-image colour and shape distortions; auto takes trivialaugment for photos"""
 
-    tta: Literal["one", "mirror", "six"] = "one"
+    tta: Literal["none", "mirror", "six"] = "none"
     """looks at a test image that the network is unsure about; six adds shifts by a pixel"""
     val_fraction: float = 0.1
     """share of the training images held out when DATA has no validation part"""
@@ -143,18 +143,19 @@ class Recipe:
             raise UserError("--epochs and --steps both given: pass one of them")
         if (self.batch_size or self.grad_accum_steps) % self.grad_accum_steps:
             raise UserError(
-                f"--grad-accum-steps {self.grad_accum_steps}: must divide --batch-size {self.batch_size}"
+                f"--grad-accum-steps {self.grad_accum_steps}: must divide --batch-size "
+                f"{self.batch_size}"
             )
         if self.batch_size is not None and self.batch_size < LEAST_IMAGES * self.grad_accum_steps:
             raise UserError(
-                f"--grad-accum-steps {self.grad_accum_steps}: makes micro-batches of one image, of which batch "
-                f"norm has no variance; at most {self.batch_size // LEAST_IMAGES} of --batch-size "
-                f"{self.batch_size}"
+                f"--grad-accum-steps {self.grad_accum_steps}: makes micro-batches of one image, "
+                f"of which batch norm has no variance; at most "
+                f"{self.batch_size // LEAST_IMAGES} of --batch-size {self.batch_size}"
             )
-        if self.tta != "one" and self.flip == "none":
+        if self.tta != "none" and self.flip == "none":
             raise UserError(
                 f"--tta {self.tta}: looks at mirror images, which --flip none never shows; "
-                "pass --tta one"
+                "pass --tta none"
             )
         if not _rising_shares(self.milestones):
             raise UserError(f"--milestones {self.milestones}: must be rising shares in (0, 1)")

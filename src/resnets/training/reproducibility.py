@@ -18,9 +18,17 @@ from resnets.training.recipe import Recipe, override
 FREE = ("workers", "checkpoint_every", "max_corrupt")
 """recipe fields that decide no bit"""
 FIXED = (
-    "model", "weights", "size", "resize_mode", "epochs", "optimizer", "ema", "val_fraction", "validate_on",
+    "model",
+    "weights",
+    "size",
+    "resize_mode",
+    "epochs",
+    "optimizer",
+    "ema",
+    "val_fraction",
+    "validate_on",
     "tta",
-)  # fmt: skip
+)
 """recipe fields with another value of which the checkpoints would be another run's"""
 
 

@@ -19,8 +19,13 @@ from resnets.training.optimizer import make_average, make_optimizer
 from resnets.training.recipe import Recipe
 
 _SCALARS = (
-    "step", "validated", "best_score", "best_step", "validations_since_best", "replaced",
-)  # fmt: skip
+    "step",
+    "validated",
+    "best_score",
+    "best_step",
+    "validations_since_best",
+    "replaced",
+)
 
 
 @dataclass(eq=False)

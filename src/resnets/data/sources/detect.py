@@ -105,7 +105,8 @@ def _own_classes(found: Found) -> tuple[tuple[str, ...], tuple[str, ...]]:
     training = "train" if "train" in found.splits else "all"
     if training not in found.splits:
         raise UserError(
-            f"{found.name} has no training part, only {', '.join(found.splits)}; it can be evaluated"
+            f"{found.name} has no training part, only {', '.join(found.splits)}; "
+            "it can be evaluated"
         )
     if found.empty:
         raise UserError(

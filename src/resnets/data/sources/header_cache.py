@@ -50,8 +50,10 @@ def read_headers(
         try:
             remember(place, files.names, stamps, headers * settled[:, None])
         except OSError as error:
-            notices = (f"the headers of {source} could not be remembered ({error}): "
-                       "the next start reads them again",)  # fmt: skip
+            notices = (
+                f"the headers of {source} could not be remembered ({error}): "
+                "the next start reads them again",
+            )
     return headers, reasons, notices
 
 

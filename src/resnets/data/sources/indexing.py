@@ -59,7 +59,7 @@ def index_parts(
 ) -> tuple[dict[str, Split], Skipped, tuple[str, ...]]:
     """The parts, (id, reason) of the files that were skipped, and what to tell the user.
 
-    Raises UserError with the list if more than the fraction `max_corrupt` of all files is unreadable.
+    Raises UserError with the list if more than the fraction `max_corrupt` of all is unreadable.
     """
     parts: dict[str, Split] = {}
     skipped: list[tuple[str, str]] = []
@@ -98,6 +98,7 @@ def _too_many(skipped: list[tuple[str, str]], total: int, max_corrupt: float) ->
     more = len(skipped) - _NUM_LISTED
     return (
         f"{len(skipped)} of {total} images ({len(skipped) / total:.1%}) cannot be read, more than "
-        f"--max-corrupt {max_corrupt:g} allows: {listing}{f'; and {more} more' if more > 0 else ''}. "
+        f"--max-corrupt {max_corrupt:g} allows: {listing}"
+        f"{f'; and {more} more' if more > 0 else ''}. "
         "Repair or remove them, or raise --max-corrupt"
     )

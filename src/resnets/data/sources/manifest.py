@@ -44,7 +44,7 @@ def read_manifest(path: Path) -> Found:
         first = printable(rows["all"][0][0])
         raise UserError(f"{path} gives a split for some rows but none for {first}")
     classes = tuple(sorted({label for content in rows.values() for _, label in content}))
-    splits: dict[str, Images | Listing] = {}
+    parts: dict[str, Images | Listing] = {}
     for part in (part for part in PART_ORDER if part in rows):
         names, labels = zip(*rows[part], strict=True)
         parts[part] = Listing(Paths(str(base), Names.of(names)), numbered(labels, classes))
