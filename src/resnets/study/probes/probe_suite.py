@@ -34,6 +34,7 @@ from resnets.study.probes.residual_chain import Chain
 from resnets.study.tables import ACROSS, AGAINST, Row, probe_path, write_table
 from resnets.study.twins.study_config import PROBE, ProbeConfig, TwinJob
 from resnets.training.checkpoint import RunFolder, is_run
+from resnets.training.job import make_splits
 from resnets.training.reproducibility import Basis
 
 LEAST_IMAGES = 4  # the estimate of CKA divides by N - 3
