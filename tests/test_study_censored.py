@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 
 from resnets.cli.main import main
-from resnets.study.account import summary_lines
-from resnets.study.report.claims import STORED, read_claims
-from resnets.study.report.evidence import Evidence
-from resnets.study.report.judging import Judged, judge_all
+from resnets.study.claims import STORED, read_claims
 from resnets.study.report.study_page import study_page
-from resnets.study.summary import summarise
-from resnets.study.tables import read_table, write_table
-from tiny_evidence import degrading, figure_of, plan, training_rows, write_training
+from resnets.study.tables import Tables, read_table, write_table
+from resnets.study.twins.analysis import summary_lines
+from resnets.study.verdicts import ClaimResult, judge_all
+from tiny_evidence import degrading, figure_of, write_training
 
 Errors = Callable[[str, int, int], float | None]
 ALL = range(6)
@@ -27,17 +25,9 @@ def losing(family: str, depth: int, seeds: Any = ALL) -> Errors:
     return lambda f, d, s: None if (f, d) == (family, depth) and s in seeds else degrading(f, d, s)
 
 
-def judged(folder: Path) -> dict[str, Judged]:
-    found = judge_all(read_claims(STORED), Evidence.read(folder))
+def judged(folder: Path) -> dict[str, ClaimResult]:
+    found = judge_all(read_claims(STORED), Tables.read(folder))
     return {one.claim.name: one for one in found}
-
-
-def from_summary(folder: Path) -> dict[str, str]:
-    """The verdicts of summary.csv, by the names of the page."""
-    rows = read_table(folder / "data" / "summary.csv")
-    start = "verdict_"
-    found = {row["metric"]: row["status"] for row in rows if row["metric"].startswith(start)}
-    return {name.removeprefix(start).replace("_", "-"): word for name, word in found.items()}
 
 
 @pytest.mark.parametrize(
@@ -52,12 +42,11 @@ def from_summary(folder: Path) -> dict[str, str]:
         (losing("plain", 8), "supported", "contradicted", "supported"),
     ],
 )
-def test_summary_and_page_give_one_verdict(
+def test_runs_that_diverged_favour_nobody(
     tmp_path: Path, errors: Errors, shortcuts: str, degrades: str, gains: str
 ) -> None:
     write_training(tmp_path, errors)
     wanted = {"shortcuts": shortcuts, "plain-degrades": degrades, "residual-gains": gains}
-    assert from_summary(tmp_path) == wanted
     found = judged(tmp_path)
     assert {name: found[name].verdict for name in wanted} == wanted
 
@@ -75,7 +64,7 @@ def test_what_diverged_stands_beside_every_verdict(
     assert not any("plain-degrades" in line and "diverged" in line for line in told)
     page = study_page({}, [*judged(tmp_path).values()], {})
     assert page.count("<small>2 of 6 runs of residual-56 diverged</small>") == 2
-    lines = [*summary_lines(summarise(plan(), training_rows(errors)))]
+    lines = [*summary_lines(Tables.read(tmp_path))]
     assert sum(words in line for line in lines) == 2
 
 
@@ -110,7 +99,7 @@ def test_a_claim_on_another_number_counts_them_too(tmp_path: Path) -> None:
     path = tmp_path / "claims.toml"
     for metric in ("test_error", "train_loss", "loss"):
         path.write_text(text.replace("METRIC", metric), encoding="utf-8")
-        (found,) = judge_all(read_claims(path), Evidence.read(tmp_path))
+        (found,) = judge_all(read_claims(path), Tables.read(tmp_path))
         assert found.effect is not None and found.verdict == "inconclusive"
         assert found.notes == ("1 of 6 runs of plain-56 diverged",)
 

@@ -9,10 +9,9 @@ import pytest
 
 from resnets.cli.main import main
 from resnets.errors import UserError
-from resnets.study.report.claims import STORED, read_claims
-from resnets.study.report.evidence import Evidence
-from resnets.study.report.judging import judge_all
-from resnets.study.tables import read_table, write_table
+from resnets.study.claims import STORED, read_claims
+from resnets.study.tables import Tables, read_table, write_table
+from resnets.study.verdicts import judge_all
 from tiny_evidence import degrading, turned_round, write_init, write_probes, write_training
 
 Errors = Callable[[str, int, int], float]
@@ -29,7 +28,7 @@ expected = "supported"
 
 
 def verdicts(folder: Path, claims: Path = STORED) -> dict[str, str]:
-    judged = judge_all(read_claims(claims), Evidence.read(folder))
+    judged = judge_all(read_claims(claims), Tables.read(folder))
     return {found.claim.name: found.verdict for found in judged}
 
 
@@ -98,7 +97,7 @@ def test_lesions_of_a_network_at_chance_decide_nothing(
     assert verdicts(tmp_path)[claim] == "inconclusive"
     check(tmp_path)
     (line,) = (line for line in capsys.readouterr().out.splitlines() if f"  {claim}  " in line)
-    assert "; the whole network errs on 90.0% of the images and has little to lose" in line
+    assert "; the whole network has 90.0% error, so its ablations show little" in line
 
 
 def test_few_seeds_decide_nothing(tmp_path: Path) -> None:
@@ -115,14 +114,15 @@ def test_three_seeds_are_too_few_for_a_verdict(tmp_path: Path, errors: Errors) -
 
 
 def test_a_claim_of_ones_own_over_seeds_takes_the_exact_test_too(tmp_path: Path) -> None:
-    write_training(tmp_path, lambda f, d, s: 0.1 + 0.01 * s if f == "plain" else 0.2 - 0.039 * s)
+    write_training(tmp_path, degrading)
+    path = tmp_path / "data" / "train.csv"
     text = MINIMAL.replace("numbers", "train").replace('"number"', '"train_error"')
-    plain = text.replace("0.0", "0.09") + 'where = { family = "plain", depth = 56 }\n'
-    assert verdicts(tmp_path, claims_of(tmp_path, plain)) == {"first": "supported"}
-    residual = text.replace("0.0", "0.05") + 'where = { family = "residual", depth = 56 }\n'
-    (judged,) = judge_all(read_claims(claims_of(tmp_path, residual)), Evidence.read(tmp_path))
-    assert judged.effect is not None and judged.effect.low is not None
-    assert judged.effect.low > 0.05 and judged.p == 6 / 64  # the interval alone is too bold
+    text += 'where = { study = "train", family = "plain", depth = 56 }\n'
+    assert verdicts(tmp_path, claims_of(tmp_path, text)) == {"first": "supported"}
+    write_table(path, [row for row in read_table(path) if row["seed"] < 4])
+    (judged,) = judge_all(read_claims(claims_of(tmp_path, text)), Tables.read(tmp_path))
+    assert judged.effect is not None and judged.effect.ends is not None
+    assert judged.effect.ends[0] > 0.5 and judged.p == 1 / 16  # the interval alone is too bold
     assert judged.verdict == "inconclusive"
 
 
@@ -137,8 +137,9 @@ def test_growth_is_compared_with_theory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "verdict"),
     [
-        ([1.0, 2.0, 3.0], "supported"),
-        ([-1.0, -2.0, -3.0], "contradicted"),
+        ([2.0, 2.1, 1.9, 2.0], "supported"),
+        ([-2.0, -2.1, -1.9, -2.0], "contradicted"),
+        ([1.0, 2.0, 3.0], "inconclusive"),  # a range is no interval
         ([-1.0, 1.0, 2.0, -2.0], "inconclusive"),
         ([1.0, 2.0], "inconclusive"),  # too few for an interval
         ([1.0], "supported"),  # one measurement, exact
@@ -171,16 +172,16 @@ def test_numbers_are_paired_by_draw_and_unit(tmp_path: Path) -> None:
     ]  # fmt: skip
     write_table(tmp_path / "data" / "numbers.csv", rows)
     text = MINIMAL + 'minus = { metric = "other" }\n'
-    (judged,) = judge_all(read_claims(claims_of(tmp_path, text)), Evidence.read(tmp_path))
+    (judged,) = judge_all(read_claims(claims_of(tmp_path, text)), Tables.read(tmp_path))
     assert judged.effect is not None
     assert (judged.effect.low, judged.effect.value, judged.effect.high) == (1.0, 1.0, 1.0)
 
 
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     claims = claims_of(tmp_path)
-    assert check(numbers(tmp_path, [1.0, 2.0, 3.0]), claims) == 0
+    assert check(numbers(tmp_path, [1.9, 2.0, 2.0, 2.1]), claims) == 0
     assert capsys.readouterr().out.startswith("holds  first  supported: 2 [")
-    assert check(numbers(tmp_path, [-1.0, -2.0, -3.0]), claims) == 1
+    assert check(numbers(tmp_path, [-1.9, -2.0, -2.0, -2.1]), claims) == 1
     out = capsys.readouterr().out
     assert out.startswith("fails  first  contradicted (expected: supported): -2 [")
     assert out.count("\n") == 1
@@ -192,7 +193,7 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("claim = ", "is no TOML"),
+        ("claim = ", "is not TOML"),
         ("", "must hold [[claim]] entries"),
         ("[[claim]]\nname = 'x'\n", "claim x: it has no 'expected'"),
         (MINIMAL + "sentense = 'x'\n", "unknown key 'sentense'; did you mean 'sentence'?"),
@@ -201,7 +202,7 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (MINIMAL.replace("supported", "true"), "unknown expected verdict 'true'"),
         (MINIMAL.replace("0.0", "'x'"), "could not convert"),
         (MINIMAL + "minus = 3\n", "claim first: "),
-        (MINIMAL.replace("numbers", "summary"), "ask table train, whose rows are those of seeds"),
+        (MINIMAL.replace("numbers", "summary"), "use table train, whose rows are those of seeds"),
     ],
 )
 def test_a_bad_file_is_one_line(
@@ -230,4 +231,4 @@ def test_every_stored_claim_says_what_it_is() -> None:
 def test_a_claims_file_that_is_not_there(tmp_path: Path) -> None:
     assert check(numbers(tmp_path, [1.0]), tmp_path / "none.toml") == 2
     with pytest.raises(UserError):
-        Evidence.read(tmp_path / "nowhere")
+        Tables.read(tmp_path / "nowhere")

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from resnets.errors import UserError
-from resnets.study.book import Book
 from resnets.study.executors import on_a_cluster
-from resnets.study.grid import run_grid
-from resnets.study.plan import Group
+from resnets.study.twins.job_queue import run_jobs
+from resnets.study.twins.run_store import RunStore
+from resnets.study.twins.study_config import Group
 from tiny_study import Inline, fill, tiny_plan, write_images
 
 distributed = pytest.importorskip("distributed", reason="needs the extra `cluster`")
@@ -39,7 +39,7 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(cluster: Any, tmp_pat
         groups=(Group(("plain", "residual"), (8,), (0, 1)),),
     )  # fmt: skip
     here = fill(tmp_path / "here", plan, Inline())
-    book = Book(tmp_path / "there", plan)
+    book = RunStore(tmp_path / "there", plan)
     pids = _workers(cluster)
     said: list[str] = []
 
@@ -49,7 +49,7 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(cluster: Any, tmp_pat
             os.kill(pids[0], signal.SIGKILL)
 
     with on_a_cluster(cluster.scheduler_address) as executor:
-        run_grid(book, executor=executor, tell=tell)
+        run_jobs(book, executor=executor, log=tell)
     assert len(pids) == 2 and pids[0] not in _workers(cluster)
     assert len(said) == len(book.rows) == len(here.rows)
     assert len(book.runs.read_bytes().splitlines()) == len(book.rows)
@@ -62,8 +62,10 @@ def _workers(cluster: Any) -> list[int]:
         return [*client.run(os.getpid).values()]
 
 
-def test_an_address_where_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnets.study.executors.ANSWER_SECONDS", 0.2)
+def test_an_address_where_nobody_answers() -> None:
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
-        with pytest.raises(UserError, match="no Dask scheduler answers"), on_a_cluster(address):
+        with (
+            pytest.raises(UserError, match="no Dask scheduler answers"),
+            on_a_cluster(address, seconds=0.2),
+        ):
             pass

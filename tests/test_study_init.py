@@ -15,23 +15,20 @@ from torch import Tensor
 
 from resnets.cli.main import main
 from resnets.errors import UserError
-from resnets.study import theory
-from resnets.study.init import atlas, geometry
-from resnets.study.init.atlas import measure_init
-from resnets.study.init.families import FAMILIES, Family, stacks
-from resnets.study.init.jacobian import jacobian_spectra
-from resnets.study.init.measure import measured_units, propagate
-from resnets.study.init.shattering import autocorrelation, shattering
-from resnets.study.init.stream import (
-    Chain,
+from resnets.study.propagation import signal_propagation, sweep, theory
+from resnets.study.propagation.forward_backward import (
+    NetworkSet,
     Range,
     Station,
     backward_stations,
     forward_stations,
 )
-from resnets.study.init.units import EPS
-from resnets.study.init.verdicts import fitted_slope, judge
-from resnets.study.init.weights import Convolution, Dense, Layer, draw, haar
+from resnets.study.propagation.init_variants import FAMILIES, Family, stacks
+from resnets.study.propagation.manual_gradients import EPS
+from resnets.study.propagation.signal_propagation import measured_blocks, propagate
+from resnets.study.propagation.stability import fitted_slope, judge_stability
+from resnets.study.propagation.sweep import Sweep, measure_init
+from resnets.study.propagation.weight_sampling import Convolution, Dense, Layer, draw, haar
 from resnets.study.tables import read_table
 
 BY_NAME = {family.name: family for family in FAMILIES}
@@ -42,21 +39,23 @@ WITHIN, STANDARD_ERROR = 0.05, 0.015
 """of a fitted growth a layer: its distance from theory, and what it may be uncertain by"""
 
 
-def chain_of(names: Sequence[str], layer: Layer, depths: tuple[int, ...], *, draws: int) -> Chain:
+def networks_of(
+    names: Sequence[str], layer: Layer, depths: tuple[int, ...], *, draws: int
+) -> NetworkSet:
     families = tuple(BY_NAME[name] for name in names)
-    units = measured_units(depths)
-    return Chain(layer, stacks(families, depths=depths), depths, units, 0, tuple(range(draws)))
+    units = measured_blocks(depths)
+    return NetworkSet(layer, stacks(families, depths=depths), depths, units, 0, tuple(range(draws)))
 
 
 # --- weights ---------------------------------------------------------------------------------
 
 
 def test_weights_are_a_function_of_seed_draw_and_unit() -> None:
-    both = draw((4, 4), seed=1, draws=(0, 3), units=range(5, 9))
-    assert torch.equal(both[2:], draw((4, 4), seed=1, draws=(0, 3), units=range(7, 9)))
-    assert torch.equal(both[:, 1:], draw((4, 4), seed=1, draws=(3,), units=range(5, 9)))
+    both = draw((4, 4), seed=1, draws=(0, 3), blocks=range(5, 9))
+    assert torch.equal(both[2:], draw((4, 4), seed=1, draws=(0, 3), blocks=range(7, 9)))
+    assert torch.equal(both[:, 1:], draw((4, 4), seed=1, draws=(3,), blocks=range(5, 9)))
     assert both.flatten(0, 1).flatten(1).unique(dim=0).shape[0] == 8
-    assert not torch.equal(both, draw((4, 4), seed=2, draws=(0, 3), units=range(5, 9)))
+    assert not torch.equal(both, draw((4, 4), seed=2, draws=(0, 3), blocks=range(5, 9)))
 
 
 def test_orthogonal_matrices_are_uniform() -> None:
@@ -70,7 +69,7 @@ def test_orthogonal_matrices_are_uniform() -> None:
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 def test_pull_is_the_transpose_of_apply(layer: Layer) -> None:
-    weights = layer.make(draw(layer.kernel, seed=0, draws=(0, 1), units=range(1))[0], "gaussian")
+    weights = layer.make(draw(layer.kernel, seed=0, draws=(0, 1), blocks=range(1))[0], "gaussian")
     x, g = torch.randn(2, 2, 3, 2, *layer.shape)
     along = (layer.apply(x, weights) * g).sum()
     assert float((x * layer.pull(g, weights)).sum()) == pytest.approx(float(along), rel=1e-4)
@@ -86,7 +85,7 @@ def plainly(
     x = inputs
     normalise = partial(F.batch_norm, running_mean=None, running_var=None, training=True, eps=EPS)
     for unit in range(1, depth + 1):
-        gaussian = draw(layer.kernel, seed=0, draws=(draw_number,), units=range(unit, unit + 1))
+        gaussian = draw(layer.kernel, seed=0, draws=(draw_number,), blocks=range(unit, unit + 1))
         weights = layer.make(gaussian, family.weights)[0, 0].to(inputs.dtype)
         a = x if family.norm == "after" else normalise(x) if family.norm == "before" else x
         a = a if family.norm == "after" else torch.relu(a)
@@ -103,15 +102,15 @@ def plainly(
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 def test_streams_and_gradients_are_those_of_autograd(layer: Layer) -> None:
-    chain = chain_of(list(BY_NAME), layer, DEPTHS, draws=2)
-    inputs = geometry.make_inputs(layer.shape, seed=0, draws=(0, 1))
+    networks = networks_of(list(BY_NAME), layer, DEPTHS, draws=2)
+    inputs = signal_propagation.make_inputs(layer.shape, seed=0, draws=(0, 1))
     readout = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1))
-    stations = list(forward_stations(chain, inputs, left=Range()))
-    *_, back = backward_stations(chain, stations, readout, left=Range())
+    stations = list(forward_stations(networks, inputs, left=Range()))
+    *_, back = backward_stations(networks, stations, readout, left=Range())
     seen = set()
-    for i in range(len(chain.stacks)):
+    for i in range(len(networks.stacks)):
         for k, (member, (depth, row)) in enumerate(zip(back.members(i), back.rows[i], strict=True)):
-            station = next(s for s in stations if s.unit == depth)
+            station = next(s for s in stations if s.block == depth)
             for d in (0, 1):
                 x = inputs[d].double().requires_grad_()
                 y = plainly(member.family, layer, x, depth=depth, draw_number=d)
@@ -127,13 +126,13 @@ def test_streams_and_gradients_are_those_of_autograd(layer: Layer) -> None:
 
 def test_float32_overflows_where_we_say() -> None:
     layer, depth = Dense(16), 400
-    chain = chain_of(["residual", "plain-bn"], layer, (depth,), draws=1)
-    inputs = geometry.make_inputs(layer.shape, seed=0, draws=(0,))
-    readout = geometry.make_readout(layer.shape, seed=0, draws=(0,))
+    networks = networks_of(["residual", "plain-bn"], layer, (depth,), draws=1)
+    inputs = signal_propagation.make_inputs(layer.shape, seed=0, draws=(0,))
+    readout = signal_propagation.make_readout(layer.shape, seed=0, draws=(0,))
     left, back = Range(), Range()
-    stations = list(forward_stations(chain, inputs, left=left))
+    stations = list(forward_stations(networks, inputs, left=left))
     assert all(torch.isfinite(x).all() for station in stations for x in station.streams)
-    *_, last = backward_stations(chain, stations, readout, left=back)
+    *_, last = backward_stations(networks, stations, readout, left=back)
     assert all(torch.isfinite(g).all() for g in last.gradients)
     unit, how = left.left[0, "residual", None]
     assert how == "overflow" and (0, "plain-bn", None) not in left.left
@@ -158,7 +157,7 @@ def logs_forward(stations: list[Station], stack: int) -> Tensor:
     """Log q at each station: stations x D x R."""
     found = []
     for station in stations:
-        square = geometry.mean_square(station.streams[stack])
+        square = signal_propagation.mean_square(station.streams[stack])
         found.append(square.log() + 2 * station.exponents[stack] * math.log(2))
     return torch.stack(found)
 
@@ -171,19 +170,14 @@ def agree(slopes: Sequence[float], expected: float) -> None:
 
 def test_plain_networks_shrink_as_their_finite_width_demands() -> None:
     width, depth, draws = 24, 1500, 80
-    chain = chain_of(["plain", "orthogonal"], Dense(width), (depth,), draws=draws)
+    networks = networks_of(["plain", "orthogonal"], Dense(width), (depth,), draws=draws)
     inputs = torch.randn(draws, 1, width, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        stations = [s.bare() for s in forward_stations(chain, inputs, left=Range())]
+        stations = list(forward_stations(networks, inputs, left=Range()))
     logs = logs_forward(stations, 0)
-    units = [station.unit for station in stations]
     for index, weights in enumerate(("orthogonal", "gaussian")):
-        mean, variance = theory.log_growth(width, weights=weights)
         ends = ((logs[-1] - logs[0])[:, index] / depth).tolist()
-        agree(ends, mean)
-        regular = [k for k, unit in enumerate(units) if unit % 20 == 0 and unit >= 40]
-        steps = logs[regular].diff(dim=0)[..., index][torch.tensor(units)[regular].diff() == 20]
-        assert float(steps.var()) / 20 == pytest.approx(variance, rel=0.1)
+        agree(ends, theory.log_growth(width, weights=weights))
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +211,7 @@ def test_plain_batch_norm_explodes_backwards(
     measured: dict[str, list[dict[str, object]]],
 ) -> None:
     backward = slopes(measured["backward"], "plain-bn", "log10_gradient", last=55)
-    agree([-2 * s for s in backward], math.log(theory.batchnorm_growth(geometry.INPUTS)))
+    agree([-2 * s for s in backward], math.log(theory.batchnorm_growth(signal_propagation.INPUTS)))
     forward = slopes(measured["forward"], "plain-bn", "log10_variance")
     assert abs(np.mean(forward)) < 0.005
 
@@ -231,7 +225,7 @@ def test_preactivation_grows_by_one_a_unit(measured: dict[str, list[dict[str, ob
         ]  # fmt: skip
         growth.append(fitted_slope(*zip(*points, strict=True)))  # type: ignore[arg-type]
     agree(growth, 1.0)
-    predicted = theory.preactivation_log_gradient(60, batch=geometry.INPUTS)
+    predicted = theory.preactivation_log_gradient(60, batch=signal_propagation.INPUTS)
     ends = [
         2 * math.log(10) * row["value"] for row in measured["backward"]  # type: ignore[operator]
         if (row["family"], row["metric"], row["unit"]) == ("preact", "log10_gradient", 0)
@@ -254,82 +248,32 @@ def test_scaled_and_zero_branches(measured: dict[str, list[dict[str, object]]]) 
 
 def test_the_correlation_map() -> None:
     layer, draws = Dense(256), 40
-    chain = chain_of(["plain", "residual"], layer, (10,), draws=draws)
-    inputs = geometry.make_inputs(layer.shape, seed=0, draws=range(draws))
-    for station in forward_stations(chain, inputs, left=Range()):
-        distances = geometry.cosine_distances(station.streams[0])[:, 0]
+    networks = networks_of(["plain", "residual"], layer, (10,), draws=draws)
+    inputs = signal_propagation.make_inputs(layer.shape, seed=0, draws=range(draws))
+    for station in forward_stations(networks, inputs, left=Range()):
+        distances = signal_propagation.cosine_distances(station.streams[0])[:, 0]
         for found, beta in zip(distances.T, (math.inf, 1.0), strict=True):
             path = theory.correlation_path(0.0, depth=10, beta=beta)
             error = float(found.std()) / math.sqrt(draws)
             assert float(found.mean()) == pytest.approx(
-                1 - path[station.unit], abs=3.5 * error + 1e-6
+                1 - path[station.block], abs=3.5 * error + 1e-6
             )
-            assert error < 0.1 * (1 - path[station.unit])
+            assert error < 0.1 * (1 - path[station.block])
 
 
-# --- geometry, shattering, Jacobian, verdicts ---------------------------------------------------
+# --- inputs, verdicts ----------------------------------------------------------------------------
 
 
 def test_inputs_stand_at_the_cosines_they_are_named_by() -> None:
-    inputs = geometry.make_inputs((32,), seed=0, draws=(0, 1))
-    distances = geometry.cosine_distances(inputs[:, :, None])[..., 0]
-    assert torch.allclose(1 - distances, torch.tensor(geometry.COSINES).double(), atol=1e-6)
-    for base, near in geometry.PAIRS:
+    inputs = signal_propagation.make_inputs((32,), seed=0, draws=(0, 1))
+    distances = signal_propagation.cosine_distances(inputs[:, :, None])[..., 0]
+    assert torch.allclose(
+        1 - distances, torch.tensor(signal_propagation.COSINES).double(), atol=1e-6
+    )
+    for base, near in signal_propagation.PAIRS:
         cosines = F.cosine_similarity(inputs[:, base], inputs[:, near], dim=-1)
-        assert torch.allclose(cosines, torch.full((2,), geometry.COSINES[-1]))
-    assert torch.allclose(inputs.square().mean(-1), torch.ones(2, geometry.INPUTS))
-
-
-def test_ranks_of_matrices_with_known_ones() -> None:
-    x = torch.zeros(1, geometry.INPUTS, 2, 4)
-    x[0, :, 0, 0] = torch.randn(geometry.INPUTS)  # all in one direction
-    for place, index in enumerate(geometry.INDEPENDENT):  # two directions, energies 4 to 1
-        x[0, index, 1, place % 2] = 2 - place % 2
-    stable, participation = geometry.ranks(x)
-    assert stable[0].tolist() == pytest.approx([1, 1.25])
-    assert participation[0].tolist() == pytest.approx([1, 25 / 17])
-
-
-def test_autocorrelation_of_noise() -> None:
-    white = np.random.default_rng(0).standard_normal(4096)
-    found = autocorrelation(white)
-    assert found is not None and found[0] == 1 and np.abs(found[1:50]).max() < 0.08
-    brown = autocorrelation(white.cumsum())
-    assert brown is not None and brown[1] > 0.99
-    alternating = autocorrelation(np.tile([1.0, -1.0], 50))
-    assert alternating is not None and alternating[1] == pytest.approx(-0.99)
-    assert autocorrelation(np.full(9, 3.0)) is None
-
-
-def test_gradients_shatter_in_deep_plain_networks_only() -> None:
-    rows = shattering(Dense(32), depths=(2, 30), seed=0, draws=(0, 1))
-    near = {
-        (row["family"], row.get("depth"), row["draw"]): row["value"]
-        for row in rows if row["metric"] == "autocorrelation" and row["x"] == 1
-    }  # fmt: skip
-    for number in (0, 1):
-        assert near["plain-bn", 30, number] < 0.3 < 0.7 < near["plain-bn", 2, number]
-        assert near["scaled", 30, number] > 0.7
-        assert near["white-noise", None, number] < 0.3 < 0.8 < near["brown-noise", None, number]
-    constant = {row["family"] for row in rows if "status" in row}
-    assert constant == {"skipinit", "fixup"}
-
-
-def test_singular_values_are_those_of_the_jacobian() -> None:
-    layer, depth = Dense(6), 4
-    rows = jacobian_spectra(layer, depths=(2, depth), seed=0, draws=(0,))
-    x = geometry.make_inputs(layer.shape, seed=0, draws=(0,)).double()[0, :1]
-    for name in ("plain", "residual", "scaled", "dirac", "orthogonal", "skipinit"):
-        network = partial(plainly, BY_NAME[name], layer, depth=depth, draw_number=0)
-        jacobian = torch.autograd.functional.jacobian(network, x)[0, :, 0]  # type: ignore[no-untyped-call]
-        expected = torch.linalg.svdvals(jacobian)
-        ours = [
-            10 ** row["value"] for row in rows
-            if (row["family"], row["depth"], row["metric"]) == (name, depth, "log10_singular_value")
-            and "value" in row
-        ]  # fmt: skip
-        assert ours == pytest.approx(expected[: len(ours)].tolist(), rel=1e-6)
-        assert (expected[len(ours) :] < 1e-9).all()
+        assert torch.allclose(cosines, torch.full((2,), signal_propagation.COSINES[-1]))
+    assert torch.allclose(inputs.square().mean(-1), torch.ones(2, signal_propagation.INPUTS))
 
 
 def test_verdicts() -> None:
@@ -353,7 +297,7 @@ def test_verdicts() -> None:
     cell("plain", -9.0, 1e-3, -4.5, 0.9)
     cell("plain-bn", 0.0, 0.8, 4.5, 0.1)
     cell("scaled", 0.4, 0.7, 0.2, 0.95)
-    found = {v.family: v for v in judge(forward, backward, depths=(9,))}
+    found = {v.family: v for v in judge_stability(forward, backward, depths=(9,))}
     assert (found["plain"].forward, found["plain"].backward) == ("vanishes, collapses", "vanishes")
     assert (found["plain-bn"].forward, found["plain-bn"].backward) == (
         "healthy", "explodes, shatters",
@@ -365,20 +309,17 @@ def test_verdicts() -> None:
 # --- the whole ----------------------------------------------------------------------------------
 
 
-def small(out: Path, **options: object) -> atlas.Atlas:
+def small(out: Path, **options: object) -> Sweep:
     return measure_init(out, depths=(2, 6), widths=(8,), draws=2, **{"log": print} | options)  # type: ignore[arg-type]
 
 
-def test_an_atlas_is_the_same_again_and_on_two_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_is_the_same_again_and_on_two_processes(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     for cores in (1, 2):
-        monkeypatch.setattr(atlas, "num_cores", lambda cores=cores: cores)
-        small(tmp_path / str(cores))
+        small(tmp_path / str(cores), processes=cores)
     assert torch.get_num_threads() == threads
     first, second = (sorted((tmp_path / name / "data").glob("*.csv")) for name in "12")
-    parts = ("", "_backward", "_forward", "_jacobian", "_shattering", "_theory")
+    parts = ("", "_backward", "_forward", "_theory")
     assert [path.name for path in first] == [f"init{part}.csv" for part in parts]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     judged = {
@@ -403,12 +344,11 @@ def test_theory_stands_beside_what_it_predicts(tmp_path: Path) -> None:
 def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(atlas, "measure_init", small)
-    monkeypatch.setattr(atlas, "num_cores", lambda: 1)
+    monkeypatch.setattr(sweep, "measure_init", lambda out, log: small(out, log=log, processes=1))
     assert main(["study", "init", "--out", str(tmp_path / "study")]) == 0
     shown = capsys.readouterr()
     assert "backward" in shown.out and "healthy" in shown.out
-    assert "4/4" in shown.err and "6 tables" in shown.err
+    assert "2/2" in shown.err and "4 tables" in shown.err
     assert main(["study", "init", "--out", str(tmp_path / "study"), "--quiet"]) == 0
     assert capsys.readouterr().err == ""
 

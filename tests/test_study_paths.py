@@ -12,9 +12,9 @@ from torch import Tensor
 
 from resnets.models.registry import create_model
 from resnets.models.resnet import ResNet
-from resnets.study.adapters import in_float64, take_apart
-from resnets.study.paths import TOLERANCE, path_rows, path_spectrum, sampled_paths
-from resnets.study.units import Chain
+from resnets.study.probes.adapters import in_float64, take_apart
+from resnets.study.probes.path_gradients import TOLERANCE, path_rows, path_spectrum
+from resnets.study.probes.residual_chain import Chain
 from tiny_chains import OURS, chain, network, sample, trained
 
 FLOAT64 = 1e-12
@@ -23,10 +23,10 @@ FLOAT64 = 1e-12
 def detached(chain: Chain, images: Tensor, targets: Tensor, takes: tuple[int, ...]) -> Tensor:
     """The gradient along one path: the other way through each unit is cut off from the graph."""
     x = start = chain.stem(images).detach().requires_grad_()
-    for take, unit in zip(takes, chain.units, strict=True):
-        assert unit.shortcut is not None
-        kept, added = unit.shortcut(x), unit.residual(x)
-        x = unit.merge(kept.detach() + added if take else kept + added.detach())
+    for take, block in zip(takes, chain.blocks, strict=True):
+        assert block.shortcut is not None
+        kept, added = block.shortcut(x), block.residual(x)
+        x = block.merge(kept.detach() + added if take else kept + added.detach())
     loss = F.cross_entropy(chain.head(x), targets, reduction="sum")
     return torch.autograd.grad(loss, start)[0]
 
@@ -79,30 +79,19 @@ def test_a_branch_without_effect_has_only_the_path_of_shortcuts() -> None:
     assert path_spectrum(taken, *sample(3)).energy.tolist() == [1, 0, 0, 0, 0]
 
 
-def test_sampled_paths_are_single_paths() -> None:
-    """The shortest and the longest are one path each, so sampling finds them exactly."""
-    exact, (images, targets) = in_float64(chain()), sample(3)
-    norms = sampled_paths(chain(), images, targets, seed=0)
-    for takes, norm in (((0,) * 4, norms[0]), ((1,) * 4, norms[4])):
-        path = detached(exact, images.double(), targets, takes)
-        assert norm == pytest.approx(float(path.flatten(1).norm(dim=1).mean()), rel=1e-9)
-
-
 def test_a_network_without_a_gradient_has_no_lengths() -> None:
     """A fresh Fixup network answers zero: nothing comes back through its head."""
     fresh = create_model("resnet20", norm="bias", residual_init="fixup").eval()
-    rows = path_rows(take_apart(fresh), torch.randn(4, 3, 16, 16), torch.arange(4), seed=0)
-    undefined = [row for row in rows if row["metric"] in ("path_energy_low", "path_veit_mean")]
+    rows = path_rows(take_apart(fresh), torch.randn(4, 3, 16, 16), torch.arange(4))
+    undefined = [row for row in rows if row["metric"] in ("path_energy_low", "path_energy_mean")]
     assert len(undefined) == 2 and not any("value" in row for row in undefined)
 
 
 def test_the_rows_add_up() -> None:
-    rows = path_rows(chain(), *sample(8), seed=0)
-    for metric in ("path_energy", "path_count", "path_veit"):
+    rows = path_rows(chain(), *sample(8))
+    for metric in ("path_energy", "path_count"):
         shares = [row["value"] for row in rows if row["metric"] == metric]
         assert len(shares) == 5 and sum(shares) == pytest.approx(1)
         mean = next(row["value"] for row in rows if row["metric"] == f"{metric}_mean")
         assert mean == pytest.approx(sum(k * share for k, share in enumerate(shares)))
     assert [row["value"] for row in rows if row["metric"] == "path_count_mean"] == [2.0]
-    plain = path_rows(chain(shortcut="none"), *sample(8), seed=0)
-    assert not any(row["metric"].startswith("path_veit") for row in plain)

@@ -12,9 +12,8 @@ from resnets.errors import UserError
 from resnets.models.config import ResNetConfig
 from resnets.models.registry import MODELS
 from resnets.models.resnet import ResNet
-from resnets.study.cells import DOSES, FAMILIES, config_of
-from resnets.study.plan import PRESETS, TWINS, Plan
-from resnets.study.published import PUBLISHED
+from resnets.study.twins.study_config import PRESETS, TWINS, StudyConfig
+from resnets.study.twins.variants import FAMILIES, PUBLISHED, SHORTCUT_STRENGTH, config_of
 from resnets.training.optimizer import learning_rate
 
 plans = pytest.mark.parametrize("plan", PRESETS.values(), ids=PRESETS)
@@ -25,7 +24,7 @@ def cell(family: str, depth: int = 8) -> ResNetConfig:
 
 
 @plans
-def test_the_tuning_seed_is_not_counted_and_the_reserve_is_stated(plan: Plan) -> None:
+def test_the_tuning_seed_is_not_counted_and_the_reserve_is_stated(plan: StudyConfig) -> None:
     assert all(plan.tuning_seed not in seeds for _, seeds in plan.cells())
     assert plan.twins.families == TWINS and len(plan.twins.seeds) >= 3
     ratios = [b / a for a, b in zip(plan.rates, plan.rates[1:], strict=False)]
@@ -48,20 +47,44 @@ def test_hour_has_every_family_and_the_whole_dose() -> None:
     plan = PRESETS["hour"]
     assert {family for (family, _), _ in plan.cells()} == set(FAMILIES)
     at_56 = {family for (family, depth), _ in plan.cells() if depth == 56}
-    assert set(DOSES) <= at_56 and sorted(DOSES.values()) == [*DOSES.values()]
+    assert set(SHORTCUT_STRENGTH) <= at_56 and sorted(SHORTCUT_STRENGTH.values()) == [
+        *SHORTCUT_STRENGTH.values()
+    ]
     assert plan.deepest == 110
 
 
 @plans
-def test_the_weights_of_one_pair_are_kept_at_both_ends(plan: Plan) -> None:
+def test_the_weights_of_one_pair_are_kept_at_both_ends(plan: StudyConfig) -> None:
     jobs = [plan.counted(cell, 0.1, seed) for cell, seeds in plan.cells() for seed in seeds]
     kept = {(job.family, job.depth, job.seed) for job in jobs if job.keeps_weights}
     ends = min(plan.twins.depths), max(plan.twins.depths)
     assert kept == {(family, depth, 0) for family in TWINS for depth in ends}
 
 
+def test_budgets_compare_the_twins_at_the_rate_of_a_counted_run() -> None:
+    """A counted run serves as one of the budgets; other families and depths have none."""
+    plan = PRESETS["hour"]
+    jobs = [job for cell, _ in plan.cells() for job in plan.trials(cell, 0.1)]
+    budgets = {(job.cell, job.steps, job.seed) for job in jobs if job.purpose == "budget"}
+    assert budgets == {
+        ((family, 56), steps, seed)
+        for family in TWINS
+        for steps in (100, 200, 800, 1600)
+        for seed in range(3)
+    }
+    assert len({job.key for job in jobs}) == len(jobs)
+    assert all(job.recipe.steps == job.steps for job in jobs)
+
+
+def test_quick_is_small() -> None:
+    plan = PRESETS["quick"]
+    assert plan.twins.depths == (8, 32) and len(plan.twins.seeds) == 3
+    assert plan.steps == 150 and plan.rates == (0.1,)
+    assert max(plan.sweep.depths) == 1000 and plan.sweep.widths == (64,)
+
+
 @plans
-def test_a_plan_is_plain_values(plan: Plan) -> None:
+def test_a_plan_is_plain_values(plan: StudyConfig) -> None:
     assert json.loads(json.dumps(asdict(plan)))["name"] == plan.name
 
 

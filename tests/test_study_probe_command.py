@@ -15,34 +15,24 @@ from torch import nn
 
 from resnets.cli.main import main
 from resnets.errors import UserError
-from resnets.study import inside, landscape, lesions, replay
-from resnets.study.adapters import take_apart
-from resnets.study.inside import Subject, compare, probe
+from resnets.study.probes.adapters import take_apart
+from resnets.study.probes.probe_suite import compare, probe
+from resnets.study.probes.replay import networks_of_run
 from resnets.study.tables import read_table
 from resnets.training.checkpoint import RunFolder
-from tiny_chains import K, network, sample, trained
+from tiny_chains import FEW, K, network, sample, trained
 
 
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer points, so that everything together takes seconds."""
-    for room, name, value in (
-        (landscape, "DIRECTIONS", 2), (landscape, "STEPS", 3), (landscape, "PLANE_STEPS", 3),
-        (lesions, "DRAWS", 1), (inside, "IMAGES", 64),
-    ):  # fmt: skip
-        monkeypatch.setattr(room, name, value)
-
-
-@pytest.mark.usefixtures("few")
 def test_a_probe_of_a_foreign_network_repeats_itself() -> None:
     images, targets = sample(32, side=32)
     model = trained(timm.create_model("test_resnet", num_classes=K))
     said: list[str] = []
-    tables = probe(model, images, targets, say=said.append)
-    again = probe(model, images, targets)
+    tables = probe(model, images, targets, log=said.append, config=FEW)
+    again = probe(model, images, targets, config=FEW)
     assert tables == again and said and all(tables.values())
-    across = compare(Subject(model, images), Subject(network(), images))
-    assert len(across) == (len(take_apart(model).units) + 1) * 5
+    chains = take_apart(model), take_apart(network())
+    across = compare(*chains, images, images, config=FEW)
+    assert len(across) == (len(chains[0].blocks) + 1) * 5
     assert {(row["metric"], row["family"]) for row in across} == {("cka_across", "residual")}
     assert {row["family"] for rows in tables.values() for row in rows} == {"residual"}
 
@@ -72,7 +62,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "run"
 
 
-@pytest.mark.usefixtures("few")
 def test_the_command_on_a_run_and_on_its_model_file(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,13 +85,12 @@ def test_the_command_on_a_run_and_on_its_model_file(
     assert len(rows) == 10**2 and all(rows[u, u] == pytest.approx(1) for u in range(10))
 
 
-def test_the_steps_are_those_of_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_steps_are_those_of_the_run(run: Path) -> None:
     """Replayed to the last step, the weights are the checkpoint's to the last bit."""
     folder = RunFolder(run)
-    steps = {step: young.state_dict() for step, young in replay.networks_by_step(folder)}
+    steps = {step: young.state_dict() for step, young in networks_of_run(folder, (0, 1, 10))}
     assert sorted(steps) == [0, 1, 10, 12]
-    monkeypatch.setattr(replay, "STEPS", (12,))
-    (step, replayed), *more = replay.networks_by_step(folder)
+    (step, replayed), *more = networks_of_run(folder, (12,))
     assert step == 12 and not more
     for name, tensor in replayed.state_dict().items():
         assert torch.equal(tensor, steps[12][name]), name
@@ -113,7 +101,7 @@ def test_the_steps_are_those_of_the_run(run: Path, monkeypatch: pytest.MonkeyPat
     ("file", "entry", "message"),
     [
         ("environment.json", {"ranks": 2}, "it ran on 2 ranks"),
-        ("environment.json", {"forced": [{"step": 3, "changes": []}]}, "went on with --force"),
+        ("environment.json", {"forced": [{"step": 3, "changes": []}]}, "was resumed with --force"),
         ("data.json", {"fingerprint": "other"}, "are not those of the run"),
     ],
 )
@@ -123,13 +111,13 @@ def test_a_run_that_cannot_be_repeated_says_why(
     other = Path(shutil.copytree(run, tmp_path / "run")) / file
     other.write_text(json.dumps(json.loads(other.read_text()) | entry))
     with pytest.raises(UserError, match=message):
-        next(replay.networks_by_step(RunFolder(tmp_path / "run")))
+        next(networks_of_run(RunFolder(tmp_path / "run"), (0,)))
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["{run}", "--out", "{file}"], "is a file; give a folder"),
+        (["{run}", "--out", "{file}"], "is a file; pass a folder"),
         (["{file}"], "pass --data, a folder of images or a name"),
         (["{file}", "--data", "nowhere/"], "nowhere/ does not exist"),
         (["missing"], "there is no model file missing"),

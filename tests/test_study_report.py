@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,11 +15,11 @@ from typing import Any
 import pytest
 
 from resnets.cli.main import main
-from resnets.study import everything
-from resnets.study.report.evidence import Evidence as Tables
+from resnets.study import pipeline
+from resnets.study.claims import STORED, read_claims
 from resnets.study.report.figure_row import words_of
 from resnets.study.report.study_page import draw_all, study_page, write_study_report
-from resnets.study.tables import probe_path, read_table, write_table
+from resnets.study.tables import Tables, probe_path, read_table, write_table
 from tiny_evidence import (
     degrading,
     figure_of,
@@ -118,7 +119,7 @@ def test_every_chart_has_an_alternative_text_and_one_legend(study: Path) -> None
     html = (study / "study.html").read_text(encoding="utf-8")
     titles = dict(re.findall(r'<article class="figure" id="figure-(.*?)">\n<h3>(.*?)</h3>', html))
     for name, config in page.charts.items():
-        assert escape(config["description"]).endswith(titles[name.rpartition("-")[0]])
+        assert config["description"].endswith(unescape(titles[name.rpartition("-")[0]]))
     assert html.count('aria-label="legend"') == 7  # not for the maps
 
 
@@ -190,8 +191,6 @@ def test_a_network_of_which_nothing_is_finite_has_no_figure(tmp_path: Path) -> N
 
 
 def test_the_words_of_the_page_name_claims_that_exist() -> None:
-    from resnets.study.report.claims import STORED, read_claims
-
     claims = {claim.name for claim in read_claims(STORED)}
     assert {question["claim"] for question in words_of("page")["question"]} <= claims
 
@@ -281,22 +280,22 @@ def test_study_alone_does_what_is_missing_in_order(
         (out / "data" / "init_theory.csv").touch()
 
     kept = SimpleNamespace(recipe={"learning_rate": 0.1})
-    monkeypatch.setattr(everything, "read_model", lambda path: kept)
-    monkeypatch.setattr(everything, "measure_init", init)
-    monkeypatch.setattr(everything, "study_training", train)
-    monkeypatch.setattr(everything, "summary_lines", lambda summary: [])
-    monkeypatch.setattr(everything, "probe_model", probe)
-    monkeypatch.setattr(everything, "compare_models", compare)
-    monkeypatch.setattr(everything, "write_study_report", lambda folder: folder / "study.html")
-    told: list[str] = []
+    monkeypatch.setattr(pipeline, "read_model", lambda path: kept)
+    monkeypatch.setattr(pipeline, "measure_init", init)
+    monkeypatch.setattr(pipeline, "train_twins", train)
+    monkeypatch.setattr(pipeline, "initial_gradient_rows", lambda *of: [])
+    monkeypatch.setattr(pipeline, "summary_lines", lambda tables: [])
+    monkeypatch.setattr(pipeline, "probe_model", probe)
+    monkeypatch.setattr(pipeline, "compare_models", compare)
+    monkeypatch.setattr(pipeline, "write_study_report", lambda folder: folder / "study.html")
+    lines: list[str] = []
     for _ in range(2):
-        page = everything.study_everything(
-            plan(), tmp_path, executor=pytest.fail, device="cpu", tell=told.append
-        )
+        study = pipeline.Pipeline(plan(), tmp_path, pytest.fail, device="cpu", log=lines.append)
+        page = study.run()
     assert page == tmp_path / "study.html"
     measured = ["residual-56", "residual-8 against plain-8"]
     assert done == ["init", "train", *measured, "train"]  # nothing is measured twice
-    assert "plain-56.safetensors was not kept" in " ".join(told)
+    assert "plain-56.safetensors is missing" in " ".join(lines)
 
 
 def test_figures_in_print_are_drawn_where_they_are_comparable(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,49 +22,50 @@ from resnets.cli.main import main
 from resnets.errors import UserError
 from resnets.evaluation.metrics import Scores, evaluate
 from resnets.inference.model_file import read_model
-from resnets.study import single
-from resnets.study.book import Book, long_form, model_path
-from resnets.study.plan import PRESETS, Plan
-from resnets.study.single import METRICS, divergence, run, thinned
-from resnets.study.summary import summarise
-from resnets.study.tables import read_table
+from resnets.study.claims import read_claims
+from resnets.study.tables import Tables, read_table
+from resnets.study.twins import trial
+from resnets.study.twins.run_store import RunStore, long_form, model_path
+from resnets.study.twins.study_config import PRESETS, StudyConfig
+from resnets.study.twins.trial import METRICS, divergence, run_trial, thinned
+from resnets.study.verdicts import judge_all
 from tiny_study import STEPS, Inline, fill, tiny_plan, write_images
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def plan(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
     return tiny_plan(write_images(tmp_path_factory.mktemp("data") / "rows.npz"))
 
 
 @pytest.fixture(scope="module")
-def whole(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Book:
+def whole(plan: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     """A study that nobody disturbed."""
     book = fill(tmp_path_factory.mktemp("study"), plan, Inline())
     book.write_table()
     return book
 
 
-def test_a_row_is_a_pure_function_of_its_job(plan: Plan) -> None:
+def test_a_row_is_a_pure_function_of_its_job(plan: StudyConfig) -> None:
     job = plan.counted(("residual", 8), 0.1, 0)
     torch.manual_seed(99)
-    first = run(job)
-    second = run(job)
+    first = run_trial(job)
+    second = run_trial(job)
     assert first.row == second.row
     assert first.row["train_images"] == 90 and len(first.row["curve"]) == STEPS
-    assert run(replace(job, seed=1)).row != first.row
+    assert run_trial(replace(job, seed=1)).row != first.row
     assert "seconds" not in first.row and first.seconds > 0
 
 
-def test_tuning_sees_other_images_and_half_of_the_steps(plan: Plan) -> None:
-    row = run(plan.tuning(("plain", 8), 0.1)).row
+def test_tuning_sees_other_images_and_half_of_the_steps(plan: StudyConfig) -> None:
+    row = run_trial(plan.tuning(("plain", 8), 0.1)).row
     assert row["val_images"] == 30 and "train_error" not in row and "test_error" not in row
     assert row["curve"][-1][0] == STEPS // 2
 
 
-def test_a_run_that_diverges_says_when(plan: Plan) -> None:
+def test_a_run_that_diverges_says_when(plan: StudyConfig) -> None:
     recipe = replace(plan.setup.recipe, warmup=0.0)
     wild = replace(plan, setup=replace(plan.setup, recipe=recipe))
-    row = run(wild.counted(("scaled", 14), 100.0, 0)).row
+    row = run_trial(wild.counted(("scaled", 14), 100.0, 0)).row
     assert row["status"].startswith("diverged at step ")
     assert int(row["status"].split()[-1]) < STEPS
     assert "train_error" not in row and all(loss < 1e30 for _, loss in row["curve"])
@@ -74,7 +76,7 @@ def test_a_run_that_diverges_says_when(plan: Plan) -> None:
 
 
 def test_a_run_that_diverges_in_its_evaluation_leaves_no_numbers(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch
+    plan: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The training images are scored first: their error must not stand beside a status."""
     answers: list[Scores] = []
@@ -83,8 +85,8 @@ def test_a_run_that_diverges_in_its_evaluation_leaves_no_numbers(
         answers.append(evaluate(*arguments, **options))
         return replace(answers[-1], loss=math.nan) if len(answers) == 2 else answers[-1]
 
-    monkeypatch.setattr(single, "evaluate", scored)
-    row = run(plan.counted(("plain", 8), 0.1, 0)).row
+    monkeypatch.setattr(trial, "evaluate", scored)
+    row = run_trial(plan.counted(("plain", 8), 0.1, 0)).row
     assert len(answers) == 2 and row["status"] == "diverged in evaluation"
     assert not set(row) & set(METRICS)
 
@@ -104,7 +106,9 @@ def test_a_curve_is_thinned_by_means() -> None:
     assert thinned([]) == []
 
 
-def test_a_study_is_complete_and_every_run_is_there_once(plan: Plan, whole: Book) -> None:
+def test_a_study_is_complete_and_every_run_is_there_once(
+    plan: StudyConfig, whole: RunStore
+) -> None:
     lines = [json.loads(line) for line in whole.runs.read_text().splitlines()]
     counted = [(row["family"], row["depth"], row["seed"]) for row in lines
                if row["purpose"] == "count"]  # fmt: skip
@@ -118,11 +122,13 @@ def test_a_study_is_complete_and_every_run_is_there_once(plan: Plan, whole: Book
     timings = (whole.data / "timings.jsonl").read_text().splitlines()
     assert len(timings) == len(lines)
     assert "seconds" not in whole.runs.read_text()
-    assert {claim.verdict for claim in summarise(plan, lines).claims} == {"inconclusive"}
+    claims = [claim for claim in read_claims() if claim.quantity.table == "train"]
+    tables = Tables(whole.folder, {"train": read_table(whole.data / "train.csv")}, {})
+    assert [found.verdict for found in judge_all(claims, tables)] == ["inconclusive"] * 3
 
 
 def test_a_study_killed_three_times_ends_in_the_same_bytes(
-    plan: Plan, whole: Book, tmp_path: Path
+    plan: StudyConfig, whole: RunStore, tmp_path: Path
 ) -> None:
     for lives in (2, 5, 4):
         with pytest.raises(KeyboardInterrupt):
@@ -140,7 +146,7 @@ def test_a_study_killed_three_times_ends_in_the_same_bytes(
     assert before.calls == 0
 
 
-def test_the_table_has_errors_and_curves(whole: Book) -> None:
+def test_the_table_has_errors_and_curves(whole: RunStore) -> None:
     rows = read_table(whole.data / "train.csv")
     assert {row["study"] for row in rows} == {"train", "tune"}
     curve = [row for row in rows if row["metric"] == "loss" and row["study"] == "train"
@@ -148,7 +154,7 @@ def test_the_table_has_errors_and_curves(whole: Book) -> None:
     assert [row["step"] for row in curve] == [*range(1, STEPS + 1)]
 
 
-def test_models_are_kept_and_score_as_their_row_says(whole: Book) -> None:
+def test_models_are_kept_and_score_as_their_row_says(whole: RunStore) -> None:
     for family in ("plain", "residual"):
         for depth in (8, 14):
             file = read_model(model_path(whole.folder, family, depth))
@@ -159,14 +165,14 @@ def test_models_are_kept_and_score_as_their_row_says(whole: Book) -> None:
             assert file.config.shortcut == ("none" if family == "plain" else "pad")
 
 
-def test_another_plan_in_the_same_folder_is_refused(whole: Book, plan: Plan) -> None:
+def test_another_plan_in_the_same_folder_is_refused(whole: RunStore, plan: StudyConfig) -> None:
     with pytest.raises(UserError, match="another plan"):
-        Book(whole.folder, replace(plan, reserve=0))
+        RunStore(whole.folder, replace(plan, reserve=0))
 
 
-def test_a_plan_without_a_run_may_be_changed(plan: Plan, tmp_path: Path) -> None:
-    Book(tmp_path, plan)
-    Book(tmp_path, replace(plan, reserve=0))
+def test_a_plan_without_a_run_may_be_changed(plan: StudyConfig, tmp_path: Path) -> None:
+    RunStore(tmp_path, plan)
+    RunStore(tmp_path, replace(plan, reserve=0))
     assert json.loads((tmp_path / "data" / "plan.json").read_text())["reserve"] == 0
 
 
@@ -176,38 +182,40 @@ def test_other_images_at_the_same_place_are_refused(tmp_path: Path) -> None:
         fill(tmp_path / "cut", plan, Inline(lives=4))
     rows = (tmp_path / "cut/data/runs.jsonl").read_bytes()
     write_images(tmp_path / "easy.npz", classes=2)
-    single.studied.cache_clear()  # as a new process would
-    with pytest.raises(UserError, match="was begun with other images than"):
-        Book(tmp_path / "cut", plan)
+    trial._dataset.cache_clear()  # as a new process would
+    with pytest.raises(UserError, match="was started with other images than"):
+        RunStore(tmp_path / "cut", plan)
     assert (tmp_path / "cut/data/runs.jsonl").read_bytes() == rows
 
 
-def test_a_damaged_line_is_refused(plan: Plan, tmp_path: Path) -> None:
-    Book(tmp_path, plan).runs.write_text("not json\n")
+def test_a_damaged_line_is_refused(plan: StudyConfig, tmp_path: Path) -> None:
+    RunStore(tmp_path, plan).runs.write_text("not json\n")
     with pytest.raises(UserError, match=r"runs\.jsonl is damaged"):
-        Book(tmp_path, plan)
+        RunStore(tmp_path, plan)
 
 
 def test_a_budget_that_teaches_nothing_stops_the_study(tmp_path: Path) -> None:
     plan = tiny_plan(write_images(tmp_path / "noise.npz", classes=10, learnable=False))
-    with pytest.raises(UserError, match=r"8 layers is wrong on .* budget is too small"):
+    with pytest.raises(UserError, match=r"8 layers has .* error .* budget is too small"):
         fill(tmp_path / "study", plan, Inline())
-    assert len(Book(tmp_path / "study", plan).rows) <= 4
+    assert len(RunStore(tmp_path / "study", plan).rows) <= 4
 
 
 # The command -------------------------------------------------------------------------------------
 
 
 def test_the_command_trains_in_processes_and_goes_on(
-    plan: Plan, whole: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    plan: StudyConfig, whole: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setitem(PRESETS, "minutes", plan)
     command = ["study", "train", "--out", str(tmp_path / "s"), "--processes", "1"]
     assert main(command) == 0
     said = capsys.readouterr()
-    assert f"{len(whole.rows):4} of {len(whole.rows)}  " in said.err and "left" in said.err
-    assert "inconclusive: at 14 layers" in said.out
+    assert (
+        f"{len(whole.rows):4} of {len(whole.rows)}  " in said.err and "elapsed, about" in said.err
+    )
+    assert "inconclusive: At the deepest depth" in said.out
     ours, theirs = tmp_path / "s" / "data" / "train.csv", whole.data / "train.csv"
     assert ours.read_bytes() == theirs.read_bytes()
     summary = (tmp_path / "s" / "data" / "summary.csv").read_bytes()
@@ -284,7 +292,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from tiny_study import tiny_plan
 from resnets.cli.main import main
-from resnets.study.plan import PRESETS
+from resnets.study.twins.study_config import PRESETS
 if __name__ == "__main__":
     PRESETS["minutes"] = tiny_plan(Path({data!r}))
     sys.exit(main(["study", "train", "--out", {out!r}, "--processes", "2"]))
@@ -293,7 +301,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_killed_processes_leave_no_workers_and_the_study_ends_the_same(
-    plan: Plan, whole: Book, tmp_path: Path
+    plan: StudyConfig, whole: RunStore, tmp_path: Path
 ) -> None:
     script = tmp_path / "killed.py"
     out = tmp_path / "s"
@@ -306,12 +314,16 @@ def test_killed_processes_leave_no_workers_and_the_study_ends_the_same(
 
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
         before = count()
-        process = subprocess.Popen([sys.executable, str(script)], start_new_session=True)
+        said = tmp_path / f"{number}.txt"
+        with said.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, str(script)], start_new_session=True, stderr=file
+            )
         while count() < before + 3 and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(number)
         code = process.wait(60)
-        assert code == (130 if number == signal.SIGINT else -number)
+        assert code == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[number]
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:  # its workers end, too
             try:
@@ -321,6 +333,11 @@ def test_killed_processes_leave_no_workers_and_the_study_ends_the_same(
             time.sleep(0.1)
         else:
             pytest.fail("workers outlive their study")
+        if number != signal.SIGKILL:
+            words = ["resnets", "study", "train", "--preset", "minutes", "--out", str(out)]
+            lines = said.read_text().splitlines()
+            assert lines[lines.index("stopped; resume with:") + 1].startswith(shlex.join(words))
+            assert "leaked" not in said.read_text()
     subprocess.run([sys.executable, str(script)], check=True, timeout=300)
     assert (out / "data" / "train.csv").read_bytes() == (whole.data / "train.csv").read_bytes()
     assert count() == len(whole.rows)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from resnets.errors import UserError
-from resnets.study import tuning
-from resnets.study.plan import Job
-from resnets.study.single import chance_of
-from resnets.study.tuning import Choice, choose, rates_to_try, wanted
+from resnets.study.twins import lr_search
+from resnets.study.twins.lr_search import Choice, choose, rates_to_try, runnable
+from resnets.study.twins.study_config import TwinJob
+from resnets.study.twins.trial import dataset_of
 from tiny_study import tiny_plan
 
 PLAN = tiny_plan(Path("none.npz"), reserve=2)
@@ -24,12 +25,19 @@ INF = math.inf
 @pytest.fixture(autouse=True)
 def ten_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan's images are not there."""
-    monkeypatch.setattr(tuning, "chance_of", lambda setup: 0.9)
+    monkeypatch.setattr(lr_search, "dataset_of", lambda setup: SimpleNamespace(chance=0.9))
 
 
-def row(job: Job, **values: Any) -> dict[str, Any]:
+def row(job: TwinJob, **values: Any) -> dict[str, Any]:
     about = {"purpose": job.purpose, "family": job.family, "depth": job.depth, "lr": job.rate}
-    return {**about, "seed": job.seed, "status": "", "num_classes": 10, "steps": 12, **values}
+    return {
+        **about,
+        "seed": job.seed,
+        "status": "",
+        "num_classes": 10,
+        "steps": job.steps,
+        **values,
+    }
 
 
 def trials(cell: tuple[str, int], losses: dict[float, float], error: float = 0.2) -> list[Any]:
@@ -65,25 +73,25 @@ def test_a_best_rate_at_the_edge_is_followed_as_long_as_the_reserve_lasts(
 def test_one_rate_is_not_tuned() -> None:
     plan = replace(PLAN, rates=(0.1,))
     assert rates_to_try(plan, {}) == () and choose(plan, {}) == Choice(0.1, "")
-    first = wanted(plan, [])
-    assert [job.key for job in first] == [("count", "plain", 8, 0.1, 0)]
+    first = runnable(plan, [])
+    assert [job.key for job in first] == [("count", "plain", 8, 0.1, 0, 24)]
 
 
 def test_all_cells_have_equal_trials_on_a_seed_that_is_not_counted() -> None:
     gate = trials(("plain", 8), {0.03: 0.6, 0.1: 0.5, 0.3: 0.7})
-    jobs = [job for job in wanted(PLAN, gate) if job.purpose == "tune"]
+    jobs = [job for job in runnable(PLAN, gate) if job.purpose == "tune"]
     assert {job.seed for job in jobs} == {PLAN.tuning_seed}
     found = {cell: [job.rate for job in jobs if job.cell == cell] for cell, _ in PLAN.cells()}
     assert found.pop(("plain", 8)) == []
     assert set(map(tuple, found.values())) == {PLAN.rates}
-    costs = [job.cost for job in wanted(PLAN, gate)]
+    costs = [job.cost for job in runnable(PLAN, gate)]
     assert costs == sorted(costs, reverse=True)
 
 
 def test_nothing_is_begun_before_the_shallowest_plain_network_has_learned() -> None:
-    assert {job.cell for job in wanted(PLAN, [])} == {("plain", 8)}
+    assert {job.cell for job in runnable(PLAN, [])} == {("plain", 8)}
     gate = trials(("plain", 8), {0.03: 0.6, 0.1: 0.5, 0.3: 0.7})
-    counted = [job for job in wanted(PLAN, gate) if job.purpose == "count"]
+    counted = [job for job in runnable(PLAN, gate) if job.purpose == "count"]
     assert {(job.cell, job.rate) for job in counted} == {(("plain", 8), 0.1)}
     assert [job.seed for job in counted] == [*PLAN.twins.seeds]
 
@@ -92,21 +100,21 @@ def test_nothing_is_begun_before_the_shallowest_plain_network_has_learned() -> N
 def test_learned_is_a_fifth_below_chance_by_the_interval(error: float, learned: bool) -> None:
     rows = trials(("plain", 8), {0.03: 2.3, 0.1: 2.2, 0.3: 2.3}, error=error)
     if learned:  # Wilson's upper end of 0.68 in 1000 is 0.708
-        assert len(wanted(PLAN, rows)) > 3
+        assert len(runnable(PLAN, rows)) > 3
         return
-    with pytest.raises(UserError, match=rf"{error:.0%} of .* after 12 steps .chance: 90%"):
-        wanted(PLAN, rows)
+    with pytest.raises(UserError, match=rf"{error:.0%} error after 12 steps .chance: 90%"):
+        runnable(PLAN, rows)
 
 
 def test_chance_is_to_guess_the_most_frequent_class(tmp_path: Path) -> None:
     targets = np.array([0, 0, 0, 1, 1, 2, 0, 0, 0, 0])
     pixels = np.zeros((10, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "few.npz", x_train=pixels, y_train=targets, x_test=pixels, y_test=targets)
-    assert chance_of(tiny_plan(tmp_path / "few.npz").setup) == pytest.approx(0.3)
+    assert dataset_of(tiny_plan(tmp_path / "few.npz").setup).chance == pytest.approx(0.3)
 
 
 def test_a_shallowest_network_that_diverged_has_not_learned() -> None:
     rows = [row(PLAN.tuning(("plain", 8), rate), status="diverged at step 3")
             for rate in (0.03, 0.1, 0.3, 0.01, 0.003333)]  # fmt: skip
-    with pytest.raises(UserError, match="wrong on 100%"):
-        wanted(PLAN, rows)
+    with pytest.raises(UserError, match="100% error"):
+        runnable(PLAN, rows)

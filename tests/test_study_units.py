@@ -12,8 +12,8 @@ from torch import nn
 
 from resnets.errors import UserError
 from resnets.models.resnet import ResNet, ResNetConfig
-from resnets.study.adapters import take_apart
-from resnets.study.units import Chain, batch_statistics
+from resnets.study.probes.adapters import take_apart
+from resnets.study.probes.residual_chain import Chain, batch_statistics
 from tiny_chains import OURS, SMALL, chain, network, sample, trained
 
 TORCHVISION = {
@@ -38,7 +38,7 @@ def answers_as_itself(network: nn.Module, side: int) -> Chain:
 @pytest.mark.parametrize("name", OURS)
 def test_our_networks_answer_as_themselves(name: str) -> None:
     taken = answers_as_itself(network(**OURS[name]), 17)
-    assert len(taken.units) == 4 and taken.plain == (name == "plain")
+    assert len(taken.blocks) == 4 and taken.plain == (name == "plain")
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -46,14 +46,14 @@ def test_torchvisions_networks_answer_as_themselves(name: str) -> None:
     torch.manual_seed(0)
     model = torchvision.models.ResNet(**TORCHVISION[name], num_classes=4)
     taken = answers_as_itself(trained(model), 33)
-    assert [unit.name for unit in taken.units][:2] == ["layer1.0", "layer2.0"]
+    assert [block.name for block in taken.blocks][:2] == ["layer1.0", "layer2.0"]
 
 
 @pytest.mark.parametrize("name", TIMM)
 def test_timms_networks_answer_as_themselves(name: str) -> None:
     torch.manual_seed(0)
     taken = answers_as_itself(trained(timm.create_model(name, num_classes=4)), 33)
-    stages = [unit.stage for unit in taken.units]
+    stages = [block.stage for block in taken.blocks]
     assert stages == sorted(stages) and set(stages) == {1, 2, 3, 4}
 
 
@@ -63,7 +63,7 @@ def test_other_networks_are_refused() -> None:
         torchvision.models.alexnet(),
         timm.create_model("convnext_atto"),
     ):
-        with pytest.raises(UserError, match="is no residual network that is known here"):
+        with pytest.raises(UserError, match="is not a residual network that can be taken apart"):
             take_apart(other)
 
 
@@ -83,9 +83,9 @@ def test_without_shortcuts_it_is_the_plain_twin() -> None:
     taken, x = take_apart(ours), None
     with torch.no_grad():
         x = taken.stem(images)
-        for unit in taken.units:
-            assert unit.shortcut is not None
-            x = unit.merge(0 * unit.shortcut(x) + unit.residual(x))
+        for block in taken.blocks:
+            assert block.shortcut is not None
+            x = block.merge(0 * block.shortcut(x) + block.residual(x))
         assert torch.equal(taken.head(x), plain(images))
 
 
@@ -99,8 +99,8 @@ def test_removed_units_leave_the_network_without_them(values: dict[str, Any]) ->
     taken = take_apart(long)
     with torch.no_grad():
         x = taken.stem(images)
-        for place, unit in enumerate(taken.units):
-            x = unit.removed(x) if place in (1, 2) else unit(x)
+        for place, block in enumerate(taken.blocks):
+            x = block.removed(x) if place in (1, 2) else block(x)
         assert torch.equal(taken.head(x), short(images))
 
 

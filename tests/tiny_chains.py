@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnets.models.resnet import ResNet, ResNetConfig
-from resnets.study.adapters import take_apart
-from resnets.study.units import Chain
+from resnets.study.probes.adapters import take_apart
+from resnets.study.probes.residual_chain import Chain
+from resnets.study.twins.study_config import ProbeConfig
 
 K = 4
+FEW = ProbeConfig(images=64, draws=1, directions=2, points=3)
 SMALL: dict[str, Any] = {
     "depths": (2, 2), "block": "basic", "widths": (4, 8), "num_classes": K, "stem": "small",
 }  # fmt: skip

@@ -8,17 +8,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from resnets.study.account import summary_rows
-from resnets.study.book import long_form
-from resnets.study.plan import PRESETS, TWINS, Group, Plan
+from resnets.study.claims import STORED, read_claims
 from resnets.study.report import figure_row
-from resnets.study.report.claims import STORED, read_claims
-from resnets.study.report.evidence import Evidence as Tables
 from resnets.study.report.figure_row import DrawnFigure
-from resnets.study.report.judging import judge_all
 from resnets.study.report.study_page import SECTIONS, command_of
-from resnets.study.summary import summarise
-from resnets.study.tables import probe_path, write_table
+from resnets.study.tables import Tables, probe_path, write_table
+from resnets.study.twins.analysis import summary_rows
+from resnets.study.twins.run_store import long_form
+from resnets.study.twins.study_config import PRESETS, TWINS, Group, StudyConfig
+from resnets.study.verdicts import judge_all
 
 Row = dict[str, Any]
 DEPTHS, SEEDS = (8, 20, 56), tuple(range(6))
@@ -40,7 +38,7 @@ def figure_of(folder: Path, name: str) -> DrawnFigure:
     return found
 
 
-def plan(*others: str) -> Plan:
+def plan(*others: str) -> StudyConfig:
     """The preset `minutes` under the name that its tables have; further families at 56 layers."""
     further = (Group(others, (56,), SEEDS),) if others else ()
     return replace(PRESETS["minutes"], groups=(Group(TWINS, DEPTHS, SEEDS), *further))
@@ -79,7 +77,7 @@ def write_training(
     rows = training_rows(errors, *others)
     data = folder / "data"
     write_table(data / "train.csv", (line for row in rows for line in long_form(row)))
-    write_table(data / "summary.csv", summary_rows(summarise(plan(*others), rows)))
+    write_table(data / "summary.csv", summary_rows(plan(*others), rows))
     (data / "plan.json").write_text(json.dumps(asdict(plan(*others))), encoding="utf-8")
 
 

@@ -9,9 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from resnets.study.book import Book
-from resnets.study.grid import run_grid
-from resnets.study.plan import SMALL, TWINS, Group, Plan
+from resnets.study.twins.job_queue import run_jobs
+from resnets.study.twins.run_store import RunStore
+from resnets.study.twins.study_config import (
+    SMALL,
+    TWINS,
+    Group,
+    ProbeConfig,
+    StudyConfig,
+    SweepConfig,
+)
 
 STEPS = 24
 
@@ -30,13 +37,15 @@ def write_images(path: Path, *, classes: int = 3, learnable: bool = True) -> Pat
     return path
 
 
-def tiny_plan(data: Path, **changes: Any) -> Plan:
+def tiny_plan(data: Path, **changes: Any) -> StudyConfig:
     """Two depths, two seeds, three rates."""
     recipe = replace(SMALL.recipe, steps=STEPS, batch_size=16)
     setup = replace(SMALL, data=str(data), side=8, widths=(4, 4, 8), recipe=recipe, held_out=1 / 3)
-    plan = Plan(
+    plan = StudyConfig(
         name="tiny", setup=setup, groups=(Group(TWINS, (8, 14), (0, 1)),),
         rates=(0.03, 0.1, 0.3), factor=3.0, reserve=1, tuning_seed=1000,
+        sweep=SweepConfig((2, 6), (8,), 2),
+        probe=ProbeConfig(images=64, draws=1, directions=2, points=3),
     )  # fmt: skip
     return replace(plan, **changes)
 
@@ -58,8 +67,8 @@ class Inline(Executor):
         return future
 
 
-def fill(folder: Path, plan: Plan, executor: Executor) -> Book:
+def fill(folder: Path, plan: StudyConfig, executor: Executor) -> RunStore:
     """Run a plan to its end."""
-    book = Book(folder, plan)
-    run_grid(book, executor=executor, tell=lambda line: None)
-    return book
+    store = RunStore(folder, plan)
+    run_jobs(store, executor=executor, log=lambda line: None)
+    return store

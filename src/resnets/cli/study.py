@@ -1,12 +1,17 @@
-"""`resnets study ...`: why shortcuts let networks be deep, measured."""
+"""Provide `resnets study ...`: measure why shortcuts let networks be deep."""
 
 from __future__ import annotations
 
+import shlex
+import signal
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import tyro
 
@@ -18,17 +23,18 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from resnets.study.init.verdicts import Verdict
+    from resnets.study.propagation.stability import Stability
 
 OUT = Path("runs/study")
+Preset = Literal["quick", "minutes", "hour", "cifar"]
 
 
 @dataclass(frozen=True)
 class Init:
-    """Measure ten kinds of network at initialisation, forward and backward, to 10,000 layers.
+    """Measure ten families of networks at initialisation, forward and backward, to 10,000 layers.
 
-    Writes tables into OUT/data, with closed-form theory beside, and prints a verdict for each kind
-    and depth: explodes, vanishes, shatters, collapses or healthy. About a minute on two cores.
+    Writes tables into OUT/data, with closed-form theory, and prints a verdict for each family and
+    depth: explodes, vanishes, shatters, collapses or healthy. About a minute on two cores.
 
     for example:
       resnets study init --out runs/depth
@@ -36,34 +42,29 @@ class Init:
 
     out: Path = OUT
     """folder of the study"""
-    device: Device = "auto"
-    """accepted like everywhere; computed on the processor"""
     quiet: bool = False
     """print the verdicts only"""
 
     def run(self, started: float) -> int:
         """Measure, write, print."""
         from resnets.cli.progress import printer
-        from resnets.study.init.atlas import measure_init
+        from resnets.study.propagation.sweep import measure_init
 
-        atlas = measure_init(self.out, log=self._tell)
+        log = _logger(self.quiet)
+        sweep = measure_init(self.out, log=log)
         console = printer()
-        for study, width in sorted({(v.study, v.width) for v in atlas.verdicts}, reverse=True):
-            some = [v for v in atlas.verdicts if (v.study, v.width) == (study, width)]
+        for study, width in sorted({(v.study, v.width) for v in sweep.verdicts}, reverse=True):
+            some = [v for v in sweep.verdicts if (v.study, v.width) == (study, width)]
             console.print(_table(f"{study}, width {width}", some))
-        self._tell(f"{len(atlas.tables)} tables in {atlas.tables[0].parent}, {atlas.seconds:.0f} s")
+        log(f"{len(sweep.tables)} tables in {sweep.tables[0].parent}, {sweep.seconds:.0f} s")
         return 0
-
-    def _tell(self, line: str) -> None:
-        if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
 class Train:
     """Train plain and residual twins at many depths: does depth harm without shortcuts?
 
-    A study that was stopped, or killed, goes on with the same command; no run is done twice.
+    The same command resumes a study that was stopped or killed; no run is repeated.
 
     for example:
       resnets study train
@@ -72,56 +73,63 @@ class Train:
     """
 
     data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
-    """images of any kind with a test part, in place of the preset's own"""
-    preset: Literal["minutes", "hour", "cifar"] = "minutes"
-    """minutes: 8, 20, 56 layers on embedded images; hour: to 110 layers and more families;
-    cifar: the protocol of He 2015 on CIFAR-10, hours on a GPU"""
+    """images with a training and a test split, in place of the preset's own"""
+    preset: Preset = "minutes"
+    """quick: 8 and 32 layers, 3 seeds; minutes: 8, 20, 56 layers on embedded images; hour: to 110
+    layers, more families and training budgets; cifar: the protocol of He 2015 on CIFAR-10, hours on
+    a GPU"""
     out: Path = OUT
     """folder of the study: tables in data/, kept models in models/"""
     processes: int | None = None
-    """runs at a time, one thread each; as many as cores when left out"""
+    """runs at a time, one thread each (default: as many as cores)"""
     cluster: str | None = None
     """address of a Dask scheduler, tcp://HOST:8786, whose workers train instead"""
     device: Device = "auto"
-    """where to compute; auto takes the CPU for all but the preset cifar"""
+    """where to train; auto takes the CPU for all presets but cifar"""
     quiet: bool = False
     """print the results only"""
 
     def run(self, started: float) -> int:
-        """Run what is missing, write the tables, say what was found."""
-        from resnets.study.account import summary_lines
-        from resnets.study.training import resolve, study_training
+        """Run what is missing, write the tables, print what was found."""
+        from resnets.study.tables import Tables
+        from resnets.study.twins.analysis import summary_lines
+        from resnets.study.twins.job_queue import resolve, train_twins
 
-        plan = resolve(self.preset, data=self.data, device=self.device)
-        summary = study_training(plan, self.out, executor=self.executor, tell=self.tell)
-        print("\n".join(summary_lines(summary)))
+        config = resolve(self.preset, data=self.data, device=self.device)
+        with _resumable(self._command()):
+            train_twins(config, self.out, workers=self.executor, log=_logger(self.quiet))
+        print("\n".join(summary_lines(Tables.read(self.out))))
         print(f"tables: train.csv and summary.csv in {self.out / 'data'}; some of the trained")
         print(f"networks: {self.out / 'models'}")
         return 0
 
+    def _command(self) -> list[str]:
+        words = ["study", "train", *([self.data] if self.data else []), "--preset", self.preset]
+        words += ["--out", str(self.out), "--device", self.device]
+        for name in ("processes", "cluster"):
+            if (value := getattr(self, name)) is not None:
+                words += [f"--{name}", str(value)]
+        return words
+
     def executor(self) -> AbstractContextManager[Executor]:
-        """Who trains: processes here, or a cluster."""
-        from resnets.study.executors import num_cores, on_a_cluster, on_this_machine
+        """Return the executor that trains: processes here, or a cluster."""
+        from resnets.data.workers import usable_cpus
+        from resnets.study.executors import on_a_cluster, on_this_machine
 
         if self.processes is not None and self.processes < 1:
             raise UserError(f"--processes {self.processes}: must be 1 or more")
         if self.cluster is not None:
             return on_a_cluster(self.cluster)
-        return on_this_machine(self.processes or num_cores())
-
-    def tell(self, line: str) -> None:
-        """Progress, unless it is not wanted."""
-        if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+        return on_this_machine(self.processes or usable_cpus())
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Measure what the units of a trained network do: tables DIR/data/probe_*.csv.
+    """Measure what the blocks of a trained network do: tables DIR/data/probe_*.csv.
 
-    Responses, gradients (of a run's first steps too), share and direction of each unit, logit lens
-    and linear probes, lesions, the gradient by path length, similarity of layers, loss landscape.
-    At most 500 images that the network was not trained on; minutes on a CPU.
+    Activations, gradients (at a run's first steps too), size and direction of each branch, logit
+    lens and linear probes, ablation of blocks, gradients by path length, similarity of layers, loss
+    landscape. At most 500 images that the network was not trained on; minutes on a CPU.
 
     for example:
       resnets study probe runs/photos-001
@@ -131,7 +139,7 @@ class Probe:
     model: ModelPath
     """model file or run folder"""
     data: str | None = None
-    """images, as for `resnets evaluate`; a run's own held-out ones when left out"""
+    """images, as for `resnets evaluate` (default: the run's own held-out images)"""
     against: Path | None = None
     """a second model file or run folder, whose layers are compared with this one's"""
     out: Path = OUT
@@ -142,15 +150,15 @@ class Probe:
     """print the tables' names only"""
 
     def run(self, started: float) -> int:
-        """Probe, write, and say where."""
+        """Probe, write, and print the tables' names."""
         import time
 
         from resnets.cli.progress import Display
-        from resnets.study.probing import probe_model
+        from resnets.study.probes.probe_suite import probe_model
 
         with Display(quiet=self.quiet) as display:
 
-            def say(text: str) -> None:
+            def log(text: str) -> None:
                 seconds = time.perf_counter() - started
                 display({"kind": "notice", "text": f"{seconds:6.1f} s  {text}"})
 
@@ -160,7 +168,7 @@ class Probe:
                 against=self.against,
                 out=self.out,
                 device=self.device,
-                say=say,
+                log=log,
             )
         for path in paths:
             print(path)
@@ -171,8 +179,8 @@ class Probe:
 class Report:
     """Write the page of a study: DIR/study.html, with figures/ and manifest.json.
 
-    What DIR/data holds is drawn, the rest left out. Each figure says in one sentence what its
-    numbers say; claims are judged by tests that were fixed beforehand.
+    Every figure whose table is in DIR/data is drawn; the claims that were fixed beforehand are
+    judged by their tests.
 
     for example:
       resnets study report
@@ -181,17 +189,14 @@ class Report:
 
     out: Path = OUT
     """folder of the study, with tables in data/"""
-    device: Device = "auto"
-    """accepted like everywhere; nothing is computed on it"""
     quiet: bool = False
     """print the page's path only"""
 
     def run(self, started: float) -> int:
-        """Write, and say where."""
+        """Write the page and print its path."""
         from resnets.study.report.study_page import write_study_report
 
-        if not self.quiet:
-            print("drawing the figures", file=sys.stderr, flush=True)
+        _logger(self.quiet)("drawing the figures")
         print(write_study_report(self.out))
         return 0
 
@@ -208,65 +213,95 @@ class Check:
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """folder of the study, with tables in data/"""
     claims: Path | None = None
-    """TOML file of claims and expected verdicts; the package's own when left out"""
-    device: Device = "auto"
-    """accepted like everywhere; nothing is computed on it"""
+    """TOML file of claims and expected verdicts (default: the package's own)"""
     quiet: bool = False
     """print only what does not hold"""
 
     def run(self, started: float) -> int:
-        """A line for each claim."""
-        from resnets.study.report.claims import STORED, read_claims
-        from resnets.study.report.evidence import Evidence
-        from resnets.study.report.judging import judge_all
-        from resnets.study.report.page import effect_text
+        """Print a line for each claim."""
+        from resnets.study.claims import STORED, read_claims
+        from resnets.study.tables import Tables
+        from resnets.study.verdicts import effect_text, judge_all
 
-        claims = read_claims(self.claims or STORED)
-        judged = judge_all(claims, Evidence.read(self.folder))
-        for found in judged:
+        results = judge_all(read_claims(self.claims or STORED), Tables.read(self.folder))
+        for found in results:
             if self.quiet and found.holds:
                 continue
             word = "holds" if found.holds else "fails"
             effect = "" if found.verdict == "not measured" else f": {effect_text(found)}"
             wanted = "" if found.holds else f" (expected: {found.claim.expected})"
             print(f"{word}  {found.claim.name}  {found.verdict}{wanted}{effect}")
-        return 0 if all(found.holds for found in judged) else 1
+        return 0 if all(found.holds for found in results) else 1
 
 
 @dataclass(frozen=True)
 class Everything:
-    """All of a study in one command: init, train, probe and report.
+    """Run a whole study in one command: init, train, probe and report.
 
-    About ten minutes on two cores.
+    About ten minutes on two cores; `--preset quick` takes about a minute and a half.
 
-    What is done is not done again: the same command goes on with a study that was stopped.
+    The same command resumes a study that was stopped; finished parts are not repeated.
     """
 
     out: Path = OUT
     """folder of the study"""
+    preset: Preset = "minutes"
+    """quick: 8 and 32 layers, 3 seeds; minutes: 8, 20, 56 layers; hour: to 110 layers, more families
+    and training budgets; cifar: He 2015 on CIFAR-10, hours on a GPU"""
     processes: int | None = None
-    """runs at a time, one thread each; as many as cores when left out"""
+    """runs at a time, one thread each (default: as many as cores)"""
     device: Device = "auto"
     """where to probe; training of small networks takes the CPU"""
     quiet: bool = False
     """print the page's path only"""
 
     def run(self, started: float) -> int:
-        """Everything, in order."""
-        from resnets.study.everything import study_everything
-        from resnets.study.training import resolve
+        """Run all parts in order."""
+        from resnets.study.pipeline import Pipeline
+        from resnets.study.twins.job_queue import resolve
 
-        settings = Train(out=self.out, processes=self.processes, quiet=self.quiet)
-        plan = resolve(settings.preset, data=None, device="cpu")
-        settings.executor()  # refuses before anything is computed
-        page = study_everything(
-            plan, self.out, executor=settings.executor, device=self.device, tell=settings.tell
+        settings = Train(
+            out=self.out, preset=self.preset, processes=self.processes, quiet=self.quiet
         )
-        print(page)
+        config = resolve(self.preset, device=self.device if self.preset == "cifar" else "cpu")
+        settings.executor()  # refuses before anything is computed
+        words = ["study", "--preset", self.preset, "--out", str(self.out), "--device", self.device]
+        if self.processes is not None:
+            words += ["--processes", str(self.processes)]
+        log = _logger(self.quiet)
+        with _resumable(words):
+            print(Pipeline(config, self.out, settings.executor, self.device, log).run())
         return 0
 
 
-def _table(title: str, verdicts: list[Verdict]) -> Table:
+def _logger(quiet: bool) -> Callable[[str], None]:
+    return partial(print, file=sys.stderr, flush=True) if not quiet else lambda line: None
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a study as Ctrl-C does."""
+
+
+@contextmanager
+def _resumable(words: list[str]) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM end the workers, then print the command that resumes, on its own line."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        print(f"stopped; resume with:\n{shlex.join(['resnets', *words])}", file=sys.stderr)
+        if isinstance(error, _Terminated):
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _table(title: str, verdicts: list[Stability]) -> Table:
     """Two lines for each family, a column for each depth."""
     from rich.table import Table
 

@@ -1,11 +1,11 @@
-"""Numbers of a few seeds enter, estimates with their doubt and verdicts leave.
+"""Estimates, intervals, exact tests and verdicts for a few seeds.
 
-The idea: runs of equal seeds share initial values and data order, so families are compared seed by
-seed. With six seeds the exact sign-flip test can reach p = 1/64; intervals are percentiles of
-paired bootstrap means, which for so few cover less than their name says (six normal numbers: 87 %,
-three: 75 %), so no verdict over seeds is built on them alone. Shares (of diverged runs) have
-Wilson's interval, `evaluation.wilson`. A run that diverged is in no mean and no interval; in the
-test it counts as the worst there is, so losing runs can favour nobody.
+Runs of equal seeds share initial values and data order, so families are compared seed by seed. The
+interval of a mean is Student's t; three values show their range, which is no 95 % interval. With
+six seeds the exact sign-flip test can reach p = 1/64, and no verdict over seeds is built on an
+interval alone. Shares (of diverged runs) have Wilson's interval, `evaluation.wilson`. A run that
+diverged is in no mean and no interval; in the test it counts as the worst there is, so losing runs
+can favour nobody.
 """
 
 from __future__ import annotations
@@ -18,37 +18,70 @@ from typing import Literal
 
 import numpy as np
 
-from resnets.study.plan import SIGNIFICANT
+from resnets.errors import UserError
+from resnets.study.tables import Row, one
 
-RESAMPLES = 10_000
+try:
+    from scipy import special, stats
+except ImportError:
+    raise UserError("resnets study needs scipy: pip install scipy") from None
+
+# Values that show their range; more have an interval, fewer nothing.
 FEWEST = 3
-"""seeds that an interval needs"""
 ROUNDING = 1e-12
+SIGNIFICANT = 0.05
+# How a run that diverged counts in the test: worse than every other.
 WORST = math.inf
-"""what a run that diverged counts as in the test: worse than every other"""
+RANGE = "range of 3"
 Verdict = Literal["supported", "contradicted", "inconclusive"]
+# A number for each seed, None where its run diverged.
 Seeds = Mapping[int, float | None]
-"""a number for each seed, None where its run diverged"""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and its 95 % interval, which fewer than three seeds do not have."""
+    """A mean, and the ends of its 95 % interval, or of its range where there are three values."""
 
     value: float
-    low: float | None
-    high: float | None
-    count: int
+    low: float | None = None
+    high: float | None = None
+    is_range: bool = False
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """The two ends, of the interval or of the range."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
     @property
     def ends(self) -> tuple[float, float] | None:
-        return None if self.low is None or self.high is None else (self.low, self.high)
+        """The ends of the 95 % interval, None where there is none."""
+        return None if self.is_range else self.spread
+
+    def rows(self, about: Row, metric: str) -> list[Row]:
+        """Return the rows METRIC, METRIC_low and METRIC_high of a table."""
+        status = {"status": RANGE} if self.is_range else {}
+        rows = [about | {"metric": metric, "value": self.value}]
+        if self.spread is not None:
+            for end, value in zip(("low", "high"), self.spread, strict=True):
+                rows.append(about | status | {"metric": f"{metric}_{end}", "value": value})
+        return rows
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Row], metric: str, **wanted: object) -> Estimate | None:
+        """Read an estimate from a table that holds METRIC, METRIC_low and METRIC_high."""
+        value = one(rows, metric=metric, **wanted)
+        if value is None:
+            return None
+        low, high = (one(rows, metric=f"{metric}_{end}", **wanted) for end in ("low", "high"))
+        is_range = one(rows, **{"metric": f"{metric}_low", "status": RANGE, **wanted}) is not None
+        return cls(value, low, high, is_range)
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """The mean with the bootstrap's 2.5 and 97.5 percentiles; None of nothing.
+    """Return the mean with Student's 95 % interval; None of nothing.
 
-    Efron 1979. The draws are the same for every call, so equal values give equal intervals.
+    Three values have their range in place of an interval, two neither. Equal values have an
+    interval of no width.
     """
     count = len(values)
     if count == 0:
@@ -56,18 +89,30 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     numbers = np.asarray(values, np.float64)
     mean = float(numbers.mean())
     if count < FEWEST:
-        return Estimate(mean, None, None, count)
-    draws = np.random.Generator(np.random.PCG64(0)).integers(0, count, (RESAMPLES, count))
-    low, high = np.percentile(numbers[draws].mean(axis=1), (2.5, 97.5))
-    return Estimate(mean, float(low), float(high), count)
+        return Estimate(mean)
+    if (numbers == numbers[0]).all():
+        return Estimate(float(numbers[0]), float(numbers[0]), float(numbers[0]))
+    if count == FEWEST:
+        return Estimate(mean, float(numbers.min()), float(numbers.max()), is_range=True)
+    error = float(numbers.std(ddof=1)) / math.sqrt(count)
+    half = float(special.stdtrit(count - 1, 0.975)) * error
+    return Estimate(mean, mean - half, mean + half)
+
+
+def spearman(xs: Sequence[float], ys: Sequence[float]) -> float | None:
+    """Return Spearman's rank correlation; None where one side has a single value."""
+    if len(set(xs)) < 2 or len(set(ys)) < 2:
+        return None
+    return float(stats.spearmanr(xs, ys).statistic)
 
 
 def sign_flip(differences: Sequence[float]) -> float | None:
-    """One-sided p: the share of sign patterns whose mean is at least the observed one.
+    """Return the one-sided p of the exact sign-flip test; None of nothing.
 
-    Fisher 1935, exact: all 2^n patterns of n paired differences, so the smallest p is 2^-n. It
-    tests that the differences are symmetric about 0 against that they are larger. An infinite one,
-    of a run that diverged, outweighs all finite ones together. None of nothing.
+    Fisher 1935: the share of all 2^n sign patterns of n paired differences whose mean is at least
+    the observed one, so the smallest p is 2^-n. It tests that the differences are symmetric about 0
+    against that they are larger. An infinite one, of a run that diverged, outweighs all finite ones
+    together.
     """
     if not differences:
         return None
@@ -81,24 +126,24 @@ def sign_flip(differences: Sequence[float]) -> float | None:
 
 
 def pairs(one: Seeds, other: Seeds) -> list[tuple[float, float]]:
-    """The numbers of the seeds whose two runs did not diverge."""
+    """Return the numbers of the seeds whose two runs did not diverge."""
     both = [(one[seed], other[seed]) for seed in sorted(one.keys() & other.keys())]
     return [(mine, theirs) for mine, theirs in both if mine is not None and theirs is not None]
 
 
 def differences(one: Seeds, other: Seeds) -> list[float]:
-    """One minus the other, for the seeds whose two runs did not diverge."""
+    """Return one minus the other, for the seeds whose two runs did not diverge."""
     both = pairs(one, other)
     return [0.0 if mine == theirs else mine - theirs for mine, theirs in both]  # inf may meet inf
 
 
 def ranked(seeds: Seeds) -> Seeds:
-    """The numbers of all seeds, for the test: those of runs that diverged are the worst."""
+    """Return the numbers of all seeds, for the test: those of runs that diverged are the worst."""
     return {seed: WORST if value is None else value for seed, value in seeds.items()}
 
 
 def censored(name: str, seeds: Seeds) -> str:
-    """1 of 6 runs of residual-56 diverged; empty where none did."""
+    """Return `1 of 6 runs of residual-56 diverged`; empty where none did."""
     lost = sum(value is None for value in seeds.values())
     return f"{lost} of {len(seeds)} runs of {name} diverged" if lost else ""
 
@@ -110,10 +155,10 @@ def verdict(
     below: float | None,
     seeds: Sequence[float] | None,
 ) -> Verdict:
-    """Whether a number is `above` and `below`: supported, contradicted, or nobody knows.
+    """Judge whether a number is `above` and `below`: supported, contradicted or inconclusive.
 
-    Its whole interval must lie there, or elsewhere. Over `seeds`, a number each, the exact test
-    must agree; it decides alone where too few runs are left for an interval.
+    Its whole interval must be there, or elsewhere. Over `seeds`, a number each, the exact test must
+    agree; it decides alone where too few runs are left for an interval.
     """
     if ends is None and seeds is None:
         return "inconclusive"
@@ -128,7 +173,7 @@ def verdict(
 
 
 def _agrees(distances: list[float] | None, side: int) -> bool:
-    """Whether the exact test finds distances on this side of zero; without seeds nobody asks it."""
+    """Whether the exact test finds distances on this side of zero; without seeds it is not made."""
     if distances is None:
         return True
     p = sign_flip([side * distance for distance in distances])

@@ -1,43 +1,104 @@
-"""Measurements enter, tables leave: one long form for every part of a study.
+"""Write and read the tables of a study: one long form for every part.
 
-A row is one number: what was measured (`metric`), where (`family`, `depth`, `width`, `unit`, ...)
-and what came out (`value`, `status`). A column that says nothing about a row is empty. Floats are
-written with all their digits, so equal bits make equal files.
+A row is one number: what was measured (`metric`), where (`family`, `depth`, `width`, `unit` for a
+block, ...) and the result (`value`, `status`). A column that does not apply to a row is empty.
+Floats are written with all their digits, so equal bits make equal files.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
-import os
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnets.errors import UserError
+from resnets.fileio import write_atomic
+
+# `x` is whatever else a curve runs over (a path length, a direction, the cosine of two inputs),
+# named by `metric`; `status` is empty, or says why `value` is.
 COLUMNS = (
-    "study", "family", "depth", "width", "unit", "seed", "draw", "lr", "step", "x", "metric",
-    "value", "status",
-)  # fmt: skip
-"""`x` is whatever else a curve runs over (a lag, a path length, a direction, a rank), named by
-`metric`; `status` is empty, or says why `value` is."""
-
+    *("study", "family", "depth", "width", "unit", "seed", "draw", "lr", "step", "x"),
+    *("metric", "value", "status"),
+)
+TEXTS = frozenset({"study", "family", "metric", "status"})
+WHOLE = frozenset({"depth", "width", "unit", "seed", "draw", "step"})
+# A table of one probed network is probe_TABLE_NETWORK.csv; ACROSS is the table of two networks,
+# with AGAINST between their names.
+PROBE = "probe_"
 ACROSS, AGAINST = "across", "-against-"
-"""the table of two networks that are compared, and what stands between their names"""
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Every table of a study by its name, and its plan of training where there is one.
+
+    Nothing but `DIR/data` is read, so a page shows what the tables hold, whoever made them. A table
+    that is missing is empty.
+    """
+
+    folder: Path
+    tables: dict[str, list[Row]]
+    plan: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Tables:
+        """Read all tables of a folder.
+
+        Raises:
+            UserError: The folder has no tables, or one cannot be read.
+        """
+        paths = sorted((folder / "data").glob("*.csv"))
+        if not paths:
+            raise UserError(
+                f"{folder}: holds no tables of a study (data/*.csv); run `resnets study train`, "
+                "`init` or `probe` with this --out first"
+            )
+        plan = folder / "data" / "plan.json"
+        tables = {path.stem: _read(path) for path in paths}
+        return cls(folder, tables, json.loads(plan.read_text("utf-8")) if plan.exists() else {})
+
+    @property
+    def deepest(self) -> int | None:
+        """The depth of the plan's primary test; None without a plan."""
+        groups = self.plan.get("groups")
+        return max(groups[0]["depths"]) if groups else None
+
+    def table(self, name: str) -> list[Row]:
+        """Return the rows of a table; `probe_lesions` is that of all networks together."""
+        if name in self.tables:
+            return self.tables[name]
+        return [row for rows in self.probes(name.removeprefix(PROBE)).values() for row in rows]
+
+    def probes(self, name: str) -> dict[str, list[Row]]:
+        """Return the table of each probed network; the shallowest first, plain before others."""
+        start = f"{PROBE}{name}_"
+        found = {
+            stem[len(start) :]: rows
+            for stem, rows in self.tables.items()
+            if stem.startswith(start) and rows
+        }
+        return dict(sorted(found.items(), key=lambda item: _place(*item)))
 
 
 def probe_path(out: Path, table: str, network: str) -> Path:
-    """Where a table of a probed network lies in a study."""
-    return out / "data" / f"probe_{table}_{network}.csv"
+    """Return the path of a table of a probed network in a study."""
+    return out / "data" / f"{PROBE}{table}_{network}.csv"
 
 
 def write_table(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as CSV in place of what stands there, whole or not at all.
+    """Write rows as CSV, whole or not at all, and with pyarrow installed as parquet beside it.
 
-    With pyarrow installed the same table is written beside it as parquet. Raises ValueError for a
-    column that is none of COLUMNS, and for a value that is not finite: that belongs in `status`.
+    Raises:
+        ValueError: A column is not one of COLUMNS, or a value is not finite: that belongs in
+            `status`.
     """
     kept = [_checked(row) for row in rows]
     text = io.StringIO()
@@ -45,19 +106,47 @@ def write_table(path: Path, rows: Iterable[Row]) -> None:
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in kept)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(partial, path)
+    write_atomic(path, text.getvalue())
     _write_parquet(path.with_suffix(".parquet"), kept)
 
 
-def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table: whole numbers as int, others as float, text as str, without blanks."""
+def read_table(path: Path) -> list[Row]:
+    """Read a table: whole numbers as int, others as float, text as str, without empty columns."""
     with path.open(encoding="utf-8", newline="") as lines:
         return [
             {name: _value(name, cell) for name, cell in row.items() if cell != ""}
             for row in csv.DictReader(lines)
         ]
+
+
+def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
+    """Return the rows whose columns have these values; None is an empty column."""
+    return [row for row in rows if all(row.get(name) == want for name, want in wanted.items())]
+
+
+def one(rows: Iterable[Row], **wanted: Any) -> float | None:
+    """Return the value of the first such row that has one."""
+    return next((row["value"] for row in select(rows, **wanted) if "value" in row), None)
+
+
+def median_by(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], float]:
+    """Return the median value over rows that agree in these columns."""
+    groups: dict[tuple[Any, ...], list[float]] = {}
+    for row in rows:
+        if "value" in row:
+            groups.setdefault(tuple(row.get(name) for name in columns), []).append(row["value"])
+    return {key: statistics.median(values) for key, values in groups.items()}
+
+
+def _read(path: Path) -> list[Row]:
+    try:
+        return read_table(path)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: is not a table of a study ({error})") from None
+
+
+def _place(network: str, rows: list[Row]) -> tuple[int, bool, str]:
+    return rows[0].get("depth", 0), rows[0].get("family") != "plain", network
 
 
 def _checked(row: Row) -> Row:
@@ -72,10 +161,6 @@ def _checked(row: Row) -> Row:
 
 def _cell(value: Any) -> str:
     return "" if value is None else repr(value) if isinstance(value, float) else str(value)
-
-
-TEXTS = frozenset({"study", "family", "metric", "status"})
-WHOLE = frozenset({"depth", "width", "unit", "seed", "draw", "step"})
 
 
 def _value(name: str, cell: str) -> Any:

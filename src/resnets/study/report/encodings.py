@@ -21,7 +21,7 @@ from resnets.report.charts import (
     layer,
     plot,
 )
-from resnets.study.report.evidence import Row
+from resnets.study.tables import Row
 
 MARKS = {
     "plain": Mark(ORANGE, (7, 3), "circle"),

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from resnets.report.html import finite
-from resnets.study.report.evidence import PROBE, Row, one, select
-from resnets.study.report.evidence import Evidence as Tables
-from resnets.study.report.words import Effect as Estimate
+from resnets.study.statistics import Estimate
+from resnets.study.tables import PROBE, Row, Tables, one, select
 
 TWINS = ("plain", "residual")
 # The networks of a figure: the deepest of those that were probed.

@@ -20,10 +20,9 @@ from jinja2 import Environment, StrictUndefined
 
 from resnets.report.charts import Figure, Series, save_svg, together
 from resnets.report.html import percent, picture_address, tidy
-from resnets.study.report.evidence import Evidence as Tables
-from resnets.study.report.evidence import Row
 from resnets.study.report.figure_data import names_of
-from resnets.study.report.words import Effect as Estimate
+from resnets.study.statistics import Estimate
+from resnets.study.tables import Row, Tables
 
 if sys.version_info >= (3, 11):
     import tomllib

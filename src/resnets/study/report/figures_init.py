@@ -14,8 +14,8 @@ import altair as alt
 
 from resnets.report.charts import GREY, INK, Figure, Mark, Series, axis, layer, plot
 from resnets.report.html import finite
-from resnets.study.init.geometry import INPUTS
-from resnets.study.init.verdicts import DECADES, NEIGHBOURS, SHATTERED
+from resnets.study.propagation.signal_propagation import INPUTS
+from resnets.study.propagation.stability import DECADES, NEIGHBOURS, SHATTERED
 from resnets.study.report.encodings import (
     AT_INIT,
     TRAINED,
@@ -25,10 +25,9 @@ from resnets.study.report.encodings import (
     series_of,
     share_axis,
 )
-from resnets.study.report.evidence import Evidence as Tables
-from resnets.study.report.evidence import Row, median_by, one, select
 from resnets.study.report.figure_data import chance, depths_of, drawn
 from resnets.study.report.figure_row import Facts, FigureRow, panel
+from resnets.study.tables import Row, Tables, median_by, one, select
 
 KIND = "init-dense"
 # Studies of the same kind with the batch of training, which batch norm depends on.

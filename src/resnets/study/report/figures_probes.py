@@ -21,8 +21,6 @@ from resnets.study.report.encodings import (
     share_axis,
     similarity_map,
 )
-from resnets.study.report.evidence import Evidence as Tables
-from resnets.study.report.evidence import Row, one, select
 from resnets.study.report.figure_data import (
     Networks,
     band_of,
@@ -33,8 +31,8 @@ from resnets.study.report.figure_data import (
     networks,
 )
 from resnets.study.report.figure_row import Facts, FigureRow, panel
-from resnets.study.report.words import LITTLE_LEFT
-from resnets.study.tables import AGAINST
+from resnets.study.tables import AGAINST, Row, Tables, one, select
+from resnets.study.verdicts import LITTLE_LEFT
 
 SHARES = {"share of paths": "path_count", "share of the gradient's energy": "path_energy"}
 PATHS = Series(tuple(SHARES), (Mark(GREY, (2, 3)), Mark(BLUE, (1, 0), "square")))

@@ -17,7 +17,6 @@ import altair as alt
 
 from resnets.report.charts import BLUE, GREY, INK, ORANGE, Figure, axis, layer, plot
 from resnets.report.html import finite
-from resnets.study.cells import DOSES as SHORTCUT_STRENGTH
 from resnets.study.report.encodings import (
     RANGE,
     TRAINED,
@@ -28,12 +27,11 @@ from resnets.study.report.encodings import (
     series_of,
     share_axis,
 )
-from resnets.study.report.evidence import Evidence as Tables
-from resnets.study.report.evidence import Row, median_by, one, select
 from resnets.study.report.figure_data import TWINS, depths_of, drawn, mean_row, rates_of
 from resnets.study.report.figure_row import Facts, FigureRow, panel
-from resnets.study.report.words import Effect as Estimate
-from resnets.study.statistics import differences, estimate, ranked, verdict
+from resnets.study.statistics import Estimate, differences, estimate, ranked, verdict
+from resnets.study.tables import Row, Tables, median_by, one, select
+from resnets.study.twins.variants import SHORTCUT_STRENGTH
 
 # Families at one depth, or strengths of the shortcut, that are worth a figure.
 FEWEST = 3

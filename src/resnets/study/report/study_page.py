@@ -11,22 +11,18 @@ from typing import Any
 
 import torch
 
+from resnets.data.workers import usable_cpus
 from resnets.device import describe_environment
 from resnets.errors import UserError
 from resnets.inference.model_file import read_model
 from resnets.report.html import render
-from resnets.study.executors import num_cores
-from resnets.study.plan import PRESETS
+from resnets.study.claims import STORED, read_claims
 from resnets.study.report import figures_init, figures_probes, figures_train
-from resnets.study.report.claims import STORED, read_claims
-from resnets.study.report.evidence import PROBE, select
-from resnets.study.report.evidence import Evidence as Tables
 from resnets.study.report.figure_data import networks
 from resnets.study.report.figure_row import DrawnFigure, draw, words_of
-from resnets.study.report.judging import Judged as ClaimResult
-from resnets.study.report.judging import judge_all
-from resnets.study.report.page import effect_text
-from resnets.study.tables import AGAINST
+from resnets.study.tables import AGAINST, PROBE, Tables, select
+from resnets.study.twins.study_config import PRESETS
+from resnets.study.verdicts import ClaimResult, effect_text, judge_all
 
 # The figures of each section, in the order of the page.
 SECTIONS = {
@@ -173,7 +169,7 @@ def _manifest(tables: Tables, commands: list[str]) -> dict[str, Any]:
         "machine": {
             "system": made["system"],
             "processor": made["device_name"],
-            "cores": num_cores(),
+            "cores": usable_cpus(),
         },
         "threads_per_run": 1,
         "plan": tables.plan,

@@ -1,0 +1,150 @@
+"""Read claims: sentences about a study that were fixed before its runs.
+
+A claim names a number that the tables will hold and where it should lie. `claims.toml` beside this
+file explains how claims are written, `verdicts.py` judges them.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resnets.errors import UserError, unknown
+from resnets.study.tables import COLUMNS, Row, Tables, select
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+STORED = Path(__file__).with_name("claims.toml")
+VERDICTS = ("supported", "contradicted", "inconclusive")
+# The table whose rows are those of seeds, and the table of its intervals, which alone decide
+# nothing.
+SEEDED, ESTIMATES = "train", "summary"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """The rows of a table that make one number."""
+
+    table: str
+    metric: str
+    where: dict[str, Any] = field(default_factory=dict)
+
+    def source(self, tables: Tables) -> list[Row]:
+        """Return the table; in its name {deepest} is the depth of the plan's primary test."""
+        return tables.table(self.table.replace("{deepest}", str(tables.deepest)))
+
+    def rows(self, tables: Tables) -> list[Row]:
+        """Return the rows; "max" and "min" are among those that the other columns leave."""
+        found = select(self.source(tables), metric=self.metric)
+        fixed = {name: want for name, want in self.where.items() if want not in ("max", "min")}
+        found = select(found, **fixed)
+        for name in self.where.keys() - fixed.keys():
+            values = [row[name] for row in found if name in row]
+            extreme = max if self.where[name] == "max" else min
+            found = select(found, **{name: extreme(values)}) if values else []
+        return found
+
+    def resolved(self, tables: Tables) -> dict[str, Any]:
+        """Return the columns of `where`, with what "max" and "min" are in these tables."""
+        rows = self.rows(tables)
+        return {name: rows[0].get(name) for name in self.where} if rows else dict(self.where)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence, the number that decides it, and the verdict that is expected."""
+
+    name: str
+    sentence: str
+    test: str
+    quantity: Quantity
+    expected: str
+    low: float | None  # the claim is that the number lies between these
+    high: float | None
+    minus: Quantity | None = None
+    over: Quantity | None = None
+    unit: str = ""
+    published: str = ""
+    comparable: str = ""
+
+
+def read_claims(path: Path = STORED) -> list[Claim]:
+    """Read the claims of a file.
+
+    Raises:
+        UserError: Something is wrong with the file, in one line.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not TOML: {error}") from None
+    entries = content.get("claim")
+    if not isinstance(entries, list) or not entries or set(content) != {"claim"}:
+        raise UserError(f"{path}: must hold [[claim]] entries and nothing else; see docs/depth.md")
+    claims = []
+    for number, entry in enumerate(entries, 1):
+        name = entry.get("name", f"number {number}") if isinstance(entry, dict) else number
+        try:
+            claims.append(_claim(entry))
+        except (TypeError, ValueError, KeyError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise UserError(f"{path}: claim {name}: {reason}") from None
+    return claims
+
+
+TEXTS = ("name", "sentence", "test", "unit", "published", "comparable")
+ENDS = ("above", "below", "between")
+KEYS = (*TEXTS, "table", "metric", "where", *ENDS, "minus", "over", "expected")
+
+
+def _claim(entry: dict[str, Any]) -> Claim:
+    for key in entry:
+        if key not in KEYS:
+            raise unknown("key", key, KEYS)
+    if entry["expected"] not in VERDICTS:
+        raise unknown("expected verdict", str(entry["expected"]), VERDICTS)
+    if len([key for key in ENDS if key in entry]) != 1:
+        raise ValueError("it needs one of above, below, between")
+    if "minus" in entry and "over" in entry:
+        raise ValueError("it has both minus and over; one is allowed")
+    between = entry.get("between", [entry.get("above"), entry.get("below")])
+    if not isinstance(between, list) or len(between) != 2:
+        raise ValueError("between needs two numbers, [low, high]")
+    low, high = (None if end is None else float(end) for end in between)
+    quantity = _quantity(entry)
+    return Claim(
+        **{key: str(entry.get(key, "")) for key in TEXTS} | {"name": str(entry["name"])},
+        quantity=quantity,
+        expected=entry["expected"],
+        low=low,
+        high=high,
+        minus=_other(entry, "minus", quantity),
+        over=_other(entry, "over", quantity),
+    )
+
+
+def _quantity(entry: dict[str, Any]) -> Quantity:
+    where = dict(entry.get("where", {}))
+    for column in where:
+        if column not in COLUMNS:
+            raise unknown("column", column, COLUMNS)
+    if entry["table"] == ESTIMATES:
+        raise ValueError(
+            f"table {ESTIMATES} has intervals over seeds, which alone decide nothing; use table "
+            f"{SEEDED}, whose rows are those of seeds"
+        )
+    return Quantity(str(entry["table"]), str(entry["metric"]), where)
+
+
+def _other(entry: dict[str, Any], key: str, first: Quantity) -> Quantity | None:
+    """Read the second number: columns that it leaves out are as in the first."""
+    if key not in entry:
+        return None
+    second = dict(entry[key])
+    same = {"table": first.table, "metric": first.metric}
+    return _quantity(same | second | {"where": first.where | dict(second.get("where", {}))})

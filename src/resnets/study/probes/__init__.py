@@ -1,0 +1,1 @@
+"""Measure what the blocks of a trained network do."""

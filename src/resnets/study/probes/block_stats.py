@@ -1,0 +1,95 @@
+"""Measure what each block does with the stream: how much it adds, which way, what it enables.
+
+Shapes: N images, C H W, K classes; x_l is the output of block l of n, F_l what its branch adds to
+the shortcut S(x_(l-1)), g = dL/dx_(l-1).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from resnets.study.probes.residual_chain import Chain, finite, no_grad_stream, score
+from resnets.study.tables import Row
+
+# Penalty of the linear probes, as a share of the features' mean square.
+RIDGE = 1e-2
+
+
+def branch_use(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
+    """Measure ||F_l|| / ||S(x_(l-1))|| and cos(F_l, -dL/dx_(l-1)), means over images; per block.
+
+    The ratio is the share of the stream that a block rewrites. The cosine asks whether it steps
+    against the gradient of the loss, L(x + F) ~ L(x) + F . g (iterative inference: Jastrzebski
+    2018, arXiv 1710.04773); it needs equal shapes. Evaluation mode, sum of the images' losses, so
+    that each image has its own gradient. A plain block has no shortcut to compare with.
+    """
+    xs, gradients = chain.gradients(images, targets, reduction="sum")
+    rows: list[Row] = []
+    for number, (block, x, g) in enumerate(zip(chain.blocks, xs, gradients, strict=False), 1):
+        if block.shortcut is None:
+            rows.append({"metric": "branch_ratio", "unit": number, "status": "no shortcut"})
+            rows.append({"metric": "branch_angle", "unit": number, "status": "no shortcut"})
+            continue
+        with torch.no_grad():
+            added, kept = block.residual(x).flatten(1), block.shortcut(x).flatten(1)
+            ratio = added.norm(dim=1) / kept.norm(dim=1).clamp_min(torch.finfo(kept.dtype).tiny)
+        rows.append({"metric": "branch_ratio", "unit": number, **finite(float(ratio.mean()))})
+        rows.append({"metric": "branch_angle", "unit": number, **_angle(added, g.flatten(1))})
+    return rows
+
+
+def _angle(added: Tensor, gradient: Tensor) -> Row:
+    if added.shape != gradient.shape:
+        return {"status": "shapes differ"}
+    # Gradients of images that are certain are tiny: in float32 their squares would be zero.
+    added, gradient = added.double(), gradient.double()
+    least = torch.finfo(torch.float64).tiny
+    lengths = [part.norm(dim=1, keepdim=True).clamp_min(least) for part in (added, gradient)]
+    cosine = ((added / lengths[0]) * (-gradient / lengths[1])).sum(1)
+    return finite(float(cosine.mean()))
+
+
+def logit_lens(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
+    """Measure error and loss of the network's own head on x_l, for l = 0 to n.
+
+    x_l is carried to the head by the shortcuts alone, which is the network with every later block
+    removed (nostalgebraist 2020, "interpreting GPT"; for residual networks Jastrzebski 2018). In a
+    plain network only the last stage has the head's shape; there x_l goes to it as it is.
+    """
+    xs = no_grad_stream(chain, images)
+    rows: list[Row] = []
+    for number, x in enumerate(xs):
+        with torch.no_grad():
+            for block in chain.blocks[number:]:
+                x = block.removed(x)
+            fits = x.shape == xs[-1].shape
+            found = score(chain.head(x), targets) if fits else {}
+        for name in ("error", "loss"):
+            value = finite(found[name]) if fits else {"status": "shapes differ"}
+            rows.append({"metric": f"lens_{name}", "unit": number, **value})
+    return rows
+
+
+def linear_probes(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
+    """Measure the error of a ridge regression on the channel means of x_l, for l = 0 to n.
+
+    It is fitted on the first half of the images and scored on the second: W = (Z'Z + lambda I)^-1
+    Z'Y with Z N C the centred and scaled means, Y N K one-hot, centred (Alain & Bengio 2016, arXiv
+    1610.01644, with the closed form in place of descent). lambda is RIDGE times N.
+    """
+    half, targets = len(images) // 2, targets.cpu()
+    targets_of = F.one_hot(targets, int(targets.max()) + 1).double()
+    rows: list[Row] = []
+    for number, x in enumerate(no_grad_stream(chain, images)):
+        features = x.mean((2, 3)).double().cpu()  # N C
+        spread, mean = torch.std_mean(features[:half], 0)
+        z = (features - mean) / spread.clamp_min(1e-12)
+        shift = targets_of[:half].mean(0)
+        gram = z[:half].T @ z[:half] + RIDGE * half * torch.eye(z.shape[1], dtype=z.dtype)
+        weights = torch.linalg.solve(gram, z[:half].T @ (targets_of[:half] - shift))  # C K
+        guess = (z[half:] @ weights + shift).argmax(1)
+        error = float((guess != targets[half:]).double().mean())
+        rows.append({"metric": "probe_error", "unit": number, "value": error})
+    return rows

@@ -1,0 +1,134 @@
+"""Take a network as a chain: a stem, residual blocks one after another, a head.
+
+Whatever a residual network is called, a block is `merge(shortcut(x) + residual(x))` (He 2015, arXiv
+1512.03385, equation 1; after He 2016, arXiv 1603.05027, the merge does nothing). With these three
+maps a measurement can remove a branch or follow one path, without a hook. `adapters.py` makes
+chains of networks.
+
+Shapes: N images, C H W channels, height, width, K classes; x_0 is the stem's output, x_l that of
+block l of n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from resnets.study.tables import Row
+
+Map = Callable[[Tensor], Tensor]
+STEM_AND_HEAD = 2  # weighted layers outside the blocks, as the names of networks count them
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One residual block as three maps; `shortcut` is None in a plain network."""
+
+    name: str
+    stage: int  # from 1
+    shortcut: Map | None
+    residual: nn.Module
+    merge: Map
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """N C H W -> N C' H/s W/s."""
+        return self.add(x, self.residual(x))
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return the block's output, given its input and its branch's output."""
+        return self.merge(residual if self.shortcut is None else self.shortcut(x) + residual)
+
+    def removed(self, x: Tensor) -> Tensor:
+        """Return the output with the branch at zero; a plain block becomes the identity."""
+        return x if self.shortcut is None else self.merge(self.shortcut(x))
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A network in parts; the modules are those of `network`."""
+
+    network: nn.Module
+    stem: Map
+    blocks: tuple[Block, ...]
+    head: Map
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """N C H W -> logits N K."""
+        return self.head(self.stream(images)[-1])
+
+    def stream(self, images: Tensor) -> list[Tensor]:
+        """Return x_0 to x_n."""
+        xs = [self.stem(images)]
+        for block in self.blocks:
+            xs.append(block(xs[-1]))
+        return xs
+
+    def gradients(
+        self, images: Tensor, targets: Tensor, *, reduction: str
+    ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Return x_0 to x_n and the cross-entropy's gradients there."""
+        with torch.enable_grad():
+            xs = [self.stem(images).detach().requires_grad_()]
+            for block in self.blocks:
+                xs.append(block(xs[-1]))
+            loss = F.cross_entropy(self.head(xs[-1]), targets, reduction=reduction)
+            return xs, torch.autograd.grad(loss, xs)
+
+    @property
+    def plain(self) -> bool:
+        """Whether no block has a shortcut."""
+        return all(block.shortcut is None for block in self.blocks)
+
+    @property
+    def depth(self) -> int:
+        """Weighted layers as the names count them: those of the branches, the stem and the head."""
+        inside = [name for block in self.blocks for name, _ in block.residual.named_children()]
+        return sum(name.startswith("conv") for name in inside) + STEM_AND_HEAD
+
+
+@contextmanager
+def batch_statistics(network: nn.Module, *, wanted: bool = True) -> Iterator[None]:
+    """Let batch norms use mean and variance of the batch they see, and remember nothing.
+
+    That re-estimates their statistics on the images at hand, for the network as it is then (Nado
+    2020, arXiv 2006.10963). Dropout and stochastic depth stay off.
+    """
+    norms = [m for m in network.modules() if wanted and isinstance(m, _BatchNorm)]
+    before = [(norm, norm.training, norm.track_running_stats) for norm in norms]
+    for norm in norms:
+        norm.training, norm.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for norm, training, tracks in before:
+            norm.training, norm.track_running_stats = training, tracks
+
+
+def score(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """Return error (share of wrong images) and mean cross-entropy of logits N K."""
+    wrong = (logits.argmax(1) != targets).double().mean()
+    return {"error": float(wrong), "loss": float(F.cross_entropy(logits.double(), targets))}
+
+
+def through(blocks: Sequence[Map], x: Tensor) -> Tensor:
+    """Apply the blocks one after another."""
+    for block in blocks:
+        x = block(x)
+    return x
+
+
+def no_grad_stream(chain: Chain, images: Tensor) -> list[Tensor]:
+    """Return x_0 to x_n without a graph."""
+    with torch.no_grad():
+        return chain.stream(images)
+
+
+def finite(value: float) -> Row:
+    """Return a value as a column, or a status in its place."""
+    return {"value": value} if abs(value) < float("inf") else {"status": "not finite"}

@@ -1,0 +1,1 @@
+"""Measure how signals and gradients propagate through networks at initialisation."""

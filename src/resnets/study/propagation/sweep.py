@@ -1,0 +1,161 @@
+"""Sweep networks at initialisation over families, widths and depths, into tables of a study.
+
+Jobs (a kind of layer, some draws) share nothing and run in as many processes as there are cores;
+the rows are put in order afterwards, so that the tables do not depend on which job ends first.
+
+Tables in DIR/data: `init.csv` verdicts, slopes and where float32 overflows; `init_forward.csv`,
+`init_backward.csv` profiles by block; `init_theory.csv` their closed forms.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from resnets.data.workers import usable_cpus
+from resnets.device import kept_threads
+from resnets.errors import UserError
+from resnets.study.executors import on_this_machine
+from resnets.study.propagation.signal_propagation import measured_blocks, propagate
+from resnets.study.propagation.stability import Stability, judge_stability
+from resnets.study.propagation.theory import theory_rows
+from resnets.study.propagation.weight_sampling import Convolution, Dense
+from resnets.study.tables import Row, write_table
+
+DEPTHS = (10, 30, 100, 300, 1000, 3000, 10000)
+WIDTHS = (64, 128)
+DRAWS = 5
+# The deepest for convolutions, and their draws.
+SHALLOW, SHALLOW_DRAWS = 1000, 3
+CONVOLUTION = Convolution(16, 6)
+# Draws that one job takes at once: more are faster, fewer leave no core idle at the end.
+TOGETHER = 3
+
+Tables = dict[str, list[Row]]
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One part of the sweep: the layer, the depths, the draws."""
+
+    layer: Dense | Convolution
+    depths: tuple[int, ...]
+    seed: int
+    draws: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.layer.name}, draws {self.draws[0]} to {self.draws[-1]}"
+
+    @property
+    def cost(self) -> float:
+        """A number about proportional to the time; the most expensive job starts first."""
+        return max(self.depths) * len(self.draws) * self.layer.width
+
+    def run(self) -> Tables:
+        with kept_threads():
+            torch.set_num_threads(1)  # small products are faster on one thread
+            return propagate(self.layer, depths=self.depths, seed=self.seed, draws=self.draws)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What was found: a verdict for each cell, the tables, the time."""
+
+    verdicts: list[Stability]
+    tables: list[Path]
+    seconds: float
+
+
+def measure_init(
+    out: Path,
+    *,
+    log: Callable[[str], None],
+    depths: Sequence[int] = DEPTHS,
+    widths: Sequence[int] = WIDTHS,
+    draws: int = DRAWS,
+    seed: int = 0,
+    processes: int | None = None,
+) -> Sweep:
+    """Measure ten families at initialisation, write the tables into out/data, judge each cell.
+
+    Args:
+        out: Folder of the study.
+        log: Gets a line for each finished part.
+        depths: Numbers of layers; each holds one matrix or filter bank.
+        widths: Widths of the dense networks.
+        draws: Sets of weights, which all families share.
+        seed: Seed of weights and inputs.
+        processes: Splits at a time; as many as cores when left out.
+
+    Raises:
+        UserError: A number is out of range, or the folder cannot be written.
+    """
+    start = time.perf_counter()
+    depths = tuple(sorted(set(depths)))
+    if not depths or min(depths) < 1 or not widths or min(widths) < 2 or draws < 1:
+        raise UserError(
+            f"depths {depths}, widths {tuple(widths)}, {draws} draws: allowed are depths from 1, "
+            "widths from 2 and at least one draw"
+        )
+    data = _prepare(out)
+    jobs = _jobs(depths, widths, draws, seed)
+    workers = min(processes or usable_cpus(), len(jobs))
+    log(f"{len(jobs)} parts, {max(depths):,} layers, {workers} at a time")
+    done: dict[SweepJob, Tables] = {}
+    for number, (job, tables) in enumerate(_run(jobs, workers), 1):
+        done[job] = tables
+        log(f"{number}/{len(jobs)}  {time.perf_counter() - start:5.1f} s  {job.name}")
+    found: Tables = defaultdict(list)
+    for job in jobs:
+        for name, rows in done[job].items():
+            found[name] += rows
+    for width in widths:
+        blocks = measured_blocks(depths)
+        found["theory"] += theory_rows(depths=depths, width=width, blocks=blocks, seed=seed)
+    verdicts = judge_stability(found["forward"], found["backward"], depths=depths)
+    summary = [row for verdict in verdicts for row in verdict.rows()] + found.pop("float32")
+    tables = {"init.csv": summary} | {f"init_{name}.csv": found[name] for name in sorted(found)}
+    for name, rows in tables.items():
+        write_table(data / name, rows)
+    return Sweep(verdicts, [data / name for name in tables], time.perf_counter() - start)
+
+
+def _prepare(out: Path) -> Path:
+    """Make the folder of the tables, before a minute is spent."""
+    data = out / "data"
+    answer = UserError(f"{out}: is not a folder that can be written; pass another --out")
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise answer from error
+    if not os.access(data, os.W_OK):
+        raise answer
+    return data
+
+
+def _jobs(depths: tuple[int, ...], widths: Sequence[int], draws: int, seed: int) -> list[SweepJob]:
+    shallow = tuple(depth for depth in depths if depth <= SHALLOW) or (min(depths),)
+    numbers = tuple(range(draws))
+    portions = [numbers[start : start + TOGETHER] for start in range(0, draws, TOGETHER)]
+    jobs = [SweepJob(Dense(n), depths, seed, some) for n in widths for some in portions]
+    return [*jobs, SweepJob(CONVOLUTION, shallow, seed, numbers[:SHALLOW_DRAWS])]
+
+
+def _run(jobs: list[SweepJob], workers: int) -> Iterator[tuple[SweepJob, Tables]]:
+    """Yield jobs as they finish; an interrupt ends the processes instead of waiting for them."""
+    order = sorted(jobs, key=lambda job: job.cost, reverse=True)
+    if workers == 1:
+        yield from ((job, job.run()) for job in order)
+        return
+    with on_this_machine(workers) as pool:
+        futures: dict[Future[Tables], SweepJob] = {pool.submit(job.run): job for job in order}
+        for future in as_completed(futures):
+            yield futures[future], future.result()

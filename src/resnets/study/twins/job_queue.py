@@ -1,0 +1,147 @@
+"""Run the jobs of a study on an executor, each once, until nothing is left to do.
+
+Jobs that can start are submitted, each row is kept as it comes, and the new rows decide what can
+start next. A folder belongs to one process at a time, and whatever stops it, finished runs stay.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    wait,
+)
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+from resnets.device import choose_device
+from resnets.errors import UserError, unknown
+from resnets.study.tables import Row, write_table
+from resnets.study.twins.analysis import budget_rows, summary_rows
+from resnets.study.twins.lr_search import remaining, runnable
+from resnets.study.twins.run_store import RunStore
+from resnets.study.twins.study_config import PRESETS, StudyConfig, TwinJob
+from resnets.study.twins.trial import TrialResult, dataset_of, run_trial
+from resnets.training.lock import locked
+
+Log = Callable[[str], None]
+Workers = Callable[[], AbstractContextManager[Executor]]
+
+
+def resolve(preset: str, *, data: str | None = None, device: str = "auto") -> StudyConfig:
+    """Return the config of a preset, on other images if `data` is given.
+
+    The device `auto` is the CPU for small images, where processes on all cores are faster than one
+    device.
+
+    Raises:
+        UserError: The preset, device or data set is unknown; nothing has been written then.
+    """
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    config = PRESETS[preset]
+    name = "cpu" if device == "auto" and preset != "cifar" else device
+    setup = replace(config.setup, device=str(choose_device(name)), data=data or config.setup.data)
+    dataset_of(setup)
+    return replace(config, setup=setup)
+
+
+def train_twins(config: StudyConfig, folder: Path, *, workers: Workers, log: Log) -> None:
+    """Run what the folder lacks of a study, then write its tables of training.
+
+    Raises:
+        UserError: The folder holds another study or is in use, or the study would show nothing.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder}: is a file; pass a new folder or that of a study")
+    with workers() as executor:  # first, so that an address where nobody answers leaves no folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / "lock", folder=folder):
+            store = RunStore(folder, config)
+            log(f"study {config.name} in {folder}: {len(store.rows)} runs are finished")
+            try:
+                run_jobs(store, executor=executor, log=log)
+            except KeyboardInterrupt:
+                log(f"{len(store.rows)} runs are kept")
+                raise
+            rows = list(store.rows.values())
+            store.write_table()
+            write_table(store.data / "summary.csv", summary_rows(config, rows))
+            if config.budgets is not None:
+                write_table(store.data / "budget.csv", budget_rows(config, rows))
+
+
+def run_jobs(store: RunStore, *, executor: Executor, log: Log) -> None:
+    """Run what the config needs and the store does not hold yet.
+
+    Raises:
+        UserError: The shallowest plain network learns nothing, or a worker was killed.
+    """
+    progress = _Progress(store)
+    running: dict[Future[TrialResult], TwinJob] = {}
+    while True:
+        busy = {job.key for job in running.values()}
+        for job in runnable(store.config, store.rows.values()):
+            if job.key not in busy and job.key not in store.rows:
+                running[executor.submit(run_trial, job)] = job
+        if not running:
+            return
+        finished, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in sorted(
+            finished, key=_failed
+        ):  # good rows are kept before a failure is raised
+            job = running.pop(future)
+            store.add(job, _result(future, store))
+            log(progress.line(job, store.rows[job.key]))
+
+
+def _failed(future: Future[TrialResult]) -> bool:
+    return future.cancelled() or future.exception() is not None
+
+
+def _result(future: Future[TrialResult], store: RunStore) -> TrialResult:
+    try:
+        return future.result()
+    except (BrokenExecutor, CancelledError):
+        raise UserError(
+            "the workers are gone: one was killed, perhaps for lack of memory, or the cluster was "
+            f"closed; {len(store.rows)} runs are kept in {store.folder}, and the same command "
+            "resumes the study"
+        ) from None
+
+
+class _Progress:
+    """What is done, and how long the rest will take at the speed so far."""
+
+    def __init__(self, store: RunStore) -> None:
+        self.store = store
+        self.start = time.monotonic()
+        self.done = 0.0
+
+    def line(self, job: TwinJob, row: Row) -> str:
+        """Return the line of one finished run."""
+        self.done += job.cost
+        spent = time.monotonic() - self.start
+        left = remaining(self.store.config, self.store.rows)
+        seconds_left = sum(job.cost for job in left) * spent / self.done
+        part = "val" if job.purpose == "tune" else "train"
+        error = row["status"] or f"{part} error {row[f'{part}_error']:.1%}"
+        count = len(self.store.rows)
+        return (
+            f"{count:4} of {count + len(left)}  {job.purpose:6} {job.family:13} {job.depth:4} "
+            f"layers {job.steps:5} steps  lr {job.rate:<6g} seed {job.seed:<4} {error:18} "
+            f"{clock(spent)} elapsed, about {clock(seconds_left)} left"
+        )
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as m:ss, or h:mm:ss from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

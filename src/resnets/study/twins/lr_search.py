@@ -1,0 +1,152 @@
+"""Choose the learning rate of every cell, and say which runs a study still needs.
+
+The order of a study is a pure function of its config and its rows, so a killed study resumes by
+reading its rows. Every cell chooses its own learning rate among the config's, on a seed that is not
+counted, at half length, by the mean loss on images that were held out. A best rate at the edge of
+those tried asks for one more beyond it, as long as the reserve lasts; if it is still at the edge
+then, the cell is flagged. Nothing but the shallowest plain network starts before that one has
+clearly learned: where it does not, a study would show nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from resnets.errors import UserError
+from resnets.evaluation.metrics import wilson
+from resnets.study.tables import Row
+from resnets.study.twins.study_config import Cell, StudyConfig, TwinJob
+from resnets.study.twins.trial import dataset_of
+
+# A network has learned whose error is clearly below this share of chance's.
+LEARNED = 0.8
+
+# Validation loss of each learning rate that was tried; infinite where it diverged.
+Losses = Mapping[float, float]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The learning rate of a cell."""
+
+    rate: float
+    flag: str  # empty | edge: a rate beyond those tried might be better | diverged: all did
+
+
+def rates_to_try(config: StudyConfig, tried: Losses) -> tuple[float, ...]:
+    """Return the rates that a cell still has to try, none when it can choose."""
+    if len(config.rates) == 1:
+        return ()
+    missing = tuple(rate for rate in config.rates if rate not in tried)
+    if missing:
+        return missing
+    edge = _edge(tried)
+    spare = len(config.rates) + config.reserve - len(tried)
+    if edge == 0 or spare < 1:
+        return ()
+    beyond = min(tried) / config.factor if edge < 0 else max(tried) * config.factor
+    return (float(f"{beyond:.4g}"),)
+
+
+def choose(config: StudyConfig, tried: Losses) -> Choice | None:
+    """Return the choice of a cell, or None while it has a rate to try."""
+    if rates_to_try(config, tried):
+        return None
+    if len(config.rates) == 1:
+        return Choice(config.rates[0], "")
+    if all(math.isinf(loss) for loss in tried.values()):
+        return Choice(min(tried), "diverged")
+    return Choice(_best(tried), "edge" if _edge(tried) else "")
+
+
+def _best(tried: Losses) -> float:
+    """The smaller one of equals."""
+    return min(sorted(tried), key=lambda rate: tried[rate])
+
+
+def _edge(tried: Losses) -> int:
+    """-1 where the best rate is the smallest tried, 1 the largest, 0 between them."""
+    best = _best(tried)
+    return (best == max(tried)) - (best == min(tried))
+
+
+def tried_rates(rows: Iterable[Row], cell: Cell) -> dict[float, float]:
+    """Return the validation losses of a cell so far."""
+    return {
+        row["lr"]: row.get("val_loss", math.inf)
+        for row in rows
+        if row["purpose"] == "tune" and (row["family"], row["depth"]) == cell
+    }
+
+
+def runnable(config: StudyConfig, rows: Iterable[Row]) -> list[TwinJob]:
+    """Return every job that can start now, done or not, the longest first.
+
+    Raises:
+        UserError: The shallowest plain network did not clearly learn.
+    """
+    rows = list(rows)
+    first = config.shallowest
+    if not _has_learned(config, rows):
+        jobs = list(_jobs(config, rows, first))
+        return jobs if jobs[0].purpose == "tune" else jobs[:1]
+    found = [job for cell, _ in config.cells() for job in _jobs(config, rows, cell)]
+    return sorted(found, key=lambda job: -job.cost)
+
+
+def remaining(config: StudyConfig, rows: Mapping[tuple[object, ...], Row]) -> list[TwinJob]:
+    """Return what the config still needs, as far as is known: rates beyond the edges may come."""
+    jobs: list[TwinJob] = []
+    for cell, _ in config.cells():
+        found = list(_jobs(config, list(rows.values()), cell))
+        if found[0].purpose == "tune":
+            found += config.trials(cell, config.rates[0])
+        jobs += found
+    return [job for job in jobs if job.key not in rows]
+
+
+def _jobs(config: StudyConfig, rows: list[Row], cell: Cell) -> Iterator[TwinJob]:
+    """A cell's next trials of rates, or, when it has chosen, its counted runs."""
+    tried = tried_rates(rows, cell)
+    choice = choose(config, tried)
+    if choice is None:
+        yield from (config.tuning(cell, rate) for rate in rates_to_try(config, tried))
+    else:
+        yield from config.trials(cell, choice.rate)
+
+
+def _has_learned(config: StudyConfig, rows: list[Row]) -> bool:
+    """Whether the shallowest plain network has learned; False while it is not judged yet.
+
+    Raises UserError where its error, at the upper end of Wilson's interval, is not below LEARNED.
+    """
+    row = _judged(config, rows)
+    if row is None:
+        return False
+    part = "val" if row["purpose"] == "tune" else "train"
+    error, images = row.get(f"{part}_error", 1.0), row.get(f"{part}_images", 0)
+    chance = dataset_of(config.setup).chance
+    if wilson(round(error * images), images)[1] < LEARNED * chance:
+        return True
+    raise UserError(
+        f"the plain network of {row['depth']} layers has {error:.0%} error after {row['steps']} "
+        f"steps (chance: {chance:.0%}): the budget is too small for this data to show anything "
+        "about depth; use a longer preset or easier data"
+    )
+
+
+def _judged(config: StudyConfig, rows: list[Row]) -> Row | None:
+    """The row by which the shallowest plain network is judged: of the rate that it chose."""
+    choice = choose(config, tried_rates(rows, config.shallowest))
+    purpose = "count" if len(config.rates) == 1 else "tune"
+    found = [
+        row
+        for row in rows
+        if (row["family"], row["depth"]) == config.shallowest
+        and row["purpose"] == purpose
+        and choice is not None
+        and row["lr"] == choice.rate
+    ]
+    return found[0] if found else None

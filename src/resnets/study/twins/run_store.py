@@ -1,0 +1,131 @@
+"""Keep the folder of a study: its config, a row for each finished run, the models it keeps.
+
+`plan.json`, `runs.jsonl` (one line a finished run, on the disk before the next), `timings.jsonl`,
+`train.csv` and `budget.csv` are in DIR/data, model files in DIR/models. A line that a kill tore is
+cut off when the study resumes, and its run is repeated. Rows hold no times: on one machine a
+repeated study gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnets.errors import UserError
+from resnets.fileio import append_jsonl, read_jsonl, write_atomic
+from resnets.inference.model_file import ModelFile, save_model
+from resnets.study.tables import Row, write_table
+from resnets.study.twins.study_config import StudyConfig, TwinJob
+from resnets.study.twins.trial import METRICS, TrialResult, dataset_of
+from resnets.study.twins.variants import config_of
+
+# The column `study` of the table train, by purpose.
+STUDIES = {"count": "train", "tune": "tune"}
+
+
+def key_of(row: Row) -> tuple[Any, ...]:
+    """Return the key of the job that made a row."""
+    return tuple(row[name] for name in ("purpose", "family", "depth", "lr", "seed", "steps"))
+
+
+class RunStore:
+    """The finished runs of a study: a run that is in it is never repeated."""
+
+    def __init__(self, folder: Path, config: StudyConfig) -> None:
+        """Open the folder of a study, or make a new one.
+
+        Raises:
+            UserError: The folder holds runs of another config or other images, or is damaged.
+        """
+        self.folder, self.config = folder, config
+        self.data = folder / "data"
+        self.data.mkdir(parents=True, exist_ok=True)
+        self.runs = self.data / "runs.jsonl"
+        found = read_jsonl(self.runs, repair=True)
+        self._keep_plan(started=bool(found))
+        self._keep_images(started=bool(found))
+        self.rows: dict[tuple[Any, ...], Row] = {key_of(row): row for row in found}
+        read_jsonl(self.data / "timings.jsonl", repair=True)
+
+    def _keep_plan(self, *, started: bool) -> None:
+        path = self.data / "plan.json"
+        text = json.dumps(asdict(self.config), indent=1) + "\n"
+        if not started:
+            write_atomic(path, text)
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            raise UserError(
+                f"{self.folder} holds a study with another plan ({path}), or of another version; "
+                "pass another --out, or the same preset, data and device to resume it"
+            )
+
+    def _keep_images(self, *, started: bool) -> None:
+        """Keep the fingerprints of the images: the plan only says where they are."""
+        path, images = self.data / "images.json", dataset_of(self.config.setup)
+        found = {"train": images.train.fingerprint(), "test": images.test.fingerprint()}
+        text = json.dumps(found) + "\n"
+        if not started or not path.exists():
+            write_atomic(path, text)
+        elif path.read_text(encoding="utf-8") != text:
+            raise UserError(
+                f"{self.folder} was started with other images than {self.config.setup.data} holds "
+                f"now ({path}); put them back, or pass another --out"
+            )
+
+    def add(self, job: TwinJob, result: TrialResult) -> None:
+        """Keep a finished run: its model first, so that a row has all that belongs to it."""
+        if result.weights is not None:
+            self._save_model(job, result)
+        append_jsonl(self.runs, result.row)
+        append_jsonl(self.data / "timings.jsonl", {"key": job.key, "seconds": result.seconds})
+        self.rows[job.key] = result.row
+
+    def _save_model(self, job: TwinJob, result: TrialResult) -> None:
+        assert result.weights is not None
+        images = dataset_of(job.setup)
+        contents = ModelFile(
+            config=config_of(
+                job.family,
+                job.depth,
+                widths=job.setup.widths,
+                num_classes=len(images.classes),
+                in_channels=images.preprocess.channels,
+            ),
+            preprocess=images.preprocess,
+            classes=images.classes,
+            scores=result.test,
+            recipe=asdict(job.recipe),
+            data={"name": job.setup.data, "fingerprint": images.train.fingerprint()},
+            weights={name: torch.from_numpy(array) for name, array in result.weights.items()},
+        )
+        path = model_path(self.folder, job.family, job.depth)
+        path.parent.mkdir(exist_ok=True)
+        save_model(path, contents)
+
+    def write_table(self) -> Path:
+        """Write train.csv in long form, sorted: the order in which runs ended leaves no trace."""
+        path = self.data / "train.csv"
+        ordered = [self.rows[key] for key in sorted(self.rows) if key[0] in STUDIES]
+        write_table(path, (line for row in ordered for line in long_form(row)))
+        return path
+
+
+def model_path(folder: Path, family: str, depth: int) -> Path:
+    """Return the path of the weights of a cell's first seed, if the config keeps them."""
+    return folder / "models" / f"{family}-{depth}.safetensors"
+
+
+def long_form(row: Row) -> Iterator[Row]:
+    """Yield one line for each number of a run, and one for each point of its curve."""
+    about = {name: row[name] for name in ("family", "depth", "seed", "lr")}
+    about = {"study": STUDIES[row["purpose"]], **about}
+    if row["status"]:
+        judged = "train_error" if row["purpose"] == "count" else "val_loss"
+        yield about | {"metric": judged, "status": row["status"]}
+    yield from (about | {"metric": name, "value": row[name]} for name in METRICS if name in row)
+    for step, loss in row["curve"]:
+        yield about | {"metric": "loss", "step": step, "value": loss}
