@@ -242,9 +242,9 @@ def test_theory_is_drawn_where_it_has_a_closed_form(tmp_path: Path) -> None:
     theory = table("theory_gradient_cosine", plain=(0.35, 0.0))
     found = cosines(tmp_path, theory, plain=(0.3, 0.1), residual=(0.8, 0.2))
     assert found.caption["subtitle"].endswith("Theory is off by at most 0.10.")
-    rows = {(r["family"], r["depth"]): r["theory"] for r in found.panels[0].data["rows"]}
-    assert rows["plain", 10] == pytest.approx(0.35)
-    assert rows["residual", 10] is None
+    rows = {(r["series"], r["depth"]): r["theory"] for r in found.panels[0].data["rows"]}
+    assert rows["plain without norm", 10] == pytest.approx(0.35)
+    assert rows["residual without norm", 10] is None
 
 
 def write_profiles(folder: Path, network: str, *stems: float) -> None:
@@ -347,8 +347,8 @@ def test_pairs_are_compared_at_equal_shares_of_depth(tmp_path: Path) -> None:
     write_across(tmp_path, residual=0.9)
     found = figure_of(tmp_path, "similarity")
     (panel,) = found.panels
-    assert {row["cka"] for row in panel.data["matched"]} == {0.9}
-    assert [row["other"] for row in panel.data["matched"]] == [0, 1, 1, 2, 2, 3, 3]
+    assert {row["value"] for row in panel.data["matched"]} == {0.9}
+    assert [row["x"] for row in panel.data["matched"]] == [0, 1, 1, 2, 2, 3, 3]
     assert len(panel.data["rows"]) == 7 * 4
     assert found.caption["title"] == "Similarity of layers within and between networks"
     assert found.tables == ("probe_across_residual-56-against-residual-8",)
