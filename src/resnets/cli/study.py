@@ -194,7 +194,7 @@ class Report:
 
     def run(self, started: float) -> int:
         """Write the page and print its path."""
-        from resnets.study.report.writing import write_study_report
+        from resnets.study.report.study_page import write_study_report
 
         _logger(self.quiet)("drawing the figures")
         print(write_study_report(self.out))

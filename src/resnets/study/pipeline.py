@@ -14,7 +14,7 @@ from resnets.inference.model_file import read_model
 from resnets.study.probes.initial_gradients import initial_gradient_rows
 from resnets.study.probes.probe_suite import compare_models, probe_model
 from resnets.study.propagation.sweep import measure_init
-from resnets.study.report.writing import write_study_report
+from resnets.study.report.study_page import write_study_report
 from resnets.study.tables import ACROSS, AGAINST, Tables, probe_path, write_table
 from resnets.study.twins.analysis import summary_lines
 from resnets.study.twins.job_queue import Log, Workers, train_twins
