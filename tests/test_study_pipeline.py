@@ -15,6 +15,7 @@ import torch
 from resnets.study import pipeline
 from resnets.study.pipeline import Pipeline
 from resnets.study.probes.initial_gradients import initial_gradient_rows
+from resnets.study.probes.probe_suite import Prober
 from resnets.study.probes.replay import networks_of_job
 from resnets.study.tables import Row, Tables, one, probe_path, read_table, select, write_table
 from resnets.study.twins.study_config import Group, StudyConfig
@@ -67,13 +68,17 @@ def test_study_alone_does_what_is_missing_in_order(
         for name in ("residual-56", "residual-8", "plain-8"):
             (tmp_path / "models" / f"{name}.safetensors").touch()
 
-    def probe(model: Path, **named: Any) -> None:
-        done.append(model.stem)
-        write_probes(named["out"])
+    class Recorder(Prober):
+        def probe(self, model: Path, **named: Any) -> list[Path]:
+            done.append(model.stem)
+            write_probes(self.out)
+            return []
 
-    def compare(model: Path, against: Path, **named: Any) -> None:
-        done.append(f"{model.stem} against {against.stem}")
-        write_table(probe_path(named["out"], "across", done[-1].replace(" ", "-")), [])
+        def compare(self, model: Path, against: Path) -> Path:
+            done.append(f"{model.stem} against {against.stem}")
+            path = probe_path(self.out, "across", done[-1].replace(" ", "-"))
+            write_table(path, [])
+            return path
 
     def init(out: Path, **named: Any) -> None:
         done.append("init")
@@ -89,8 +94,7 @@ def test_study_alone_does_what_is_missing_in_order(
     monkeypatch.setattr(pipeline, "measure_init", init)
     monkeypatch.setattr(pipeline, "train_twins", train)
     monkeypatch.setattr(pipeline, "summary_lines", lambda summary: [])
-    monkeypatch.setattr(pipeline, "probe_model", probe)
-    monkeypatch.setattr(pipeline, "compare_models", compare)
+    monkeypatch.setattr(pipeline, "Prober", Recorder)
     monkeypatch.setattr(pipeline, "write_study_report", lambda folder: folder / "study.html")
     monkeypatch.setattr(pipeline, "initial_gradient_rows", initial)
     lines: list[str] = []
