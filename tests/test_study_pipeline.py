@@ -6,6 +6,8 @@ import math
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +15,13 @@ import torch
 from resnets.study import pipeline
 from resnets.study.pipeline import Pipeline
 from resnets.study.probes.initial_gradients import initial_gradient_rows
+from resnets.study.probes.probe_suite import Prober
 from resnets.study.probes.replay import networks_of_job
-from resnets.study.tables import Row, Tables, one, read_table, select
+from resnets.study.tables import Row, Tables, one, probe_path, read_table, select, write_table
 from resnets.study.twins.study_config import Group, StudyConfig
 from resnets.study.twins.trial import new_network, run_trial
+from tiny_evidence import degrading, write_probes, write_training
+from tiny_evidence import plan as minutes
 from tiny_study import STEPS, Inline, tiny_plan, write_images
 
 
@@ -49,6 +54,56 @@ def test_all_parts_are_done_once(
     parts = [line for line in lines if line.startswith("part ")]
     again = [line for line in parts if not line.endswith("exists already")]
     assert len(parts) == 9 and len(again) == 1 and "training" in again[0]
+
+
+def test_study_alone_does_what_is_missing_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def train(*arguments: Any, **named: Any) -> None:
+        done.append("train")
+        write_training(tmp_path, degrading)
+        (tmp_path / "models").mkdir(exist_ok=True)
+        for name in ("residual-56", "residual-8", "plain-8"):
+            (tmp_path / "models" / f"{name}.safetensors").touch()
+
+    class Recorder(Prober):
+        def probe(self, model: Path, **named: Any) -> list[Path]:
+            done.append(model.stem)
+            write_probes(self.out)
+            return []
+
+        def compare(self, model: Path, against: Path) -> Path:
+            done.append(f"{model.stem} against {against.stem}")
+            path = probe_path(self.out, "across", done[-1].replace(" ", "-"))
+            write_table(path, [])
+            return path
+
+    def init(out: Path, **named: Any) -> None:
+        done.append("init")
+        (out / "data").mkdir(parents=True)
+        (out / "data" / "init_theory.csv").touch()
+
+    def initial(*arguments: Any) -> list[Row]:
+        done.append("step 0")
+        return []
+
+    kept = SimpleNamespace(recipe={"learning_rate": 0.1})
+    monkeypatch.setattr(pipeline, "read_model", lambda path: kept)
+    monkeypatch.setattr(pipeline, "measure_init", init)
+    monkeypatch.setattr(pipeline, "train_twins", train)
+    monkeypatch.setattr(pipeline, "summary_lines", lambda summary: [])
+    monkeypatch.setattr(pipeline, "Prober", Recorder)
+    monkeypatch.setattr(pipeline, "write_study_report", lambda folder: folder / "study.html")
+    monkeypatch.setattr(pipeline, "initial_gradient_rows", initial)
+    lines: list[str] = []
+    for _ in range(2):
+        page = Pipeline(minutes(), tmp_path, pytest.fail, device="cpu", log=lines.append).run()
+    assert page == tmp_path / "study.html"
+    measured = ["step 0", "residual-56", "residual-8 against plain-8"]
+    assert done == ["init", "train", *measured, "train"]  # nothing is measured twice
+    assert "plain-56.safetensors is missing" in " ".join(lines)
 
 
 def test_the_first_networks_are_those_of_the_run(plan: StudyConfig) -> None:

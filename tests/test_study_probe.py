@@ -19,6 +19,7 @@ from resnets.study.probes.block_stats import RIDGE, branch_use, linear_probes, l
 from resnets.study.probes.cka import MINIBATCH, cka
 from resnets.study.probes.loss_landscape import filter_normalised, loss_lines
 from resnets.study.probes.residual_chain import score
+from resnets.study.twins.study_config import ProbeConfig
 from tiny_chains import K, chain, network, sample, trained
 
 
@@ -184,7 +185,7 @@ def test_directions_have_the_lengths_of_the_filters() -> None:
 def test_lines_pass_through_the_network_and_leave_it_alone() -> None:
     taken, (images, targets) = chain(), sample()
     before = {k: v.clone() for k, v in taken.network.state_dict().items()}
-    rows = loss_lines(taken, images, targets, directions=2, steps=11, seed=0)
+    rows = loss_lines(taken, images, targets, config=ProbeConfig(directions=2))
     assert all(torch.equal(v, before[k]) for k, v in taken.network.state_dict().items())
     with torch.no_grad():
         own = score(taken(images), targets)["loss"]

@@ -50,13 +50,11 @@ class Init:
         from resnets.cli.progress import printer
         from resnets.study.propagation.sweep import measure_init
 
-        log = _logger(self.quiet)
-        sweep = measure_init(self.out, log=log)
+        verdicts = measure_init(self.out, log=_logger(self.quiet))
         console = printer()
-        for study, width in sorted({(v.study, v.width) for v in sweep.verdicts}, reverse=True):
-            some = [v for v in sweep.verdicts if (v.study, v.width) == (study, width)]
+        for study, width in sorted({(v.study, v.width) for v in verdicts}, reverse=True):
+            some = [v for v in verdicts if (v.study, v.width) == (study, width)]
             console.print(_table(f"{study}, width {width}", some))
-        log(f"{len(sweep.tables)} tables in {sweep.tables[0].parent}, {sweep.seconds:.0f} s")
         return 0
 
 
@@ -154,7 +152,7 @@ class Probe:
         import time
 
         from resnets.cli.progress import Display
-        from resnets.study.probes.probe_suite import probe_model
+        from resnets.study.probes.probe_suite import Prober
 
         with Display(quiet=self.quiet) as display:
 
@@ -162,14 +160,11 @@ class Probe:
                 seconds = time.perf_counter() - started
                 display({"kind": "notice", "text": f"{seconds:6.1f} s  {text}"})
 
-            paths = probe_model(
-                self.model,
-                data=self.data,
-                against=self.against,
-                out=self.out,
-                device=self.device,
-                log=log,
-            )
+            prober = Prober(self.out, self.device, log, self.data)
+            compared = []
+            if self.against is not None:  # first, for it is quick and finds what cannot be compared
+                compared = [prober.compare(self.model, self.against)]
+            paths = [*prober.probe(self.model), *compared]
         for path in paths:
             print(path)
         return 0
@@ -246,8 +241,8 @@ class Everything:
     out: Path = OUT
     """folder of the study"""
     preset: Preset = "minutes"
-    """quick: 8 and 32 layers, 3 seeds; minutes: 8, 20, 56 layers; hour: to 110 layers, more families
-    and training budgets; cifar: He 2015 on CIFAR-10, hours on a GPU"""
+    """quick: 8 and 32 layers, 3 seeds; minutes: 8, 20, 56 layers; hour: to 110 layers, more
+    families and training budgets; cifar: He 2015 on CIFAR-10, hours on a GPU"""
     processes: int | None = None
     """runs at a time, one thread each (default: as many as cores)"""
     device: Device = "auto"
@@ -284,7 +279,7 @@ class _Terminated(KeyboardInterrupt):
 
 @contextmanager
 def _resumable(words: list[str]) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM end the workers, then print the command that resumes, on its own line."""
+    """On Ctrl-C or SIGTERM end the workers, then print the resume command on its own line."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise _Terminated

@@ -1,8 +1,4 @@
-"""Read claims: sentences about a study that were fixed before its runs.
-
-A claim names a number that the tables will hold and where it should lie. `claims.toml` beside this
-file explains how claims are written, `verdicts.py` judges them.
-"""
+"""Read claims: sentences about a study with the number that decides each, fixed before its runs."""
 
 from __future__ import annotations
 
@@ -66,8 +62,8 @@ class Claim:
     expected: str
     low: float | None  # the claim is that the number lies between these
     high: float | None
-    minus: Quantity | None = None
-    over: Quantity | None = None
+    second: Quantity | None = None  # taken from the first number, or (`ratio`) its divisor
+    ratio: bool = False
     unit: str = ""
     published: str = ""
     comparable: str = ""
@@ -123,8 +119,8 @@ def _claim(entry: dict[str, Any]) -> Claim:
         expected=entry["expected"],
         low=low,
         high=high,
-        minus=_other(entry, "minus", quantity),
-        over=_other(entry, "over", quantity),
+        second=_second(entry, quantity),
+        ratio="over" in entry,
     )
 
 
@@ -141,10 +137,10 @@ def _quantity(entry: dict[str, Any]) -> Quantity:
     return Quantity(str(entry["table"]), str(entry["metric"]), where)
 
 
-def _other(entry: dict[str, Any], key: str, first: Quantity) -> Quantity | None:
+def _second(entry: dict[str, Any], first: Quantity) -> Quantity | None:
     """Read the second number: columns that it leaves out are as in the first."""
-    if key not in entry:
+    if not {"minus", "over"} & entry.keys():
         return None
-    second = dict(entry[key])
+    second = dict(entry["minus"] if "minus" in entry else entry["over"])
     same = {"table": first.table, "metric": first.metric}
     return _quantity(same | second | {"where": first.where | dict(second.get("where", {}))})

@@ -1,9 +1,4 @@
-"""Provide `concurrent.futures` executors: processes of this machine, or a Dask cluster.
-
-One run has one thread, so a machine is filled by one process a core; a cluster gets the same list
-of jobs. An interruption ends the workers at once, and workers whose parent was killed end
-themselves.
-"""
+"""Provide `concurrent.futures` executors: processes of this machine, or a Dask cluster."""
 
 from __future__ import annotations
 

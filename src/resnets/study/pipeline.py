@@ -1,18 +1,15 @@
-"""Run a whole study into a folder: sweep, training, probes, comparisons, page.
-
-A part whose last table exists is not repeated; training finds out itself what is missing, and
-whether the config is still the same.
-"""
+"""Run a whole study into a folder: sweep, training, probes, comparisons, page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from resnets.inference.model_file import read_model
 from resnets.study.probes.initial_gradients import initial_gradient_rows
-from resnets.study.probes.probe_suite import compare_models, probe_model
+from resnets.study.probes.probe_suite import Prober
 from resnets.study.propagation.sweep import measure_init
 from resnets.study.report.study_page import write_study_report
 from resnets.study.tables import ACROSS, AGAINST, Tables, probe_path, write_table
@@ -29,19 +26,12 @@ class _Part:
     name: str
     make: Callable[[], object]
     last: Path | None = None  # None: always run, and quick where nothing is missing
+    needs: tuple[Path, ...] = ()  # models; one whose run diverged was not kept
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A study in a folder.
-
-    Attributes:
-        config: What the study does.
-        folder: Where its tables, models and page are.
-        workers: Makes the executor that trains.
-        device: Where networks are probed.
-        log: Gets the lines of progress.
-    """
+    """A study in a folder; `workers` makes the executor that trains, networks are probed here."""
 
     config: StudyConfig
     folder: Path
@@ -55,33 +45,45 @@ class Pipeline:
         Raises:
             UserError: A part cannot be done.
         """
-        data, sweep = self.folder / "data", self.config.sweep
-        parts = [
-            _Part(
-                "initialisation",
-                lambda: measure_init(
-                    self.folder,
-                    log=self.log,
-                    depths=sweep.depths,
-                    widths=sweep.widths,
-                    draws=sweep.draws,
-                ),
-                data / "init_theory.csv",
-            ),
-            _Part(f"training, preset {self.config.name}", self._train),
-            _Part("gradients at step 0", self._initial, data / "initial_gradients.csv"),
-            *(self._probe(family) for family in TWINS),
-            *(self._compare(*pair) for pair in self._pairs()),
-        ]
+        parts = self._parts()
         for number, part in enumerate(parts, 1):
             title = f"part {number} of {len(parts)}, {part.name}"
+            missing = [path.name for path in part.needs if not path.exists()]
             if part.last is not None and part.last.exists():
                 self.log(f"{title}: exists already")
-                continue
-            self.log(title)
-            part.make()
+            elif missing:
+                self.log(f"{title}: {missing[0]} is missing, because its run diverged")
+            else:
+                self.log(title)
+                part.make()
         self.log("page")
         return write_study_report(self.folder)
+
+    def _parts(self) -> list[_Part]:
+        data, config = self.folder / "data", self.config
+        parts = [
+            _Part("initialisation", self._sweep, data / "init_theory.csv"),
+            _Part(f"training, preset {config.name}", self._train),
+            _Part("gradients at step 0", self._initial, data / "initial_gradients.csv"),
+        ]
+        deep, shallow = (
+            {family: model_path(self.folder, family, depth) for family in TWINS}
+            for depth in (config.deepest, min(config.twins.depths))
+        )
+        for family, model in deep.items():
+            make = partial(self._probe, family, model)
+            last = probe_path(self.folder, "landscape", model.stem)
+            parts.append(_Part(f"probe {model.stem}", make, last, (model,)))
+        twins = [(kept["residual"], kept["plain"]) for kept in (deep, shallow)]
+        for pair in [*twins, *((deep[family], shallow[family]) for family in TWINS)]:
+            names = [model.stem for model in pair]
+            last = probe_path(self.folder, ACROSS, AGAINST.join(names))
+            make = partial(self._compare, *pair)
+            parts.append(_Part(f"compare {' with '.join(names)}", make, last, pair))
+        return parts
+
+    def _sweep(self) -> None:
+        measure_init(self.folder, log=self.log, config=self.config.sweep)
 
     def _train(self) -> None:
         train_twins(self.config, self.folder, workers=self.workers, log=self.log)
@@ -92,52 +94,14 @@ class Pipeline:
         rows = initial_gradient_rows(self.config, Tables.read(self.folder))
         write_table(self.folder / "data" / "initial_gradients.csv", rows)
 
-    def _probe(self, family: str) -> _Part:
-        """Probe a kept network; a network that diverged was not kept."""
-        config, model = self.config, model_path(self.folder, family, self.config.deepest)
+    def _probe(self, family: str, model: Path) -> None:
+        cell, seed = (family, self.config.deepest), self.config.twins.seeds[0]
+        job = self.config.counted(cell, read_model(model).recipe["learning_rate"], seed)
+        self._prober().probe(model, job=job)
 
-        def probe() -> None:
-            if not model.exists():
-                self.log(f"{model.name} is missing, because its run diverged: it is not probed")
-                return
-            rate = read_model(model).recipe["learning_rate"]
-            probe_model(
-                model,
-                data=config.setup.data,
-                out=self.folder,
-                device=self.device,
-                log=self.log,
-                job=config.counted((family, config.deepest), rate, config.twins.seeds[0]),
-                config=config.probe,
-            )
+    def _compare(self, first: Path, second: Path) -> None:
+        self._prober().compare(first, second)
 
-        return _Part(f"probe {model.stem}", probe, probe_path(self.folder, "landscape", model.stem))
-
-    def _pairs(self) -> list[tuple[Path, Path]]:
-        """Kept networks to compare: twins at both ends of depth, each family's deep and shallow."""
-        deep, shallow = (
-            {family: model_path(self.folder, family, depth) for family in TWINS}
-            for depth in (self.config.deepest, min(self.config.twins.depths))
-        )
-        twins = [(kept["residual"], kept["plain"]) for kept in (deep, shallow)]
-        return twins + [(deep[family], shallow[family]) for family in TWINS]
-
-    def _compare(self, first: Path, second: Path) -> _Part:
-        """Compare two kept networks."""
-
-        def compare() -> None:
-            if not (first.exists() and second.exists()):
-                self.log(f"{first.name} or {second.name} is missing: they are not compared")
-                return
-            compare_models(
-                first,
-                second,
-                data=self.config.setup.data,
-                out=self.folder,
-                device=self.device,
-                log=self.log,
-                config=self.config.probe,
-            )
-
-        last = probe_path(self.folder, ACROSS, f"{first.stem}{AGAINST}{second.stem}")
-        return _Part(f"compare {first.stem} with {second.stem}", compare, last)
+    def _prober(self) -> Prober:
+        data, probe = self.config.setup.data, self.config.probe
+        return Prober(self.folder, self.device, self.log, data, probe)

@@ -1,11 +1,9 @@
 """Estimates, intervals, exact tests and verdicts for a few seeds.
 
-Runs of equal seeds share initial values and data order, so families are compared seed by seed. The
-interval of a mean is Student's t; three values show their range, which is no 95 % interval. With
-six seeds the exact sign-flip test can reach p = 1/64, and no verdict over seeds is built on an
-interval alone. Shares (of diverged runs) have Wilson's interval, `evaluation.wilson`. A run that
-diverged is in no mean and no interval; in the test it counts as the worst there is, so losing runs
-can favour nobody.
+Runs of equal seeds share initial values and data order, so families are compared seed by seed. A
+run that diverged is in no mean and no interval; in the test it is the worst there is, so losing
+runs can favour nobody. Shares (of diverged runs) have Wilson's interval,
+`evaluation.metrics.wilson`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Write and read the tables of a study: one long form for every part.
 
 A row is one number: what was measured (`metric`), where (`family`, `depth`, `width`, `unit` for a
-block, ...) and the result (`value`, `status`). A column that does not apply to a row is empty.
-Floats are written with all their digits, so equal bits make equal files.
+block, ...) and the result (`value`, `status`). Floats have all their digits: equal bits, equal
+files.
 """
 
 from __future__ import annotations

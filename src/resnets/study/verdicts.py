@@ -1,14 +1,14 @@
 """Judge claims by the tables of a study.
 
-After the runs only arithmetic decides. The interval is the table's own (METRIC_low and METRIC_high)
-or Student's t over the rows (draws, blocks); a single row of a table of measurements has none and
-counts as exact. Over the seeds of `train` the sign-flip test must agree, and runs that diverged are
-counted (`statistics.py`).
+The interval is the table's own (METRIC_low and METRIC_high) or Student's t over the rows (draws,
+blocks); a single row of measurements is exact. Over the seeds of `train` the sign-flip test must
+agree, and runs that diverged are counted.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -71,39 +71,30 @@ def judge(claim: Claim, tables: Tables) -> ClaimResult:
 
 def _resolved(claim: Claim, tables: Tables) -> Claim:
     """Fix "max" and "min" in the second number where it has them in common with the first."""
+    if claim.second is None:
+        return claim
     asked, found = claim.quantity.where, claim.quantity.resolved(tables)
-
-    def settled(second: Quantity | None) -> Quantity | None:
-        if second is None:
-            return None
-        where = {
-            name: found[name] if asked.get(name) == want else want
-            for name, want in second.where.items()
-        }
-        return replace(second, where=where)
-
-    return replace(claim, minus=settled(claim.minus), over=settled(claim.over))
+    second = claim.second.where.items()
+    where = {name: found[name] if asked.get(name) == want else want for name, want in second}
+    return replace(claim, second=replace(claim.second, where=where))
 
 
 def _whole_error(claim: Claim, tables: Tables) -> float:
     """The error of the network whose ablations a claim is about; 0 for other claims."""
-    second = claim.minus or claim.over
-    if second is None or not second.metric.startswith(INTACT):
+    if claim.second is None or not claim.second.metric.startswith(INTACT):
         return 0.0
-    return max((row["value"] for row in second.rows(tables) if "value" in row), default=0.0)
+    rows = claim.second.rows(tables)
+    return max((row["value"] for row in rows if "value" in row), default=0.0)
 
 
 def _over_seeds(claim: Claim, tables: Tables) -> ClaimResult:
     """Means and intervals are of runs that did not diverge; the test has all runs."""
-    first = _seeds(claim.quantity, tables)
-    second = claim.minus or claim.over
-    others = {} if second is None else _seeds(second, tables)
+    quantities = [q for q in (claim.quantity, claim.second) if q is not None]
+    found = [_seeds(quantity, tables) for quantity in quantities]
+    first, others = [*found, {}][:2]
     effect = estimate(_numbers(claim, first, others))
-    notes = tuple(
-        words
-        for quantity, seeds in ((claim.quantity, first), (second, others))
-        if quantity is not None and (words := censored(_name(quantity, tables), seeds))
-    )
+    names = [_name(quantity, tables) for quantity in quantities]
+    notes = tuple(filter(None, map(censored, names, found)))
     tested = _numbers(claim, ranked(first), ranked(others))
     if not tested:
         return ClaimResult(claim, None, None, "not measured", notes)
@@ -114,21 +105,21 @@ def _over_seeds(claim: Claim, tables: Tables) -> ClaimResult:
 
 def _numbers(claim: Claim, first: Seeds, others: Seeds) -> list[float]:
     """The claim's number for each seed that has it."""
-    if claim.minus is not None:
+    if claim.second is None:
+        return [value for value in first.values() if value is not None]
+    if not claim.ratio:
         return differences(first, others)
-    if claim.over is not None:
-        both = [(mine, other) for mine, other in pairs(first, others) if other]
-        return [1.0 if mine == other else mine / other for mine, other in both]
-    return [value for value in first.values() if value is not None]
+    both = [(mine, other) for mine, other in pairs(first, others) if other]
+    return [1.0 if mine == other else mine / other for mine, other in both]
 
 
 def _seeds(quantity: Quantity, tables: Tables) -> Seeds:
     """The mean of each seed's rows, None where one of its runs diverged."""
     rows = quantity.rows(tables)
-    values: dict[int, list[float]] = {}
+    values: dict[int, list[float]] = defaultdict(list)
     for row in rows:
         if "value" in row:
-            values.setdefault(row["seed"], []).append(row["value"])
+            values[row["seed"]].append(row["value"])
     runs = {name: want for name, want in quantity.resolved(tables).items() if name != "step"}
     studies = {row["study"] for row in rows}  # counted runs, trials of learning rates, or both
     lost = {
@@ -156,22 +147,18 @@ def _p(claim: Claim, seeds: list[float]) -> float | None:
 
 def _effect(claim: Claim, tables: Tables) -> Estimate | None:
     first = claim.quantity.rows(tables)
-    second = claim.minus or claim.over
-    if second is None:
+    if claim.second is None:
         where, metric = claim.quantity.resolved(tables), claim.quantity.metric
         own = Estimate.from_rows(claim.quantity.source(tables), metric, **where)
         if own is None or own.low is not None:
             return own
         return _of([row["value"] for row in first if "value" in row])
-    others = second.rows(tables)
-    both = [
-        (row["value"], other)
-        for row in first
-        if "value" in row and (other := _partner(row, others)) is not None
-    ]
-    if claim.minus is not None:
-        return _of([mine - other for mine, other in both])
-    return _of([mine / other for mine, other in both if other])
+    others = claim.second.rows(tables)
+    found = [(row["value"], _partner(row, others)) for row in first if "value" in row]
+    both = [(mine, other) for mine, other in found if other is not None]
+    if claim.ratio:
+        return _of([mine / other for mine, other in both if other])
+    return _of([mine - other for mine, other in both])
 
 
 def _partner(row: Row, others: list[Row]) -> float | None:

@@ -1,9 +1,7 @@
-"""Remove blocks of a trained network and score what is left.
+"""Remove blocks of a trained network and score what is left (Veit 2016, arXiv 1605.06431).
 
-If a residual network is a sum over many paths, removing one block removes half of them and the rest
-still work; a plain network has one path only (Veit 2016, arXiv 1605.06431, section 4). A block is
-removed by setting its branch to zero; a plain block by the identity, where its input and output
-have one shape. Each ablation is scored twice: with the statistics that the batch norms learned, and
+A block is removed by setting its branch to zero; a plain block by the identity, where its input and
+output have one shape. Each ablation is scored with the statistics that the batch norms learned, and
 (`..._recalibrated`) with those of the images at hand, since it shifts what later norms see.
 
 Shapes: N images, C H W; x_l is the output of block l of n.

@@ -1,9 +1,8 @@
-"""Make chains of residual networks of ours, torchvision's and timm's.
+"""Make chains of residual networks of ours, torchvision's and timm's, from their attributes.
 
-The chain's parts share the network's own weights, and its logits have the network's own bits.
-Neither library is imported: what a network is made of is read from its attributes. A branch is the
-block's own `forward` without shortcut and last activation; only torchvision's are written out, for
-its blocks use one ReLU module both inside and after the addition.
+The parts share the network's own weights and give its own bits. A branch is the block's own
+`forward` without shortcut and last activation; torchvision's are written out, for its blocks use
+one ReLU module both inside and after the addition.
 """
 
 from __future__ import annotations
@@ -131,7 +130,7 @@ def timm_chain(network: nn.Module) -> Chain | None:
     if kind not in ("ResNet", "ResNetV2"):
         return None
     old = kind == "ResNet"
-    count = len(STAGES) if old else len(list(_module(network, "stages").children()))
+    count = len(STAGES) if old else len(list(network.get_submodule("stages").children()))
     names = STAGES if old else [f"stages.{number}.blocks" for number in range(count)]
     blocks = [
         _timm_block(f"{name}.{place}", stage, block)
@@ -140,7 +139,9 @@ def timm_chain(network: nn.Module) -> Chain | None:
     ]
     first = ("conv1", "bn1", "act1", "maxpool") if old else ("stem",)
     last = ("global_pool", "fc") if old else ("norm", "head")
-    stem, head = (nn.Sequential(*(_module(network, n) for n in part)) for part in (first, last))
+    stem, head = (
+        nn.Sequential(*(network.get_submodule(n) for n in part)) for part in (first, last)
+    )
     return Chain(network, stem, tuple(blocks), head)
 
 
@@ -149,16 +150,12 @@ def _timm_block(name: str, stage: int, block: nn.Module) -> Block:
     after = {last: nn.Identity()} if last else {}
     shortcut = _shortcut(block)
     if not last and not isinstance(shortcut, nn.Identity):  # it shares the first norm and ReLU
-        shortcut = nn.Sequential(_module(block, "norm1"), _module(block, "downsample"))
+        shortcut = nn.Sequential(block.get_submodule("norm1"), block.get_submodule("downsample"))
     residual = branch(block, downsample=NoShortcut(), **after)
-    act = _module(block, last) if last else nn.Identity()
+    act = block.get_submodule(last) if last else nn.Identity()
     return Block(name, stage, shortcut, residual, F.relu if isinstance(act, nn.ReLU) else act)
 
 
 def _shortcut(block: nn.Module) -> Map:
     found = getattr(block, "downsample", None)
-    return nn.Identity() if found is None else _module(block, "downsample")
-
-
-def _module(network: nn.Module, name: str) -> nn.Module:
-    return network.get_submodule(name)
+    return nn.Identity() if found is None else block.get_submodule("downsample")

@@ -1,10 +1,8 @@
 """Measure gradients of a study's own networks at step 0, beside the error that they train to.
 
-The sweep of `propagation/` judges small stacks with batches of 16; here every family and depth of a
-study is judged as it is trained: its own network, its own first batch, batch norm over that batch.
+The sweep of `propagation/` has batches of 16; here batch norm is over the run's own first batch.
 
-Shapes: N images, C H W; x_l is the output of block l of L, x_0 that of the stem, g_l the gradient
-there.
+Shapes: N images, C H W; x_l is the output of block l of L, x_0 that of the stem, g_l its gradient.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 
 from resnets.study.probes.adapters import take_apart
-from resnets.study.probes.residual_chain import Chain, batch_statistics
+from resnets.study.probes.residual_chain import Chain, batch_statistics, finite
 from resnets.study.propagation.stability import DECADES, NEIGHBOURS, SHATTERED
 from resnets.study.statistics import spearman
 from resnets.study.tables import Row, Tables, select
@@ -48,9 +46,9 @@ def initial_gradient_rows(config: StudyConfig, tables: Tables) -> Iterator[Row]:
         logs, cosine = _measure(job)
         own = about | {"seed": job.seed}
         for block, value in enumerate(logs):
-            yield own | {"metric": "log10_gradient", "unit": block} | _value(value)
-        yield own | {"metric": SPAN} | _value(logs[0])
-        yield own | {"metric": COSINE, "x": NEIGHBOURS} | _value(cosine)
+            yield own | {"metric": "log10_gradient", "unit": block} | finite(value)
+        yield own | {"metric": SPAN} | finite(logs[0])
+        yield own | {"metric": COSINE, "x": NEIGHBOURS} | finite(cosine)
         yield own | {"metric": "verdict_backward", "status": _verdict(logs[0], cosine)}
         error, status = _trained(tables, cell)
         row = about | {"metric": "trained_error"} | ({"status": status} if status else {})
@@ -91,10 +89,6 @@ def _gradients(chain: Chain, images: Tensor) -> tuple[Tensor, ...]:
         direction = torch.randn(xs[-1].shape[1:], generator=generator)
         signs = torch.randint(2, (len(images), 1, 1, 1), generator=generator) * 2 - 1
         return torch.autograd.grad(xs[-1], xs, (signs * direction).to(images))
-
-
-def _value(value: float) -> Row:
-    return {"value": value} if math.isfinite(value) else {"status": "not finite"}
 
 
 def _verdict(span: float, cosine: float) -> str:

@@ -1,9 +1,8 @@
-"""Measure the loss around a trained network, along random filter-normalised directions.
+"""Measure the loss along random filter-normalised directions (Li 2018, arXiv 1712.09913, section
+4).
 
-A network with batch norm computes the same when a filter is scaled, so a step is measured in the
-filter's own length (Li 2018, arXiv 1712.09913, section 4). Several directions are taken, since one
-alone is an anecdote. Each point is scored with the statistics that the batch norms learned, and
-(`..._recalibrated`) with those of the moved network on these images.
+Each point is scored with the statistics that the batch norms learned, and (`..._recalibrated`) with
+those of the moved network on these images.
 
 Shapes: N images; W one weight tensor, O outputs first.
 """
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from resnets.study.probes.adapters import take_apart
 from resnets.study.probes.residual_chain import Chain, batch_statistics, finite, score
 from resnets.study.tables import Row
+from resnets.study.twins.study_config import ProbeConfig
 
 Direction = list[Tensor]  # one tensor a parameter
 
@@ -39,16 +39,14 @@ def filter_normalised(network: nn.Module, *, seed: int) -> Direction:
     return direction
 
 
-def loss_lines(
-    chain: Chain, images: Tensor, targets: Tensor, *, directions: int, steps: int, seed: int
-) -> list[Row]:
-    """Measure L(w + a d) at `steps` points a in [-1, 1]; `draw` is the direction d, x is a."""
+def loss_lines(chain: Chain, images: Tensor, targets: Tensor, *, config: ProbeConfig) -> list[Row]:
+    """Measure L(w + x d) for x in [-1, 1] along several directions d, counted by `draw`."""
     moved = take_apart(copy.deepcopy(chain.network))
+    most = config.points - 1
     rows: list[Row] = []
-    for draw in range(directions):
-        direction = filter_normalised(moved.network, seed=seed + draw)
-        for place in range(steps):
-            step = (2 * place - (steps - 1)) / (steps - 1)
+    for draw in range(config.directions):
+        direction = filter_normalised(moved.network, seed=config.seed + draw)
+        for step in [(2 * place - most) / most for place in range(config.points)]:
             with _moved(moved.network, step, direction):
                 for name, value in _losses(moved, images, targets).items():
                     row = {"metric": f"line_{name}", "draw": draw, "x": step}

@@ -1,11 +1,10 @@
-"""Split the gradient of the loss by the length of the paths that it takes through the network.
+"""Split the gradient of the loss by the length of the paths that it takes (Veit 2016, 1605.06431).
 
 Expand x_l = merge(S_l(x_(l-1)) + F_l(x_(l-1))) over n blocks, and 2^n paths appear, each through k
-branches and n - k shortcuts (Veit 2016, arXiv 1605.06431). Veit sampled them; they can all be added
-exactly, since a block need only know how many branches came before it.
+branches and n - k shortcuts. All are added exactly: a block need only know how many branches came
+before it. Float64 and evaluation mode, where a batch norm is an affine map and images do not meet.
 
-Shapes: N images, C H W; G_k N C H W at any block. Everything in float64 and in evaluation mode,
-where a batch norm is an affine map and images do not meet.
+Shapes: N images, C H W; G_k N C H W at any block.
 """
 
 from __future__ import annotations
@@ -15,11 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from resnets.study.probes.adapters import in_float64
-from resnets.study.probes.residual_chain import Block, Chain, Map, finite, no_grad_stream, through
+from resnets.study.probes.residual_chain import Block, Chain, finite, no_grad_stream
 from resnets.study.tables import Row
 
 # Relative difference allowed between the sum of all parts and the ordinary gradient.
@@ -50,11 +48,6 @@ class PathSpectrum:
         squares = self.parts.flatten(1).square().sum(1)
         return squares / squares.sum()
 
-    @property
-    def cancellation(self) -> float:
-        """||sum_k G_k||^2 / sum_k ||G_k||^2: 0 if lengths cancel, 1 if orthogonal, n+1 if equal."""
-        return float(self.parts.sum(0).square().sum() / self.parts.square().sum())
-
 
 def path_spectrum(chain: Chain, images: Tensor, targets: Tensor) -> PathSpectrum:
     """Add up all 2^n paths by dynamic programming, from the loss back to the stem.
@@ -65,8 +58,8 @@ def path_spectrum(chain: Chain, images: Tensor, targets: Tensor) -> PathSpectrum
     the images' cross-entropies. A plain network has the one path of length n.
     """
     chain = in_float64(chain)
-    xs = no_grad_stream(chain, images.double())
-    parts = _gradient(chain.head, xs[-1], targets)[None]
+    xs, gradients = chain.gradients(images.double(), targets, reduction="sum")
+    parts = gradients[-1][None]
     for block, x in zip(reversed(chain.blocks), reversed(xs[:-1]), strict=True):
         merge, shortcut, branch = _transposed(block, x)
         merged = [merge(part) for part in parts]
@@ -74,8 +67,7 @@ def path_spectrum(chain: Chain, images: Tensor, targets: Tensor) -> PathSpectrum
         parts = torch.cat([torch.zeros_like(longer[:1]), longer])
         if shortcut is not None:
             parts[:-1] += _each(shortcut, merged, like=x)
-    ordinary = _gradient(lambda x: chain.head(through(chain.blocks, x)), xs[0], targets)
-    return PathSpectrum(parts, ordinary)
+    return PathSpectrum(parts, gradients[0])
 
 
 def path_rows(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
@@ -92,17 +84,13 @@ def path_rows(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     n = len(chain.blocks)
     counts = [math.comb(n, k) / 2**n for k in range(n + 1)]
     curves = {"path_energy": spectrum.energy.tolist(), "path_count": counts}
-    rows: list[Row] = [
-        {"metric": name, "x": float(k), **finite(value)}
-        for name, values in curves.items()
-        for k, value in enumerate(values)
-    ]
+    rows: list[Row] = []
+    for name, values in curves.items():
+        rows += [{"metric": name, "x": float(k), **finite(v)} for k, v in enumerate(values)]
     for name in sorted(curves):
-        for what, value in _summary(curves[name]).items():
-            rows.append({"metric": f"{name}_{what}", **finite(value)})
-    rows.append({"metric": "path_mismatch", **finite(spectrum.mismatch)})
-    rows.append({"metric": "path_cancellation", **finite(spectrum.cancellation)})
-    return rows
+        summary = _summary(curves[name])
+        rows += [{"metric": f"{name}_{what}", **finite(v)} for what, v in summary.items()]
+    return [*rows, {"metric": "path_mismatch", **finite(spectrum.mismatch)}]
 
 
 def _fitting(chain: Chain, images: Tensor) -> int:
@@ -129,13 +117,6 @@ def _transposed(block: Block, x: Tensor) -> tuple[Transposed, Transposed | None,
 def _each(step: Transposed, parts: Sequence[Tensor], *, like: Tensor) -> Tensor:
     """The step for every part; parts without any path, all zeros, stay so."""
     return torch.stack([step(part) if part.any() else torch.zeros_like(like) for part in parts])
-
-
-def _gradient(rest: Map, x: Tensor, targets: Tensor) -> Tensor:
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        loss = F.cross_entropy(rest(x), targets, reduction="sum")
-        return torch.autograd.grad(loss, x)[0]
 
 
 def _summary(shares: Sequence[float]) -> dict[str, float]:

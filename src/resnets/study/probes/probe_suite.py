@@ -1,8 +1,6 @@
 """Probe trained networks: all measurements of one, and the comparison of two, as tables.
 
-The images are held-out ones of the run itself (test, else validation), or those of `data`. From a
-run folder, or within `resnets study`, gradients at the first steps are measured too (`replay.py`).
-The same network and images give the same rows: draws are seeded.
+The images are held-out ones of the run itself (test, else validation), or those of `data`.
 
 Shapes: N images, C H W.
 """
@@ -10,6 +8,7 @@ Shapes: N images, C H W.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,95 +43,110 @@ MEMORY = 2**29
 Log = Callable[[str], None]
 
 
-def probe_model(
-    model: Path,
-    *,
-    out: Path,
-    device: str,
-    log: Log,
-    data: str | None = None,
-    against: Path | None = None,
-    job: TwinJob | None = None,
-    config: ProbeConfig = PROBE,
-) -> list[Path]:
-    """Probe the network of a model file or run folder.
+@dataclass(frozen=True)
+class Prober:
+    """Probes model files and run folders into the tables OUT/data/probe_*.csv.
 
-    Args:
-        model: Model file or run folder.
+    Attributes:
         out: Folder of the study.
         device: Where to compute.
         log: Gets a line for each part.
-        data: Images, as for `resnets evaluate`.
-        against: A second model, whose layers are compared; one table more.
-        job: The run of a study that made the network; its first steps are repeated.
+        data: Images, as for `resnets evaluate`; a run's own held-out ones when left out.
         config: How much is measured.
-
-    Returns:
-        The tables that were written, out/data/probe_*.csv.
-
-    Raises:
-        UserError: A model or its images cannot be used.
     """
-    if out.is_file():
-        raise UserError(f"--out {out}: is a file; pass a folder")
-    place = _with_float64(choose_device(device), log)
-    file, run = read_model(model), _run_of(model)
-    part = _held_out_images(file, run, data, model)
-    images, targets = _read(part, file.preprocess, device=place, config=config)
-    compared = []
-    if against is not None:  # first, for it is quick and finds what cannot be compared
-        compared = [
-            compare_models(
-                model, against, data=data, out=out, device=device, log=log, config=config
+
+    out: Path
+    device: str
+    log: Log
+    data: str | None = None
+    config: ProbeConfig = PROBE
+
+    def probe(self, model: Path, *, job: TwinJob | None = None) -> list[Path]:
+        """Probe the network of a model file or run folder; return the tables.
+
+        `job` is the run of a study that made the network; its first steps are repeated. Raises
+        UserError for a model or images that cannot be used.
+        """
+        if self.out.is_file():
+            raise UserError(f"--out {self.out}: is a file; pass a folder")
+        file, place = read_model(model), self._place()
+        images, targets = self._read(self._held_out(file, model), file.preprocess, place)
+        end = file.build().to(place)
+        networks = self._of_run(_run_of(model)) if job is None else self._of_job(job, end)
+        by_step = ((step, young.to(place)) for step, young in networks)
+        tables = probe(end, images, targets, log=self.log, by_step=by_step, config=self.config)
+        paths = {table: probe_path(self.out, table, _name(model)) for table in tables}
+        for table, rows in tables.items():
+            write_table(paths[table], rows)
+        return [*paths.values()]
+
+    def compare(self, model: Path, against: Path) -> Path:
+        """Compare every layer of two networks on held-out images of the first; return the table.
+
+        The column `unit` is the block of the first network, x that of the second. Raises UserError
+        for a model or images that cannot be used.
+        """
+        files, place = (read_model(model), read_model(against)), self._place()
+        if files[0].preprocess.channels != files[1].preprocess.channels:
+            raise UserError(f"--against {against}: one takes grey images, the other coloured ones")
+        names = [_name(path) for path in (model, against)]
+        self.log(f"similarity of the layers of {' and '.join(names)}")
+        split = self._held_out(files[0], model)
+        first, second = (take_apart(file.build().to(place)) for file in files)
+        images, others = (self._read(split, file.preprocess, place)[0] for file in files)
+        path = probe_path(self.out, ACROSS, AGAINST.join(names))
+        write_table(path, compare(first, second, images, others, config=self.config))
+        return path
+
+    def _place(self) -> torch.device:
+        """The device, unless it has no float64, which the paths need."""
+        device = choose_device(self.device)
+        if device.type != "mps":
+            return device
+        self.log("on the CPU: mps has no float64")
+        return torch.device("cpu")
+
+    def _held_out(self, file: ModelFile, model: Path) -> Split:
+        """Images that the network was not trained on, as far as it is known which those are."""
+        run = _run_of(model)
+        if self.data is None and run is not None:
+            basis = Basis.stored(run)
+            dataset = open_data(basis.data["data"], max_corrupt=basis.recipe.max_corrupt)
+            return make_splits(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
+        name = file.data.get("name", "") if self.data is None else self.data
+        if self.data is None and name not in NAMES:
+            raise UserError(
+                f"{model} does not name its images: pass --data, a folder of images or a name"
             )
-        ]
-    network = file.build().to(place)
-    by_step = _of_run(run, config, log) if job is None else _of_job(job, network, config)
-    tables = probe(
-        network,
-        images,
-        targets,
-        log=log,
-        by_step=((step, young.to(place)) for step, young in by_step),
-        config=config,
-    )
-    paths = {table: probe_path(out, table, _name(model)) for table in tables}
-    for table, rows in tables.items():
-        write_table(paths[table], rows)
-    return [*paths.values(), *compared]
+        splits = open_data(name, classes=file.classes).splits
+        return next(splits[split] for split in ("all", "test", "val", "train") if split in splits)
 
+    def _read(
+        self, split: Split, preprocess: Preprocess, place: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """At most `config.images` images N C H W and targets N, drawn and in random order."""
+        # Raw draws: numpy promises their stream for all versions, but not how it shuffles.
+        raw = np.random.PCG64(self.config.seed).random_raw(len(split))
+        few = split.subset(np.argsort(raw, kind="stable")[: self.config.images])
+        batches = EvalLoader(
+            few, preprocess=preprocess, batch_size=len(few), device=place, workers=0
+        )
+        batch = next(iter(batches))
+        return batch.images.contiguous(), batch.targets
 
-def compare_models(
-    model: Path,
-    against: Path,
-    *,
-    out: Path,
-    device: str,
-    log: Log,
-    data: str | None = None,
-    config: ProbeConfig = PROBE,
-) -> Path:
-    """Compare every layer of two networks on held-out images of the first; return the table.
+    def _of_run(self, run: RunFolder | None) -> Iterator[tuple[int, nn.Module]]:
+        """Networks at a run's first steps and its last, or a line on why there are none."""
+        if run is None:
+            self.log("no gradients by step: pass the run folder, or let `resnets study` probe")
+            return
+        try:
+            yield from networks_of_run(run, self.config.replay_steps)
+        except UserError as error:
+            self.log(f"no gradients by step: {error}")
 
-    The column `unit` is the block of the first network, x that of the second.
-
-    Raises:
-        UserError: A model or its images cannot be used.
-    """
-    place = _with_float64(choose_device(device), log)
-    files = read_model(model), read_model(against)
-    if files[0].preprocess.channels != files[1].preprocess.channels:
-        raise UserError(f"--against {against}: one takes grey images, the other coloured ones")
-    part = _held_out_images(files[0], _run_of(model), data, model)
-    names = [_name(path) for path in (model, against)]
-    log(f"similarity of the layers of {' and '.join(names)}")
-    first, second = (take_apart(file.build().to(place)) for file in files)
-    images, others = (
-        _read(part, file.preprocess, device=place, config=config)[0] for file in files
-    )
-    path = probe_path(out, ACROSS, AGAINST.join(names))
-    write_table(path, compare(first, second, images, others, config=config))
-    return path
+    def _of_job(self, job: TwinJob, end: nn.Module) -> Iterator[tuple[int, nn.Module]]:
+        yield from networks_of_job(job, self.config.replay_steps)
+        yield job.steps, end
 
 
 def compare(
@@ -206,13 +220,7 @@ def probe(
         *remove_several(chain, *ablated, draws=config.draws, seed=config.seed),
     ]
     log("loss along random directions")
-    tables["landscape"] = loss_lines(
-        chain,
-        *first(config.landscape_images),
-        directions=config.directions,
-        steps=config.points,
-        seed=config.seed,
-    )
+    tables["landscape"] = loss_lines(chain, *first(config.landscape_images), config=config)
     return {name: _signed(rows, chain) for name, rows in tables.items()}
 
 
@@ -258,66 +266,7 @@ def _name(model: Path) -> str:
     return model.stem if run is None else run.path.resolve().name
 
 
-def _with_float64(device: torch.device, log: Log) -> torch.device:
-    """The device, unless it has no float64, which the paths need."""
-    if device.type != "mps":
-        return device
-    log("on the CPU: mps has no float64")
-    return torch.device("cpu")
-
-
 def _run_of(model: Path) -> RunFolder | None:
     """The run folder that holds the model file."""
     place = model if model.is_dir() else model.parent
     return RunFolder(place) if is_run(place) else None
-
-
-def _held_out_images(
-    file: ModelFile, run: RunFolder | None, data: str | None, model: Path
-) -> Split:
-    """Images that the network was not trained on, as far as it is known which those are."""
-    if data is None and run is not None:
-        basis = Basis.stored(run)
-        dataset = open_data(basis.data["data"], max_corrupt=basis.recipe.max_corrupt)
-        return make_splits(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
-    name = file.data.get("name", "") if data is None else data
-    if data is None and name not in NAMES:
-        raise UserError(
-            f"{model} does not name its images: pass --data, a folder of images or a name"
-        )
-    parts = open_data(name, classes=file.classes).splits
-    return next(parts[part] for part in ("all", "test", "val", "train") if part in parts)
-
-
-def _read(
-    part: Split, preprocess: Preprocess, *, device: torch.device, config: ProbeConfig
-) -> tuple[Tensor, Tensor]:
-    """At most `config.images` images N C H W and targets N, drawn and in random order."""
-    # Raw draws: numpy promises their stream for all versions, but not how it shuffles with them.
-    raw = np.random.PCG64(config.seed).random_raw(len(part))
-    order = np.argsort(raw, kind="stable")[: config.images]
-    batches = EvalLoader(
-        part.subset(order), preprocess=preprocess, batch_size=len(order), device=device, workers=0
-    )
-    batch = next(iter(batches))
-    return batch.images.contiguous(), batch.targets
-
-
-def _of_run(
-    run: RunFolder | None, config: ProbeConfig, log: Log
-) -> Iterator[tuple[int, nn.Module]]:
-    """Networks at the run's first steps and its last, or a line on why there are none."""
-    if run is None:
-        log("no gradients by step: pass the run folder, or let `resnets study` probe")
-        return
-    try:
-        yield from networks_of_run(run, config.replay_steps)
-    except UserError as error:
-        log(f"no gradients by step: {error}")
-
-
-def _of_job(job: TwinJob, end: nn.Module, config: ProbeConfig) -> Iterator[tuple[int, nn.Module]]:
-    """Networks at the first steps of a study's run, and the one at its end."""
-    yield from networks_of_job(job, config.replay_steps)
-    assert job.recipe.steps is not None
-    yield job.recipe.steps, end

@@ -1,8 +1,6 @@
 """Repeat the first steps of a run, to probe its network as it was then.
 
-A run is a pure function of recipe, data and step, so none of its early weights need be kept: it is
-trained again for a hundred steps, by the loop's own `train_step`, on the device and with as many
-threads as before. The end of a run is its newest checkpoint.
+A run is a pure function of recipe, data and step, so none of its early weights need be kept.
 """
 
 from __future__ import annotations

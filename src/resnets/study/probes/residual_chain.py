@@ -1,12 +1,9 @@
 """Take a network as a chain: a stem, residual blocks one after another, a head.
 
-Whatever a residual network is called, a block is `merge(shortcut(x) + residual(x))` (He 2015, arXiv
-1512.03385, equation 1; after He 2016, arXiv 1603.05027, the merge does nothing). With these three
-maps a measurement can remove a branch or follow one path, without a hook. `adapters.py` makes
-chains of networks.
+A block is `merge(shortcut(x) + residual(x))` (He 2015, arXiv 1512.03385, equation 1; after He 2016,
+arXiv 1603.05027, the merge does nothing), so a measurement needs no hooks.
 
-Shapes: N images, C H W channels, height, width, K classes; x_0 is the stem's output, x_l that of
-block l of n.
+Shapes: N images, C H W, K classes; x_0 is the stem's output, x_l that of block l of n.
 """
 
 from __future__ import annotations

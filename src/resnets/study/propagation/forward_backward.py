@@ -1,15 +1,12 @@
 """Propagate a batch of inputs forward and gradients backward; no network is ever held in memory.
 
 The forward pass keeps the streams at the ends of short segments; the backward pass makes each
-segment's weights and activations again, so memory does not grow with what a network of 10,000
-layers holds. Networks of all depths share their first blocks: one forward pass serves them all (but
-for families whose law depends on the depth), and on the one backward pass each depth's gradient
-joins at its end.
+segment's weights and activations again. Networks of all depths share their first blocks, so one
+pass serves them all (but for families whose law depends on the depth).
 
 No number leaves the range of floats: ReLU networks without norm are positively homogeneous and the
 backward pass is linear, so after each segment streams and gradients are divided by a power of two,
-which is exact, and the power is added up. The blocks at which ordinary float32 would overflow or
-underflow are recorded.
+which is exact. The blocks at which ordinary float32 would overflow or underflow are recorded.
 
 Shapes: D draws of weights, N inputs, R members of a stack, G gradients of a stack; streams are
 D N R C (H W), gradients D N G C (H W), powers of two D R and D G.
@@ -24,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnets.study.propagation.init_variants import FAMILIES, Member, Stack, stacks
+from resnets.study.propagation.init_variants import Member, Stack
 from resnets.study.propagation.manual_gradients import Matrices, Tape, backward, forward, group
 from resnets.study.propagation.weight_sampling import Layer, draw
 
@@ -46,21 +43,6 @@ class NetworkSet:
     blocks: tuple[int, ...]
     seed: int
     draws: tuple[int, ...]
-
-    @classmethod
-    def of(
-        cls,
-        layer: Layer,
-        *,
-        depths: Sequence[int],
-        seed: int,
-        draws: Sequence[int],
-        blocks: Sequence[int] = (),
-    ) -> NetworkSet:
-        """Take all ten families."""
-        depths = tuple(depths)
-        made = stacks(FAMILIES, depths=depths)
-        return cls(layer, made, depths, tuple(blocks), seed, tuple(draws))
 
     @property
     def stops(self) -> list[int]:

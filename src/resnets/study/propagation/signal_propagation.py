@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ from resnets.study.propagation.forward_backward import (
     backward_stations,
     forward_stations,
 )
+from resnets.study.propagation.init_variants import FAMILIES, stacks
 from resnets.study.propagation.weight_sampling import Dense, Layer
 from resnets.study.tables import Row
 
@@ -43,11 +45,6 @@ COSINES = (0.0, 0.5, 0.9, 0.99)
 PAIRS = ((0, 4), (5, 6), (7, 8), (9, 10))
 # Inputs of a batch; batch norm sees them all.
 INPUTS = 16
-
-
-def study(layer: Layer) -> str:
-    """Return the column `study`: the kind of network."""
-    return "init-dense" if isinstance(layer, Dense) else "init-conv"
 
 
 def measured_blocks(depths: Sequence[int]) -> tuple[int, ...]:
@@ -66,44 +63,40 @@ def propagate(
     Returns:
         Rows of the tables `forward`, `backward` and `float32` (where float32 would overflow).
     """
-    networks = NetworkSet.of(
-        layer, depths=depths, seed=seed, draws=draws, blocks=measured_blocks(depths)
-    )
+    made = stacks(FAMILIES, depths=tuple(depths))
+    blocks = measured_blocks(depths)
+    networks = NetworkSet(layer, made, tuple(depths), blocks, seed, tuple(draws))
     forth, back = Range(), Range()
     inputs = make_inputs(layer.shape, seed=seed, draws=draws)
     readout = make_readout(layer.shape, seed=seed, draws=draws)
     stations = list(forward_stations(networks, inputs, left=forth))
-    forward = [
-        row
-        for station in stations
-        if station.block in networks.blocks
-        for row in _forward_rows(networks, station)
+    tables: dict[str, list[Row]] = {"forward": [], "backward": []}
+    for station in stations:
+        if station.block in blocks:
+            tables["forward"] += _forward_rows(networks, station)
+    for at in backward_stations(networks, stations, readout, left=back):
+        if at.block in blocks:
+            tables["backward"] += _backward_rows(networks, at)
+    float32 = {"float32_forward": forth, "float32_backward": back}
+    tables["float32"] = [
+        row for name, left in float32.items() for row in _left(networks, left, name)
     ]
-    backward = [
-        row
-        for at in backward_stations(networks, stations, readout, left=back)
-        if at.block in networks.blocks
-        for row in _backward_rows(networks, at)
-    ]
-    float32 = [
-        *_left(networks, forth, "float32_forward"),
-        *_left(networks, back, "float32_backward"),
-    ]
-    common = {"study": study(layer), "width": layer.width, "seed": seed}
-    tables = {"forward": forward, "backward": backward, "float32": float32}
+    kind = "init-dense" if isinstance(layer, Dense) else "init-conv"
+    common = {"study": kind, "width": layer.width, "seed": seed}
     return {name: [common | row for row in rows] for name, rows in tables.items()}
 
 
 def _forward_rows(networks: NetworkSet, station: Station) -> Iterator[Row]:
-    for stack, x, exponents in zip(station.stacks, station.streams, station.exponents, strict=True):
-        logs = mean_square(x).log10() + 2 * exponents * math.log10(2)
-        distances = cosine_distances(x)
+    for i, stack in enumerate(station.stacks):
+        square = mean_square(station.streams[i])
+        logs = square.log10() + 2 * station.exponents[i] * math.log10(2)
+        distances = cosine_distances(station.streams[i])
         for k, member in enumerate(stack.members):
-            name, depth, block = member.family.name, member.depth, station.block
-            yield from _draws(networks, name, depth, block, "log10_variance", None, logs[:, k])
-            for j, cosine in enumerate(COSINES):
+            cell = {"family": member.family.name, "depth": member.depth, "unit": station.block}
+            yield from _draws(networks, logs[:, k], metric="log10_variance", **cell)
+            for j, x in enumerate(COSINES):
                 values = distances[:, j, k]
-                yield from _draws(networks, name, depth, block, "cosine_distance", cosine, values)
+                yield from _draws(networks, values, metric="cosine_distance", x=x, **cell)
 
 
 def _backward_rows(networks: NetworkSet, at: Return) -> Iterator[Row]:
@@ -112,45 +105,27 @@ def _backward_rows(networks: NetworkSet, at: Return) -> Iterator[Row]:
         logs = square.log10() / 2 + at.exponents[i] * math.log10(2)
         cosines = gradient_cosines(g)
         for k, (member, (depth, _)) in enumerate(zip(at.members(i), at.rows[i], strict=True)):
-            name = member.family.name
-            yield from _draws(networks, name, depth, at.block, "log10_gradient", None, logs[:, k])
-            if at.block == 0:
-                for j, cosine in enumerate(COSINES):
-                    values = cosines[:, j, k]
-                    yield from _draws(networks, name, depth, 0, "gradient_cosine", cosine, values)
+            cell = {"family": member.family.name, "depth": depth, "unit": at.block}
+            yield from _draws(networks, logs[:, k], metric="log10_gradient", **cell)
+            for j, x in enumerate(COSINES if at.block == 0 else ()):
+                values = cosines[:, j, k]
+                yield from _draws(networks, values, metric="gradient_cosine", x=x, **cell)
 
 
-def _draws(
-    networks: NetworkSet,
-    family: str,
-    depth: int | None,
-    block: int,
-    metric: str,
-    x: float | None,
-    values: Tensor,
-) -> Iterator[Row]:
+def _draws(networks: NetworkSet, values: Tensor, **about: Any) -> Iterator[Row]:
     """Yield a row for each draw; a signal that has vanished has a status and no value."""
+    row = {name: value for name, value in about.items() if value is not None}
     for draw, value in zip(networks.draws, values.tolist(), strict=True):
-        row: Row = {"family": family, "unit": block, "draw": draw, "metric": metric}
-        if depth is not None:
-            row["depth"] = depth
-        if x is not None:
-            row["x"] = x
-        yield row | ({"value": value} if math.isfinite(value) else {"status": "every entry is 0"})
+        found = {"value": value} if math.isfinite(value) else {"status": "every entry is 0"}
+        yield row | {"draw": draw} | found
 
 
 def _left(networks: NetworkSet, left: Range, metric: str) -> Iterator[Row]:
     """Yield `overflow at unit k`: what ordinary float32 would have made of it."""
     for (place, family, depth), (block, how) in sorted(left.left.items(), key=str):
-        row: Row = {
-            "family": family,
-            "unit": block,
-            "draw": networks.draws[place],
-            "metric": metric,
-        }
-        if depth is not None:
-            row["depth"] = depth
-        yield row | {"status": f"{how} at unit {block}"}
+        row: Row = {"family": family, "unit": block, "draw": networks.draws[place]}
+        row |= {"metric": metric, "status": f"{how} at unit {block}"}
+        yield row if depth is None else row | {"depth": depth}
 
 
 def make_inputs(shape: tuple[int, ...], *, seed: int, draws: Sequence[int]) -> Tensor:

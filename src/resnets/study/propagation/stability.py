@@ -1,8 +1,7 @@
 """Judge networks at initialisation: explodes, vanishes, collapses, shatters, or healthy.
 
-The thresholds were fixed before anything was measured. They judge networks before training: what a
-step of it would change is not asked here. Forward and backward are judged separately, because a
-network can be healthy in one direction only, and a cell can have more than one fault.
+The thresholds were fixed before anything was measured. Forward and backward are judged separately,
+and a cell can have more than one fault.
 """
 
 from __future__ import annotations

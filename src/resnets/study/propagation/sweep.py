@@ -1,10 +1,7 @@
 """Sweep networks at initialisation over families, widths and depths, into tables of a study.
 
-Jobs (a kind of layer, some draws) share nothing and run in as many processes as there are cores;
-the rows are put in order afterwards, so that the tables do not depend on which job ends first.
-
-Tables in DIR/data: `init.csv` verdicts, slopes and where float32 overflows; `init_forward.csv`,
-`init_backward.csv` profiles by block; `init_theory.csv` their closed forms.
+`init.csv` has verdicts, slopes and where float32 overflows; `init_forward.csv`, `init_backward.csv`
+profiles by block; `init_theory.csv` closed forms. They do not depend on which process ends first.
 """
 
 from __future__ import annotations
@@ -28,10 +25,8 @@ from resnets.study.propagation.stability import Stability, judge_stability
 from resnets.study.propagation.theory import theory_rows
 from resnets.study.propagation.weight_sampling import Convolution, Dense
 from resnets.study.tables import Row, write_table
+from resnets.study.twins.study_config import SWEEP, SweepConfig
 
-DEPTHS = (10, 30, 100, 300, 1000, 3000, 10000)
-WIDTHS = (64, 128)
-DRAWS = 5
 # The deepest for convolutions, and their draws.
 SHALLOW, SHALLOW_DRAWS = 1000, 3
 CONVOLUTION = Convolution(16, 6)
@@ -65,48 +60,32 @@ class SweepJob:
             return propagate(self.layer, depths=self.depths, seed=self.seed, draws=self.draws)
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """What was found: a verdict for each cell, the tables, the time."""
-
-    verdicts: list[Stability]
-    tables: list[Path]
-    seconds: float
-
-
 def measure_init(
     out: Path,
     *,
     log: Callable[[str], None],
-    depths: Sequence[int] = DEPTHS,
-    widths: Sequence[int] = WIDTHS,
-    draws: int = DRAWS,
+    config: SweepConfig = SWEEP,
     seed: int = 0,
     processes: int | None = None,
-) -> Sweep:
+) -> list[Stability]:
     """Measure ten families at initialisation, write the tables into out/data, judge each cell.
 
     Args:
         out: Folder of the study.
         log: Gets a line for each finished part.
-        depths: Numbers of layers; each holds one matrix or filter bank.
-        widths: Widths of the dense networks.
-        draws: Sets of weights, which all families share.
+        config: Depths, widths and draws of weights, which all families share.
         seed: Seed of weights and inputs.
-        processes: Splits at a time; as many as cores when left out.
+        processes: Parts at a time; as many as cores when left out.
 
     Raises:
         UserError: A number is out of range, or the folder cannot be written.
     """
     start = time.perf_counter()
-    depths = tuple(sorted(set(depths)))
-    if not depths or min(depths) < 1 or not widths or min(widths) < 2 or draws < 1:
-        raise UserError(
-            f"depths {depths}, widths {tuple(widths)}, {draws} draws: allowed are depths from 1, "
-            "widths from 2 and at least one draw"
-        )
+    depths, widths = tuple(sorted(set(config.depths))), config.widths
+    if not depths or min(depths) < 1 or not widths or min(widths) < 2 or config.draws < 1:
+        raise UserError(f"{config}: needs depths from 1, widths from 2 and at least one draw")
     data = _prepare(out)
-    jobs = _jobs(depths, widths, draws, seed)
+    jobs = _jobs(depths, widths, config.draws, seed)
     workers = min(processes or usable_cpus(), len(jobs))
     log(f"{len(jobs)} parts, {max(depths):,} layers, {workers} at a time")
     done: dict[SweepJob, Tables] = {}
@@ -125,7 +104,8 @@ def measure_init(
     tables = {"init.csv": summary} | {f"init_{name}.csv": found[name] for name in sorted(found)}
     for name, rows in tables.items():
         write_table(data / name, rows)
-    return Sweep(verdicts, [data / name for name in tables], time.perf_counter() - start)
+    log(f"{len(tables)} tables in {data}, {time.perf_counter() - start:.0f} s")
+    return verdicts
 
 
 def _prepare(out: Path) -> Path:

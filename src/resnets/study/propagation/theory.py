@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,11 +20,7 @@ from resnets.study.tables import Row
 
 Array = NDArray[np.float64]
 
-# |g|^2 a layer of plain batch norm with ReLU, width and batch infinite (Yang 2019, 1902.08129).
-BATCHNORM_GROWTH = math.pi / (math.pi - 1)
 LOG10 = math.log(10)
-# The law of the weights of families whose growth has a closed form at finite width.
-WEIGHTS = {"plain": "gaussian", "orthogonal": "orthogonal"}
 
 
 def relu_correlation(c: ArrayLike) -> Array:
@@ -92,16 +89,6 @@ def log_growth(width: int, *, weights: str) -> float:
     return float(chance @ (means - norm + math.log(2)))
 
 
-def residual_log_variance(depth: ArrayLike, *, beta: float = 1.0) -> Array:
-    """Return log q_L = L log(1 + beta^2): q is 2^L, or e at any depth with 1/sqrt(L)."""
-    return np.asarray(depth, np.float64) * math.log1p(beta**2)
-
-
-def preactivation_variance(block: ArrayLike) -> Array:
-    """Return q_l = l + 1: each block adds a branch of variance 1 (De & Smith 2020, 2002.10444)."""
-    return np.asarray(block, np.float64) + 1
-
-
 def preactivation_log_gradient(depth: int, *, batch: int) -> Array:
     """Return log |g_l|^2 - log |g_L|^2 of pre-activation with batch norm, l = 0 ... depth.
 
@@ -127,11 +114,11 @@ def batchnorm_growth(batch: int) -> float:
     """
     rho = -1 / (batch - 1)  # correlation of two entries of z
     pairs = batch * (batch - 1)
-    product = float(relu_correlation(rho)) / 2  # E z+_i z+_j, and E z+_i^2 is 1/2
+    mean_product = float(relu_correlation(rho)) / 2  # E z+_i z+_j, and E z+_i^2 is 1/2
     active_squared = batch / 2 + pairs * float(shared_activations(rho)) / 2  # E (tr D)^2
-    sum_squared = batch / 2 + pairs * product  # E (sum z+)^2
+    sum_squared = batch / 2 + pairs * mean_product  # E (sum z+)^2
     trace = (batch - 1) / 2 - 0.5 - 0.5 + (active_squared + sum_squared) / batch**2
-    return batch / ((batch - 1) * (batch - 3)) * trace / (0.5 - product)
+    return batch / ((batch - 1) * (batch - 3)) * trace / (0.5 - mean_product)
 
 
 def binomial(count: int) -> Array:
@@ -144,91 +131,45 @@ def binomial(count: int) -> Array:
 def theory_rows(
     *, depths: Sequence[int], width: int, blocks: Sequence[int], seed: int
 ) -> list[Row]:
-    """Return the table of closed forms for dense networks of one width.
+    """Return the closed forms of gradients for dense networks of one width.
 
-    A metric of `signal_propagation.py` that has a closed form is repeated here with `theory_`
-    before its name, for the same family, width and blocks. Where nobody knows one, there is no row;
-    convolutions have none.
+    A metric of `signal_propagation.py` is repeated here with `theory_` before its name, for the
+    same family, width and blocks. Where nobody knows a closed form there is no row.
     """
-    rows = [*_forward(depths, width, blocks), *_backward(depths, width, blocks)]
-    rows += _correlations(depths, blocks)
+    rows = [*_norms(depths, width, blocks), *_cosines(depths)]
     return [{"study": "init-dense", "width": width, "seed": seed} | row for row in rows]
 
 
-def _forward(depths: Sequence[int], width: int, blocks: Sequence[int]) -> Iterator[Row]:
-    at = np.array(blocks, np.float64)
-    logs: dict[str, Array] = {
-        "residual": residual_log_variance(at),
-        "preact": np.log(preactivation_variance(at)),
-        "skipinit": 0 * at,
-        "fixup": 0 * at,
-    }
-    for family, weights in WEIGHTS.items():
-        logs[family] = at * log_growth(width, weights=weights)
-    for family, curve in logs.items():
-        yield from _curve(family, None, "log10_variance", blocks, curve / LOG10)
-    for depth in depths:
-        curve = residual_log_variance(at, beta=depth**-0.5)
-        reached = [block for block in blocks if block <= depth]
-        yield from _curve("scaled", depth, "log10_variance", reached, curve / LOG10)
-
-
-def _backward(depths: Sequence[int], width: int, blocks: Sequence[int]) -> Iterator[Row]:
+def _norms(depths: Sequence[int], width: int, blocks: Sequence[int]) -> Iterator[Row]:
     """Yield log10 of the gradient's norm: half the logarithm of its square."""
     for depth in depths:
         reached = [block for block in blocks if block <= depth]
-        left = depth - np.array(reached, np.float64)
         growth = {
             "plain-bn": math.log(batchnorm_growth(INPUTS)),
             "residual": math.log(2),
             "scaled": math.log1p(1 / depth),
             "skipinit": 0.0,
             "fixup": 0.0,
+            "plain": log_growth(width, weights="gaussian"),
+            "orthogonal": log_growth(width, weights="orthogonal"),
         }
-        for family, weights in WEIGHTS.items():
-            growth[family] = log_growth(width, weights=weights)
-        for family, rate in growth.items():
-            yield from _curve(family, depth, "log10_gradient", reached, left * rate / 2 / LOG10)
-        preact = preactivation_log_gradient(depth, batch=INPUTS)[reached] / 2 / LOG10
-        yield from _curve("preact", depth, "log10_gradient", reached, preact)
+        left = depth - np.array(reached, np.float64)
+        logs = {family: left * rate for family, rate in growth.items()}
+        logs["preact"] = preactivation_log_gradient(depth, batch=INPUTS)[reached]
+        for family, curve in logs.items():
+            row: Row = {"family": family, "depth": depth, "metric": "theory_log10_gradient"}
+            for block, value in zip(reached, curve / 2 / LOG10, strict=True):
+                yield row | {"unit": block, "value": float(value)}
 
 
-def _correlations(depths: Sequence[int], blocks: Sequence[int]) -> Iterator[Row]:
-    """Yield cosines of streams and of gradients at two inputs, for each cosine of the inputs."""
-    deepest = max(depths)
+def _cosines(depths: Sequence[int]) -> Iterator[Row]:
+    """Yield the cosine of the gradients at two inputs, for each cosine of the inputs."""
     betas = {"plain": math.inf, "orthogonal": math.inf, "residual": 1.0}
     betas |= {"skipinit": 0.0, "fixup": 0.0}
     for cosine in COSINES:
-        for family, beta in betas.items():
-            path = correlation_path(cosine, depth=deepest, beta=beta)
-            distances = 1 - path[list(blocks)]
-            yield from _curve(family, None, "cosine_distance", blocks, distances, x=cosine)
-            for depth in depths:
-                value = gradient_correlation(path[: depth + 1], beta=beta)
-                yield from _curve(family, depth, "gradient_cosine", [0], [value], x=cosine)
-        for depth in depths:
-            beta = depth**-0.5
+        for family, depth in product((*betas, "scaled"), depths):
+            beta = betas.get(family, depth**-0.5)
             path = correlation_path(cosine, depth=depth, beta=beta)
-            reached = [block for block in blocks if block <= depth]
-            distances = 1 - path[reached]
-            yield from _curve("scaled", depth, "cosine_distance", reached, distances, x=cosine)
-            value = gradient_correlation(path, beta=beta)
-            yield from _curve("scaled", depth, "gradient_cosine", [0], [value], x=cosine)
-
-
-def _curve(
-    family: str,
-    depth: int | None,
-    metric: str,
-    blocks: Sequence[int],
-    values: Array | Sequence[float],
-    *,
-    x: float | None = None,
-) -> Iterator[Row]:
-    for block, value in zip(blocks, values, strict=False):
-        row: Row = {"family": family, "unit": block, "metric": f"theory_{metric}"}
-        if depth is not None:
-            row["depth"] = depth
-        if x is not None:
-            row["x"] = x
-        yield row | {"value": float(value)}
+            row: Row = {"family": family, "unit": 0, "depth": depth, "x": cosine}
+            row["value"] = gradient_correlation(path, beta=beta)
+            yield row | {"metric": "theory_gradient_cosine"}

@@ -1,8 +1,7 @@
 """Summarise a study of training: estimates and tests as tables, and the lines a person reads.
 
-What counts as supported was fixed with the config: one primary test, all else secondary. A run that
-diverged is a censored outcome: it is counted, with Wilson's interval, and never averaged; it leaves
-the pairs of its seed, and in the tests it is the worst there is.
+A run that diverged is a censored outcome: it is counted, with Wilson's interval, and never
+averaged.
 """
 
 from __future__ import annotations
@@ -11,18 +10,11 @@ from collections.abc import Iterable, Iterator
 
 from resnets.evaluation.metrics import wilson
 from resnets.study.claims import SEEDED, read_claims
-from resnets.study.statistics import (
-    Estimate,
-    Seeds,
-    differences,
-    estimate,
-    ranked,
-    sign_flip,
-)
+from resnets.study.statistics import Estimate, Seeds, differences, estimate, ranked, sign_flip
 from resnets.study.tables import Row, Tables, one, select
 from resnets.study.twins.lr_search import choose, tried_rates
+from resnets.study.twins.run_store import key_of, long_form
 from resnets.study.twins.study_config import TWINS, Cell, StudyConfig
-from resnets.study.twins.trial import METRICS
 from resnets.study.twins.variants import PUBLISHED, SHORTCUT_STRENGTH
 from resnets.study.verdicts import effect_text, judge_all
 
@@ -52,27 +44,15 @@ def budget_rows(config: StudyConfig, rows: Iterable[Row]) -> Iterator[Row]:
     """Yield `budget.csv`: the twins of one depth after each length of training (`step`)."""
     budgets = config.budgets
     assert budgets is not None
-    rows = [
-        row
-        for row in rows
-        if row["purpose"] in ("count", "budget")
-        and row["depth"] == budgets.depth
-        and row["family"] in TWINS
-        and row["seed"] in budgets.seeds
-    ]
+    cells = [(family, budgets.depth) for family in TWINS]
+    runs = [row for row in rows if row["purpose"] != "tune" and row["seed"] in budgets.seeds]
+    runs = [row for row in runs if (row["family"], row["depth"]) in cells]
     for steps in budgets.steps:
-        there = [row for row in rows if row["steps"] == steps]
+        found = sorted((row for row in runs if row["steps"] == steps), key=key_of)
         about: Row = {"study": "budget", "depth": budgets.depth, "step": steps}
-        errors = []
-        for family in TWINS:
-            for row in sorted(there, key=lambda row: row["seed"]):
-                if row["family"] == family:
-                    own = about | {"family": family, "seed": row["seed"], "lr": row["lr"]}
-                    if row["status"]:
-                        yield own | {"metric": "train_error", "status": row["status"]}
-                    for name in (name for name in METRICS if name in row):
-                        yield own | {"metric": name, "value": row[name]}
-            errors.append(by_seed(there, (family, budgets.depth), "train_error"))
+        for row in found:
+            yield from (line | about for line in long_form(row) if line["metric"] != "loss")
+        errors = (by_seed(found, cell, "train_error") for cell in cells)
         yield from _difference_rows(about | {"family": PAIR}, *errors)
 
 
@@ -111,10 +91,9 @@ def _cell_rows(
             yield from found.rows(about, name)
     diverged = sum(value is None for value in seeds.values())
     low, high = wilson(diverged, len(seeds))
-    yield about | {"metric": "runs", "value": len(seeds)}
-    yield about | {"metric": "diverged", "value": diverged}
-    yield about | {"metric": "diverged_share_low", "value": low}
-    yield about | {"metric": "diverged_share_high", "value": high}
+    counts: dict[str, float] = {"runs": len(seeds), "diverged": diverged}
+    counts |= {"diverged_share_low": low, "diverged_share_high": high}
+    yield from (about | {"metric": name, "value": value} for name, value in counts.items())
 
 
 def summary_lines(tables: Tables) -> Iterator[str]:

@@ -1,8 +1,4 @@
-"""Run the jobs of a study on an executor, each once, until nothing is left to do.
-
-Jobs that can start are submitted, each row is kept as it comes, and the new rows decide what can
-start next. A folder belongs to one process at a time, and whatever stops it, finished runs stay.
-"""
+"""Run the jobs of a study on an executor, each once, until nothing is left to do."""
 
 from __future__ import annotations
 

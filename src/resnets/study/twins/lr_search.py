@@ -1,11 +1,10 @@
-"""Choose the learning rate of every cell, and say which runs a study still needs.
+"""Choose the learning rate of every cell, and return the runs that a study still needs.
 
-The order of a study is a pure function of its config and its rows, so a killed study resumes by
-reading its rows. Every cell chooses its own learning rate among the config's, on a seed that is not
-counted, at half length, by the mean loss on images that were held out. A best rate at the edge of
-those tried asks for one more beyond it, as long as the reserve lasts; if it is still at the edge
-then, the cell is flagged. Nothing but the shallowest plain network starts before that one has
-clearly learned: where it does not, a study would show nothing.
+That is a pure function of the config and the rows, so a killed study resumes by reading its rows.
+Every cell chooses its rate on a seed that is not counted, at half length, by the loss on images
+that were held out. A best rate at the edge asks for one more beyond it, as long as the reserve
+lasts. Other runs start once the shallowest plain network has learned: else a study would show
+nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from resnets.errors import UserError
 from resnets.evaluation.metrics import wilson
 from resnets.study.tables import Row
+from resnets.study.twins.run_store import key_of
 from resnets.study.twins.study_config import Cell, StudyConfig, TwinJob
 from resnets.study.twins.trial import dataset_of
 
@@ -140,13 +140,8 @@ def _has_learned(config: StudyConfig, rows: list[Row]) -> bool:
 def _judged(config: StudyConfig, rows: list[Row]) -> Row | None:
     """The row by which the shallowest plain network is judged: of the rate that it chose."""
     choice = choose(config, tried_rates(rows, config.shallowest))
-    purpose = "count" if len(config.rates) == 1 else "tune"
-    found = [
-        row
-        for row in rows
-        if (row["family"], row["depth"]) == config.shallowest
-        and row["purpose"] == purpose
-        and choice is not None
-        and row["lr"] == choice.rate
-    ]
-    return found[0] if found else None
+    if choice is None:
+        return None
+    key = ("count" if len(config.rates) == 1 else "tune", *config.shallowest, choice.rate)
+    wanted = (row for row in rows if key_of(row)[:4] == key)
+    return next(wanted, None)

@@ -1,9 +1,7 @@
 """Keep the folder of a study: its config, a row for each finished run, the models it keeps.
 
-`plan.json`, `runs.jsonl` (one line a finished run, on the disk before the next), `timings.jsonl`,
-`train.csv` and `budget.csv` are in DIR/data, model files in DIR/models. A line that a kill tore is
-cut off when the study resumes, and its run is repeated. Rows hold no times: on one machine a
-repeated study gives the same bytes.
+`plan.json`, `runs.jsonl` (one line a finished run, on the disk before the next) and tables are in
+DIR/data, model files in DIR/models. Rows hold no times: a repeated study gives the same bytes.
 """
 
 from __future__ import annotations
@@ -21,11 +19,10 @@ from resnets.fileio import append_jsonl, read_jsonl, write_atomic
 from resnets.inference.model_file import ModelFile, save_model
 from resnets.study.tables import Row, write_table
 from resnets.study.twins.study_config import StudyConfig, TwinJob
-from resnets.study.twins.trial import METRICS, TrialResult, dataset_of
-from resnets.study.twins.variants import config_of
+from resnets.study.twins.trial import METRICS, TrialResult, dataset_of, network_config
 
-# The column `study` of the table train, by purpose.
-STUDIES = {"count": "train", "tune": "tune"}
+# The column `study` of a table, by purpose.
+STUDIES = {"count": "train", "tune": "tune", "budget": "budget"}
 
 
 def key_of(row: Row) -> tuple[Any, ...]:
@@ -88,13 +85,7 @@ class RunStore:
         assert result.weights is not None
         images = dataset_of(job.setup)
         contents = ModelFile(
-            config=config_of(
-                job.family,
-                job.depth,
-                widths=job.setup.widths,
-                num_classes=len(images.classes),
-                in_channels=images.preprocess.channels,
-            ),
+            config=network_config(job),
             preprocess=images.preprocess,
             classes=images.classes,
             scores=result.test,
@@ -109,7 +100,7 @@ class RunStore:
     def write_table(self) -> Path:
         """Write train.csv in long form, sorted: the order in which runs ended leaves no trace."""
         path = self.data / "train.csv"
-        ordered = [self.rows[key] for key in sorted(self.rows) if key[0] in STUDIES]
+        ordered = [self.rows[key] for key in sorted(self.rows) if key[0] != "budget"]
         write_table(path, (line for row in ordered for line in long_form(row)))
         return path
 
@@ -124,7 +115,7 @@ def long_form(row: Row) -> Iterator[Row]:
     about = {name: row[name] for name in ("family", "depth", "seed", "lr")}
     about = {"study": STUDIES[row["purpose"]], **about}
     if row["status"]:
-        judged = "train_error" if row["purpose"] == "count" else "val_loss"
+        judged = "val_loss" if row["purpose"] == "tune" else "train_error"
         yield about | {"metric": judged, "status": row["status"]}
     yield from (about | {"metric": name, "value": row[name]} for name in METRICS if name in row)
     for step, loss in row["curve"]:

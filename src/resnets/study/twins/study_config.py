@@ -1,9 +1,5 @@
 """Fix what a study does before its first run: presets as frozen rows.
 
-A `StudyConfig` gives the jobs, each the frozen description of one run. Networks, budgets, seeds,
-how the learning rate is chosen and the one primary test are decided here; a folder keeps the config
-of its first run.
-
 The primary test: training error of plain minus residual at the deepest depth, one-sided sign-flip
 over the seeds, no correction (one test). Everything else is secondary and labelled so. Degradation
 is judged on *training* error, in evaluation over all training images after the end.
@@ -79,7 +75,7 @@ class ProbeConfig:
     seed: int = 0
 
 
-PROBE = ProbeConfig()
+SWEEP, PROBE = SweepConfig(), ProbeConfig()
 
 
 @dataclass(frozen=True)
@@ -128,7 +124,7 @@ class StudyConfig:
     reserve: int  # rates that a cell may try beyond the edges
     tuning_seed: int  # none of the counted
     budgets: Budgets | None = None
-    sweep: SweepConfig = SweepConfig()
+    sweep: SweepConfig = SWEEP
     probe: ProbeConfig = PROBE
 
     @property

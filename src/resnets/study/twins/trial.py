@@ -1,8 +1,7 @@
 """Train one network of a study and measure it: a run as a pure function of its job.
 
-Nothing decides a row but the job, so runs can be given to any executor, in any order, and stopped
-anywhere. A run has one thread, and a process does one run at a time, because torch's random state
-belongs to the whole process.
+A run has one thread, and a process does one run at a time, because torch's random state belongs to
+the whole process.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from resnets.data.transforms import Preprocess
 from resnets.device import keep_freed_memory, kept_threads
 from resnets.errors import UserError
 from resnets.evaluation.metrics import Scores, evaluate
+from resnets.models.config import ResNetConfig
 from resnets.models.resnet import ResNet
 from resnets.study.tables import Row
 from resnets.study.twins.study_config import CURVE_POINTS, Setup, TwinJob
@@ -44,10 +44,8 @@ CHECK_EVERY = 50
 EXPLODED = 10
 SPLIT_SEED = 0
 # The numbers of a row; a row whose run diverged has none.
-METRICS = (
-    *("train_error", "train_loss", "last_loss", "test_error", "test_loss"),
-    *("val_error", "val_loss"),
-)
+COUNTED = ("train_error", "train_loss", "last_loss", "test_error", "test_loss")
+METRICS = (*COUNTED, "val_error", "val_loss")
 ONE_RUN = threading.Lock()
 
 
@@ -57,8 +55,8 @@ class TrialResult:
 
     row: Row
     seconds: float
-    weights: dict[str, NDArray[Any]] | None
-    test: dict[str, Any] | None  # scores of the kept weights
+    weights: dict[str, NDArray[Any]] | None = None
+    test: dict[str, Any] | None = None  # scores of the kept weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,25 +113,19 @@ def run_trial(job: TwinJob) -> TrialResult:
     with prepared(job) as (state, stream):
         images = dataset_of(job.setup)
         losses = _train(job, state, stream)
-        row: Row = {
-            "purpose": job.purpose,
-            "family": job.family,
-            "depth": job.depth,
-            "lr": job.rate,
-            "seed": job.seed,
-            "steps": job.steps,
-            "num_classes": len(images.classes),
-            "curve": thinned(losses),
-        }
+        row: Row = {"purpose": job.purpose, "family": job.family, "depth": job.depth}
+        row |= {"lr": job.rate, "seed": job.seed, "steps": job.steps}
+        row |= {"num_classes": len(images.classes), "curve": thinned(losses)}
         row["status"] = divergence(losses, num_classes=len(images.classes))
         test: Scores | None = None
         if not row["status"]:
             row["last_loss"] = float(np.mean(losses[-LAST_STEPS:]))
             test = _measure(job, state.model, images, row)
-        keeps = job.keeps_weights and row["status"] == ""
-        weights = _as_arrays(state.model) if keeps else None
-        scores = test.to_dict() if keeps and test is not None else None
-        return TrialResult(row, time.perf_counter() - start, weights, scores)
+        seconds = time.perf_counter() - start
+        if test is None or row["status"] or not job.keeps_weights:
+            return TrialResult(row, seconds)
+        weights = {k: v.cpu().numpy().copy() for k, v in state.model.state_dict().items()}
+        return TrialResult(row, seconds, weights, test.to_dict())
 
 
 @contextmanager
@@ -165,16 +157,18 @@ def prepared(job: TwinJob) -> Iterator[tuple[State, TrainLoader]]:
             stream.close()
 
 
+def network_config(job: TwinJob) -> ResNetConfig:
+    """Return the config of a job's network."""
+    images, widths = dataset_of(job.setup), job.setup.widths
+    channels, classes = images.preprocess.channels, len(images.classes)
+    return config_of(
+        job.family, job.depth, widths=widths, num_classes=classes, in_channels=channels
+    )
+
+
 def new_network(job: TwinJob) -> ResNet:
     """Make the network of a job; equal seeds give twins equal initial values."""
-    images = dataset_of(job.setup)
-    config = config_of(
-        job.family,
-        job.depth,
-        widths=job.setup.widths,
-        num_classes=len(images.classes),
-        in_channels=images.preprocess.channels,
-    )
+    config = network_config(job)
     torch.manual_seed(job.seed)
     return ResNet(config)
 
@@ -202,10 +196,7 @@ def _measure(job: TwinJob, model: ResNet, images: StudyDataset, row: Row) -> Sco
     scored = {"train": images.train, "test": images.test}
     for name, part in ({"val": images.val} if job.purpose == "tune" else scored).items():
         batches = EvalLoader(
-            part,
-            preprocess=images.preprocess,
-            batch_size=EVALUATION_BATCH,
-            device=job.setup.device,
+            part, preprocess=images.preprocess, batch_size=EVALUATION_BATCH, device=job.setup.device
         )
         scores = evaluate(model, iter(batches), images.classes)
         if not math.isfinite(scores.loss):
@@ -237,7 +228,3 @@ def thinned(losses: list[float]) -> list[list[float]]:
             break
         points.append([min(start + width, len(losses)), mean])
     return points
-
-
-def _as_arrays(model: ResNet) -> dict[str, NDArray[Any]]:
-    return {name: tensor.cpu().numpy().copy() for name, tensor in model.state_dict().items()}

@@ -1,9 +1,8 @@
 """The families of trained networks, and the errors in print that they are compared with.
 
-A family differs from the residual network by the fewest config fields that make it. Plain and
-residual are twins: equal parameters, equal initial values from equal seeds; only the shortcut
-differs. All follow He's plan for small images (He 2015, section 4.2): a stem of 3x3, three stages
-of n blocks with two convolutions, a classifier: 6n + 2 layers.
+Plain and residual are twins: equal parameters, equal initial values from equal seeds. All follow
+He's plan for small images (He 2015, section 4.2): a stem of 3x3, three stages of n blocks with two
+convolutions, a classifier: 6n + 2 layers.
 """
 
 from __future__ import annotations
