@@ -9,13 +9,10 @@ import subprocess
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from resnets.cli.main import main
-from resnets.study import pipeline
 from resnets.study.claims import STORED, read_claims
 from resnets.study.report.figure_row import words_of
 from resnets.study.report.study_page import draw_all, write_study_report
@@ -23,7 +20,6 @@ from resnets.study.tables import Tables, probe_path, read_table, write_table
 from tiny_evidence import (
     degrading,
     figure_of,
-    plan,
     write_budget,
     write_init,
     write_initial_gradients,
@@ -134,10 +130,10 @@ def test_a_section_without_tables_is_left_out(tmp_path: Path, section: str) -> N
 def test_new_tables_have_figures(tmp_path: Path) -> None:
     write_training(tmp_path, degrading)
     write_budget(tmp_path, 0.1, 0.2)
-    write_initial_gradients(tmp_path, 0.5)
+    write_initial_gradients(tmp_path, 0.5, 0.5)
     drawn = draw_all(Tables.read(tmp_path), [])
     names = [figure.name for figures in drawn.values() for figure in figures]
-    assert names == ["degradation", "budget", "curves", "rates", "measure"]
+    assert names == ["degradation", "budget", "curves", "rates", "verdicts", "measure"]
     assert figure_of(tmp_path, "budget").command.startswith("resnets study train")
 
 
@@ -249,50 +245,6 @@ def test_a_browser_draws_every_chart(study: Path, tmp_path: Path) -> None:
         drawn = re.search(rf'<div class="chart[^"]*" id="{name}"[^>]*>(.*?)</div>', dom, re.DOTALL)
         assert drawn is not None, name
         assert re.search(r"<svg|<canvas", drawn[1]), f"{name}: {drawn[1][:200]}"
-
-
-def test_study_alone_does_what_is_missing_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[str] = []
-
-    def train(*arguments: Any, **named: Any) -> None:
-        done.append("train")
-        write_training(tmp_path, degrading)
-        (tmp_path / "models").mkdir(exist_ok=True)
-        for name in ("residual-56", "residual-8", "plain-8"):
-            (tmp_path / "models" / f"{name}.safetensors").touch()
-
-    def probe(model: Path, **named: Any) -> None:
-        done.append(model.stem)
-        write_probes(named["out"])
-
-    def compare(model: Path, against: Path, **named: Any) -> None:
-        done.append(f"{model.stem} against {against.stem}")
-        write_table(probe_path(named["out"], "across", done[-1].replace(" ", "-")), [])
-
-    def init(out: Path, **named: Any) -> None:
-        done.append("init")
-        (out / "data").mkdir(parents=True)
-        (out / "data" / "init_theory.csv").touch()
-
-    kept = SimpleNamespace(recipe={"learning_rate": 0.1})
-    monkeypatch.setattr(pipeline, "read_model", lambda path: kept)
-    monkeypatch.setattr(pipeline, "measure_init", init)
-    monkeypatch.setattr(pipeline, "train_twins", train)
-    monkeypatch.setattr(pipeline, "initial_gradient_rows", lambda *of: [])
-    monkeypatch.setattr(pipeline, "summary_lines", lambda tables: [])
-    monkeypatch.setattr(pipeline, "probe_model", probe)
-    monkeypatch.setattr(pipeline, "compare_models", compare)
-    monkeypatch.setattr(pipeline, "write_study_report", lambda folder: folder / "study.html")
-    lines: list[str] = []
-    for _ in range(2):
-        study = pipeline.Pipeline(plan(), tmp_path, pytest.fail, device="cpu", log=lines.append)
-        page = study.run()
-    assert page == tmp_path / "study.html"
-    measured = ["residual-56", "residual-8 against plain-8"]
-    assert done == ["init", "train", *measured, "train"]  # nothing is measured twice
-    assert "plain-56.safetensors is missing" in " ".join(lines)
 
 
 def test_figures_in_print_are_drawn_where_they_are_comparable(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.charts import GREY, INK, Figure, Mark, Series, axis, layer, plot
+from resnets.report.charts import GREY, Figure, Mark, Series, axis, layer, plot
 from resnets.study.propagation.signal_propagation import INPUTS
 from resnets.study.propagation.stability import DECADES, NEIGHBOURS, SHATTERED
 from resnets.study.report import encodings as look
@@ -22,8 +22,11 @@ from resnets.study.report.figure_row import Facts, FigureRow, panel
 from resnets.study.tables import Row, Tables, median_by, one, select
 
 KIND = "init-dense"
-# Studies of the same kind with the batch of training, which batch norm depends on.
-AT_BATCH = "init-dense-batch"
+OWN = "Backward, the networks that are trained"
+MEASURES = {
+    "size": "change of the gradient's size (powers of ten)",
+    "apart": "1 - cosine of gradients at near inputs",
+}
 # Depths of the two panels of gradients; what is nearest to them is drawn.
 SHOWN = (100, 1000)
 # Twins whose gradients at two inputs are compared, without batch norm and with it.
@@ -45,98 +48,97 @@ def _table(tables: Tables, name: str, **wanted: Any) -> list[Row]:
     return select(rows, width=width, **wanted)
 
 
-def _judged(tables: Tables, way: str) -> Iterator[Row]:
-    """The verdicts of each family, those at another batch below."""
-    metric = f"verdict_{way}"
-    found = _table(tables, "init", metric=metric)
-    for family in look.families_of(found):
-        for row in select(tables.table("init"), metric=metric, family=family):
-            batch = row["study"].startswith(AT_BATCH) and row["study"].removeprefix(AT_BATCH)
-            if row in found or batch:
-                name = AT_INIT[family] + (f", batch {batch}" if batch else "")
-                words = row["status"].replace("healthy", "stable").split(", ")
-                letters = " ".join(word[0].upper() for word in words)
-                text = {"name": name, "verdict": ", ".join(words), "series": words[0]}
-                yield row | text | {"batch": batch, "text": "·" if "stable" in words else letters}
+def _judged(tables: Tables) -> dict[str, list[Row]]:
+    """Verdicts by panel: the sweep both ways, and the study's own networks at their own batch."""
+    found = {
+        "Forward (signals)": _table(tables, "init", metric="verdict_forward"),
+        "Backward (gradients)": _table(tables, "init", metric="verdict_backward"),
+        OWN: select(tables.table("initial_gradients"), metric="verdict_backward"),
+    }
+    return {title: [_named(row, title) for row in rows] for title, rows in found.items() if rows}
+
+
+def _named(row: Row, title: str) -> Row:
+    words = row["status"].replace("healthy", "stable").split(", ")
+    letters = " ".join(word[0].upper() for word in words)
+    names = look.TRAINED if title == OWN else AT_INIT
+    name = names.get(row["family"], row["family"])
+    text = "·" if "stable" in words else letters
+    return row | {"name": name, "verdict": ", ".join(words), "series": words[0], "text": text}
 
 
 def _verdicts(tables: Tables) -> Iterator[Figure]:
-    for way, title in (("forward", "Forward (signals)"), ("backward", "Backward (gradients)")):
-        cells = sorted(_judged(tables, way), key=lambda row: bool(row["batch"]))
-        cells = sorted(cells, key=lambda row: list(AT_INIT).index(row["family"]))
-        names = list(dict.fromkeys(cell["name"] for cell in cells))
+    for title, rows in _judged(tables).items():
+        names = [name for name in AT_INIT.values() if name in {row["name"] for row in rows}]
+        names = list(dict.fromkeys(names + [row["name"] for row in rows]))
         hover = {"name:N": "family", "depth:O": "layers|,d", "verdict:N": "verdict"}
         chart = plot(
-            axis("depth", "layers", "band", depths_of(cells), format="~s"),
-            axis("name", None, "band", names, labelLimit=220),
+            axis("depth", "layers", "band", depths_of(rows), format="~s"),
+            axis("name", None, "band", names, labelLimit=180),
             layer("rect", hover=hover, stroke="white", strokeWidth=2),
             layer("text", encode={"text": "text:N"}, fontWeight=600, color="#1d1d1d"),
             series=VERDICTS,
         )
-        if cells:
-            height = 25 * len(names)
-            yield panel(title, chart, {"rows": cells}, height=height, series=VERDICTS)
+        yield panel(title, chart, {"rows": rows}, height=25 * len(names), series=VERDICTS)
 
 
 def _verdict_facts(tables: Tables) -> Facts:
-    found: dict[str, dict[int, set[str]]] = {}
-    for row in (*_judged(tables, "forward"), *_judged(tables, "backward")):
-        words = found.setdefault(row["name"], {}).setdefault(row["depth"], set())
-        words.update(row["verdict"].split(", "))
-    depth = max(max(cells) for cells in found.values())
-
-    def first(cells: dict[int, set[str]]) -> int | None:
-        return min((d for d, words in cells.items() if "shatters" in words), default=None)
-
+    judged = _judged(tables)
+    own = judged.pop(OWN, [])
+    rows = [row for found in judged.values() for row in found]
+    depth = max(depths_of(rows), default=0)
+    words: dict[str, set[str]] = {}
+    for row in select(rows, depth=depth):
+        words.setdefault(row["name"], set()).update(row["verdict"].split(", "))
     return {
         "depth": depth,
-        "stable": [name for name, cells in found.items() if cells.get(depth) == {"stable"}],
-        "plain": sorted(found.get(AT_INIT["plain-bn"], {}).get(depth, set()) - {"stable"}),
-        "batches": [
-            {"name": name, "deep": max(cells), "first": first(cells)}
-            for name, cells in found.items()
-            if ", batch " in name
-        ],
+        "stable": [name for name, found in words.items() if found == {"stable"}],
+        "plain": sorted(words.get(AT_INIT["plain-bn"], set()) - {"stable"}),
+        "own": own,
+        "shattered": [row for row in own if "shatters" in row["verdict"]],
         "inputs": INPUTS,
     }
 
 
 def _measured(tables: Tables) -> list[Row]:
-    """The change of the gradient through each network at step 0, and its error after training."""
+    """The two measures of each network at step 0, and its error after training."""
     rows, guess, found = tables.table("initial_gradients"), chance(tables), []
     for row in measured(select(rows, metric="log10_gradient_span")):
         cell = {"family": row["family"], "depth": row["depth"]}
         trained = next(iter(select(rows, metric="trained_error", **cell)), {})
-        error = trained.get("value", guess)
+        error, cosine = trained.get("value", guess), one(rows, metric="gradient_cosine", **cell)
         name = look.TRAINED.get(row["family"], row["family"])
         words = {"name": name, "series": f"{row['depth']} layers", "lost": trained.get("status")}
-        if error is not None:
-            found.append(cell | words | {"span": abs(row["value"]), "value": error})
+        if error is not None and cosine is not None:
+            numbers = {"size": abs(row["value"]), "apart": 1 - cosine, "value": error}
+            found.append(cell | words | numbers)
     return found
 
 
 def _measure(tables: Tables) -> Iterator[Figure]:
     rows = _measured(tables)
     series = look.series_of([f"{depth} layers" for depth in depths_of(rows)])
-    hover = {"name:N": "family", "depth:Q": "layers", "span:Q": "powers of ten|.2f"}
-    hover |= {"value:Q": "training error|.1%", "lost:N": "runs"}
-    chart = plot(
-        axis("span", "gradient change before training (powers of ten)", grid=False, tickCount=6),
-        look.share_axis("training error after training"),
-        layer("point", hover=hover, size=70, opacity=0.9),
-        layer("text", encode={"text": "name:N"}, align="left", dx=8, color=INK),
-        series=series,
-    )
-    if len(rows) > 2:
-        yield panel("", chart, {"rows": rows}, 760, 380, series=series)
+    hover = {"name:N": "family", "depth:Q": "layers", "value:Q": "training error|.1%"}
+    hover |= {"size:Q": "powers of ten|.2f", "apart:Q": "1 - cosine|.2f", "lost:N": "runs"}
+    for measure, title in MEASURES.items() if len(rows) > 2 else ():
+        chart = plot(
+            axis(measure, title, grid=False, tickCount=6),
+            look.share_axis("training error after training"),
+            layer("point", hover=hover, size=60, opacity=0.9),
+            layer("text", encode={"text": "name:N"}, align="left", dx=7, fontSize=9, color=GREY),
+            series=series,
+        )
+        yield panel("", chart, {"rows": rows}, height=340, series=series)
 
 
 def _measure_facts(tables: Tables) -> Facts:
-    found, rows = select(tables.table("initial_gradients"), metric="spearman"), _measured(tables)
+    rows, table = _measured(tables), tables.table("initial_gradients")
+    names = {"size": "spearman_log10_gradient_span", "apart": "spearman_gradient_cosine"}
+    found = {measure: select(table, metric=name) for measure, name in names.items()}
     return {
         "count": len(rows),
-        "spearman": one(found, depth=None),
-        "by_depth": [row for row in measured(found) if "depth" in row],
+        "all": {measure: one(own, depth=None) for measure, own in found.items()},
+        "by_depth": {m: [row for row in own if "depth" in row] for m, own in found.items()},
         "lost": any(row["lost"] for row in rows),
         "strong": 0.7,
         "weak": 0.3,
