@@ -163,7 +163,7 @@ def test_captions_at_initialisation_follow_the_numbers(tmp_path: Path) -> None:
     ],
 )
 def test_the_title_on_verdicts_counts_the_stable(stable: list[str], words: str) -> None:
-    facts = {"depth": 100, "stable": stable, "plain": [], "own": [], "shattered": [], "inputs": 16}
+    facts = {"depth": 100, "stable": stable, "plain": [], "own": [], "shattered": 0, "inputs": 16}
     assert title("verdicts", facts) == words
 
 
@@ -172,7 +172,7 @@ def test_networks_that_are_trained_are_judged_at_their_own_batch(tmp_path: Path)
     write_initial_gradients(tmp_path, 0.5, 0.5)
     found = figure_of(tmp_path, "verdicts")
     assert "Of the 8 networks that are trained" in found.caption["subtitle"]
-    assert "1 shatters (plain at 56)" in found.caption["subtitle"]
+    assert "at their own batch, 1 shatters." in found.caption["subtitle"]
     rows = found.panels[2].data["rows"]
     assert {row["verdict"] for row in rows if row["name"] == "Fixup"} == {"stable"}
 

@@ -27,6 +27,8 @@ MEASURES = {
     "size": "change of the gradient's size (powers of ten)",
     "apart": "1 - cosine of gradients at near inputs",
 }
+# Networks below which a rank correlation decides nothing.
+FEW = 8
 # Depths of the two panels of gradients; what is nearest to them is drawn.
 SHOWN = (100, 1000)
 # Twins whose gradients at two inputs are compared, without batch norm and with it.
@@ -95,7 +97,7 @@ def _verdict_facts(tables: Tables) -> Facts:
         "stable": [name for name, found in words.items() if found == {"stable"}],
         "plain": sorted(words.get(AT_INIT["plain-bn"], set()) - {"stable"}),
         "own": own,
-        "shattered": [row for row in own if "shatters" in row["verdict"]],
+        "shattered": sum("shatters" in row["verdict"] for row in own),
         "inputs": INPUTS,
     }
 
@@ -117,15 +119,20 @@ def _measured(tables: Tables) -> list[Row]:
 
 def _measure(tables: Tables) -> Iterator[Figure]:
     rows = _measured(tables)
-    series = look.series_of([f"{depth} layers" for depth in depths_of(rows)])
+    depths = depths_of(rows)
+    series = look.ordered([f"{depth} layers" for depth in depths])
+    named = f"datum.depth == {max(depths, default=0)} || datum.value > 0.25"
+    errors = [row["value"] for row in rows]
+    y = {"format": ".0%", "values": [0.05, 0.1, 0.2, 0.4, 0.8], "grid": True}
     hover = {"name:N": "family", "depth:Q": "layers", "value:Q": "training error|.1%"}
     hover |= {"size:Q": "powers of ten|.2f", "apart:Q": "1 - cosine|.2f", "lost:N": "runs"}
-    for measure, title in MEASURES.items() if len(rows) > 2 else ():
+    title = "training error after training (log scale)"
+    for measure, words in MEASURES.items() if len(rows) > 2 else ():
         chart = plot(
-            axis(measure, title, grid=False, tickCount=6),
-            look.share_axis("training error after training"),
+            axis(measure, words, grid=False, tickCount=6),
+            axis("value", title, "log", (min(errors) / 1.2, max(errors) * 1.2), **y),
             layer("point", hover=hover, size=60, opacity=0.9),
-            layer("text", encode={"text": "name:N"}, align="left", dx=7, fontSize=9, color=GREY),
+            layer("text", encode={"text": "name:N"}, where=named, align="left", dx=7, fontSize=10),
             series=series,
         )
         yield panel("", chart, {"rows": rows}, height=340, series=series)
@@ -137,6 +144,7 @@ def _measure_facts(tables: Tables) -> Facts:
     found = {measure: select(table, metric=name) for measure, name in names.items()}
     return {
         "count": len(rows),
+        "few": len(rows) < FEW,
         "all": {measure: one(own, depth=None) for measure, own in found.items()},
         "by_depth": {m: [row for row in own if "depth" in row] for m, own in found.items()},
         "lost": any(row["lost"] for row in rows),
