@@ -44,7 +44,7 @@ def no_summary(**wanted: Any) -> float | None:
 
 
 DEGRADATION: dict[str, Any] = {
-    "shallow": 8, "deep": 56, "seeds": 6, "steps": 400, "summary": no_summary, "gap": None,
+    "depths": [8, 56], "seeds": 6, "steps": 400, "summary": no_summary, "gap": None,
     "printed": False, "tuned": True, "rates": ["0.1"],
 }  # fmt: skip
 
@@ -126,7 +126,7 @@ def test_the_title_on_curves_follows_the_ends(deepest: list[str], words: str) ->
 
 
 def test_a_rate_lost_to_divergence_is_not_at_the_edge() -> None:
-    row = {"family": "plain", "first": 0.1, "last": 0.03, "change": -0.07, "shallow": 8, "deep": 56}
+    row = {"family": "plain", "first": 0.1, "last": 0.03, "shallow": 8, "deep": 56}
     facts = {"rows": [row], "falling": ["plain"], "edge": ["plain 8"], "diverged": ["plain 56"]}
     assert title("rates", facts) == "The best learning rate falls with depth"
     told = caption("rates", facts, {})["subtitle"]
