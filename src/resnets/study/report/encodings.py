@@ -8,18 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.charts import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    Axis,
-    Layer,
-    Mark,
-    Series,
-    axis,
-    layer,
-)
+from resnets.report.charts import BLUE, GREY, INK, ORANGE, Axis, Layer, Mark, Series, axis, layer
 from resnets.study.report.figure_row import words_of
 from resnets.study.tables import Row
 
