@@ -114,6 +114,12 @@ def write(folder: Path, **changes: Any) -> Path:
     return write_report(folder, record(**changes))
 
 
+@pytest.fixture
+def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the extra `report` were not installed: quick, where a test is not about charts."""
+    monkeypatch.setitem(sys.modules, "altair", None)
+
+
 class Page(HTMLParser):
     """What a browser would see: elements with attributes, the text, the charts' JSON."""
 
@@ -229,6 +235,7 @@ def test_page_says_the_words(run: Path) -> None:
     assert len(re.findall(r"\baccuracy\d", text.replace("\n", ""))) <= 3  # test, top-5, balanced
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_lines_of_python_work(tmp_path: Path) -> None:
     """What the page says about using the model names what the package has."""
     page = Page(write(tmp_path, model_file="model.safetensors"))
@@ -278,10 +285,8 @@ def test_the_page_has_rules_for_print_dark_screens_and_no_script(run: Path) -> N
         assert f"--{param['name']}" in names
 
 
-def test_without_the_chart_library_the_page_keeps_numbers_and_tables(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "altair", None)
+@pytest.mark.usefixtures("no_charts")
+def test_without_the_chart_library_the_page_keeps_numbers_and_tables(tmp_path: Path) -> None:
     assert missing_charts() != []
     scores = scores_of([f"class {k}" for k in range(10)])
     page = Page(write(tmp_path, history=history_of(5), scores=scores))
@@ -364,6 +369,7 @@ def scores_with(confusion: list[list[int]]) -> dict[str, Any]:
         ([[90, 10], [10, 90]], 6, ["on 6 validation images: each one moves it by 16.7%"]),
     ],
 )
+@pytest.mark.usefixtures("no_charts")
 def test_a_number_that_means_little_is_qualified_in_words(
     tmp_path: Path, confusion: list[list[int]], validation: int, expected: list[str]
 ) -> None:
@@ -424,24 +430,23 @@ def test_curves_are_the_records_and_the_best_epoch_is_marked(run: Path) -> None:
         assert [best["epoch"] for best in charts[name]["datasets"]["best"]] == [3.0]
 
 
-def test_long_histories_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
-    charts = Page(write(tmp_path, history=history_of(8, per_epoch=900))).charts
-    for name in ("loss", "learning_rate"):
-        curve = [r for r in charts[name]["datasets"]["rows"] if r["series"] == "training"]
+def test_long_histories_are_thinned_and_keep_their_ends() -> None:
+    for finding in training_findings(history_of(8, per_epoch=900)):
+        curve = [row for row in finding.data["rows"] if row["series"] == "training"]
         assert 400 <= len(curve) <= 500
         assert (curve[0]["epoch"], curve[-1]["epoch"]) == pytest.approx((1 / 900, 8.0), rel=1e-5)
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_values_that_are_not_finite_leave_gaps(tmp_path: Path) -> None:
     history = history_of(2)
     history[2]["loss"], history[3]["loss"] = float("nan"), float("inf")
     for row in history:
         row["accuracy"] = None  # as with mixed images
-    page = Page(write(tmp_path, history=history))
-    losses = [row["value"] for row in page.charts["loss"]["datasets"]["rows"]]
-    assert losses.count(None) == 2
-    assert "2 recorded losses are not finite" in page.text
-    assert {r["series"] for r in page.charts["accuracy"]["datasets"]["rows"]} == {"validation"}
+    loss, accuracy, _ = training_findings(history)
+    assert [row["value"] for row in loss.data["rows"]].count(None) == 2
+    assert {row["series"] for row in accuracy.data["rows"]} == {"validation"}
+    assert "2 recorded losses are not finite" in Page(write(tmp_path, history=history)).text
 
 
 def test_one_validation_record_alone(tmp_path: Path) -> None:
