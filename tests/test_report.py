@@ -212,6 +212,7 @@ def test_each_chart_is_in_the_page_and_in_the_figures(run: Path) -> None:
     for name in LEARNING + QUALITY:
         svg = ET.parse(run.parent / "figures" / f"{name}.svg").getroot()
         assert svg.tag.endswith("svg")
+        assert not any("href" in key for element in svg.iter() for key in element.attrib)
         with Image.open(run.parent / "figures" / f"{name}.png") as image:
             assert min(image.size) > 200
             assert len(np.unique(np.asarray(image.convert("L")))) > 8  # not a blank sheet
@@ -330,8 +331,10 @@ def test_a_confused_pair_leads_to_its_pictures(run: Path) -> None:
     links = [a["href"] for tag, a in page.elements if tag == "a"]
     assert links.count("#pair-2-3") == 3  # the matrix, the class, the frequent confusions
     cells = page.charts["confusion"]["datasets"]["cells"]
-    linked = [(c["true"], c["predicted"], c["pictures"]) for c in cells if "pictures" in c]
-    assert linked == [(*PAIR, "#pair-2-3")]
+    linked = [(c["true"], c["predicted"], c["target"]) for c in cells if "target" in c]
+    assert linked == [(*PAIR, "pair-2-3")]
+    drawn = (run.parent / "figures" / "confusion.svg").read_text(encoding="utf-8")
+    assert "true: class 2; predicted: class 3; images: 3" in drawn
 
 
 def scores_with(confusion: list[list[int]]) -> dict[str, Any]:

@@ -220,7 +220,7 @@ def _confusion(scores: Record, pictured: set[Pair]) -> Finding:
     cells = [
         # 200 classes have 40,000 cells, nearly all of them empty.
         {"true": true, "predicted": k, "images": images, "share": finite(images / sum(row))}
-        | ({"pictures": f"#{pair_id((true, k))}"} if (true, k) in pictured else {})
+        | ({"target": pair_id((true, k))} if (true, k) in pictured else {})
         for true, row in enumerate(matrix)
         for k, images in enumerate(row)
         if images
