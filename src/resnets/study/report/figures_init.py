@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.charts import GREY, Figure, Mark, Series, axis, finite, layer, plot
+from resnets.report.charts import GREY, INK, Figure, Mark, Series, axis, finite, layer, plot
 from resnets.study.init.geometry import INPUTS
 from resnets.study.init.verdicts import DECADES, NEIGHBOURS, SHATTERED
 from resnets.study.report.encodings import (
@@ -143,10 +143,10 @@ def _measure(tables: Tables) -> Iterator[Figure]:
     hover |= {"value:Q": "training error|.1%", "lost:N": "runs"}
     title = "gradient change before training (powers of ten)"
     chart = plot(
-        axis("span", title, grid=False),
+        axis("span", title, grid=False, tickCount=6),
         share_axis("training error after training"),
         layer("point", hover=hover, size=70, opacity=0.9),
-        layer("text", encode={"text": "name:N"}, align="left", dx=8, fontSize=10),
+        layer("text", encode={"text": "name:N"}, align="left", dx=8, color=INK),
         series=series,
     )
     yield panel("", chart, {"rows": rows}, 760, 380, series=series)

@@ -368,9 +368,9 @@ def _family_facts(tables: Tables) -> Facts:
     for depth in _depths(tables, _known(tables)):
         cells = _cells(tables, depth, _known(tables))
         means = [row for row in cells if row["value"] is not None]
-        clear = means and _is_lower(tables, depth, means[0]["family"], means[-1]["family"])
+        sure = means and _is_lower(tables, depth, means[0]["family"], means[-1]["family"])
         lost = [row for row in cells if row["lost"]]
-        groups.append({"depth": depth, "means": means, "clear": clear, "lost": lost})
+        groups.append({"depth": depth, "means": means, "sure": sure, "lost": lost})
     return {"groups": groups, "deepest": groups[-1], **rates_of(tables.table("train"))}
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from resnets.device import describe_environment
 from resnets.errors import UserError
 from resnets.inference.model_file import read_model
 from resnets.report.html import render
@@ -27,6 +26,7 @@ from resnets.study.report.judging import Judged as ClaimResult
 from resnets.study.report.judging import judge_all
 from resnets.study.report.page import effect_text
 from resnets.study.tables import AGAINST
+from resnets.device import describe_environment
 
 # The figures of each section, in the order of the page.
 SECTIONS = {
@@ -73,7 +73,7 @@ def draw_all(tables: Tables, results: Sequence[ClaimResult]) -> dict[str, list[D
         section: [
             figure
             for row in rows
-            if (figure := draw(row, tables, verdicts, _command(tables, row.tables[0])))
+            if (figure := draw(row, tables, verdicts, command_of(tables, row.tables[0])))
         ]
         for section, rows in SECTIONS.items()
     }
@@ -128,8 +128,8 @@ def study_page(
     )
 
 
-def _command(tables: Tables, table: str) -> str:
-    """The command that makes a table."""
+def command_of(tables: Tables, table: str) -> str:
+    """Return the command that makes a table."""
     if table.startswith("init") and table != "initial_gradients":
         return f"resnets study init --out {tables.folder}"
     if not table.startswith(PROBE):
