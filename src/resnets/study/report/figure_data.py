@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from resnets.report.charts import finite
+from resnets.report.html import finite
 from resnets.study.report.evidence import PROBE, Row, one, select
 from resnets.study.report.evidence import Evidence as Tables
 from resnets.study.report.words import Effect as Estimate

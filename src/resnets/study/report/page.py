@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resnets.report.charts import percent
+from resnets.report.html import percent
 from resnets.study.report.judging import Judged
 from resnets.study.report.words import Effect
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from resnets.device import describe_environment
 from resnets.errors import UserError
 from resnets.inference.model_file import read_model
 from resnets.report.html import render
@@ -26,7 +27,6 @@ from resnets.study.report.judging import Judged as ClaimResult
 from resnets.study.report.judging import judge_all
 from resnets.study.report.page import effect_text
 from resnets.study.tables import AGAINST
-from resnets.device import describe_environment
 
 # The figures of each section, in the order of the page.
 SECTIONS = {
