@@ -325,6 +325,17 @@ def test_tables_are_the_scores() -> None:
     assert found["reliability"].title == "The model is overconfident by 17.0 points"
 
 
+def test_tables_of_curves_hold_both_curves() -> None:
+    history = history_of(5)
+    loss, accuracy, rate = training_findings(history)
+    train = [row for row in history if row["kind"] == "train"]
+    validation = [row for row in history if row["kind"] == "validation"]
+    assert [row[1] for row in loss.rows] == [f"{row['loss']:.3g}" for row in train]
+    assert [row[2] for row in accuracy.rows if row[2]] == [f"{v['top1']:.1%}" for v in validation]
+    assert [row[0] for row in accuracy.rows if row[2]] == [f"{v['epoch']:.2f}" for v in validation]
+    assert len(rate.rows) == 12 and rate.rows[-1][1] == f"{train[-1]['learning_rate']:.4g}"
+
+
 def test_a_confused_pair_leads_to_its_pictures(run: Path) -> None:
     html, page = run.read_text(encoding="utf-8"), Page(run)
     assert '<h3 id="pair-2-3">class 2 taken for class 3: 3 images' in html
