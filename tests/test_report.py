@@ -352,11 +352,11 @@ def scores_with(confusion: list[list[int]]) -> dict[str, Any]:
     counts = np.array(confusion)
     total, hits = int(counts.sum()), int(counts.trace())
     scores = scores_of([f"class {k}" for k in range(len(counts))])
-    recalls = counts.diagonal() / counts.sum(1)
+    recalls = counts.diagonal() / np.maximum(counts.sum(1), 1)
     per_class = [
         {
             "name": f"class {k}",
-            "recall": recalls[k],
+            "recall": float(recalls[k]) if row.any() else None,
             "precision": None,
             "num_images": int(row.sum()),
         }
@@ -366,7 +366,7 @@ def scores_with(confusion: list[list[int]]) -> dict[str, Any]:
         "num_images": total,
         "top1": hits / total,
         "top1_interval": wilson(hits, total),
-        "balanced_accuracy": float(recalls.mean()),
+        "balanced_accuracy": float(recalls[counts.sum(1) > 0].mean()),
         "per_class": per_class,
         "confusion": confusion,
     }
@@ -379,8 +379,9 @@ def scores_with(confusion: list[list[int]]) -> dict[str, Any]:
         ([[50, 0, 0], [2, 0, 0], [1, 0, 0]], 100, ["no better than always", "answers class 0 for"]),
         ([[100, 100], [98, 102]], 100, ["not clearly better than guessing among 2"]),
         ([[99, 101], [102, 98]], 100, ["no better than guessing among 2"]),
-        ([[3, 0], [0, 3]], 100, ["6 images: each one moves it by 16.7%"]),
-        ([[90, 10], [10, 90]], 6, ["on 6 validation images: each one moves it by 16.7%"]),
+        ([[3, 0], [0, 3]], 100, ["few test images (6): each moves test accuracy by 16.7 points"]),
+        ([[100, 0], [0, 0]], 100, []),  # one class alone: there is nothing to compare with
+        ([[90, 10], [10, 90]], 6, ["few validation images (6)"]),
     ],
 )
 @pytest.mark.usefixtures("no_charts")
