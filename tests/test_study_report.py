@@ -6,13 +6,14 @@ import json
 import re
 import shutil
 import subprocess
-from html import escape
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from resnets.cli.main import main
+from resnets.study.claims import STORED, read_claims
 from resnets.study.report.figure_row import words_of
 from resnets.study.report.study_page import draw_all, study_page, write_study_report
 from resnets.study.tables import Tables, probe_path, read_table, write_table
@@ -114,7 +115,7 @@ def test_every_chart_has_an_alternative_text_and_one_legend(study: Path) -> None
     html = (study / "study.html").read_text(encoding="utf-8")
     titles = dict(re.findall(r'<article class="figure" id="figure-(.*?)">\n<h3>(.*?)</h3>', html))
     for name, config in page.charts.items():
-        assert escape(config["description"]).endswith(titles[name.rpartition("-")[0]])
+        assert config["description"].endswith(unescape(titles[name.rpartition("-")[0]]))
     assert html.count('aria-label="legend"') == 7  # not for the maps
 
 
@@ -186,8 +187,6 @@ def test_a_network_of_which_nothing_is_finite_has_no_figure(tmp_path: Path) -> N
 
 
 def test_the_words_of_the_page_name_claims_that_exist() -> None:
-    from resnets.study.claims import STORED, read_claims
-
     claims = {claim.name for claim in read_claims(STORED)}
     assert {question["claim"] for question in words_of("page")["question"]} <= claims
 

@@ -8,17 +8,19 @@ the page itself are parameters of each chart, so that a page can change them for
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import textwrap
-import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 import vl_convert
+
+from resnets.report.html import tidy
 
 BLUE, ORANGE, GREY, INK, LINE = "#0072B2", "#D55E00", "#667085", "#1d2939", "#e4e7ec"
 FONT = "'Helvetica Neue', Helvetica, Arial, 'Noto Sans', sans-serif"
@@ -123,7 +125,7 @@ class Figure:
         return _drawn(self._specification() | size | titled)
 
     def _specification(self) -> dict[str, Any]:
-        spec = _themed(self.chart.to_dict())
+        spec: dict[str, Any] = _themed(self.chart.to_dict())
         params = [{"name": name, "value": colour} for name, colour in THEME.items()]
         fit = {"type": "fit" if self.square else "fit-x", "contains": "padding"}
         # This replaces whatever theme the process has set: the same input gives the same bytes.
@@ -145,7 +147,9 @@ def together(figures: Sequence[Figure], *, title: str, subtitle: str, columns: i
         subtitle: The numbers.
         columns: Charts beside each other.
     """
-    parts, params, data = [], {}, {}
+    parts: list[dict[str, Any]] = []
+    params: dict[str, Any] = {}
+    data: dict[str, Any] = {}
     for number, figure in enumerate(figures):
         spec = figure._specification()
         params |= {param["name"]: param for param in spec.pop("params")}
@@ -278,7 +282,7 @@ class Series:
 
     def channels(self, mark: str) -> dict[str, Any]:
         """Return the channels by which a layer of this mark shows its series."""
-        looks = {"color": [mark.colour for mark in self.marks]}
+        looks: dict[str, list[Any]] = {"color": [mark.colour for mark in self.marks]}
         if mark in ("line", "rule"):
             looks["strokeDash"] = [list(mark.dash) for mark in self.marks]
         if mark == "point":
@@ -312,22 +316,23 @@ class Axis:
     title: str | None = None
     kind: str = "linear"
     domain: Sequence[Any] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    scale: Mapping[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    scale: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def channel(self, channel: type[alt.X] | type[alt.Y]) -> Any:
         """Return the encoding of this axis."""
-        options: dict[str, Any] = dict(self.options)
+        options = self.options
         if self.kind == "switch":
             assert self.domain is not None
             scale, axis = _switch(*self.domain)
             return channel(f"{self.field}_shown:Q", title=self.title, scale=scale, axis=axis)
         if self.kind in ("ordinal", "point", "band"):
-            scale = alt.Scale(**({"domain": self.domain} if self.domain else {}), **self.scale)
+            kept = self.scale | ({"domain": list(self.domain)} if self.domain else {})
+            scale = alt.Scale(**kept)
             options = {"ticks": False, "domain": False, "labelAngle": 0} | options
             axis = alt.Axis(**options)
             return channel(f"{self.field}:O", title=self.title, scale=scale, axis=axis, sort=None)
-        kept: dict[str, Any] = {"type": self.kind, "nice": False} | dict(self.scale)
+        kept = {"type": self.kind, "nice": False} | self.scale
         if self.domain is not None:
             kept["domain"] = list(self.domain)
         axis = alt.Axis(**options)
@@ -342,7 +347,8 @@ def axis(
     **options: Any,
 ) -> Axis:
     """Return an axis; `zero`, `padding` and `base` are options of its scale."""
-    scale = {key: options.pop(key) for key in ("zero", "padding", "base") if key in options}
+    scale: dict[str, Any] = {}
+    scale |= {key: options.pop(key) for key in ("zero", "padding", "base") if key in options}
     return Axis(name, title, kind, domain, options, scale)
 
 
@@ -352,18 +358,18 @@ class Layer:
 
     mark: str
     data: str
-    fields: Mapping[str, Any]  # x, y, x2, y2
-    encode: Mapping[str, Any]
+    fields: dict[str, Any]  # x, y, x2, y2
+    encode: dict[str, Any]
     hover: Mapping[str, str]  # field:type -> "title" or "title|format"
     where: str
-    style: Mapping[str, Any]
+    style: dict[str, Any]
 
 
 def layer(
     mark: str,
     data: str = ROWS,
     *,
-    encode: Mapping[str, Any] | None = None,
+    encode: dict[str, Any] | None = None,
     hover: Mapping[str, str] | None = None,
     where: str = "",
     **options: Any,
@@ -372,7 +378,8 @@ def layer(
 
     `x`, `y`, `x2` and `y2` are fields; None leaves the channel out, so a rule spans the plot.
     """
-    fields = {key: options.pop(key) for key in ("x", "y", "x2", "y2") if key in options}
+    fields: dict[str, Any] = {}
+    fields |= {key: options.pop(key) for key in ("x", "y", "x2", "y2") if key in options}
     return Layer(mark, data, fields, encode or {}, hover or {}, where, options)
 
 
@@ -385,12 +392,13 @@ def plot(x: Axis, y: Axis, *layers: Layer, series: Series | None = None) -> alt.
         layers: From the back to the front.
         series: Tells rows apart by their column `series`; a page can show one of them alone.
     """
-    chart = alt.layer(*(_layered(x, y, part, series) for part in layers))
+    chart: Any = alt.layer(*(_layered(x, y, part, series) for part in layers))
     if series is not None:
         chart = chart.add_params(alt.param(name="chosen", value=""))
     if y.kind == "switch":
         chart = chart.add_params(alt.param(name="axis", value="log"))
-    return chart
+    drawn: alt.LayerChart = chart
+    return drawn
 
 
 def _layered(x: Axis, y: Axis, part: Layer, series: Series | None) -> alt.Chart:
@@ -458,27 +466,3 @@ def _switch(low: float, high: float) -> tuple[alt.Scale, alt.Axis]:
     label = "axis == 'log' ? format(pow(10, datum.value), '.2~r') : format(datum.value, '.3~r')"
     values = alt.ExprRef(f"axis == 'log' ? {logs} : {linear}")
     return scale, alt.Axis(labelExpr=label, values=values)
-
-
-def tidy(text: str) -> str:
-    """Return the text without characters that XML and UTF-8 forbid; file names may hold them."""
-    forbidden = ("Cc", "Cs", "Cn")
-    return "".join("\ufffd" if unicodedata.category(c) in forbidden else c for c in text)
-
-
-def shorten(text: str, length: int) -> str:
-    """Return the text, cut off with an ellipsis beyond a length."""
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def finite(value: Any) -> float | None:
-    """Return the number, rounded for a page; None where it is absent, NaN or infinite."""
-    if value is None or not math.isfinite(value):
-        return None
-    return float(f"{value:.6g}")
-
-
-def percent(value: Any, digits: int = 1) -> str:
-    """Return the share in percent, or "undefined"."""
-    number = finite(value)
-    return "undefined" if number is None else f"{100 * number:.{digits}f}%"

@@ -132,8 +132,8 @@ def mean_layers(hover: dict[str, str], **style: Any) -> tuple[Layer, ...]:
 
 def lost_layers(text: str, **style: Any) -> tuple[Layer, ...]:
     """Return a cross for each cell with runs that diverged, and a text beside it."""
-    cross = {"shape": "cross", "size": 60, "filled": False, "strokeWidth": 2}
-    beside = {"align": "left", "dx": 9} | style
+    cross: dict[str, Any] = {"shape": "cross", "size": 60, "filled": False, "strokeWidth": 2}
+    beside: dict[str, Any] = {"align": "left", "dx": 9} | style
     return (
         layer("point", "lost", color=INK, **cross),
         layer("text", "lost", encode={"text": text}, color=INK, **beside),

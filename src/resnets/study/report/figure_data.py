@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from resnets.report.charts import finite
+from resnets.report.html import finite
 from resnets.study.statistics import Estimate
 from resnets.study.tables import PROBE, Row, Tables, one, select
 

@@ -18,8 +18,8 @@ from typing import Any
 import altair as alt
 from jinja2 import Environment, StrictUndefined
 
-from resnets.report.charts import Figure, Series, percent, save_svg, tidy, together
-from resnets.report.html import picture_address
+from resnets.report.charts import Figure, Series, save_svg, together
+from resnets.report.html import percent, picture_address, tidy
 from resnets.study.report.figure_data import names_of
 from resnets.study.statistics import Estimate
 from resnets.study.tables import Row, Tables

@@ -12,7 +12,8 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.charts import GREY, INK, Figure, Mark, Series, axis, finite, layer, plot
+from resnets.report.charts import GREY, INK, Figure, Mark, Series, axis, layer, plot
+from resnets.report.html import finite
 from resnets.study.propagation.signal_propagation import INPUTS
 from resnets.study.propagation.stability import DECADES, NEIGHBOURS, SHATTERED
 from resnets.study.report.encodings import (

@@ -11,18 +11,8 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from resnets.report.charts import (
-    BLUE,
-    GREY,
-    ORANGE,
-    Figure,
-    Mark,
-    Series,
-    axis,
-    finite,
-    layer,
-    plot,
-)
+from resnets.report.charts import BLUE, GREY, ORANGE, Figure, Mark, Series, axis, layer, plot
+from resnets.report.html import finite
 from resnets.study.report.encodings import (
     block_axis,
     log_axis,
@@ -332,7 +322,7 @@ def _landscape(tables: Tables) -> Iterator[Figure]:
     for name, rows in found.items():
         colour = series_of([rows[0]["family"]]).marks[0].colour
         ends = (max(min(values) / 1.3, 1e-4), max(values) * 1.1)
-        thin = {"encode": {"detail": "draw:N"}, "strokeWidth": 0.7, "opacity": 0.45}
+        thin: dict[str, Any] = {"encode": {"detail": "draw:N"}, "strokeWidth": 0.7, "opacity": 0.45}
         chart = plot(
             axis("x", "step along the direction", grid=False, tickCount=5),
             axis("loss", "loss (nats)", "switch", ends),
@@ -346,10 +336,10 @@ def _landscape(tables: Tables) -> Iterator[Figure]:
 
 
 def _landscape_facts(tables: Tables) -> Facts:
-    def nearest(rows: list[Row], distance: float) -> float:
+    def nearest(rows: list[Row], distance: float) -> Any:
         return min({abs(row["x"]) for row in rows}, key=lambda x: abs(x - distance))
 
-    def median(rows: list[Row], distance: float) -> float:
+    def median(rows: list[Row], distance: float) -> Any:
         at = nearest(rows, distance)
         return statistics.median(row["value"] for row in rows if abs(row["x"]) == at)
 

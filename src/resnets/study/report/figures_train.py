@@ -15,7 +15,8 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.charts import BLUE, GREY, INK, ORANGE, Figure, axis, finite, layer, plot
+from resnets.report.charts import BLUE, GREY, INK, ORANGE, Figure, axis, layer, plot
+from resnets.report.html import finite
 from resnets.study.report.encodings import (
     RANGE,
     TRAINED,
@@ -76,7 +77,12 @@ def _degradation(tables: Tables) -> Iterator[Figure]:
     for title, metric in kinds.items() if values else ():
         hover = {"series:N": "family", "depth:Q": "layers", "value:Q": f"{title}|.2%"}
         runs = hover | {"seed:Q": "seed", "lr:Q": "learning rate"}
-        hollow = {"shape": "diamond", "size": 150, "filled": False, "strokeWidth": 2}
+        hollow: dict[str, Any] = {
+            "shape": "diamond",
+            "size": 150,
+            "filled": False,
+            "strokeWidth": 2,
+        }
         chart = plot(
             x,
             share_axis(title.lower(), top),
@@ -229,7 +235,7 @@ def _rates(tables: Tables) -> Iterator[Figure]:
     text = alt.when(dark).then(alt.value("#ffffff")).otherwise(alt.value("#1d1d1d"))
     cell = {"color": loss.otherwise(alt.value("#eaecf0"))}
     hover = {"depth:O": "layers", "lr:O": "learning rate", "loss:Q": "validation loss|.3f"}
-    ring = {"size": 1100, "stroke": "#E69F00", "strokeWidth": 3, "filled": False}
+    ring: dict[str, Any] = {"size": 1100, "stroke": "#E69F00", "strokeWidth": 3, "filled": False}
     for family in dict.fromkeys(row["family"] for row in tried):
         rows = [
             {
