@@ -11,7 +11,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from resnets.study.report.figure_row import caption, listed, times
-from resnets.study.tables import read_table, write_table
+from resnets.study.tables import write_table
 from tiny_evidence import (
     GROWTH,
     Row,
@@ -163,35 +163,38 @@ def test_captions_at_initialisation_follow_the_numbers(tmp_path: Path) -> None:
     ],
 )
 def test_the_title_on_verdicts_counts_the_stable(stable: list[str], words: str) -> None:
-    facts = {"depth": 100, "stable": stable, "plain": [], "batches": [], "inputs": 16}
+    facts = {"depth": 100, "stable": stable, "plain": [], "own": [], "shattered": 0, "inputs": 16}
     assert title("verdicts", facts) == words
 
 
-def test_verdicts_at_the_batch_of_training_have_rows_of_their_own(tmp_path: Path) -> None:
+def test_networks_that_are_trained_are_judged_at_their_own_batch(tmp_path: Path) -> None:
     write_init(tmp_path)
-    path = tmp_path / "data" / "init.csv"
-    own = [
-        row | {"study": "init-dense-batch128", "status": "healthy"}
-        for row in read_table(path) if row["family"] == "plain-bn" and "status" in row
-    ]  # fmt: skip
-    write_table(path, [*read_table(path), *own])
+    write_initial_gradients(tmp_path, 0.5, 0.5)
     found = figure_of(tmp_path, "verdicts")
-    assert "plain with BN, batch 128" in {row["name"] for row in found.panels[1].data["rows"]}
-    assert "batch 128: does not shatter up to 100 layers" in found.caption["subtitle"]
+    assert "Of the 8 networks that are trained" in found.caption["subtitle"]
+    assert "at their own batch, 1 shatters." in found.caption["subtitle"]
+    rows = found.panels[2].data["rows"]
+    assert {row["verdict"] for row in rows if row["name"] == "Fixup"} == {"stable"}
 
 
 @pytest.mark.parametrize(
-    ("spearman", "words"),
-    [(0.8, "errors well"), (0.4, "only roughly"), (0.0, "does not order"), (-0.5, "lower errors")],
+    ("size", "apart", "words"),
+    [
+        (0.8, 0.1, "the gradient's size orders the trained errors well"),
+        (0.1, 0.8, "shattering orders the trained errors well"),
+        (0.1, 0.4, "shattering orders the trained errors only roughly"),
+        (0.0, -0.5, "No measure before training orders"),
+    ],
 )
-def test_the_title_says_how_well_the_measure_orders(
-    tmp_path: Path, spearman: float, words: str
+def test_the_title_says_how_well_the_measures_order(
+    tmp_path: Path, size: float, apart: float, words: str
 ) -> None:
-    write_initial_gradients(tmp_path, spearman)
+    write_initial_gradients(tmp_path, size, apart)
     found = figure_of(tmp_path, "measure")
-    assert words in found.caption["title"]
-    assert f"over 8 families and depths: {spearman:.2f}" in found.caption["subtitle"]
-    (panel,) = found.panels
+    assert words in found.caption["title"] and len(found.caption["title"].split()) <= MOST_WORDS
+    told = found.caption["subtitle"]
+    assert f"over 8 families and depths: {size:.2f} ({size:.2f} at 56 layers)" in told
+    panel, _ = found.panels
     guess = [row for row in panel.data["rows"] if row["lost"]]
     assert [(row["name"], row["value"]) for row in guess] == [("Fixup", 0.9)]
 
@@ -242,9 +245,9 @@ def test_theory_is_drawn_where_it_has_a_closed_form(tmp_path: Path) -> None:
     theory = table("theory_gradient_cosine", plain=(0.35, 0.0))
     found = cosines(tmp_path, theory, plain=(0.3, 0.1), residual=(0.8, 0.2))
     assert found.caption["subtitle"].endswith("Theory is off by at most 0.10.")
-    rows = {(r["family"], r["depth"]): r["theory"] for r in found.panels[0].data["rows"]}
-    assert rows["plain", 10] == pytest.approx(0.35)
-    assert rows["residual", 10] is None
+    rows = {(r["series"], r["depth"]): r["theory"] for r in found.panels[0].data["rows"]}
+    assert rows["plain without norm", 10] == pytest.approx(0.35)
+    assert rows["residual without norm", 10] is None
 
 
 def write_profiles(folder: Path, network: str, *stems: float) -> None:
@@ -347,8 +350,8 @@ def test_pairs_are_compared_at_equal_shares_of_depth(tmp_path: Path) -> None:
     write_across(tmp_path, residual=0.9)
     found = figure_of(tmp_path, "similarity")
     (panel,) = found.panels
-    assert {row["cka"] for row in panel.data["matched"]} == {0.9}
-    assert [row["other"] for row in panel.data["matched"]] == [0, 1, 1, 2, 2, 3, 3]
+    assert {row["value"] for row in panel.data["matched"]} == {0.9}
+    assert [row["x"] for row in panel.data["matched"]] == [0, 1, 1, 2, 2, 3, 3]
     assert len(panel.data["rows"]) == 7 * 4
     assert found.caption["title"] == "Similarity of layers within and between networks"
     assert found.tables == ("probe_across_residual-56-against-residual-8",)

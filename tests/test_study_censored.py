@@ -169,9 +169,8 @@ def test_a_family_that_diverged_wholly_is_drawn_and_named(tmp_path: Path) -> Non
     write_training(tmp_path, errors, *OTHERS)
     families, strength = figure_of(tmp_path, "families"), figure_of(tmp_path, "strength")
     assert families.caption["subtitle"].endswith("runs that diverged: Dirac (plain) (6 of 6).")
-    assert {row["family"]: row["lost"] for row in families.panels[0].data["lost"]} == {
-        "dirac": "6 of 6"
-    }
+    lost = {row["name"]: row["lost"] for row in families.panels[0].data["lost"]}
+    assert lost == {"Dirac (plain)": "6 of 6"}
     assert strength.caption["subtitle"].endswith(
         "between 0 and 0.75; runs that diverged, by strength: 0.25 (6 of 6)."
     )

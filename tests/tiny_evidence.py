@@ -226,18 +226,20 @@ def write_budget(folder: Path, *gaps: float) -> None:
     write_table(folder / "data" / "budget.csv", rows)
 
 
-def write_initial_gradients(folder: Path, spearman: float) -> None:
+def write_initial_gradients(folder: Path, size: float, apart: float) -> None:
     """The table of gradients at step 0, beside the errors after training; Fixup diverged."""
     about: Row = {"study": "init-training", "seed": 0}
-    rows: list[Row] = [
-        about | {"metric": "chance_error", "value": 0.9},
-        about | {"metric": "spearman", "value": spearman, "x": 6.0},
-        about | {"metric": "spearman", "value": spearman, "x": 5.0, "depth": 56},
-    ]
+    rows: list[Row] = [about | {"metric": "chance_error", "value": 0.9}]
+    for name, value in (("log10_gradient_span", size), ("gradient_cosine", apart)):
+        found = about | {"metric": f"spearman_{name}", "value": value, "x": 8.0}
+        rows += [found, found | {"depth": 56}]
     for number, family in enumerate(("plain", "residual", "preact", "fixup")):
         for depth in (8, 56):
             own = about | {"family": family, "depth": depth}
-            rows.append(own | {"metric": "log10_gradient_span", "unit": 0, "value": 3.0 - number})
+            status = "shatters" if (family, depth) == ("plain", 56) else "healthy"
+            rows.append(own | {"metric": "log10_gradient_span", "value": 3.0 - number})
+            rows.append(own | {"metric": "gradient_cosine", "value": number / 4, "x": 0.99})
+            rows.append(own | {"metric": "verdict_backward", "status": status})
             trained: Row = {"value": 0.4 - number / 10}
             if family == "fixup" and depth == 56:
                 trained = {"status": "6 of 6 diverged"}

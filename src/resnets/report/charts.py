@@ -14,6 +14,7 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +125,18 @@ class Figure:
         titled = {"title": self.title} if self.title else {}
         return _drawn(self._specification() | size | titled)
 
+    @cached_property
+    def _spec(self) -> dict[str, Any]:
+        """The chart as JSON, whose check by Altair takes long."""
+        found: dict[str, Any] = _themed(self.chart.to_dict())
+        return found
+
     def _specification(self) -> dict[str, Any]:
-        spec: dict[str, Any] = _themed(self.chart.to_dict())
         params = [{"name": name, "value": colour} for name, colour in THEME.items()]
         fit = {"type": "fit" if self.square else "fit-x", "contains": "padding"}
         # This replaces whatever theme the process has set: the same input gives the same bytes.
-        return spec | {
-            "params": params + spec.get("params", []),
+        return self._spec | {
+            "params": params + self._spec.get("params", []),
             "config": _themed(_CONFIG),
             "datasets": self.data,
             "autosize": fit,
@@ -270,10 +276,11 @@ class Mark:
 
 @dataclass(frozen=True)
 class Series:
-    """What tells series apart: the words of the column `series`, and their marks."""
+    """What tells series apart: the words of a column, and their marks."""
 
     words: tuple[str, ...]
     marks: tuple[Mark, ...]
+    field: str = "series"
 
     @property
     def entries(self) -> list[tuple[str, Mark]]:
@@ -295,7 +302,7 @@ class Series:
             legend = alt.Legend(symbolStrokeWidth=0, columns=columns)
         return {
             name: classes[name](
-                "series:N",
+                f"{self.field}:N",
                 title=None,
                 legend=legend,
                 scale=alt.Scale(domain=self.words, range=values),
@@ -390,7 +397,7 @@ def plot(x: Axis, y: Axis, *layers: Layer, series: Series | None = None) -> alt.
         x: The horizontal axis.
         y: The vertical axis.
         layers: From the back to the front.
-        series: Tells rows apart by their column `series`; a page can show one of them alone.
+        series: Tells rows apart; a page can show one of them alone.
     """
     chart: Any = alt.layer(*(_layered(x, y, part, series) for part in layers))
     if series is not None:
@@ -413,7 +420,7 @@ def _layered(x: Axis, y: Axis, part: Layer, series: Series | None) -> alt.Chart:
             if name not in part.style
         }
         shown, style["opacity"] = style.get("opacity", 1.0), 1
-        when = alt.when("!chosen || datum.series == chosen").then(alt.value(shown))
+        when = alt.when(f"!chosen || datum.{series.field} == chosen").then(alt.value(shown))
         channels["opacity"] = when.otherwise(alt.value(0.06 * bool(shown)))
         if "shape" in channels:
             style.pop("shape")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -21,6 +21,7 @@ from resnets.report.charts import (
     layer,
     plot,
 )
+from resnets.study.report.figure_row import words_of
 from resnets.study.tables import Row
 
 MARKS = {
@@ -35,31 +36,9 @@ MARKS = {
     "dirac": Mark(GREY, (5, 3), "star"),
     "orthogonal": Mark("#A86F2D", (2, 2), "ring"),
 }
-# Names at initialisation, short enough for two beside each other on a phone.
-AT_INIT = {
-    "plain": "plain without norm",
-    "plain-bn": "plain with BN",
-    "residual": "residual without norm",
-    "residual-bn": "residual with BN",
-    "preact": "pre-activation with BN",
-    "skipinit": "SkipInit",
-    "fixup": "Fixup",
-    "scaled": "branch / √L",
-    "dirac": "Dirac (plain)",
-    "orthogonal": "orthogonal (plain)",
-}
-# Names of trained families; one that is not here keeps its own.
-TRAINED = {
-    "preact": "pre-activation",
-    "skipinit": "SkipInit",
-    "fixup": "Fixup",
-    "scaled": "branch / √L",
-    "dirac": "Dirac (plain)",
-    "halved": "both halved",
-    "gate": "gated shortcut",
-    "conv": "1x1 shortcut",
-    "dropout": "dropout on shortcut",
-}
+# Names at initialisation, and of trained families; a family that is not here keeps its own.
+AT_INIT: dict[str, str] = words_of("at_init")
+TRAINED: dict[str, str] = words_of("trained")
 # From the first step or the shallowest network to the last.
 ORDERED = (
     Mark("#56B4E9"),
@@ -80,20 +59,23 @@ def marks_of(names: Sequence[str]) -> dict[str, Mark]:
     return {name: MARKS[name] if name in MARKS else next(free) for name in names}
 
 
-def families_of(rows: Sequence[Row]) -> list[str]:
+def families_of(rows: Iterable[Row]) -> list[str]:
     """Return the families at initialisation of these rows, plain first."""
     found = {row["family"] for row in rows}
     return [name for name in AT_INIT if name in found]
 
 
-def series_of(names: Sequence[str], *, like: Sequence[str] | None = None) -> Series:
+def series_of(
+    names: Sequence[str], *, like: Sequence[str] | None = None, field: str = "series"
+) -> Series:
     """Return the series of families, or of networks each of which looks `like` its family."""
     like = names if like is None or len(set(like)) < len(like) else like
-    return Series(tuple(names), tuple(marks_of(like).values()))
+    return Series(tuple(names), tuple(marks_of(like).values()), field)
 
 
-def at_init(families: Sequence[str]) -> Series:
-    """Return the series of families at initialisation."""
+def at_init(rows: Iterable[Row]) -> Series:
+    """Return the series of the families at initialisation that these rows are of."""
+    families = families_of(rows)
     return Series(tuple(AT_INIT[name] for name in families), tuple(marks_of(families).values()))
 
 
@@ -110,9 +92,9 @@ def log_axis(name: str, title: str, values: Sequence[float], form: str = "~s") -
     return axis(name, title, "log", ends, values=list(values), format=form, grid=False)
 
 
-def block_axis(title: str = "block") -> Axis:
+def block_axis(name: str = "unit", title: str = "block") -> Axis:
     """Return the axis of blocks or layers, counted from the first to the last."""
-    return axis("place", title, grid=False, tickMinStep=1, tickCount=9, zero=False, padding=8)
+    return axis(name, title, grid=False, tickMinStep=1, tickCount=9, zero=False, padding=8)
 
 
 def share_axis(title: str, top: float | None = None) -> Axis:
@@ -140,20 +122,21 @@ def lost_layers(text: str, **style: Any) -> tuple[Layer, ...]:
     )
 
 
-def similarity_map(first: tuple[str, int], second: tuple[str, int]) -> alt.LayerChart:
+def similarity_map(across: tuple[str, int], up: tuple[str, int]) -> alt.LayerChart:
     """Return a map of CKA from 0 to 1, with rings at equal shares of depth.
 
     Args:
-        first: Title and last block of the horizontal side.
-        second: The same of the vertical side.
+        across: Title and last block of the horizontal side.
+        up: The same of the vertical side.
     """
-    ticks = [list(range(0, last + 1, max(1, round(last / 8)))) for _, last in (first, second)]
-    x = axis("unit", first[0], "band", values=ticks[0])
-    up = list(range(second[1], -1, -1))
-    y = axis("other", second[0], "band", up, values=ticks[1], format="d")
+    ticks = [list(range(0, last + 1, max(1, round(last / 8)))) for _, last in (across, up)]
     legend = alt.Legend(titleOrient="left", gradientLength=160, gradientThickness=8, tickCount=3)
     scale = alt.Scale(domain=[0, 1], scheme="viridis", clamp=True)
-    colour = alt.Color("cka:Q", title="CKA", scale=scale, legend=legend)
-    hover = {"unit:O": first[0], "other:O": second[0], "cka:Q": "CKA|.3f"}
-    rings = layer("point", "matched", hover=hover, size=22, color="#ffffff", stroke="#1d1d1d")
-    return plot(x, y, layer("rect", encode={"color": colour}, hover=hover), rings)
+    colour = {"color": alt.Color("value:Q", title="CKA", scale=scale, legend=legend)}
+    hover = {"unit:O": across[0], "x:O": up[0], "value:Q": "CKA|.3f"}
+    return plot(
+        axis("unit", across[0], "band", values=ticks[0]),
+        axis("x", up[0], "band", list(range(up[1], -1, -1)), values=ticks[1], format="d"),
+        layer("rect", encode=colour, hover=hover),
+        layer("point", "matched", hover=hover, size=22, color="#ffffff", stroke="#1d1d1d"),
+    )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from resnets.report.html import finite
 from resnets.study.statistics import Estimate
 from resnets.study.tables import PROBE, Row, Tables, one, select
 
@@ -37,7 +35,7 @@ def networks(tables: Tables, table: str, *metrics: str) -> Networks:
     return {name: rows for name, rows in found.items() if rows}
 
 
-def by_network(found: Networks, **numbers: Callable[[list[Row]], float | None]) -> dict[str, Any]:
+def by_network(found: Networks, **numbers: Callable[[list[Row]], Any]) -> dict[str, Any]:
     """Return facts of networks: numbers of each, and of the twins if there is one of each kind.
 
     `rows` has every network for which all numbers are there; `plain` and `residual` are the first
@@ -50,67 +48,40 @@ def by_network(found: Networks, **numbers: Callable[[list[Row]], float | None]) 
             rows.append({"name": name, "family": own[0]["family"], **facts})
     plain = next((row for row in rows if row["family"] == "plain"), None)
     residual = next((row for row in rows if row["family"] != "plain"), None)
-    both = plain is not None and residual is not None
-    return {"rows": rows, "plain": plain, "residual": residual, "both": both}
+    return {"rows": rows, "plain": plain, "residual": residual, "both": bool(plain and residual)}
 
 
-def depths_of(rows: Iterable[Row], **wanted: Any) -> list[int]:
+def depths_of(rows: Iterable[Row]) -> list[int]:
     """Return the depths of these rows, the shallowest first."""
-    return sorted({row["depth"] for row in select(rows, **wanted)})
+    return sorted({row["depth"] for row in rows if "depth" in row})
 
 
-def drawn(rows: Iterable[Row], **columns: str) -> list[Row]:
-    """Return the rows with these columns, each named after what it becomes in a chart."""
-    return [
-        {
-            new: finite(row.get("value")) if old == "value" else row.get(old)
-            for new, old in columns.items()
-        }
-        for row in rows
-    ]
-
-
-def lines_of(found: Networks, metric: str, place: str = "unit") -> list[Row]:
-    """Return the points of a line for each network."""
-    return [
-        {"series": name, "place": row[place], "value": finite(row["value"])}
-        for name, rows in found.items()
-        for row in select(rows, metric=metric)
-        if "value" in row
-    ]
+def measured(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows that have a value."""
+    return [row for row in rows if "value" in row]
 
 
 def mean_row(summary: Sequence[Row], metric: str, **cell: Any) -> Row | None:
-    """Return the mean of a cell and the ends of its interval, rounded for a chart."""
+    """Return a cell with the mean of a metric and the ends of its interval or range."""
     found = Estimate.from_rows(summary, metric, **cell)
     if found is None:
         return None
-    return {"value": finite(found.value), "low": finite(found.low), "high": finite(found.high)}
-
-
-def band_of(rows: Sequence[Row], x: str) -> list[Row]:
-    """Return the median and the middle 80 % of the values at each place."""
-    band = []
-    for place in sorted({row[x] for row in rows}):
-        values = [row["value"] for row in select(rows, **{x: place})]
-        ends = statistics.quantiles(values, n=10, method="inclusive") if len(values) > 1 else values
-        middle = statistics.median(values)
-        band.append(
-            {x: place}
-            | {k: finite(v) for k, v in (("middle", middle), ("low", ends[0]), ("high", ends[-1]))}
-        )
-    return band
+    return cell | {"value": found.value, "low": found.low, "high": found.high}
 
 
 def rates_of(train: Sequence[Row]) -> dict[str, Any]:
     """Return facts of the learning rates: whether each cell has its own, and which there are."""
-    counted = select(train, study="train")
-    return {
-        "tuned": bool(select(train, study="tune")),
-        "rates": sorted({f"{row['lr']:g}" for row in counted if "lr" in row}),
-    }
+    rates = {f"{row['lr']:g}" for row in select(train, study="train") if "lr" in row}
+    return {"tuned": bool(select(train, study="tune")), "rates": sorted(rates)}
 
 
 def chance(tables: Tables) -> float | None:
     """Return the error of guessing, where the study measured it."""
     return one(tables.table("initial_gradients"), metric="chance_error")
+
+
+def setting(plan: Mapping[str, Any], name: str) -> Any:
+    """Return a field of the plan's recipe, in whichever group it is; None without a plan."""
+    recipe = plan.get("setup", {}).get("recipe", {})
+    groups = [recipe, *(value for value in recipe.values() if isinstance(value, dict))]
+    return next((group[name] for group in groups if name in group), None)

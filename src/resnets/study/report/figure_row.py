@@ -7,6 +7,8 @@ facts, never part of a template.
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +20,8 @@ from typing import Any
 import altair as alt
 from jinja2 import Environment, StrictUndefined
 
-from resnets.report.charts import Figure, Series, save_svg, together
-from resnets.report.html import percent, picture_address, tidy
+from resnets.report.charts import Figure, save_svg, together
+from resnets.report.html import finite, percent, picture_address, tidy
 from resnets.study.report.figure_data import names_of
 from resnets.study.statistics import Estimate
 from resnets.study.tables import Row, Tables
@@ -67,16 +69,6 @@ class DrawnFigure:
     columns: int
 
     @property
-    def series(self) -> Series | None:
-        """The legend of all panels."""
-        return self.panels[0].series
-
-    @property
-    def switched(self) -> bool:
-        """Whether the reader can choose between a linear and a logarithmic axis."""
-        return any(param["name"] == "axis" for param in self.panels[0].for_page()["params"])
-
-    @property
     def picture(self) -> str:
         """All panels as the address of an image, for paper and without JavaScript."""
         rows = [len(found) for panel in self.panels for found in panel.data.values()]
@@ -93,13 +85,25 @@ class DrawnFigure:
 def panel(
     title: str,
     chart: alt.LayerChart,
-    data: dict[str, list[Row]],
+    data: Mapping[str, Iterable[Row]],
     width: int = 400,
     height: int = 280,
     **options: Any,
 ) -> Figure:
-    """Return a chart of a figure; `draw` names it."""
-    return Figure("", title, "", chart, data, width, height, **options)
+    """Return a chart of a figure with the columns that it draws, rounded; `draw` names it."""
+    spec = json.dumps(chart.to_dict(validate=False))
+    used = set(re.findall(r'"field": "(\w+)"|datum\.(\w+)', spec))
+    names = {name for pair in used for name in pair if name}
+    kept = {part: [_rounded(row, names) for row in rows] for part, rows in data.items()}
+    return Figure("", title, "", chart, kept, width, height, **options)
+
+
+def _rounded(row: Row, names: set[str]) -> Row:
+    return {
+        name: finite(value) if isinstance(value, float) else value
+        for name, value in row.items()
+        if name in names
+    }
 
 
 def draw(
@@ -148,11 +152,6 @@ def _captions() -> dict[str, Any]:
     return tomllib.loads(files(__package__).joinpath("captions.toml").read_text("utf-8"))
 
 
-def points(share: float) -> str:
-    """Return a difference of shares in percentage points."""
-    return f"{100 * share:.1f}"
-
-
 def interval(found: Estimate, sign: int = 1) -> str:
     """Return the ends of an estimate's interval in percentage points, and what they are."""
     if found.low is None or found.high is None:
@@ -180,7 +179,6 @@ def listed(parts: Iterable[Any], template: str = "{}") -> str:
 
 FILTERS = {
     "pct": percent,
-    "points": points,
     "interval": interval,
     "times": times,
     "listed": listed,

@@ -12,26 +12,23 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.charts import GREY, INK, Figure, Mark, Series, axis, layer, plot
-from resnets.report.html import finite
+from resnets.report.charts import GREY, Figure, Mark, Series, axis, layer, plot
 from resnets.study.propagation.signal_propagation import INPUTS
 from resnets.study.propagation.stability import DECADES, NEIGHBOURS, SHATTERED
-from resnets.study.report.encodings import (
-    AT_INIT,
-    TRAINED,
-    at_init,
-    families_of,
-    log_axis,
-    series_of,
-    share_axis,
-)
-from resnets.study.report.figure_data import chance, depths_of, drawn
+from resnets.study.report import encodings as look
+from resnets.study.report.encodings import AT_INIT
+from resnets.study.report.figure_data import chance, depths_of, measured
 from resnets.study.report.figure_row import Facts, FigureRow, panel
 from resnets.study.tables import Row, Tables, median_by, one, select
 
 KIND = "init-dense"
-# Studies of the same kind with the batch of training, which batch norm depends on.
-AT_BATCH = "init-dense-batch"
+OWN = "Backward, the networks that are trained"
+MEASURES = {
+    "size": "change of the gradient's size (powers of ten)",
+    "apart": "1 - cosine of gradients at near inputs",
+}
+# Networks below which a rank correlation decides nothing.
+FEW = 8
 # Depths of the two panels of gradients; what is nearest to them is drawn.
 SHOWN = (100, 1000)
 # Twins whose gradients at two inputs are compared, without batch norm and with it.
@@ -47,119 +44,110 @@ VERDICTS = Series(tuple(COLOURS), tuple(Mark(colour, (), "square") for colour in
 
 
 def _table(tables: Tables, name: str, **wanted: Any) -> list[Row]:
-    """The rows of dense networks of the largest width."""
-    rows = select(tables.table(name), study=KIND)
+    """The rows of dense networks of the largest width, of the families that have a name."""
+    rows = [row for row in select(tables.table(name), study=KIND) if row["family"] in AT_INIT]
     width = max((row["width"] for row in rows), default=None)
     return select(rows, width=width, **wanted)
 
 
+def _judged(tables: Tables) -> dict[str, list[Row]]:
+    """Verdicts by panel: the sweep both ways, and the study's own networks at their own batch."""
+    found = {
+        "Forward (signals)": _table(tables, "init", metric="verdict_forward"),
+        "Backward (gradients)": _table(tables, "init", metric="verdict_backward"),
+        OWN: select(tables.table("initial_gradients"), metric="verdict_backward"),
+    }
+    return {title: [_named(row, title) for row in rows] for title, rows in found.items() if rows}
+
+
+def _named(row: Row, title: str) -> Row:
+    words = row["status"].replace("healthy", "stable").split(", ")
+    letters = " ".join(word[0].upper() for word in words)
+    names = look.TRAINED if title == OWN else AT_INIT
+    name = names.get(row["family"], row["family"])
+    text = "·" if "stable" in words else letters
+    return row | {"name": name, "verdict": ", ".join(words), "series": words[0], "text": text}
+
+
 def _verdicts(tables: Tables) -> Iterator[Figure]:
-    for way, title in (("forward", "Forward (signals)"), ("backward", "Backward (gradients)")):
-        cells = [
-            {
-                "name": name,
-                "depth": row["depth"],
-                "series": words[0],
-                "verdict": ", ".join(words),
-                "text": "·"
-                if words[0] == "stable"
-                else " ".join(word[0].upper() for word in words),
-            }
-            for name, row in _judged(tables, way)
-            if (words := row["status"].replace("healthy", "stable").split(", "))
-        ]
-        names = list(dict.fromkeys(cell["name"] for cell in cells))
+    for title, rows in _judged(tables).items():
+        names = [name for name in AT_INIT.values() if name in {row["name"] for row in rows}]
+        names = list(dict.fromkeys(names + [row["name"] for row in rows]))
         hover = {"name:N": "family", "depth:O": "layers|,d", "verdict:N": "verdict"}
         chart = plot(
-            axis("depth", "layers", "band", depths_of(cells), format="~s"),
-            axis("name", None, "band", names, labelLimit=220),
+            axis("depth", "layers", "band", depths_of(rows), format="~s"),
+            axis("name", None, "band", names, labelLimit=180),
             layer("rect", hover=hover, stroke="white", strokeWidth=2),
             layer("text", encode={"text": "text:N"}, fontWeight=600, color="#1d1d1d"),
             series=VERDICTS,
         )
-        if cells:
-            height = 25 * len(names)
-            yield panel(title, chart, {"rows": cells}, height=height, series=VERDICTS)
-
-
-def _judged(tables: Tables, way: str) -> Iterator[tuple[str, Row]]:
-    """The verdicts of each family, those at another batch below."""
-    metric = f"verdict_{way}"
-    found = _table(tables, "init", metric=metric)
-    for family in families_of(found):
-        yield from ((AT_INIT[family], row) for row in select(found, family=family))
-        for row in select(tables.table("init"), metric=metric, family=family):
-            if row["study"].startswith(AT_BATCH):
-                yield f"{AT_INIT[family]}, batch {row['study'].removeprefix(AT_BATCH)}", row
+        yield panel(title, chart, {"rows": rows}, height=25 * len(names), series=VERDICTS)
 
 
 def _verdict_facts(tables: Tables) -> Facts:
-    found: dict[str, dict[int, set[str]]] = {}
-    for way in ("forward", "backward"):
-        for name, row in _judged(tables, way):
-            words = found.setdefault(name, {}).setdefault(row["depth"], set())
-            words.update(row["status"].split(", "))
-    depth = max(max(cells) for cells in found.values())
-    at_batch = {name: cells for name, cells in found.items() if ", batch " in name}
+    judged = _judged(tables)
+    own = judged.pop(OWN, [])
+    rows = [row for found in judged.values() for row in found]
+    depth = max(depths_of(rows), default=0)
+    words: dict[str, set[str]] = {}
+    for row in select(rows, depth=depth):
+        words.setdefault(row["name"], set()).update(row["verdict"].split(", "))
     return {
         "depth": depth,
-        "stable": [name for name, cells in found.items() if cells.get(depth) == {"healthy"}],
-        "plain": sorted(found.get(AT_INIT["plain-bn"], {}).get(depth, set()) - {"healthy"}),
-        "batches": [
-            {
-                "name": name,
-                "deep": max(cells),
-                "first": min(
-                    (d for d, words in cells.items() if "shatters" in words), default=None
-                ),
-            }
-            for name, cells in at_batch.items()
-        ],
+        "stable": [name for name, found in words.items() if found == {"stable"}],
+        "plain": sorted(words.get(AT_INIT["plain-bn"], set()) - {"stable"}),
+        "own": own,
+        "shattered": sum("shatters" in row["verdict"] for row in own),
         "inputs": INPUTS,
     }
 
 
 def _measured(tables: Tables) -> list[Row]:
-    """The change of the gradient through each network at step 0, and its error after training."""
-    rows, found = tables.table("initial_gradients"), []
-    for row in select(rows, metric="log10_gradient_span"):
+    """The two measures of each network at step 0, and its error after training."""
+    rows, guess, found = tables.table("initial_gradients"), chance(tables), []
+    for row in measured(select(rows, metric="log10_gradient_span")):
         cell = {"family": row["family"], "depth": row["depth"]}
         trained = next(iter(select(rows, metric="trained_error", **cell)), {})
-        error = trained.get("value", chance(tables))
-        if "value" in row and error is not None:
-            name = TRAINED.get(row["family"], row["family"])
-            cell |= {"name": name, "series": f"{row['depth']} layers"}
-            cell |= {"span": finite(abs(row["value"])), "value": finite(error)}
-            found.append(cell | {"lost": trained.get("status", "")})
+        error, cosine = trained.get("value", guess), one(rows, metric="gradient_cosine", **cell)
+        name = look.TRAINED.get(row["family"], row["family"])
+        words = {"name": name, "series": f"{row['depth']} layers", "lost": trained.get("status")}
+        if error is not None and cosine is not None:
+            numbers = {"size": abs(row["value"]), "apart": 1 - cosine, "value": error}
+            found.append(cell | words | numbers)
     return found
 
 
 def _measure(tables: Tables) -> Iterator[Figure]:
     rows = _measured(tables)
-    if len(rows) < 3:
-        return
-    series = series_of([f"{depth} layers" for depth in depths_of(rows)])
-    hover = {"name:N": "family", "depth:Q": "layers", "span:Q": "powers of ten|.2f"}
-    hover |= {"value:Q": "training error|.1%", "lost:N": "runs"}
-    title = "gradient change before training (powers of ten)"
-    chart = plot(
-        axis("span", title, grid=False, tickCount=6),
-        share_axis("training error after training"),
-        layer("point", hover=hover, size=70, opacity=0.9),
-        layer("text", encode={"text": "name:N"}, align="left", dx=8, color=INK),
-        series=series,
-    )
-    yield panel("", chart, {"rows": rows}, 760, 380, series=series)
+    depths = depths_of(rows)
+    series = look.ordered([f"{depth} layers" for depth in depths])
+    named = f"datum.depth == {max(depths, default=0)} || datum.value > 0.25"
+    errors = [row["value"] for row in rows]
+    y = {"format": ".0%", "values": [0.05, 0.1, 0.2, 0.4, 0.8], "grid": True}
+    hover = {"name:N": "family", "depth:Q": "layers", "value:Q": "training error|.1%"}
+    hover |= {"size:Q": "powers of ten|.2f", "apart:Q": "1 - cosine|.2f", "lost:N": "runs"}
+    title = "training error after training (log scale)"
+    for measure, words in MEASURES.items() if len(rows) > 2 else ():
+        chart = plot(
+            axis(measure, words, grid=False, tickCount=6),
+            axis("value", title, "log", (min(errors) / 1.2, max(errors) * 1.2), **y),
+            layer("point", hover=hover, size=60, opacity=0.9),
+            layer("text", encode={"text": "name:N"}, where=named, align="left", dx=7, fontSize=10),
+            series=series,
+        )
+        yield panel("", chart, {"rows": rows}, height=340, series=series)
 
 
 def _measure_facts(tables: Tables) -> Facts:
-    found = select(tables.table("initial_gradients"), metric="spearman")
-    by_depth = [row for row in found if "depth" in row and "value" in row]
+    rows, table = _measured(tables), tables.table("initial_gradients")
+    names = {"size": "spearman_log10_gradient_span", "apart": "spearman_gradient_cosine"}
+    found = {measure: select(table, metric=name) for measure, name in names.items()}
     return {
-        "count": len(_measured(tables)),
-        "spearman": one([row for row in found if "depth" not in row], metric="spearman"),
-        "by_depth": drawn(by_depth, depth="depth", value="value"),
-        "lost": any(row["lost"] for row in _measured(tables)),
+        "count": len(rows),
+        "few": len(rows) < FEW,
+        "all": {measure: one(own, depth=None) for measure, own in found.items()},
+        "by_depth": {m: [row for row in own if "depth" in row] for m, own in found.items()},
+        "lost": any(row["lost"] for row in rows),
         "strong": 0.7,
         "weak": 0.3,
     }
@@ -168,26 +156,26 @@ def _measure_facts(tables: Tables) -> Facts:
 def _gradients(tables: Tables) -> dict[tuple[Any, ...], float]:
     """Powers of ten of the gradient over the last layer's, by family, depth and layer."""
     rows = _table(tables, "init_backward", metric="log10_gradient")
-    medians = median_by(
-        [row for row in rows if row["family"] in AT_INIT], "family", "depth", "unit"
-    )
+    medians = median_by(rows, "family", "depth", "unit")
     last = {(family, depth, depth): 0.0 for family, depth, _ in medians}  # by definition
     return dict(sorted((last | medians).items()))
 
 
+def _nearest(depths: set[int], wanted: int) -> int:
+    return min(depths, key=lambda depth: abs(depth - wanted))
+
+
 def _atlas(tables: Tables) -> Iterator[Figure]:
     medians = _gradients(tables)
-    series = at_init(families_of([{"family": family} for family, _, _ in medians]))
-    depths = {depth for _, depth, _ in medians}
-    shown = [min(depths, key=lambda depth: abs(depth - wanted)) for wanted in SHOWN if depths]
+    rows = [
+        {"family": family, "series": AT_INIT[family], "depth": depth, "unit": unit, "value": value}
+        for (family, depth, unit), value in medians.items()
+    ]
+    series, depths = look.at_init(rows), set(depths_of(rows))
+    shown = dict.fromkeys(_nearest(depths, wanted) for wanted in SHOWN if depths)
     hover = {"series:N": "family", "unit:Q": "layer|,d", "value:Q": "power of ten|.2f"}
     for ends, height in ((None, 340), ((-DECADES, DECADES), 220)):
-        for depth in dict.fromkeys(shown):
-            rows = [
-                {"series": AT_INIT[family], "unit": unit, "value": finite(value)}
-                for (family, other, unit), value in medians.items()
-                if other == depth
-            ]
+        for depth in shown:
             chart = plot(
                 axis("unit", "layer", domain=(0, depth), grid=False, tickCount=5),
                 axis("value", "log10 of gradient / last layer's", domain=ends, tickCount=7),
@@ -196,28 +184,30 @@ def _atlas(tables: Tables) -> Iterator[Figure]:
                 series=series,
             )
             title = f"{depth:,} layers{', enlarged' if ends else ''}"
-            yield panel(title, chart, {"rows": rows}, height=height, series=series)
+            data = {"rows": select(rows, depth=depth)}
+            yield panel(title, chart, data, height=height, series=series)
 
 
 def _atlas_facts(tables: Tables) -> Facts:
     medians = _gradients(tables)
-    families = families_of([{"family": family} for family, _, _ in medians])
-    far = max(depth for _, depth, _ in medians)
-    depth = min({depth for _, depth, _ in medians}, key=lambda depth: abs(depth - SHOWN[-1]))
+    families = look.families_of({"family": family} for family, _, _ in medians)
+    depths = {depth for _, depth, _ in medians}
+    far, depth = max(depths), _nearest(depths, SHOWN[-1])
 
-    def sized(depth: int) -> list[Row]:
+    def sized(depth: int, low: float, high: float) -> list[Row]:
         """Each family's gradient at the first layer; one that is 0 is as small as can be."""
         found = ((AT_INIT[f], medians.get((f, depth, 0), -math.inf)) for f in families)
-        return [{"name": name, "decades": decades} for name, decades in found]
+        return [{"name": name, "decades": size} for name, size in found if low <= size <= high]
 
+    held, beyond = sized(far, -DECADES, DECADES), sized(far, -math.inf, math.inf)
     return {
         "depth": depth,
         "count": len(families),
-        "grows": [row for row in sized(depth) if row["decades"] > DECADES],
-        "shrinks": [row for row in sized(depth) if row["decades"] < -DECADES],
-        "holds": [row for row in sized(depth) if abs(row["decades"]) <= DECADES],
+        "grows": sized(depth, math.nextafter(DECADES, math.inf), math.inf),
+        "shrinks": sized(depth, -math.inf, math.nextafter(-DECADES, -math.inf)),
+        "holds": sized(depth, -DECADES, DECADES),
         "far": far,
-        "beyond": [row for row in sized(far) if abs(row["decades"]) > DECADES],
+        "beyond": [row for row in beyond if row not in held],
     }
 
 
@@ -227,58 +217,46 @@ def _cosine_rows(tables: Tables) -> list[Row]:
     backward = _table(tables, "init_backward", metric="gradient_cosine", **wanted)
     closed = _table(tables, "init_theory", metric="theory_gradient_cosine", **wanted)
     theory = median_by(closed, "family", "depth")
-    rows = [
-        {
-            "series": AT_INIT[cell[0]],
-            "family": cell[0],
-            "depth": cell[1],
-            "value": finite(value),
-            "theory": finite(theory.get(cell)),
-        }
-        for cell, value in median_by(backward, "family", "depth").items()
-        if cell[0] in AT_INIT
+    return [
+        {"series": AT_INIT[cell[0]], "family": cell[0], "depth": cell[1]}
+        | {"value": value, "theory": theory.get(cell)}
+        for cell, value in sorted(median_by(backward, "family", "depth").items())
     ]
-    return sorted(rows, key=lambda row: (row["series"], row["depth"]))
 
 
 def _cosines(tables: Tables) -> Iterator[Figure]:
-    if not (rows := _cosine_rows(tables)):
-        return
-    series = at_init(families_of(rows))
+    rows = _cosine_rows(tables)
+    series = look.at_init(rows)
     hover = {"series:N": "family", "depth:Q": "layers|,d"}
     hover |= {"value:Q": "measured|.3f", "theory:Q": "theory|.3f"}
-    ends = (min(0, *(row["value"] for row in rows)) - 0.05, 1.05)
+    low = min((row["value"] for row in rows), default=0)
     chart = plot(
-        log_axis("depth", "layers", depths_of(rows)),
-        axis("value", "cosine of the gradients", domain=ends),
+        look.log_axis("depth", "layers", depths_of(rows) or [1]),
+        axis("value", "cosine of the gradients", domain=(min(0, low) - 0.05, 1.05)),
         layer("rule", x=None, encode={"y": alt.datum(0)}, color=GREY, strokeWidth=0.6),
         layer("line", y="theory", where="isValid(datum.theory)", strokeWidth=1.4),
         layer("point", hover=hover, size=60),
         series=series,
     )
-    yield panel("", chart, {"rows": rows}, 760, 340, series=series)
+    if rows:
+        yield panel("", chart, {"rows": rows}, 760, 340, series=series)
 
 
 def _cosine_facts(tables: Tables) -> Facts:
     rows = _cosine_rows(tables)
-    measured = {(row["family"], row["depth"]): row["value"] for row in rows}
+    found = {(row["family"], row["depth"]): row["value"] for row in rows}
 
     def apart(family: str) -> int | None:
         """The depth from which on they are unlike; None where they are alike in the deepest."""
-        alike = [d for d in depths_of(rows) if measured.get((family, d), 0.0) >= SHATTERED]
+        alike = [d for d in depths_of(rows) if found.get((family, d), 0.0) >= SHATTERED]
         return next((d for d in depths_of(rows) if d > max(alike, default=0)), None)
 
-    ends = [tuple(map(apart, pair)) for pair in PAIRS]
-    pairs = [
-        {
-            "norm": norm,
-            "plain": plain,
-            "residual": residual,
-            "later": (residual or math.inf) > (plain or math.inf),
-        }
-        for norm, (plain, residual) in enumerate(ends)
-        if set(PAIRS[norm]) <= {family for family, _ in measured}
-    ]
+    pairs = []
+    for norm, names in enumerate(PAIRS):
+        plain, residual = map(apart, names)
+        delayed = (residual or math.inf) > (plain or math.inf)
+        if set(names) <= {family for family, _ in found}:
+            pairs.append({"norm": norm, "plain": plain, "residual": residual, "later": delayed})
     misses = [abs(row["value"] - row["theory"]) for row in rows if row["theory"] is not None]
     later = [pair["norm"] for pair in pairs if pair["later"]]
     miss = max(misses, default=None)

@@ -12,33 +12,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from resnets.report.charts import BLUE, GREY, ORANGE, Figure, Mark, Series, axis, layer, plot
-from resnets.report.html import finite
-from resnets.study.report.encodings import (
-    block_axis,
-    log_axis,
-    ordered,
-    series_of,
-    share_axis,
-    similarity_map,
-)
-from resnets.study.report.figure_data import (
-    Networks,
-    band_of,
-    by_network,
-    chance,
-    drawn,
-    lines_of,
-    networks,
-)
+from resnets.study.report import encodings as look
+from resnets.study.report.figure_data import Networks, by_network, chance, measured, networks
 from resnets.study.report.figure_row import Facts, FigureRow, panel
 from resnets.study.tables import AGAINST, Row, Tables, one, select
 from resnets.study.verdicts import LITTLE_LEFT
 
-SHARES = {"share of paths": "path_count", "share of the gradient's energy": "path_energy"}
-PATHS = Series(tuple(SHARES), (Mark(GREY, (2, 3)), Mark(BLUE, (1, 0), "square")))
+SHARES = {"path_count": "share of paths", "path_energy": "share of the gradient's energy"}
+PATHS = Series(tuple(SHARES.values()), (Mark(GREY, (2, 3)), Mark(BLUE, (1, 0), "square")))
 # Statistics of batch norm in an ablated network, by the end of the metric's name.
-STATISTICS = {"BN as trained": "", "BN re-estimated": "_recalibrated"}
-ABLATED = Series(tuple(STATISTICS), (Mark(ORANGE), Mark(BLUE, (5, 3), "diamond")))
+STATISTICS = {"": "BN as trained", "_recalibrated": "BN re-estimated"}
+ABLATED = Series(tuple(STATISTICS.values()), (Mark(ORANGE), Mark(BLUE, (5, 3), "diamond")))
 BLOCK_MEASURES = {
     "branch_ratio": ("Relative size of the branch", ".2~f"),
     "branch_angle": ("Cosine of branch and negative gradient", ".2~f"),
@@ -52,26 +36,32 @@ CLEAR = 0.1
 FAIR = 2.0
 
 
+def _labelled(rows: list[Row], words: dict[str, str]) -> list[Row]:
+    """The rows of these metrics, each with the name of its series."""
+    return [row | {"series": words[row["metric"]]} for row in rows if row["metric"] in words]
+
+
 def _profiles(tables: Tables) -> Networks:
     """Gradients by step and block, of networks with two steps to compare."""
     found = {}
     for name, rows in networks(tables, "gradients", "gradient_x").items():
         rows = [row for row in rows if row.get("step") is not None and row["value"] > 0]
         if len({row["step"] for row in rows}) > 1:
+            rows = [row | {"series": f"step {row['step']}"} for row in rows]
             found[name] = sorted(rows, key=lambda row: (row["step"], row["unit"]))
     return found
 
 
 def _gradients(tables: Tables) -> Iterator[Figure]:
     profiles = _profiles(tables)
-    values = [math.log10(row["value"]) for rows in profiles.values() for row in rows]
-    steps = dict.fromkeys(row["step"] for rows in profiles.values() for row in rows)
-    series = ordered([f"step {step}" for step in steps])
-    hover = {"series:N": "after", "place:Q": "block", "value:Q": "gradient norm|.3~g"}
+    every = [row for rows in profiles.values() for row in rows]
+    values = [math.log10(row["value"]) for row in every]
+    series = look.ordered(list(dict.fromkeys(row["series"] for row in every)))
+    hover = {"series:N": "after", "unit:Q": "block", "value:Q": "gradient norm|.3~g"}
     for name, rows in profiles.items():
         ends = (10 ** math.floor(min(values)), 10 ** math.ceil(max(values)))
         chart = plot(
-            block_axis(),
+            look.block_axis(),
             axis("value", "gradient norm |dL/dx|", "log", ends, format="~g", tickCount=5),
             # Where one step changes nothing, step 1 is drawn over step 0, so step 0 is broad.
             layer("line", where="datum.step == 0", strokeWidth=6, opacity=0.5),
@@ -79,9 +69,7 @@ def _gradients(tables: Tables) -> Iterator[Figure]:
             layer("point", hover=hover, size=26),
             series=series,
         )
-        points = drawn(rows, step="step", place="unit", value="value")
-        points = [row | {"series": f"step {row['step']}"} for row in points]
-        yield panel(name, chart, {"rows": points}, height=300, series=series)
+        yield panel(name, chart, {"rows": rows}, height=300, series=series)
 
 
 def _gradient_facts(tables: Tables) -> Facts:
@@ -106,74 +94,54 @@ def _with_paths(tables: Tables) -> Networks:
 
 
 def _paths(tables: Tables) -> Iterator[Figure]:
-    hover = {"series:N": "share", "place:Q": "branches", "value:Q": "share|.2%"}
-    for name, rows in _with_paths(tables).items():
-        points = [
-            {"series": words, "place": row["x"], "value": finite(row["value"])}
-            for words, metric in SHARES.items()
-            for row in select(rows, metric=metric)
-        ]
-        chart = plot(
-            block_axis("branches on the path"),
-            share_axis("share"),
-            layer("line"),
-            layer("point", hover=hover),
-            series=PATHS,
-        )
-        width = 400 if len(_with_paths(tables)) > 1 else 760
-        yield panel(name, chart, {"rows": points}, width, series=PATHS)
+    found = _with_paths(tables)
+    hover = {"series:N": "share", "x:Q": "branches", "value:Q": "share|.2%"}
+    for name, rows in found.items():
+        x, y = look.block_axis("x", "branches on the path"), look.share_axis("share")
+        chart = plot(x, y, layer("line"), layer("point", hover=hover), series=PATHS)
+        width = 400 if len(found) > 1 else 760
+        yield panel(name, chart, {"rows": _labelled(rows, SHARES)}, width, series=PATHS)
 
 
 def _path_facts(tables: Tables) -> Facts:
     def of(metric: str) -> Callable[[list[Row]], float]:
         return lambda rows: one(rows, metric=metric) or 0.0
 
-    names = ("energy_mean", "energy_low", "energy_high", "count_mean")
     facts = by_network(
         _with_paths(tables),
         blocks=lambda rows: max(row["x"] for row in select(rows, metric="path_count")),
-        **{name: of(f"path_{name}") for name in names},
+        energy_mean=of("path_energy_mean"),
+        energy_low=of("path_energy_low"),
+        energy_high=of("path_energy_high"),
+        count_mean=of("path_count_mean"),
     )
     short = [row["energy_mean"] < row["count_mean"] for row in facts["rows"]]
     return facts | {"short": all(short), "long": not any(short)}
 
 
-def _ablated(rows: list[Row], metric: str, place: str = "unit") -> list[Row]:
-    return [
-        {"series": words, "place": row.get(place), "value": finite(row.get("value"))}
-        for words, end in STATISTICS.items()
-        for row in select(rows, metric=f"{metric}_error{end}")
-    ]
-
-
 def _ablation(tables: Tables) -> Iterator[Figure]:
-    found, error = networks(tables, "lesions"), share_axis("error", 1.0)
+    found, error = networks(tables, "lesions"), look.share_axis("error", 1.0)
     guess = [{"value": guess} for guess in (chance(tables),) if guess is not None]
     line = layer("rule", "chance", x=None, color=GREY, strokeDash=[1, 3])
-    hover = {"series:N": "with", "place:Q": "block", "value:Q": "error|.1%"}
-    for name, rows in found.items():
-        dots = layer("point", hover=hover, opacity=0.85)
-        chart = plot(
-            block_axis("block removed"),
-            error,
-            line,
-            layer("rule", "whole", x=None),
-            dots,
-            series=ABLATED,
-        )
-        data = {"rows": _ablated(rows, "removed"), "whole": _ablated(rows, "intact")}
-        title = f"{name}: one block removed"
-        yield panel(title, chart, data | {"chance": guess}, height=240, series=ABLATED)
-    for name, rows in found.items():
-        points = _ablated(rows, "removed_several", "x")
-        counts = sorted({row["place"] for row in points})
-        several = hover | {"place:Q": "blocks removed"}
-        x = log_axis("place", "blocks removed", counts or [1], "d")
-        mean = layer("line", y="mean(value)")
-        dots = layer("point", hover=several, opacity=0.6)
-        chart = plot(x, error, line, mean, dots, series=ABLATED)
-        data = {"rows": points, "chance": guess}
-        yield panel(f"{name}: several removed", chart, data, height=220, series=ABLATED)
+    hover = {"series:N": "with", "unit:Q": "block", "value:Q": "error|.1%"}
+    one_x = look.block_axis("unit", "block removed")
+    one_removed = (layer("rule", "whole", x=None), layer("point", hover=hover, opacity=0.85))
+    hover = {"series:N": "with", "x:Q": "blocks removed", "value:Q": "error|.1%"}
+    several = (layer("line", y="mean(value)"), layer("point", hover=hover, opacity=0.6))
+    for title, metric, layers in (
+        ("one block removed", "removed_error", one_removed),
+        ("several removed", "removed_several_error", several),
+    ):
+        for name, rows in found.items():
+            drawn, whole = (
+                _labelled(rows, {f"{what}{end}": words for end, words in STATISTICS.items()})
+                for what in (metric, "intact_error")
+            )
+            counts = sorted({row["x"] for row in drawn if "x" in row})
+            x = look.log_axis("x", "blocks removed", counts, "d") if counts else one_x
+            chart = plot(x, error, line, *layers, series=ABLATED)
+            data = {"rows": drawn, "whole": whole, "chance": guess}
+            yield panel(f"{name}: {title}", chart, data, height=240, series=ABLATED)
 
 
 def _ablation_facts(tables: Tables) -> Facts:
@@ -181,7 +149,7 @@ def _ablation_facts(tables: Tables) -> Facts:
         return one(rows, metric="intact_error") or 0.0
 
     def cost(rows: list[Row]) -> float | None:
-        errors = [row["value"] for row in select(rows, metric="removed_error") if "value" in row]
+        errors = [row["value"] for row in measured(select(rows, metric="removed_error"))]
         return 100 * (statistics.median(errors) - whole(rows)) if errors else None
 
     found = networks(tables, "lesions")
@@ -195,63 +163,49 @@ def _ablation_facts(tables: Tables) -> Facts:
 
 
 def _blocks(tables: Tables) -> Iterator[Figure]:
-    found = networks(tables, "use", *BLOCK_MEASURES)
-    for metric, (title, form) in BLOCK_MEASURES.items():
-        yield from _lines(found, metric, title, form)
-    found = networks(tables, "responses", "response_std")
-    yield from _lines(
-        found, "response_std", "Standard deviation of each layer's output", ".2~f", "x"
-    )
-
-
-def _lines(
-    found: Networks, metric: str, title: str, form: str, place: str = "unit"
-) -> Iterator[Figure]:
-    """A line for each network along its blocks or layers."""
-    rows, kind = lines_of(found, metric, place), "block" if place == "unit" else "layer"
-    series = series_of(list(found), like=[rows[0]["family"] for rows in found.values()])
-    hover = {"series:N": "network", "place:Q": kind, "value:Q": f"{title}|.3~f"}
-    chart = plot(
-        block_axis(kind),
-        axis("value", None, format=form, tickCount=5),
-        layer("line"),
-        layer("point", hover=hover, size=30),
-        series=series,
-    )
-    if rows:
-        yield panel(title, chart, {"rows": rows}, height=240, series=series)
+    use = networks(tables, "use", *BLOCK_MEASURES)
+    outputs = networks(tables, "responses", "response_std")
+    lines = [(use, metric, *words, "unit", "block") for metric, words in BLOCK_MEASURES.items()]
+    last = ("Standard deviation of each layer's output", ".2~f", "x", "layer")
+    for found, metric, title, form, place, kind in (*lines, (outputs, "response_std", *last)):
+        series = look.series_of(list(found), like=[rows[0]["family"] for rows in found.values()])
+        hover = {"series:N": "network", f"{place}:Q": kind, "value:Q": f"{title}|.3~f"}
+        y = axis("value", None, format=form, tickCount=5)
+        dots = layer("point", hover=hover, size=30)
+        chart = plot(look.block_axis(place, kind), y, layer("line"), dots, series=series)
+        rows = [row for name, own in found.items() for row in _labelled(own, {metric: name})]
+        if rows:
+            yield panel(title, chart, {"rows": rows}, height=240, series=series)
 
 
 def _block_facts(tables: Tables) -> Facts:
-    def of(metric: str, number: Callable[[dict[int, float]], float]) -> Callable[[list[Row]], Any]:
+    def of(metric: str, number: Callable[[dict[int, float]], Any]) -> Callable[[list[Row]], Any]:
         """A number of the values by block; None without values."""
+        return lambda rows: (
+            number({row["unit"]: row["value"] for row in found})
+            if (found := select(rows, metric=metric))
+            else None
+        )
 
-        def condensed(rows: list[Row]) -> float | None:
-            values = {row["unit"]: row["value"] for row in select(rows, metric=metric)}
-            return number(values) if values else None
-
-        return condensed
-
-    found = networks(tables, "use", *BLOCK_MEASURES)
-    return {
-        "angles": by_network(
-            found,
-            count=of("branch_angle", len),
-            against=of("branch_angle", lambda v: sum(value > 0 for value in v.values())),
-            mean=of("branch_angle", lambda v: statistics.fmean(v.values())),
-        )["rows"],
-        "probes": by_network(
-            found,
-            best=of("probe_error", lambda v: min(v, key=v.__getitem__)),
-            last=of("probe_error", max),
-            low=of("probe_error", lambda v: min(v.values())),
-            end=of("probe_error", lambda v: v[max(v)]),
-        )["rows"],
-        "outputs": by_network(
-            networks(tables, "responses", "response_std"),
-            mean=lambda rows: statistics.fmean(row["value"] for row in rows),
-        ),
-    }
+    use = networks(tables, "use", *BLOCK_MEASURES)
+    angles = by_network(
+        use,
+        count=of("branch_angle", len),
+        against=of("branch_angle", lambda values: sum(v > 0 for v in values.values())),
+        mean=of("branch_angle", lambda values: statistics.fmean(values.values())),
+    )
+    probes = by_network(
+        use,
+        best=of("probe_error", lambda values: min(values, key=values.__getitem__)),
+        last=of("probe_error", max),
+        low=of("probe_error", lambda values: min(values.values())),
+        end=of("probe_error", lambda values: values[max(values)]),
+    )
+    outputs = by_network(
+        networks(tables, "responses", "response_std"),
+        mean=lambda rows: statistics.fmean(row["value"] for row in rows),
+    )
+    return {"angles": angles["rows"], "probes": probes["rows"], "outputs": outputs}
 
 
 def _pairs(tables: Tables) -> Networks:
@@ -276,14 +230,11 @@ def _matched(rows: list[Row]) -> list[Row]:
 
 def _similarity(tables: Tables) -> Iterator[Figure]:
     for name, rows in (networks(tables, "similarity", "cka") | _pairs(tables)).items():
-        first, second = name.split(AGAINST) if AGAINST in name else ("", "")
-        ends = zip((f"block of {first}", f"block of {second}"), _lasts(rows), strict=True)
-        chart = similarity_map(*((words.removesuffix(" of "), last) for words, last in ends))
-        matched = _matched(rows) if first else []
-        data = {
-            part: drawn(found, unit="unit", other="x", cka="value")
-            for part, found in (("rows", rows), ("matched", matched))
-        }
+        sides = [f"block of {side}" for side in name.split(AGAINST)]
+        pair = len(sides) > 1
+        titles = sides if pair else ["block", "block"]
+        chart = look.similarity_map(*zip(titles, _lasts(rows), strict=True))
+        data = {"rows": rows, "matched": _matched(rows) if pair else []}
         yield panel(name.replace(AGAINST, " with "), chart, data, 330, 330, square=True)
 
 
@@ -302,15 +253,23 @@ def _similarity_facts(tables: Tables) -> Facts:
     }
     kept = {name.split("-")[0]: mean for name, mean in means.items() if _of_one_family(name)}
     gap = kept.get("residual", math.nan) - kept.get("plain", math.nan)
-    across = [{"name": n.replace(AGAINST, " with "), "mean": mean} for n, mean in means.items()]
-    within = by_network(networks(tables, "similarity", "cka"), near=near, ends=ends)["rows"]
     return {
-        "within": within,
-        "across": across,
+        "within": by_network(networks(tables, "similarity", "cka"), near=near, ends=ends)["rows"],
+        "across": [
+            {"name": n.replace(AGAINST, " with "), "mean": mean} for n, mean in means.items()
+        ],
         "both": not math.isnan(gap),
         "residual": gap >= CLEAR,
         "plain": gap <= -CLEAR,
     }
+
+
+def _band(rows: list[Row]) -> Iterator[Row]:
+    """The median and the middle 80 % of the values at each step."""
+    for x in sorted({row["x"] for row in rows}):
+        values = [row["value"] for row in select(rows, x=x)]
+        ends = statistics.quantiles(values, n=10, method="inclusive") if len(values) > 1 else values
+        yield {"x": x, "middle": statistics.median(values), "low": ends[0], "high": ends[-1]}
 
 
 def _landscape(tables: Tables) -> Iterator[Figure]:
@@ -320,19 +279,18 @@ def _landscape(tables: Tables) -> Iterator[Figure]:
     hover = {"x:Q": "step|+.1f", "middle:Q": "median loss|.3g"}
     hover |= {"low:Q": "80 % from|.3g", "high:Q": "to|.3g"}
     for name, rows in found.items():
-        colour = series_of([rows[0]["family"]]).marks[0].colour
+        colour = look.series_of([rows[0]["family"]]).marks[0].colour
         ends = (max(min(values) / 1.3, 1e-4), max(values) * 1.1)
-        thin: dict[str, Any] = {"encode": {"detail": "draw:N"}, "strokeWidth": 0.7, "opacity": 0.45}
+        thin: dict[str, Any] = {"encode": {"detail": "draw:N"}, "strokeWidth": 0.7}
         chart = plot(
             axis("x", "step along the direction", grid=False, tickCount=5),
-            axis("loss", "loss (nats)", "switch", ends),
+            axis("value", "loss (nats)", "switch", ends),
             layer("area", "band", y="low", y2="high", opacity=0.2, color=colour),
-            layer("line", color=colour, **thin),
+            layer("line", color=colour, opacity=0.45, **thin),
             layer("line", "band", y="middle", color=colour, strokeWidth=2.6),
             layer("point", "band", y="middle", hover=hover, size=90, opacity=0),
         )
-        lines = [{"draw": r["draw"], "x": r["x"], "loss": finite(r["value"])} for r in rows]
-        yield panel(name, chart, {"rows": lines, "band": band_of(rows, "x")})
+        yield panel(name, chart, {"rows": rows, "band": _band(rows)})
 
 
 def _landscape_facts(tables: Tables) -> Facts:
@@ -356,8 +314,7 @@ def _landscape_facts(tables: Tables) -> Facts:
     return facts | {"fair": max(starts) <= FAIR * min(starts), "draws": len(draws)}
 
 
-BY_BLOCK = ("probe_use", "probe_responses")
-MAPS = ("probe_similarity", "probe_across")
+BY_BLOCK, MAPS = ("probe_use", "probe_responses"), ("probe_similarity", "probe_across")
 ROWS = (
     FigureRow("gradients", ("probe_gradients",), _gradients, _gradient_facts),
     FigureRow("paths", ("probe_paths",), _paths, _path_facts),

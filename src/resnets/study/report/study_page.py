@@ -16,9 +16,9 @@ from resnets.device import describe_environment
 from resnets.errors import UserError
 from resnets.inference.model_file import read_model
 from resnets.report.html import render
-from resnets.study.claims import STORED, read_claims
+from resnets.study.claims import read_claims
 from resnets.study.report import figures_init, figures_probes, figures_train
-from resnets.study.report.figure_data import networks
+from resnets.study.report.figure_data import networks, setting
 from resnets.study.report.figure_row import DrawnFigure, draw, words_of
 from resnets.study.tables import AGAINST, PROBE, Tables, select
 from resnets.study.twins.study_config import PRESETS
@@ -30,7 +30,6 @@ SECTIONS = {
     "initialisation": figures_init.ROWS,
     "trained": figures_probes.ROWS,
 }
-ANSWERS = {"supported": "Yes.", "contradicted": "No.", "inconclusive": "Unclear."}
 
 
 def write_study_report(folder: Path) -> Path:
@@ -48,7 +47,7 @@ def write_study_report(folder: Path) -> Path:
     if not folder.is_dir():
         raise UserError(f"--out {folder}: there is no such folder; give that of a study")
     tables = Tables.read(folder)
-    results = judge_all(read_claims(STORED), tables)
+    results = judge_all(read_claims(), tables)
     sections = draw_all(tables, results)
     figures = [figure for found in sections.values() for figure in found]
     (folder / "figures").mkdir(exist_ok=True)
@@ -81,75 +80,41 @@ def study_page(
     manifest: Mapping[str, Any],
 ) -> str:
     """Return the page as HTML."""
-    words = words_of("page")
-    judged = {found.claim.name: found for found in results if found.verdict != "not measured"}
-    counts = {
-        verdict: sum(found.verdict == verdict for found in judged.values())
-        for verdict in ("supported", "contradicted", "inconclusive")
-    }
-    plan = manifest.get("plan")
-    recipe = plan["setup"]["recipe"] if plan else {}
     return render(
         "study.html.j2",
         package="resnets.study.report",
         charts=True,
-        title=words["title"],
-        conditions=f"small networks for {recipe['steps']} steps on small images" if recipe else "",
-        answers=[
-            {
-                "question": question["words"],
-                "word": ANSWERS[judged[question["claim"]].verdict],
-                "effect": effect_text(judged[question["claim"]]),
-            }
-            for question in words["question"]
-            if question["claim"] in judged
-        ],
-        sections=[
-            section | {"figures": sections[section["id"]]}
-            for section in words["section"]
-            if sections.get(section["id"])
-        ],
-        results=[
-            {
-                "claim": found.claim,
-                "verdict": found.verdict,
-                "effect": effect_text(found).split("; "),
-            }
-            for found in judged.values()
-        ],
-        counts=", ".join(f"{count} {verdict}" for verdict, count in counts.items()),
-        limits=[(limit["words"], limit["links"]) for limit in words["limit"]],
-        terms=[(term["term"], term["meaning"]) for term in words["term"]],
-        facts=[(name, value) for name, value in _facts(manifest) if value],
+        title=words_of("page")["title"],
+        words=words_of("page"),
+        figures=sections,
+        results={found.claim.name: found for found in results if found.verdict != "not measured"},
+        effect_text=effect_text,
+        manifest=manifest,
+        setting=setting,
     )
 
 
 def command_of(tables: Tables, table: str) -> str:
     """Return the command that makes a table."""
-    if table.startswith("init") and table != "initial_gradients":
-        return f"resnets study init --out {tables.folder}"
+    folder, plan = tables.folder, tables.plan
+    if table in ("init", "init_backward"):
+        return f"resnets study init --out {folder}"
     if not table.startswith(PROBE):
-        preset = tables.plan.get("name", "minutes")
-        data = tables.plan.get("setup", {}).get("data", "")
+        preset, data = plan.get("name", "minutes"), plan.get("setup", {}).get("data", "")
         own = preset in PRESETS and data != PRESETS[preset].setup.data
         given = f" {data}" if own else ""  # images in place of the preset's
-        return f"resnets study train{given} --preset {preset} --out {tables.folder}"
-    found = list(networks(tables, table.removeprefix(PROBE)))
-    kept = {
-        name: tables.folder / "models" / f"{name}.safetensors"
-        for network in found
-        for name in network.split(AGAINST)
-    }
-    if table == "probe_gradients" and all(path.exists() for path in kept.values()):
-        return f"resnets study --out {tables.folder}"  # the plan repeats the first steps
-    models = (
-        " --against ".join(
-            str(kept[name]) if kept[name].exists() else "MODEL" for name in network.split(AGAINST)
-        )
-        for network in found
-    )
-    commands = (f"resnets study probe {model} --out {tables.folder}" for model in models)
-    return "; ".join(dict.fromkeys(commands))
+        return f"resnets study train{given} --preset {preset} --out {folder}"
+
+    def model(name: str) -> str:
+        kept = folder / "models" / f"{name}.safetensors"
+        return str(kept) if kept.exists() else "MODEL"
+
+    found = [network.split(AGAINST) for network in networks(tables, table.removeprefix(PROBE))]
+    named = [[model(name) for name in names] for names in found]
+    if table == "probe_gradients" and not any("MODEL" in names for names in named):
+        return f"resnets study --out {folder}"  # the plan repeats the first steps
+    models = dict.fromkeys(" --against ".join(names) for names in named)
+    return "; ".join(f"resnets study probe {words} --out {folder}" for words in models)
 
 
 def _manifest(tables: Tables, commands: list[str]) -> dict[str, Any]:
@@ -160,21 +125,17 @@ def _manifest(tables: Tables, commands: list[str]) -> dict[str, Any]:
     made = describe_environment(torch.device("cpu"))
     versions = {name: version(name) for name in ("altair", "vl-convert-python")}
     models = sorted((tables.folder / "models").glob("*.safetensors"))
-    counted = select(tables.table("train"), study="train")
     timings = tables.folder / "data" / "timings.jsonl"
     lines = timings.read_text("utf-8").splitlines() if timings.exists() else []
     seconds = [json.loads(line)["seconds"] for line in lines]
+    machine = {"processor": made["device_name"], "cores": usable_cpus()}
     return {
         "versions": made["versions"] | versions | {"python": made["python"]},
-        "machine": {
-            "system": made["system"],
-            "processor": made["device_name"],
-            "cores": usable_cpus(),
-        },
+        "machine": {"system": made["system"], **machine},
         "threads_per_run": 1,
         "plan": tables.plan,
         "data": [read_model(path).data for path in models[:1]],
-        "seeds": sorted({row["seed"] for row in counted}),
+        "seeds": sorted({row["seed"] for row in select(tables.table("train"), study="train")}),
         "commands": commands,
         "models": [path.name for path in models],
         "tables": {
@@ -188,23 +149,3 @@ def _manifest(tables: Tables, commands: list[str]) -> dict[str, Any]:
         if seconds
         else {},
     }
-
-
-def _facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if not manifest:
-        return []
-    plan, machine = manifest["plan"], manifest["machine"]
-    facts = [("commands", "; ".join(manifest["commands"]))]
-    if plan:
-        recipe, setup = plan["setup"]["recipe"], plan["setup"]
-        steps = f"{recipe['steps']} steps of {recipe['batch_size']} images"
-        facts += [
-            ("plan", f"{plan['name']}: {steps}"),
-            ("images", f"{setup['data']}, {setup['side']} pixels a side"),
-            ("seeds", ", ".join(map(str, manifest["seeds"]))),
-            ("learning rates tried", ", ".join(f"{rate:g}" for rate in plan["rates"])),
-        ]
-    cores = f"{machine['cores']} core{'s' if machine['cores'] > 1 else ''}"
-    facts.append(("machine", f"{machine['processor']}, {cores}, one thread a run"))
-    facts.append(("versions", ", ".join(f"{k} {v}" for k, v in manifest["versions"].items())))
-    return facts
