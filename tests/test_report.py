@@ -114,6 +114,12 @@ def write(folder: Path, **changes: Any) -> Path:
     return write_report(folder, record(**changes))
 
 
+@pytest.fixture
+def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the extra `report` were not installed: quick, where a test is not about charts."""
+    monkeypatch.setitem(sys.modules, "altair", None)
+
+
 class Page(HTMLParser):
     """What a browser would see: elements with attributes, the text, the charts' JSON."""
 
@@ -206,6 +212,7 @@ def test_each_chart_is_in_the_page_and_in_the_figures(run: Path) -> None:
     for name in LEARNING + QUALITY:
         svg = ET.parse(run.parent / "figures" / f"{name}.svg").getroot()
         assert svg.tag.endswith("svg")
+        assert not any("href" in key for element in svg.iter() for key in element.attrib)
         with Image.open(run.parent / "figures" / f"{name}.png") as image:
             assert min(image.size) > 200
             assert len(np.unique(np.asarray(image.convert("L")))) > 8  # not a blank sheet
@@ -229,6 +236,7 @@ def test_page_says_the_words(run: Path) -> None:
     assert len(re.findall(r"\baccuracy\d", text.replace("\n", ""))) <= 3  # test, top-5, balanced
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_lines_of_python_work(tmp_path: Path) -> None:
     """What the page says about using the model names what the package has."""
     page = Page(write(tmp_path, model_file="model.safetensors"))
@@ -278,10 +286,8 @@ def test_the_page_has_rules_for_print_dark_screens_and_no_script(run: Path) -> N
         assert f"--{param['name']}" in names
 
 
-def test_without_the_chart_library_the_page_keeps_numbers_and_tables(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "altair", None)
+@pytest.mark.usefixtures("no_charts")
+def test_without_the_chart_library_the_page_keeps_numbers_and_tables(tmp_path: Path) -> None:
     assert missing_charts() != []
     scores = scores_of([f"class {k}" for k in range(10)])
     page = Page(write(tmp_path, history=history_of(5), scores=scores))
@@ -319,25 +325,38 @@ def test_tables_are_the_scores() -> None:
     assert found["reliability"].title == "The model is overconfident by 17.0 points"
 
 
+def test_tables_of_curves_hold_both_curves() -> None:
+    history = history_of(5)
+    loss, accuracy, rate = training_findings(history)
+    train = [row for row in history if row["kind"] == "train"]
+    validation = [row for row in history if row["kind"] == "validation"]
+    assert [row[1] for row in loss.rows] == [f"{row['loss']:.3g}" for row in train]
+    assert [row[2] for row in accuracy.rows if row[2]] == [f"{v['top1']:.1%}" for v in validation]
+    assert [row[0] for row in accuracy.rows if row[2]] == [f"{v['epoch']:.2f}" for v in validation]
+    assert len(rate.rows) == 12 and rate.rows[-1][1] == f"{train[-1]['learning_rate']:.4g}"
+
+
 def test_a_confused_pair_leads_to_its_pictures(run: Path) -> None:
     html, page = run.read_text(encoding="utf-8"), Page(run)
     assert '<h3 id="pair-2-3">class 2 taken for class 3: 3 images' in html
     links = [a["href"] for tag, a in page.elements if tag == "a"]
     assert links.count("#pair-2-3") == 3  # the matrix, the class, the frequent confusions
     cells = page.charts["confusion"]["datasets"]["cells"]
-    linked = [(c["true"], c["predicted"], c["pictures"]) for c in cells if "pictures" in c]
-    assert linked == [(*PAIR, "#pair-2-3")]
+    linked = [(c["true"], c["predicted"], c["target"]) for c in cells if "target" in c]
+    assert linked == [(*PAIR, "pair-2-3")]
+    drawn = (run.parent / "figures" / "confusion.svg").read_text(encoding="utf-8")
+    assert "true: class 2; predicted: class 3; images: 3" in drawn
 
 
 def scores_with(confusion: list[list[int]]) -> dict[str, Any]:
     counts = np.array(confusion)
     total, hits = int(counts.sum()), int(counts.trace())
     scores = scores_of([f"class {k}" for k in range(len(counts))])
-    recalls = counts.diagonal() / counts.sum(1)
+    recalls = counts.diagonal() / np.maximum(counts.sum(1), 1)
     per_class = [
         {
             "name": f"class {k}",
-            "recall": recalls[k],
+            "recall": float(recalls[k]) if row.any() else None,
             "precision": None,
             "num_images": int(row.sum()),
         }
@@ -347,7 +366,7 @@ def scores_with(confusion: list[list[int]]) -> dict[str, Any]:
         "num_images": total,
         "top1": hits / total,
         "top1_interval": wilson(hits, total),
-        "balanced_accuracy": float(recalls.mean()),
+        "balanced_accuracy": float(recalls[counts.sum(1) > 0].mean()),
         "per_class": per_class,
         "confusion": confusion,
     }
@@ -360,10 +379,12 @@ def scores_with(confusion: list[list[int]]) -> dict[str, Any]:
         ([[50, 0, 0], [2, 0, 0], [1, 0, 0]], 100, ["no better than always", "answers class 0 for"]),
         ([[100, 100], [98, 102]], 100, ["not clearly better than guessing among 2"]),
         ([[99, 101], [102, 98]], 100, ["no better than guessing among 2"]),
-        ([[3, 0], [0, 3]], 100, ["6 images: each one moves it by 16.7%"]),
-        ([[90, 10], [10, 90]], 6, ["on 6 validation images: each one moves it by 16.7%"]),
+        ([[3, 0], [0, 3]], 100, ["few test images (6): each moves test accuracy by 16.7 points"]),
+        ([[100, 0], [0, 0]], 100, []),  # one class alone: there is nothing to compare with
+        ([[90, 10], [10, 90]], 6, ["few validation images (6)"]),
     ],
 )
+@pytest.mark.usefixtures("no_charts")
 def test_a_number_that_means_little_is_qualified_in_words(
     tmp_path: Path, confusion: list[list[int]], validation: int, expected: list[str]
 ) -> None:
@@ -424,24 +445,23 @@ def test_curves_are_the_records_and_the_best_epoch_is_marked(run: Path) -> None:
         assert [best["epoch"] for best in charts[name]["datasets"]["best"]] == [3.0]
 
 
-def test_long_histories_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
-    charts = Page(write(tmp_path, history=history_of(8, per_epoch=900))).charts
-    for name in ("loss", "learning_rate"):
-        curve = [r for r in charts[name]["datasets"]["rows"] if r["series"] == "training"]
+def test_long_histories_are_thinned_and_keep_their_ends() -> None:
+    for finding in training_findings(history_of(8, per_epoch=900)):
+        curve = [row for row in finding.data["rows"] if row["series"] == "training"]
         assert 400 <= len(curve) <= 500
         assert (curve[0]["epoch"], curve[-1]["epoch"]) == pytest.approx((1 / 900, 8.0), rel=1e-5)
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_values_that_are_not_finite_leave_gaps(tmp_path: Path) -> None:
     history = history_of(2)
     history[2]["loss"], history[3]["loss"] = float("nan"), float("inf")
     for row in history:
         row["accuracy"] = None  # as with mixed images
-    page = Page(write(tmp_path, history=history))
-    losses = [row["value"] for row in page.charts["loss"]["datasets"]["rows"]]
-    assert losses.count(None) == 2
-    assert "2 recorded losses are not finite" in page.text
-    assert {r["series"] for r in page.charts["accuracy"]["datasets"]["rows"]} == {"validation"}
+    loss, accuracy, _ = training_findings(history)
+    assert [row["value"] for row in loss.data["rows"]].count(None) == 2
+    assert {row["series"] for row in accuracy.data["rows"]} == {"validation"}
+    assert "2 recorded losses are not finite" in Page(write(tmp_path, history=history)).text
 
 
 def test_one_validation_record_alone(tmp_path: Path) -> None:

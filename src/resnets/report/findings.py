@@ -19,9 +19,9 @@ Pair = tuple[int, int]
 T = TypeVar("T")
 # Points of one curve: more than a screen can show.
 MOST_POINTS = 500
-# Rows of a table of epochs, and of a table of confused pairs.
+# Rows of a table that are of one curve, and rows of a table of confused pairs.
 _MOST_EPOCHS, _MOST_PAIRS = 40, 100
-# Classes up to which a confusion matrix has room for its counts.
+# Classes up to which a confusion matrix can show its counts.
 FEW_CLASSES = 20
 
 
@@ -160,18 +160,18 @@ def _curves(
         for series, part in (("training", training), ("validation", validated))
         if part
     )
-    table = []
-    for row in _thin(validated or training, _MOST_EPOCHS):
-        before = [other["value"] for other in training if other["epoch"] <= row["epoch"]][-1:]
-        after = [row["value"]] if validated else []
-        cells = ("".join(map(shown, values)) for values in (before, after))
-        table.append((f"{row['epoch']:.2f}", *cells))
+    points: dict[float, dict[str, str]] = {}
+    for row in [*_thin(training, _MOST_EPOCHS), *_thin(validated, _MOST_EPOCHS)]:
+        points.setdefault(row["epoch"], {})[row["series"]] = shown(row["value"])
     return Finding(
         name=name,
         title=title,
         description=f"Line chart of {name} by epoch. {title}.{ends}",
         head=("epoch", f"training {name}", f"validation {name}"),
-        rows=table,
+        rows=[
+            (f"{epoch:.2f}", point.get("training", ""), point.get("validation", ""))
+            for epoch, point in sorted(points.items())
+        ],
         data={"rows": rows[0] + rows[1], "best": marked},
     )
 
@@ -220,7 +220,7 @@ def _confusion(scores: Record, pictured: set[Pair]) -> Finding:
     cells = [
         # 200 classes have 40,000 cells, nearly all of them empty.
         {"true": true, "predicted": k, "images": images, "share": finite(images / sum(row))}
-        | ({"pictures": f"#{pair_id((true, k))}"} if (true, k) in pictured else {})
+        | ({"target": pair_id((true, k))} if (true, k) in pictured else {})
         for true, row in enumerate(matrix)
         for k, images in enumerate(row)
         if images

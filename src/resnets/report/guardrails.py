@@ -25,43 +25,37 @@ def cautions_of(
         split: Name of the scored images, "test" or "validation".
         validation_images: How many images chose the weights to keep.
     """
-    images, found = scores["num_images"], []
-    if baseline := _baseline(scores, split):
-        found.append(baseline)
-    answered = [row["name"] for k, row in enumerate(scores["per_class"]) if _column(scores, k)]
-    if len(answered) == 1 < len(scores["classes"]):
-        found.append(f"The model answers {shorten(answered[0], 40)} for every image.")
-    if images < FEW_IMAGES:
-        found.append(
-            f"The accuracy is that of {images} images: each one moves it by {percent(1 / images)}."
-        )
-    if split != "validation" and validation_images and validation_images < FEW_IMAGES:
-        found.append(
-            f"The weights were chosen by their accuracy on {validation_images} validation images: "
-            f"each one moves it by {percent(1 / validation_images)}."
-        )
+    found, images = [], scores["num_images"]
+    if sum(row["num_images"] > 0 for row in scores["per_class"]) > 1:
+        found += _baseline(scores, split)
+        columns = zip(scores["classes"], *scores["confusion"], strict=True)
+        answers = [name for name, *column in columns if any(column)]
+        if len(answers) == 1:
+            found.append(f"The model answers {shorten(answers[0], 40)} for every image.")
+    few = [(split, images)]
+    if split != "validation" and validation_images:
+        few.append(("validation", validation_images))
+    for name, count in few:
+        if count < FEW_IMAGES:
+            found.append(
+                f"There are few {name} images ({count}): each moves {name} accuracy by "
+                f"{100 / count:.1f} points."
+            )
     return found
 
 
-def _baseline(scores: Mapping[str, Any], split: str) -> str | None:
+def _baseline(scores: Mapping[str, Any], split: str) -> list[str]:
     """Compare with the better of guessing and always answering the largest class."""
     guess = 1 / len(scores["classes"])
     largest = max(scores["per_class"], key=lambda row: row["num_images"])
     share = largest["num_images"] / scores["num_images"]
     if scores["top1_interval"][0] > max(guess, share):
-        return None
+        return []
     how = "no" if scores["top1"] <= max(guess, share) else "not clearly"
-    if share - guess < 0.02:
-        return (
-            f"The accuracy is {how} better than guessing among "
-            f"{len(scores['classes'])} classes, which reaches {percent(guess)}."
+    than = f"guessing among {len(scores['classes'])} classes, which reaches {percent(guess)}"
+    if share - guess >= 0.02:
+        than = (
+            f"always answering {shorten(largest['name'], 40)}, the class of {percent(share)} of "
+            f"the {split} images; balanced accuracy is {percent(scores['balanced_accuracy'])}"
         )
-    return (
-        f"The accuracy is {how} better than always answering {shorten(largest['name'], 40)}, "
-        f"the class of {percent(share)} of the {split} images; "
-        f"balanced accuracy is {percent(scores['balanced_accuracy'])}."
-    )
-
-
-def _column(scores: Mapping[str, Any], predicted: int) -> int:
-    return sum(row[predicted] for row in scores["confusion"])
+    return [f"The accuracy is {how} better than {than}."]

@@ -14,6 +14,7 @@ import re
 import shlex
 import unicodedata
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -108,7 +109,9 @@ def image_address(pixels: np.ndarray) -> tuple[str, str]:
     return data_address("image/jpeg", buffer.getvalue()), "photo"
 
 
+@cache
 def _library() -> Markup:
+    """Return the chart library."""
     import vl_convert
 
     # "</script" inside a string of the library would end the element.

@@ -128,29 +128,29 @@ def _learning_rate(finding: Finding) -> Figure:
 
 
 def _confusion(finding: Finding) -> Figure:
-    """Draw the cells that hold an image, with their counts where there is room."""
-    few, link = len(finding.names) <= FEW_CLASSES, alt.Href("pictures:N")
+    """Draw the cells that hold an image, with their counts where they fit."""
+    few = len(finding.names) <= FEW_CLASSES
     # The root lets one confusion in a hundred show beside a diagonal near 100%.
     root = alt.Scale(type="sqrt", domain=[0, 1], range=[0, 1])
-    tint = {"opacity": alt.Opacity("share:Q", legend=None, scale=root), "href": link}
+    tint = {"opacity": alt.Opacity("share:Q", legend=None, scale=root)}
     hover = {"true_name:N": "true", "predicted_name:N": "predicted", "images:Q": "images|,"}
     layers = [layer("rect", "cells", color=BLUE, hover=hover, encode=tint)]
     if few:
         shade = alt.when("datum.share > 0.3").then(alt.value("#ffffff")).otherwise(alt.value(INK))
-        words = {"text": alt.Text("images:Q"), "color": shade, "href": link}
+        words = {"text": alt.Text("images:Q"), "color": shade}
         # A count is as large as its cell allows, and vanishes where it would be unreadable.
         digits = max(len(str(cell["images"])) for cell in finding.data["cells"] or [{"images": 0}])
-        room = f"min(13, bandwidth('x') / {0.62 * digits + 0.3:.2f})"
-        font = alt.ExprRef(f"{room} < 6 ? 0 : {room}")
+        size = f"min(13, bandwidth('x') / {0.62 * digits + 0.3:.2f})"
+        font = alt.ExprRef(f"{size} < 6 ? 0 : {size}")
         layers.append(layer("text", "cells", encode=words, baseline="middle", fontSize=font))
     x, y = _class_axis("predicted", finding), _class_axis("true", finding)
     chart = plot(x, y, *layers).add_params(alt.param(name="names", value=finding.names))
-    chart = chart.transform_calculate(
+    chart.layer[0] = chart.layer[0].transform_calculate(
         true_name="names[datum.true]", predicted_name="names[datum.predicted]"
     )
     chart.view = alt.ViewConfig(stroke=LINE)
-    size = 420 if len(finding.names) <= 4 else 680 if few else 1160
-    return _figure(finding, chart, size, size, square=True)
+    side = 420 if len(finding.names) <= 4 else 680 if few else 1160
+    return _figure(finding, chart, side, side, square=True)
 
 
 def _class_axis(field: str, finding: Finding) -> Axis:
@@ -161,7 +161,7 @@ def _class_axis(field: str, finding: Finding) -> Axis:
         "labelAngle": 0 if flat else -45 if few else -90,
         "labelFontSize": 11 if few else 8,
         "labelLimit": 110 if few else 80,
-        # Of many labels, those that find room.
+        # Of many labels, those that fit.
         "labelOverlap": False if few else "greedy",
     }
     domain, scale = list(range(len(finding.names))), {"padding": 0}

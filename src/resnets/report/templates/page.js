@@ -10,10 +10,16 @@ for (const node of document.querySelectorAll(".chart")) {
     if (param.name in values) param.value = values[param.name];
   }
   charts[node.id] = vegaEmbed(node, spec, {actions: false, tooltip: {theme: scheme.matches ? "dark" : "light"}});
-  charts[node.id].then(({view}) => scheme.addEventListener("change", () => {
-    for (const [name, value] of colours()) view.signal(name, value);
-    view.runAsync();
-  })).catch(() => node.parentElement.classList.add("undrawn"));
+  charts[node.id].then(({view}) => {
+    scheme.addEventListener("change", () => {
+      for (const [name, value] of colours()) view.signal(name, value);
+      view.runAsync();
+    });
+    // A mark whose data names an element of the page leads there.
+    view.addEventListener("click", (event, item) => {
+      if (item?.datum?.target) location.hash = item.datum.target;
+    });
+  }).catch(() => node.parentElement.classList.add("undrawn"));
 }
 for (const block of document.querySelectorAll("pre")) {
   const button = document.createElement("button");
