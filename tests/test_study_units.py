@@ -46,15 +46,15 @@ def test_torchvisions_networks_answer_as_themselves(name: str) -> None:
     torch.manual_seed(0)
     model = torchvision.models.ResNet(**TORCHVISION[name], num_classes=4)
     taken = answers_as_itself(trained(model), 33)
-    assert [block.name for block in taken.blocks][:2] == ["layer1.0", "layer2.0"]
+    assert len(taken.blocks) == sum(TORCHVISION[name]["layers"])
 
 
 @pytest.mark.parametrize("name", TIMM)
 def test_timms_networks_answer_as_themselves(name: str) -> None:
     torch.manual_seed(0)
     taken = answers_as_itself(trained(timm.create_model(name, num_classes=4)), 33)
-    stages = [block.stage for block in taken.blocks]
-    assert stages == sorted(stages) and set(stages) == {1, 2, 3, 4}
+    shapes = {x.shape for x in taken.stream(sample(2, side=33)[0])}
+    assert len(taken.blocks) >= 4 and len(shapes) >= 4, "every stage has its shape"
 
 
 def test_other_networks_are_refused() -> None:

@@ -50,6 +50,11 @@ class Quantity:
         rows = self.rows(tables)
         return {name: rows[0].get(name) for name in self.where} if rows else dict(self.where)
 
+    def cell(self, tables: Tables) -> list[Any]:
+        """Return family and depth, as far as they are selected."""
+        where = self.resolved(tables)
+        return [where[column] for column in ("family", "depth") if column in where]
+
 
 @dataclass(frozen=True)
 class Claim:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 
-from resnets.data.workers import leave_with_parent
+from resnets.data.workers import start_worker
 from resnets.errors import UserError
 
 # Times that a cluster repeats a job whose worker was lost.
@@ -22,7 +20,10 @@ def on_this_machine(processes: int) -> Iterator[Executor]:
     """Start so many processes; they are spawned, since forked ones would share torch's threads."""
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
-        processes, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker
+        processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=start_worker,
+        initargs=(0,),
     )
     try:
         yield pool
@@ -34,19 +35,9 @@ def on_this_machine(processes: int) -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
 
 
-def start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-
-
 @contextmanager
 def on_a_cluster(address: str, *, seconds: float = ANSWER_SECONDS) -> Iterator[Executor]:
-    """Use the workers of a Dask scheduler; a job whose worker is lost is repeated on another.
-
-    Raises:
-        UserError: Dask is not installed, or no scheduler answers within so many seconds.
-    """
+    """Use the workers of a Dask scheduler; raises UserError where none answers."""
     try:
         from distributed import Client, KilledWorker
     except ImportError:

@@ -40,11 +40,7 @@ class Pipeline:
     log: Log
 
     def run(self) -> Path:
-        """Do what the folder lacks, then write the page and return its path.
-
-        Raises:
-            UserError: A part cannot be done.
-        """
+        """Do what the folder lacks, then write the page and return its path."""
         parts = self._parts()
         for number, part in enumerate(parts, 1):
             title = f"part {number} of {len(parts)}, {part.name}"

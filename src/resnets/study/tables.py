@@ -96,9 +96,7 @@ def probe_path(out: Path, table: str, network: str) -> Path:
 def write_table(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as CSV, whole or not at all, and with pyarrow installed as parquet beside it.
 
-    Raises:
-        ValueError: A column is not one of COLUMNS, or a value is not finite: that belongs in
-            `status`.
+    Raises ValueError for a column that is not one of COLUMNS, and a value that is not finite.
     """
     kept = [_checked(row) for row in rows]
     text = io.StringIO()

@@ -93,7 +93,7 @@ def _over_seeds(claim: Claim, tables: Tables) -> ClaimResult:
     found = [_seeds(quantity, tables) for quantity in quantities]
     first, others = [*found, {}][:2]
     effect = estimate(_numbers(claim, first, others))
-    names = [_name(quantity, tables) for quantity in quantities]
+    names = ["-".join(map(str, q.cell(tables))) or "the study" for q in quantities]
     notes = tuple(filter(None, map(censored, names, found)))
     tested = _numbers(claim, ranked(first), ranked(others))
     if not tested:
@@ -129,13 +129,6 @@ def _seeds(quantity: Quantity, tables: Tables) -> Seeds:
     }
     means = {seed: statistics.fmean(found) for seed, found in values.items()}
     return dict(sorted({**means, **lost}.items()))
-
-
-def _name(quantity: Quantity, tables: Tables) -> str:
-    """residual-56, or as much of it as the claim selects."""
-    where = quantity.resolved(tables)
-    words = [str(where[column]) for column in ("family", "depth") if column in where]
-    return "-".join(words) or "the study"
 
 
 def _p(claim: Claim, seeds: list[float]) -> float | None:

@@ -42,13 +42,12 @@ def remove_each(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
         with batch_statistics(chain.network, wanted=recalibrated):
             xs = no_grad_stream(chain, images)
             for number, block in enumerate(chain.blocks, 1):
-                place: Row = {"unit": number}
-                if not _removable(block, xs[number - 1], xs[number]):
-                    rows += _not_scored("removed", recalibrated, place)
-                    continue
-                with torch.no_grad():
-                    x = through(chain.blocks[number:], block.removed(xs[number - 1]))
-                    rows += _scored("removed", recalibrated, chain.head(x), targets, place)
+                found = None
+                if _removable(block, xs[number - 1], xs[number]):
+                    with torch.no_grad():
+                        x = through(chain.blocks[number:], block.removed(xs[number - 1]))
+                        found = score(chain.head(x), targets)
+                rows += _rows("removed", recalibrated, found, {"unit": number})
     return rows
 
 
@@ -81,7 +80,7 @@ def without(
     for recalibrated in (False, True):
         with torch.no_grad(), batch_statistics(chain.network, wanted=recalibrated):
             logits = chain.head(through(maps, chain.stem(images)))
-        rows += _scored(metric, recalibrated, logits, targets, place)
+        rows += _rows(metric, recalibrated, score(logits, targets), place)
     return rows
 
 
@@ -90,17 +89,11 @@ def _removable(block: Block, before: Tensor, after: Tensor) -> bool:
     return block.shortcut is not None or before.shape == after.shape
 
 
-def _scored(
-    metric: str, recalibrated: bool, logits: Tensor, targets: Tensor, place: Row
+def _rows(
+    metric: str, recalibrated: bool, found: dict[str, float] | None, place: Row
 ) -> Iterator[Row]:
-    for name, value in score(logits, targets).items():
-        yield {"metric": _name(metric, name, recalibrated), **place, **finite(value)}
-
-
-def _not_scored(metric: str, recalibrated: bool, place: Row) -> Iterator[Row]:
+    """Yield error and loss; nothing is found where the shapes differ."""
+    suffix = "_recalibrated" if recalibrated else ""
     for name in ("error", "loss"):
-        yield {"metric": _name(metric, name, recalibrated), "status": "shapes differ", **place}
-
-
-def _name(metric: str, what: str, recalibrated: bool) -> str:
-    return f"{metric}_{what}_recalibrated" if recalibrated else f"{metric}_{what}"
+        value = {"status": "shapes differ"} if found is None else finite(found[name])
+        yield {"metric": f"{metric}_{name}{suffix}", **place, **value}

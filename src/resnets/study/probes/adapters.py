@@ -8,6 +8,7 @@ one ReLU module both inside and after the addition.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +23,7 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 def take_apart(network: nn.Module) -> Chain:
-    """Return the chain of a network, which is set to evaluation mode.
-
-    Raises:
-        UserError: The network is none of ours, torchvision's or timm's.
-    """
+    """Return the chain of a network, in evaluation mode; raises UserError for others."""
     network.eval()
     if isinstance(network, ResNet):
         return _our_chain(network)
@@ -63,15 +60,11 @@ def _our_chain(network: ResNet) -> Chain:
     def head(x: Tensor) -> Tensor:
         return network.forward_head(network.norm_relu(network.norm(x)))
 
-    blocks = [
-        _our_block(f"{name}.{place}", stage, block)
-        for stage, name in enumerate(network.stage_names, 1)
-        for place, block in enumerate(network.get_submodule(name).children())
-    ]
+    blocks = map(_our_block, _children(network, network.stage_names))
     return Chain(network, stem, tuple(blocks), head)
 
 
-def _our_block(name: str, stage: int, block: nn.Module) -> Block:
+def _our_block(block: nn.Module) -> Block:
     after = {"activation": nn.Identity()} if hasattr(block, "activation") else {}
     residual = branch(block, downsample=NoShortcut(), **after)
     shortcut: Map | None = block.get_submodule("downsample")
@@ -79,7 +72,7 @@ def _our_block(name: str, stage: int, block: nn.Module) -> Block:
         shortcut = None
     elif getattr(block, "projects", False):
         shortcut = nn.Sequential(*(block.get_submodule(n) for n in ("bn1", "relu1", "downsample")))
-    return Block(name, stage, shortcut, residual, F.relu if after else nn.Identity())
+    return Block(shortcut, residual, F.relu if after else nn.Identity())
 
 
 class _Branch(nn.Module):
@@ -116,11 +109,7 @@ def torchvision_chain(network: nn.Module) -> Chain | None:
         logits: Tensor = fc(torch.flatten(pool(x), 1))
         return logits
 
-    blocks = [
-        Block(f"{name}.{place}", stage, _shortcut(block), _Branch(block), F.relu)
-        for stage, name in enumerate(STAGES, 1)
-        for place, block in enumerate(network.get_submodule(name).children())
-    ]
+    blocks = [Block(_shortcut(b), _Branch(b), F.relu) for b in _children(network, STAGES)]
     return Chain(network, stem, tuple(blocks), head)
 
 
@@ -132,11 +121,7 @@ def timm_chain(network: nn.Module) -> Chain | None:
     old = kind == "ResNet"
     count = len(STAGES) if old else len(list(network.get_submodule("stages").children()))
     names = STAGES if old else [f"stages.{number}.blocks" for number in range(count)]
-    blocks = [
-        _timm_block(f"{name}.{place}", stage, block)
-        for stage, name in enumerate(names, 1)
-        for place, block in enumerate(network.get_submodule(name).children())
-    ]
+    blocks = map(_timm_block, _children(network, names))
     first = ("conv1", "bn1", "act1", "maxpool") if old else ("stem",)
     last = ("global_pool", "fc") if old else ("norm", "head")
     stem, head = (
@@ -145,7 +130,7 @@ def timm_chain(network: nn.Module) -> Chain | None:
     return Chain(network, stem, tuple(blocks), head)
 
 
-def _timm_block(name: str, stage: int, block: nn.Module) -> Block:
+def _timm_block(block: nn.Module) -> Block:
     last = next((act for act in ("act3", "act2") if hasattr(block, act)), None)
     after = {last: nn.Identity()} if last else {}
     shortcut = _shortcut(block)
@@ -153,7 +138,11 @@ def _timm_block(name: str, stage: int, block: nn.Module) -> Block:
         shortcut = nn.Sequential(block.get_submodule("norm1"), block.get_submodule("downsample"))
     residual = branch(block, downsample=NoShortcut(), **after)
     act = block.get_submodule(last) if last else nn.Identity()
-    return Block(name, stage, shortcut, residual, F.relu if isinstance(act, nn.ReLU) else act)
+    return Block(shortcut, residual, F.relu if isinstance(act, nn.ReLU) else act)
+
+
+def _children(network: nn.Module, stages: Iterable[str]) -> Iterator[nn.Module]:
+    return (block for stage in stages for block in network.get_submodule(stage).children())
 
 
 def _shortcut(block: nn.Module) -> Map:

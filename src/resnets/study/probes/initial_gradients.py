@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resnets.study.probes.adapters import take_apart
 from resnets.study.probes.residual_chain import Chain, batch_statistics, finite
-from resnets.study.propagation.stability import DECADES, NEIGHBOURS, SHATTERED
+from resnets.study.propagation.stability import NEIGHBOURS, backward_verdict
 from resnets.study.statistics import spearman
 from resnets.study.tables import Row, Tables, select
 from resnets.study.twins.study_config import Cell, StudyConfig, TwinJob
@@ -49,7 +49,7 @@ def initial_gradient_rows(config: StudyConfig, tables: Tables) -> Iterator[Row]:
             yield own | {"metric": "log10_gradient", "unit": block} | finite(value)
         yield own | {"metric": SPAN} | finite(logs[0])
         yield own | {"metric": COSINE, "x": NEIGHBOURS} | finite(cosine)
-        yield own | {"metric": "verdict_backward", "status": _verdict(logs[0], cosine)}
+        yield own | {"metric": "verdict_backward", "status": backward_verdict(logs[0], cosine)}
         error, status = _trained(tables, cell)
         row = about | {"metric": "trained_error"} | ({"status": status} if status else {})
         yield row if error is None else row | {"value": error}
@@ -82,19 +82,11 @@ def _gradients(chain: Chain, images: Tensor) -> tuple[Tensor, ...]:
     Not of the loss: a classifier that starts at zero, as Fixup's does, sends no gradient back.
     """
     with batch_statistics(chain.network), torch.enable_grad():
-        xs = [chain.stem(images).detach().requires_grad_()]
-        for block in chain.blocks:
-            xs.append(block(xs[-1]))
+        xs = chain.onward(chain.stem(images).detach().requires_grad_())
         generator = torch.Generator().manual_seed(0)
         direction = torch.randn(xs[-1].shape[1:], generator=generator)
         signs = torch.randint(2, (len(images), 1, 1, 1), generator=generator) * 2 - 1
         return torch.autograd.grad(xs[-1], xs, (signs * direction).to(images))
-
-
-def _verdict(span: float, cosine: float) -> str:
-    """As the sweep's verdict on the backward pass."""
-    size = "" if abs(span) <= DECADES else "explodes" if span > 0 else "vanishes"
-    return ", ".join(filter(None, [size, "shatters" if cosine < SHATTERED else ""])) or "healthy"
 
 
 def _trained(tables: Tables, cell: Cell) -> tuple[float | None, str]:

@@ -27,18 +27,13 @@ STEM_AND_HEAD = 2  # weighted layers outside the blocks, as the names of network
 class Block:
     """One residual block as three maps; `shortcut` is None in a plain network."""
 
-    name: str
-    stage: int  # from 1
     shortcut: Map | None
     residual: nn.Module
     merge: Map
 
     def __call__(self, x: Tensor) -> Tensor:
         """N C H W -> N C' H/s W/s."""
-        return self.add(x, self.residual(x))
-
-    def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return the block's output, given its input and its branch's output."""
+        residual = self.residual(x)
         return self.merge(residual if self.shortcut is None else self.shortcut(x) + residual)
 
     def removed(self, x: Tensor) -> Tensor:
@@ -61,7 +56,11 @@ class Chain:
 
     def stream(self, images: Tensor) -> list[Tensor]:
         """Return x_0 to x_n."""
-        xs = [self.stem(images)]
+        return self.onward(self.stem(images))
+
+    def onward(self, x: Tensor) -> list[Tensor]:
+        """Return x_0 to x_n, from x_0."""
+        xs = [x]
         for block in self.blocks:
             xs.append(block(xs[-1]))
         return xs
@@ -71,9 +70,7 @@ class Chain:
     ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
         """Return x_0 to x_n and the cross-entropy's gradients there."""
         with torch.enable_grad():
-            xs = [self.stem(images).detach().requires_grad_()]
-            for block in self.blocks:
-                xs.append(block(xs[-1]))
+            xs = self.onward(self.stem(images).detach().requires_grad_())
             loss = F.cross_entropy(self.head(xs[-1]), targets, reduction=reduction)
             return xs, torch.autograd.grad(loss, xs)
 

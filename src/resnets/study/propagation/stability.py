@@ -83,21 +83,24 @@ def _judge(cell: Cell, forward: list[Row], backward: list[Row]) -> Stability:
     back = _middle(backward, "log10_gradient", block=0)
     distance = _middle(forward, "cosine_distance", block=cell[-1], x=0.0)
     shared = _middle(backward, "gradient_cosine", block=0, x=NEIGHBOURS)
-    ahead = [_size(there / 2), "collapses" if 1 - distance > COLLAPSED else ""]
-    behind = [_size(back), "shatters" if shared < SHATTERED else ""]
+    collapse = "collapses" if 1 - distance > COLLAPSED else ""
     return Stability(
         *cell,
-        forward=", ".join(filter(None, ahead)) or "healthy",
-        backward=", ".join(filter(None, behind)) or "healthy",
+        forward=_joined(there / 2, collapse),
+        backward=backward_verdict(back, shared),
         forward_slope=_slope(forward, "log10_variance", 1.0),
         backward_slope=_slope(backward, "log10_gradient", -2.0),
     )
 
 
-def _size(decades: float) -> str:
-    if abs(decades) <= DECADES:
-        return ""
-    return "explodes" if decades > 0 else "vanishes"
+def backward_verdict(decades: float, cosine: float) -> str:
+    """Judge the growth of the gradient, and its cosine at two inputs whose own is NEIGHBOURS."""
+    return _joined(decades, "shatters" if cosine < SHATTERED else "")
+
+
+def _joined(decades: float, other: str) -> str:
+    size = "" if abs(decades) <= DECADES else "explodes" if decades > 0 else "vanishes"
+    return ", ".join(filter(None, [size, other])) or "healthy"
 
 
 def _middle(rows: list[Row], metric: str, *, block: int, x: float | None = None) -> float:

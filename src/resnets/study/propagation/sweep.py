@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,13 +112,10 @@ def measure_init(
 def _prepare(out: Path) -> Path:
     """Make the folder of the tables, before a minute is spent."""
     data = out / "data"
-    answer = UserError(f"{out}: is not a folder that can be written; pass another --out")
-    try:
+    with suppress(OSError):
         data.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise answer from error
-    if not os.access(data, os.W_OK):
-        raise answer
+    if not (data.is_dir() and os.access(data, os.W_OK)):
+        raise UserError(f"{out}: is not a folder that can be written; pass another --out")
     return data
 
 

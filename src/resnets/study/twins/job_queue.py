@@ -33,11 +33,8 @@ Workers = Callable[[], AbstractContextManager[Executor]]
 def resolve(preset: str, *, data: str | None = None, device: str = "auto") -> StudyConfig:
     """Return the config of a preset, on other images if `data` is given.
 
-    The device `auto` is the CPU for small images, where processes on all cores are faster than one
-    device.
-
-    Raises:
-        UserError: The preset, device or data set is unknown; nothing has been written then.
+    The device `auto` is the CPU for small images, where processes on all cores are faster. Raises
+    UserError for an unknown preset, device or data set, before anything is written.
     """
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
@@ -49,11 +46,7 @@ def resolve(preset: str, *, data: str | None = None, device: str = "auto") -> St
 
 
 def train_twins(config: StudyConfig, folder: Path, *, workers: Workers, log: Log) -> None:
-    """Run what the folder lacks of a study, then write its tables of training.
-
-    Raises:
-        UserError: The folder holds another study or is in use, or the study would show nothing.
-    """
+    """Run what the folder lacks of a study, then write its tables of training."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder}: is a file; pass a new folder or that of a study")
     with workers() as executor:  # first, so that an address where nobody answers leaves no folder
@@ -74,11 +67,7 @@ def train_twins(config: StudyConfig, folder: Path, *, workers: Workers, log: Log
 
 
 def run_jobs(store: RunStore, *, executor: Executor, log: Log) -> None:
-    """Run what the config needs and the store does not hold yet.
-
-    Raises:
-        UserError: The shallowest plain network learns nothing, or a worker was killed.
-    """
+    """Run what the store lacks; raises UserError where nothing is learned or a worker dies."""
     progress = _Progress(store)
     running: dict[Future[TrialResult], TwinJob] = {}
     while True:
@@ -89,16 +78,11 @@ def run_jobs(store: RunStore, *, executor: Executor, log: Log) -> None:
         if not running:
             return
         finished, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in sorted(
-            finished, key=_failed
-        ):  # good rows are kept before a failure is raised
+        # Good rows are kept before a failure is raised.
+        for future in sorted(finished, key=lambda f: f.cancelled() or bool(f.exception())):
             job = running.pop(future)
             store.add(job, _result(future, store))
             log(progress.line(job, store.rows[job.key]))
-
-
-def _failed(future: Future[TrialResult]) -> bool:
-    return future.cancelled() or future.exception() is not None
 
 
 def _result(future: Future[TrialResult], store: RunStore) -> TrialResult:

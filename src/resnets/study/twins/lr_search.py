@@ -82,11 +82,7 @@ def tried_rates(rows: Iterable[Row], cell: Cell) -> dict[float, float]:
 
 
 def runnable(config: StudyConfig, rows: Iterable[Row]) -> list[TwinJob]:
-    """Return every job that can start now, done or not, the longest first.
-
-    Raises:
-        UserError: The shallowest plain network did not clearly learn.
-    """
+    """Return every job that can start now, done or not, the longest first."""
     rows = list(rows)
     first = config.shallowest
     if not _has_learned(config, rows):

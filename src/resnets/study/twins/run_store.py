@@ -34,44 +34,34 @@ class RunStore:
     """The finished runs of a study: a run that is in it is never repeated."""
 
     def __init__(self, folder: Path, config: StudyConfig) -> None:
-        """Open the folder of a study, or make a new one.
-
-        Raises:
-            UserError: The folder holds runs of another config or other images, or is damaged.
-        """
+        """Open a folder; raises UserError for another config, other images or damage."""
         self.folder, self.config = folder, config
         self.data = folder / "data"
         self.data.mkdir(parents=True, exist_ok=True)
         self.runs = self.data / "runs.jsonl"
         found = read_jsonl(self.runs, repair=True)
-        self._keep_plan(started=bool(found))
-        self._keep_images(started=bool(found))
+        plan = json.dumps(asdict(config), indent=1) + "\n"
+        if not self._keep("plan.json", plan, started=bool(found)):
+            raise UserError(
+                f"{folder} holds a study with another plan ({self.data}/plan.json), or of another "
+                "version; pass another --out, or the same preset, data and device to resume it"
+            )
+        images = dataset_of(config.setup)
+        prints = {"train": images.train.fingerprint(), "test": images.test.fingerprint()}
+        if not self._keep("images.json", json.dumps(prints) + "\n", started=bool(found)):
+            raise UserError(
+                f"{folder} was started with other images than {config.setup.data} holds now "
+                f"({self.data}/images.json); put them back, or pass another --out"
+            )
         self.rows: dict[tuple[Any, ...], Row] = {key_of(row): row for row in found}
         read_jsonl(self.data / "timings.jsonl", repair=True)
 
-    def _keep_plan(self, *, started: bool) -> None:
-        path = self.data / "plan.json"
-        text = json.dumps(asdict(self.config), indent=1) + "\n"
+    def _keep(self, name: str, text: str, *, started: bool) -> bool:
+        """Write what the first run found; return whether the file holds the same now."""
+        path = self.data / name
         if not started:
             write_atomic(path, text)
-        elif not path.exists() or path.read_text(encoding="utf-8") != text:
-            raise UserError(
-                f"{self.folder} holds a study with another plan ({path}), or of another version; "
-                "pass another --out, or the same preset, data and device to resume it"
-            )
-
-    def _keep_images(self, *, started: bool) -> None:
-        """Keep the fingerprints of the images: the plan only says where they are."""
-        path, images = self.data / "images.json", dataset_of(self.config.setup)
-        found = {"train": images.train.fingerprint(), "test": images.test.fingerprint()}
-        text = json.dumps(found) + "\n"
-        if not started or not path.exists():
-            write_atomic(path, text)
-        elif path.read_text(encoding="utf-8") != text:
-            raise UserError(
-                f"{self.folder} was started with other images than {self.config.setup.data} holds "
-                f"now ({path}); put them back, or pass another --out"
-            )
+        return path.exists() and path.read_text(encoding="utf-8") == text
 
     def add(self, job: TwinJob, result: TrialResult) -> None:
         """Keep a finished run: its model first, so that a row has all that belongs to it."""

@@ -258,14 +258,13 @@ PRESETS: dict[str, StudyConfig] = {
             ),
             budgets=Budgets(56, (100, 200, 400, 800, 1600), THREE),
         ),
-        StudyConfig(
+        replace(
+            MINUTES,
             name="cifar",
             setup=CIFAR,
             groups=(Group(TWINS, (20, 32, 44, 56, 110), FIVE),),
             rates=(0.1,),  # the paper's, for all
-            factor=3.0,
             reserve=0,
-            tuning_seed=1000,
         ),
     )
 }

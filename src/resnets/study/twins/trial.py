@@ -99,11 +99,7 @@ def _dataset(data: str, side: int, held_out: float) -> StudyDataset:
 
 
 def dataset_of(setup: Setup) -> StudyDataset:
-    """Return the images of a setup, read once a process.
-
-    Raises:
-        UserError: The data set has no split train or test.
-    """
+    """Return the images of a setup; raises UserError without the splits train and test."""
     return _dataset(setup.data, setup.side, setup.held_out)
 
 

@@ -76,11 +76,7 @@ SHORTCUT_STRENGTH = {"plain": 0.0, **{f"strength-{s}": s for s in STRENGTHS}, "r
 def config_of(
     family: str, depth: int, *, widths: tuple[int, ...], num_classes: int, in_channels: int
 ) -> ResNetConfig:
-    """Return the config of a family's network.
-
-    Raises:
-        UserError: The family is unknown, or the depth is not 6n + 2.
-    """
+    """Return a network's config; raises UserError for a depth that is not 6n + 2."""
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
     blocks, rest = divmod(depth - 2, 2 * STAGES)
