@@ -467,8 +467,9 @@ def _layered(x: Axis, y: Axis, part: Layer, series: Series | None) -> alt.Chart:
         hover = own | x.hover() | y.hover() | hover
     if hover:
         channels["tooltip"] = [
-            alt.Tooltip(name, title=words.partition("|")[0], format=words.partition("|")[2])
+            alt.Tooltip(name, title=title or form, format=form if title else "")
             for name, words in hover.items()
+            for title, _, form in (words.rpartition("|"),)
         ]
     chart = alt.Chart(alt.NamedData(name=part.data))
     if part.where:
