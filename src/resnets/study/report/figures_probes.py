@@ -94,12 +94,9 @@ def _gradients(tables: Tables) -> Drawing:
 
 
 def _paths(tables: Tables) -> Drawing:
-    """Draw networks with more than one path."""
-    found = {
-        name: rows
-        for name, rows in networks(tables, "paths").items()
-        if select(rows, metric="path_count")
-    }
+    """Draw networks with more than one path, which a plain one has not."""
+    every = networks(tables, "paths")
+    found = {name: rows for name, rows in every.items() if rows[0]["family"] != "plain"}
     x, y = look.block_axis("x", "branches on the path"), share_axis("share")
     layers, width = (layer("line"), layer("point", tip=True)), 400 if len(found) > 1 else 760
     panels = [
