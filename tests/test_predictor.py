@@ -198,7 +198,7 @@ def test_an_answer_that_is_not_finite_is_an_error() -> None:
     contents = make_contents()
     weights = {**contents.weights, "fc.bias": torch.tensor([0, 0, float("nan"), 0])}
     answer = Predictor(replace(contents, weights=weights))(make_images(1)[0])
-    assert answer == Prediction("image 0", error="the network's answer is not finite")
+    assert answer == Prediction("image 0", error="the network's output is not finite")
 
 
 def test_images_are_taken_as_needed_and_let_go(predictor: Predictor) -> None:
@@ -234,10 +234,12 @@ def test_nothing_in_nothing_out(predictor: Predictor) -> None:
     assert list(predictor.predict([])) == []
 
 
-@pytest.mark.parametrize("sources", ["a.png", Path("a.png"), b"x", np.zeros((8, 8, 3), np.uint8)])
-def test_one_image_where_several_are_taken(predictor: Predictor, sources: Any) -> None:
-    with pytest.raises(UserError, match="several images"):
-        predictor.predict(sources)
+def test_one_image_is_a_list_of_one(predictor: Predictor, tmp_path: Path) -> None:
+    [image] = make_images(1)
+    path = tmp_path / "image.png"
+    path.write_bytes(png(image))
+    for one in (path, str(path), path.read_bytes(), image, image[..., 0], Image.open(path)):
+        assert list(predictor.predict(one)) == [predictor(one)]
 
 
 def test_a_stack_of_images_is_several(predictor: Predictor) -> None:

@@ -14,7 +14,7 @@ from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile
 from resnets.inference.predictor import Predictor
-from resnets.inference.tta import SURE, TTAModel, with_tta
+from resnets.inference.tta import CONFIDENT, TTAModel, with_tta
 from resnets.models.config import ResNetConfig
 from resnets.models.resnet import ResNet
 from resnets.training.recipe import Recipe
@@ -41,7 +41,7 @@ def test_sure_images_are_looked_at_once() -> None:
     images[[0, 1, 3, 4], 0, 0, 0] = 3
     network = Corners(scale=10.0)
     plain = network(images)
-    assert (plain.softmax(1).amax(1) > SURE).tolist() == [True, True, False, True, True]
+    assert (plain.softmax(1).amax(1) > CONFIDENT).tolist() == [True, True, False, True, True]
     network.looks = 0
     answer = TTAModel(network, tta="six")(images)
     assert network.looks == 5 + 5
@@ -88,7 +88,7 @@ def test_a_predictor_looks_as_its_model_file_says() -> None:
     for views, alike in (("none", False), ("mirror", True)):
         predictor = Predictor(replace(file, preprocess=Preprocess(size=8, tta=views)))
         one, other = (predictor(each) for each in (image, mirrored))
-        assert one.probabilities[0] < SURE
+        assert one.probabilities[0] < CONFIDENT
         same = one.classes == other.classes and np.allclose(one.probabilities, other.probabilities)
         assert same == alike
 

@@ -19,10 +19,10 @@ PUBLISHED_DIGITS = 5e-5  # intervals printed with four digits
 
 
 def score(logits: torch.Tensor, targets: torch.Tensor, classes: int, batch: int = 10**9) -> Scores:
-    tally = MetricAccumulator([f"class {index}" for index in range(classes)])
+    sums = MetricAccumulator([f"class {index}" for index in range(classes)])
     for images, true in zip(logits.split(batch), targets.split(batch), strict=True):
-        tally.add(images, true)
-    return tally.scores()
+        sums.add(images, true)
+    return sums.scores()
 
 
 def random_case(num_images: int, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -215,10 +215,10 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_nothing_to_score() -> None:
-    tally = MetricAccumulator(["a", "b"])
-    tally.add(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))
+    sums = MetricAccumulator(["a", "b"])
+    sums.add(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))
     with pytest.raises(UserError, match="no image"):
-        tally.scores()
+        sums.scores()
     with pytest.raises(UserError, match="at least one class"):
         MetricAccumulator([])
     scores = score(*random_case(9, 3), 3)
@@ -238,13 +238,13 @@ def test_a_network_is_scored_in_evaluation_mode_and_left_as_it_was() -> None:
     pairs = zip(logits.view(30, 4, 1, 1).split(7), targets.split(7), strict=True)
     batches = [Batch(images, true) for images, true in pairs]
     seen: list[int] = []
-    watched = evaluate(network, batches, "abcd", watch=lambda batch, out: seen.append(len(out)))
+    watched = evaluate(network, batches, "abcd", callback=lambda batch, out: seen.append(len(out)))
     assert watched == replace(
         score(logits, targets, 4, batch=7), classes=watched.classes, per_class=watched.per_class
     )
     assert watched.classes == ("a", "b", "c", "d")
     assert seen == [7, 7, 7, 7, 2]
     assert network.training
-    with pytest.raises(UserError, match="are needed for 5 classes"):
+    with pytest.raises(UserError, match="since there are 5 classes"):
         evaluate(network, batches, "abcde")
     assert network.training
