@@ -1,4 +1,4 @@
-"""The model file: what goes in comes out, the same bytes each time, and no damage goes unseen."""
+"""The model file: reading returns what was saved, bytes are reproducible, damage is detected."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from resnets.inference.model_file import (
 from resnets.models.config import ResNetConfig
 from resnets.models.resnet import ResNet
 
+FIELDS = ["classes", "config", "data", "digest", "format", "preprocess", "recipe", "scores"]
 CLASSES = ("Apfel", "Börse", "猫")  # beyond ASCII, in the order of training
 
 
@@ -72,7 +73,7 @@ def record_of(path: Path) -> dict[str, Any]:
 
 
 def forge(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the record and sign the file anew, as a faulty or newer writer would."""
+    """Change the record and sign the file again, as a faulty or newer writer does."""
     record = record_of(path)
     change(record)
     signed = "digest" in record
@@ -122,8 +123,7 @@ def test_the_record_is_canonical_json_with_nothing_of_the_machine(path: Path) ->
     record = json.loads(text)
     assert text == json.dumps(record, sort_keys=True, separators=(",", ":"))
     assert text.isascii()
-    fields = ["classes", "config", "data", "digest", "format", "preprocess", "recipe", "scores"]
-    assert list(record) == fields
+    assert list(record) == FIELDS
     assert record["format"] == 1
 
 
@@ -229,13 +229,13 @@ def test_a_changed_weight_and_trailing_bytes_have_their_own_line(path: Path) -> 
         read_model(path)
 
 
-@pytest.mark.parametrize(
-    "field", ["classes", "data", "digest", "format", "preprocess", "recipe", "scores", "config"]
-)
-def test_a_missing_field_is_named(path: Path, field: str) -> None:
-    forge(path, lambda record: record.pop(field))
-    with pytest.raises(ModelFileError, match=f"lacks {field}"):
-        read_model(path)
+def test_a_missing_field_is_named(path: Path) -> None:
+    blob = path.read_bytes()
+    for field in FIELDS:
+        path.write_bytes(blob)
+        forge(path, lambda record, field=field: record.pop(field))
+        with pytest.raises(ModelFileError, match=f"lacks {field}"):
+            read_model(path)
 
 
 @pytest.mark.parametrize(

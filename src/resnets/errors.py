@@ -22,16 +22,7 @@ class UserError(ValueError):
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
-    """Return the error for a name outside a list.
-
-    Args:
-        kind: What the name stands for, such as "model".
-        given: The name that was given.
-        allowed: The names that exist.
-
-    Returns:
-        An error with the nearest spelling, and with the whole list where it is short.
-    """
+    """Return the error for a name outside a list, with the nearest spelling or a short list."""
     names = list(allowed)
     near = nearest(given, names)
     hint = f"did you mean {near!r}?" if near else ""

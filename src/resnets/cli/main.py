@@ -87,14 +87,7 @@ PARSER_MESSAGES = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line.
-
-    Args:
-        argv: The words after the program's name, `sys.argv[1:]` by default.
-
-    Returns:
-        The exit code.
-    """
+    """Run one command line (`sys.argv` by default) and return the exit code."""
     started = time.perf_counter()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and classes print everywhere
         sys.stdout.reconfigure(errors="backslashreplace")

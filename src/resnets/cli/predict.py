@@ -30,7 +30,7 @@ class Predict:
     """Classify images with a model file alone.
 
     IMAGES are files, folders (searched at any depth) or patterns. `-` reads one path per line from
-    standard input. Unreadable images are reported, all others are classified; the exit code is 2.
+    standard input. An unreadable image is reported, and the exit code is 2 after the others.
 
     for example:
       resnets predict runs/photos-001 new/ --top 3

@@ -71,8 +71,7 @@ class Display:
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False)
-        self.first_step = self.steps = 0
-        self.first_seconds = 0.0
+        self.start: Mapping[str, Any] = {"step": 0, "steps": 0, "seconds": 0.0}
         self.latest: dict[str, Any] = {}
         self.best: float | None = None
         self.line_time = 0.0
@@ -98,8 +97,7 @@ class Display:
             self.console.print(record["text"], markup=False, soft_wrap=not terminal)
             return
         if kind == "start":
-            self.first_step, self.steps = record["step"], record["steps"]
-            self.first_seconds = record["seconds"]
+            self.start = record
             return
         if kind == "train":
             self.latest |= record
@@ -109,7 +107,9 @@ class Display:
         due = not terminal and time.monotonic() - self.line_time > PLAIN_EVERY_SECONDS
         if kind == "validation" or due:
             self.line_time = time.monotonic()
-            line = "  ".join(f"{name} {value}" for name, value in self._fields().items())
+            hidden = ("images/s", "lr", "left") if terminal else ()  # the block shows them
+            fields = {name: value for name, value in self._fields().items() if name not in hidden}
+            line = "  ".join(f"{name} {value}" for name, value in fields.items())
             self.console.print(line, markup=False, soft_wrap=True)
         if terminal:
             self._redraw()
@@ -121,14 +121,14 @@ class Display:
         self.live.update(self._block(), refresh=True)
 
     def _fields(self) -> dict[str, str]:
-        now = self.latest
-        step = now.get("step", 0)
+        now, start = self.latest, self.start
+        step, steps = now.get("step", 0), start["steps"]
         # By the mean speed since the start or the resume, validations included.
-        spent = float(now.get("seconds", self.first_seconds)) - self.first_seconds
-        left = spent / max(step - self.first_step, 1) * (self.steps - step)
+        spent = now.get("seconds", start["seconds"]) - start["seconds"]
+        left = spent / max(step - start["step"], 1) * (steps - step)
         return {
             "epoch": f"{now.get('epoch', 0):.1f}",
-            "step": f"{step}/{self.steps}",
+            "step": f"{step}/{steps}",
             "images/s": f"{now.get('images_per_second', 0):.0f}",
             "loss": f"{now.get('loss', 0):.3f}",
             "train acc": f"{now.get('accuracy', 0):.1%}",
@@ -145,7 +145,7 @@ class Display:
         for name in fields:
             table.add_column(name, justify="right", style="bold" if "acc" in name else "")
         table.add_row(*fields.values())
-        share = self.latest.get("step", 0) / max(self.steps, 1)
+        share = self.latest.get("step", 0) / max(self.start["steps"], 1)
         full = round(BAR_WIDTH * share)
         grid = Table.grid()
         grid.add_row(table)

@@ -33,6 +33,7 @@ class Show:
 
     def run(self, started: float) -> int:
         """Read the model file, verify it and print its contents."""
+        from resnets.cli.progress import printer
         from resnets.inference.model_file import read_model
 
         contents = _contents(read_model(self.model))
@@ -42,7 +43,7 @@ class Show:
             print(json.dumps(contents))
             return 0
         for title, section in contents.items():
-            print(title)
+            printer().print(title, style="bold")
             for name, value in section.items():
                 if name not in TABLES:
                     print(f"  {name:20} {_text(value)}")

@@ -30,16 +30,8 @@ def score(
 ) -> Scores:
     """Score the network of a model file in float32, whatever precision it was trained in.
 
-    Args:
-        file: Contents of the model file.
-        images: Images with class indices of the file.
-        device: Where to compute.
-        workers: Processes that decode images when they do not fit in memory.
-        callback: Called with each batch and its logits N K.
-        cache_mb: Memory for decoded images, in megabytes.
-
-    Returns:
-        The scores.
+    `callback` gets each batch and its logits N K. `workers` processes decode images that do not fit
+    into `cache_mb` megabytes of memory.
     """
     model = place(file.build(), device=device, memory_format="channels_last")
     network = with_tta(model, file.preprocess.tta)

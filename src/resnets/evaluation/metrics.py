@@ -30,14 +30,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The scores of one class.
-
-    Args:
-        name: Name of the class.
-        precision: Share of the images predicted as this class that belong to it; None without any.
-        recall: Share of the images of this class that are predicted as it; None without any.
-        num_images: Images of this class.
-    """
+    """One class: precision is None if it is never predicted, recall if no image has it."""
 
     name: str
     precision: float | None
@@ -130,14 +123,7 @@ class Scores:
 
 
 class MetricAccumulator:
-    """Sum what the scores need, batch by batch.
-
-    Args:
-        classes: Class names, in the order of the logits.
-
-    Raises:
-        UserError: There is no class.
-    """
+    """Sum what the scores need, batch by batch."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         if not classes:
@@ -157,33 +143,12 @@ class MetricAccumulator:
         values = logits.detach().cpu().to(torch.float64).numpy()
         true = targets.detach().cpu().numpy()
         self._check(values, true)
-        log_probabilities = _log_softmax(values)
         self.num_per_class += np.bincount(true, minlength=len(self.classes))
+        log_probabilities = _log_softmax(values)
         self.loss += float(-log_probabilities[np.arange(len(true)), true].sum())
+
         finite = ~np.isnan(log_probabilities).any(axis=1)
-        self._count(values[finite], true[finite], log_probabilities[finite])
-
-    def _check(self, values: NDArray[np.float64], true: NDArray[Any]) -> None:
-        num_classes = len(self.classes)
-        if values.ndim != 2 or values.shape[1] != num_classes or true.shape != values.shape[:1]:
-            raise UserError(
-                f"logits of shape {values.shape} with targets of shape {true.shape}: "
-                f"give (N, {num_classes}) and (N,), since there are {num_classes} classes"
-            )
-        if not np.issubdtype(true.dtype, np.integer):
-            raise UserError(f"targets of type {true.dtype}: give class indices (integers)")
-        if true.size and not 0 <= true.min() <= true.max() < num_classes:
-            raise UserError(
-                f"targets from {true.min()} to {true.max()}: "
-                f"{num_classes} classes have the indices 0 to {num_classes - 1}"
-            )
-
-    def _count(
-        self,
-        values: NDArray[np.float64],
-        true: NDArray[Any],
-        log_probabilities: NDArray[np.float64],
-    ) -> None:
+        values, true, log_probabilities = values[finite], true[finite], log_probabilities[finite]
         predicted = values.argmax(axis=1)  # of equal logits, the lower class index
         np.add.at(self.confusion, (true, predicted), 1)
         own = values[np.arange(len(true)), true][:, None]
@@ -195,6 +160,19 @@ class MetricAccumulator:
         self.bin_counts += np.bincount(bins, minlength=NUM_BINS)
         self.bin_correct += np.bincount(bins[predicted == true], minlength=NUM_BINS)
         self.bin_confidence += np.bincount(bins, weights=confidence, minlength=NUM_BINS)
+
+    def _check(self, values: NDArray[np.float64], true: NDArray[Any]) -> None:
+        num_classes = len(self.classes)
+        if values.ndim != 2 or values.shape[1] != num_classes or true.shape != values.shape[:1]:
+            raise UserError(
+                f"logits of shape {values.shape} with targets of shape {true.shape}: "
+                f"give (N, {num_classes}) and (N,), since there are {num_classes} classes"
+            )
+        if not np.issubdtype(true.dtype, np.integer):
+            raise UserError(f"targets of type {true.dtype}: give class indices (integers)")
+        if true.size and not 0 <= true.min() <= true.max() < num_classes:
+            allowed = f"{num_classes} classes have the indices 0 to {num_classes - 1}"
+            raise UserError(f"targets from {true.min()} to {true.max()}: {allowed}")
 
     def scores(self) -> Scores:
         """Return the scores of all images that were added.

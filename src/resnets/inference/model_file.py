@@ -71,15 +71,12 @@ class ModelFile:
         if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
             raise ModelFileError(f"class names must be different strings, not {list(names)}")
         if len(names) != self.config.num_classes:
-            raise ModelFileError(
-                f"{len(names)} class names do not fit a network of "
-                f"{self.config.num_classes} classes"
-            )
+            network = f"a network of {self.config.num_classes} classes"
+            raise ModelFileError(f"{len(names)} class names do not fit {network}")
         if self.preprocess.channels != self.config.in_channels:
-            raise ModelFileError(
-                f"a preprocessing to {self.preprocess.channels} channels does not fit a network "
-                f"that takes {self.config.in_channels}"
-            )
+            network = f"a network that takes {self.config.in_channels}"
+            given = f"a preprocessing to {self.preprocess.channels} channels"
+            raise ModelFileError(f"{given} does not fit {network}")
         for name in ("scores", "recipe", "data"):
             value = getattr(self, name)
             if not isinstance(value, dict) and not (name == "scores" and value is None):
@@ -93,10 +90,8 @@ class ModelFile:
         names = expected.keys() | given.keys()
         if wrong := sorted(name for name in names if expected.get(name) != given.get(name)):
             found, needed = (sizes.get(wrong[0], "none (absent)") for sizes in (given, expected))
-            raise ModelFileError(
-                f"{len(wrong)} tensors do not fit the network of the ResNetConfig, first "
-                f"{wrong[0]}: shape {found} where the network has {needed}"
-            )
+            first = f"{wrong[0]}: shape {found} where the network has {needed}"
+            raise ModelFileError(f"{len(wrong)} tensors do not fit the network, first {first}")
 
     def build(self) -> ResNet:
         """Return the network with these weights, in evaluation mode, float32, on the CPU."""
@@ -148,9 +143,8 @@ def read_model(path: Path | str) -> ModelFile:
     """
     path = Path(path)
     if path.is_dir() and not (path / FILE_NAME).is_file():
-        raise ModelFileError(
-            f"{path} is a folder without {FILE_NAME}: give a model file or a finished run folder"
-        )
+        advice = "give a model file or a finished run folder"
+        raise ModelFileError(f"{path} is a folder without {FILE_NAME}: {advice}")
     path = path / FILE_NAME if path.is_dir() else path
     if not path.exists():
         raise ModelFileError(f"there is no model file {path}")
@@ -227,10 +221,8 @@ def _parse_header(blob: bytes) -> tuple[int, dict[str, Any]]:
             raise ModelFileError(f"is a torch file, not a model file: {TAKE_WEIGHTS}")
         raise ModelFileError(f"is not a safetensors file, or its start is damaged; {DAMAGED}")
     if end > len(blob):
-        raise ModelFileError(
-            f"is truncated or damaged: {len(blob)} bytes where the header alone ends at {end}; "
-            f"{DAMAGED}"
-        )
+        found = f"{len(blob)} bytes where the header alone ends at {end}"
+        raise ModelFileError(f"is truncated or damaged: {found}; {DAMAGED}")
     header = _parse_json(blob[LENGTH_BYTES:end])
     if not isinstance(header, dict):
         raise ModelFileError(f"is damaged: its header is not a JSON table; {DAMAGED}")
@@ -248,17 +240,15 @@ def _parse_json(text: Any) -> Any:
 def _parse_record(header: dict[str, Any]) -> dict[str, Any]:
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or KEY not in metadata:
-        raise ModelFileError(
-            f"has no {KEY!r} entry: it is a plain safetensors file (or damaged); {TAKE_WEIGHTS}"
-        )
+        kind = "it is a plain safetensors file (or damaged)"
+        raise ModelFileError(f"has no {KEY!r} entry: {kind}; {TAKE_WEIGHTS}")
     record = _parse_json(metadata[KEY])
     if not isinstance(record, dict) or len(metadata) != 1:
         raise ModelFileError(f"is damaged: its {KEY!r} entry is not one JSON record; {DAMAGED}")
     version = record.get("format")
     if isinstance(version, int) and version > FORMAT:
-        raise ModelFileError(
-            f"has format {version}, this version reads up to {FORMAT}: upgrade resnets"
-        )
+        readable = f"this version reads up to {FORMAT}"
+        raise ModelFileError(f"has format {version}, {readable}: upgrade resnets")
     missing = [name for name in FIELDS if name not in record]
     if missing or version != FORMAT:
         what = f"lacks {', '.join(missing)}" if missing else f"has the unknown format {version!r}"

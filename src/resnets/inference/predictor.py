@@ -22,7 +22,6 @@ from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile, read_model
 from resnets.inference.tta import with_tta
 
-# An image: its path, the bytes of its file, a uint8 array, or a Pillow image.
 Source = str | Path | bytes | NDArray[Any] | Image.Image
 Pixels = NDArray[np.uint8]
 # Threads that decode; Pillow releases the interpreter lock meanwhile.
@@ -76,15 +75,7 @@ class Predictor:
             raise UserError(f"the device {str(device)!r} cannot be used here: {reason}") from None
 
     def __call__(self, source: Source, *, top: int = 5) -> Prediction:
-        """Classify one image.
-
-        Args:
-            source: A path, the bytes of a file, a uint8 array H W or H W C, or a Pillow image.
-            top: How many of the most probable classes to return; at most all of them.
-
-        Returns:
-            The prediction, with `error` set where the image cannot be read.
-        """
+        """Classify one image; arguments are as in `predict`."""
         return next(self.predict([source], top=top, batch_size=1))
 
     def predict(
@@ -93,8 +84,9 @@ class Predictor:
         """Classify images, one batch at a time, as the predictions are asked for.
 
         Args:
-            sources: Images as `__call__` takes them, an array N H W C, or one image. Arrays are
-                uint8 with 1 (grey), 3 (red, green, blue) or 4 (and alpha) channels.
+            sources: One image or several. An image is a path, the bytes of a file, a Pillow image,
+                or a uint8 array H W or H W C with 1 (grey), 3 (red, green, blue) or 4 (and alpha)
+                channels.
             top: How many of the most probable classes to return; at most all of them.
             batch_size: Images computed at a time, which bounds the memory.
 
@@ -171,10 +163,8 @@ def _picture(source: object) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
     if not isinstance(source, np.ndarray):
-        raise UserError(
-            f"{type(source).__name__} is no image: give a path, the bytes of a file, a uint8 array "
-            "or a Pillow image"
-        )
+        kinds = "a path, the bytes of a file, a uint8 array or a Pillow image"
+        raise UserError(f"{type(source).__name__} is no image: give {kinds}")
     channels = source.shape[2] if source.ndim == 3 else 1
     if source.dtype != np.uint8 or source.ndim not in (2, 3) or channels not in (1, 3, 4):
         raise UserError(
