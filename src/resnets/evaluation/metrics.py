@@ -278,7 +278,10 @@ def _shares(parts: Sequence[float], wholes: Sequence[int]) -> list[float | None]
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+    """Return a list, and the lists in it, as tuples."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    return tuple(tuple(item) if isinstance(item, list) else item for item in value)
 
 
 def _plain(value: Any) -> Any:
