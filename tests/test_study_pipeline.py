@@ -30,6 +30,7 @@ def plan(tmp_path: Path) -> StudyConfig:
     return tiny_plan(write_images(tmp_path / "rows.npz"))
 
 
+@pytest.mark.slow
 def test_all_parts_are_done_once(
     plan: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

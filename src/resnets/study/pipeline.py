@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
+from resnets.device import kept_threads
 from resnets.inference.model_file import read_model
 from resnets.study.probes.initial_gradients import initial_gradient_rows
 from resnets.study.probes.probe_suite import Prober
@@ -42,6 +45,14 @@ class Pipeline:
     def run(self) -> Path:
         """Do what the folder lacks, then write the page and return its path."""
         parts = self._parts()
+        with kept_threads():
+            if self.config.probe.threads:
+                torch.set_num_threads(self.config.probe.threads)
+            self._run(parts)
+        self.log("page")
+        return write_study_report(self.folder)
+
+    def _run(self, parts: list[_Part]) -> None:
         for number, part in enumerate(parts, 1):
             title = f"part {number} of {len(parts)}, {part.name}"
             missing = [path.name for path in part.needs if not path.exists()]
@@ -52,8 +63,6 @@ class Pipeline:
             else:
                 self.log(title)
                 part.make()
-        self.log("page")
-        return write_study_report(self.folder)
 
     def _parts(self) -> list[_Part]:
         data, config = self.folder / "data", self.config

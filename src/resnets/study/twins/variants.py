@@ -24,48 +24,29 @@ class Family:
     """The config fields that make a network one of this family."""
 
     fields: Mapping[str, Any]
-    title: str
     source: str
     shrinks: bool = False  # residuals are multiplied by 1/sqrt(blocks)
 
 
 FAMILIES: dict[str, Family] = {
-    "plain": Family({"shortcut": "none"}, "plain", "He 2015, section 4.2"),
-    "residual": Family({}, "residual, option A", "He 2015, section 4.2"),
-    "preact": Family({"order": "pre"}, "pre-activation", "He 2016, figure 1b"),
+    "plain": Family({"shortcut": "none"}, "He 2015, section 4.2"),
+    "residual": Family({}, "He 2015, section 4.2, option A"),
+    "preact": Family({"order": "pre"}, "He 2016, figure 1b"),
     "skipinit": Family(
         {"order": "pre", "norm": "none", "residual_init": "scalar"},
-        "SkipInit, without norm",
         "De & Smith 2020, arXiv 2002.10444",
     ),
-    "fixup": Family(
-        {"norm": "bias", "residual_init": "fixup"},
-        "Fixup, without norm",
-        "Zhang 2019, arXiv 1901.09321",
-    ),
+    "fixup": Family({"norm": "bias", "residual_init": "fixup"}, "Zhang 2019, arXiv 1901.09321"),
     "scaled": Family(
-        {"order": "pre", "norm": "none"},
-        "residuals times 1/sqrt(blocks), without norm",
-        "Bordelon 2023, arXiv 2309.16620",
-        shrinks=True,
+        {"order": "pre", "norm": "none"}, "Bordelon 2023, arXiv 2309.16620", shrinks=True
     ),
-    "dirac": Family(
-        {"shortcut": "none", "init": "dirac"},
-        "plain, initialised near the identity",
-        "Zagoruyko 2017, arXiv 1706.00388",
-    ),
-    "halved": Family(
-        {"shortcut_strength": 0.5, "residual_scale": 0.5},
-        "shortcut and residual times 0.5",
-        "He 2016, table 1",
-    ),
-    "gate": Family({"shortcut": "gate"}, "gate on the shortcut", "He 2016, table 1"),
-    "conv": Family({"shortcut": "conv_all"}, "1x1 convolution as shortcut", "He 2016, table 1"),
-    "dropout": Family({"shortcut": "dropout"}, "dropout on the shortcut", "He 2016, table 1"),
+    "dirac": Family({"shortcut": "none", "init": "dirac"}, "Zagoruyko 2017, arXiv 1706.00388"),
+    "halved": Family({"shortcut_strength": 0.5, "residual_scale": 0.5}, "He 2016, table 1"),
+    "gate": Family({"shortcut": "gate"}, "He 2016, table 1"),
+    "conv": Family({"shortcut": "conv_all"}, "He 2016, table 1"),
+    "dropout": Family({"shortcut": "dropout"}, "He 2016, table 1"),
 } | {
-    f"strength-{strength}": Family(
-        {"shortcut_strength": strength}, f"shortcut times {strength}", "He 2016, equation 6"
-    )
+    f"strength-{strength}": Family({"shortcut_strength": strength}, "He 2016, equation 6")
     for strength in STRENGTHS
 }
 
