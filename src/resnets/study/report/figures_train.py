@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Container
 from functools import partial
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 import altair as alt
@@ -112,15 +113,12 @@ def _budget(tables: Tables) -> Drawing:
     return panels, {"gaps": gaps, "depth": max(depths_of(rows)), "seeds": len(seeds)}
 
 
-def _run(row: Row) -> tuple[str, int, int]:
-    return row["family"], row["depth"], row["seed"]
-
-
 def _curves(tables: Tables) -> Drawing:
     """Draw medians over seeds of the runs that did not diverge, so that no median jumps."""
     errors = _counted(tables, metric="train_error")
-    cut = sorted({_run(row) for row in errors if "value" not in row})
-    rows = [row for row in _counted(tables, metric="loss") if _run(row) not in cut]
+    run = itemgetter("family", "depth", "seed")
+    cut = sorted({run(row) for row in errors if "value" not in row})
+    rows = [row for row in _counted(tables, metric="loss") if run(row) not in cut]
     medians = sorted(median_by(rows, "family", "depth", "step").items())
     losses = [loss for _, loss in medians]
     series = ordered([f"{depth} layers" for depth in depths_of(rows)])
