@@ -34,8 +34,11 @@ SECTIONS = {
     "trained": ("paths", "ablation", "blocks", "similarity", "landscape"),
 }
 FIGURES = [name for names in SECTIONS.values() for name in names]
-WRITE = {"training": lambda folder: write_training(folder, degrading), "initialisation": write_init,
-         "trained": write_probes}  # fmt: skip
+WRITE = {
+    "training": lambda folder: write_training(folder, degrading),
+    "initialisation": write_init,
+    "trained": write_probes,
+}
 
 
 class Page(HTMLParser):
@@ -237,8 +240,11 @@ def test_a_browser_draws_every_chart(study: Path, tmp_path: Path) -> None:
     page = study / "study.html"
     dom = subprocess.run(
         ["chromium", *flags.split(), "--disable-component-update", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
     names = list(Page(page).charts)
     assert len(names) > 20
     for name in names:
