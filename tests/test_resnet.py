@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cases import for_each
 from resnets.errors import UserError
 from resnets.models.registry import MODELS, create_model
 from resnets.models.resnet import ResNet, ResNetConfig
@@ -19,7 +20,7 @@ from resnets.models.resnet import ResNet, ResNetConfig
 FLOAT64 = 1e-10  # the same sums in another order
 FLOAT32 = 1e-4  # the same sums, fused by a compiler, through some ten layers
 
-# One network of each family, small: each idea is there, with one or two units a stage.
+# One network of each family, small: each idea is there, with one or two blocks a stage.
 FAMILIES = [
     "resnet18",
     "resnet50",
@@ -48,7 +49,6 @@ FAMILIES = [
     "resnet8_fast",
     "plain8_fast_wide",
 ]
-families = pytest.mark.parametrize("name", FAMILIES)
 
 
 def small(name: str, **ideas: object) -> ResNet:
@@ -62,7 +62,7 @@ def small(name: str, **ideas: object) -> ResNet:
 
 
 def two_stages(name: str) -> ResNet:
-    """Enough for a compiler: each idea once, and a unit that changes the shape."""
+    """Enough for a compiler: each idea once, and a block that changes the shape."""
     widths = tuple(max(width // 4, 8) for width in MODELS[name].config.widths)
     return small(name, depths=(1, 1), widths=widths[:2])
 
@@ -103,7 +103,7 @@ GOOD = {"depths": (2, 2, 2, 2), "block": "basic"}
         ({"num_classes": 2.0}, r"num_classes = 2\.0"),
         ({"in_channels": 0}, "in_channels = 0"),
         ({"stem_width": -1}, "stem_width = -1"),
-        ({"se": 1}, "se = 1: must be a number from 0 up to, but not, 1"),
+        ({"se": 1}, r"se = 1: must be a number in \[0, 1\)"),
         ({"drop_path": -0.1}, "drop_path"),
         ({"drop_path": float("nan")}, "drop_path = nan"),
         ({"dropout": "0.5"}, "dropout"),
@@ -123,19 +123,22 @@ GOOD = {"depths": (2, 2, 2, 2), "block": "basic"}
         ({"blur": 3, "stem": "deep_conv"}, "not defined for stem = 'deep_conv'"),
         ({"blur": 3, "output_stride": 8}, "not defined for output_stride = 8"),
         ({"blur": 3, "block": "bottleneck", "stride_on": "1x1"}, "stride_on = '1x1'"),
-        ({"blur": 3, "stem": "small", "depths": (2,), "widths": (8,)}, "nothing to do"),
+        ({"blur": 3, "stem": "small", "depths": (2,), "widths": (8,)}, "has no effect"),
         ({"stem": "small", "output_stride": 16}, "own stride is only 8"),
         ({"halving": "pool"}, "unknown halving 'pool'"),
         ({"halving": "max_pool", "order": "pre"}, "halving = 'max_pool' is not defined for order"),
         ({"halving": "max_pool", "block": "bottleneck"}, "not defined for block = 'bottleneck'"),
         ({"halving": "max_pool", "blur": 3}, "blur = 3 is not defined for halving = 'max_pool'"),
         ({"halving": "max_pool", "output_stride": 8}, "not defined for output_stride = 8"),
-        ({"stem": "whitened", "stem_width": 64}, "'whitened' has 8 channels for each of the image"),
+        (
+            {"stem": "whitened", "stem_width": 64},
+            "'whitened' has 8 channels for each",
+        ),
         ({"stem": "whitened", "order": "pre"}, "needs order = 'post'"),
         ({"stem": "whitened", "blur": 3}, "blur = 3 is not defined for stem = 'whitened'"),
     ],
 )
-def test_a_spec_that_cannot_be_meant_is_refused(change: dict[str, object], message: str) -> None:
+def test_a_config_that_cannot_be_meant_is_refused(change: dict[str, object], message: str) -> None:
     ResNetConfig(**GOOD)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=message) as caught:
         ResNetConfig(**(GOOD | change))  # type: ignore[arg-type]
@@ -145,7 +148,7 @@ def test_a_spec_that_cannot_be_meant_is_refused(change: dict[str, object], messa
 # Any size, any tool ------------------------------------------------------------------------------
 
 
-@families
+@for_each(FAMILIES)
 def test_any_size_is_classified_and_trains_down_to_one_pixel(name: str) -> None:
     model = small(name)
     first = 17 if model.config.blur else 1
@@ -161,7 +164,7 @@ def test_any_size_is_classified_and_trains_down_to_one_pixel(name: str) -> None:
         assert logits.isfinite().all()
 
 
-@families
+@for_each(FAMILIES)
 def test_gradients_reach_the_first_layer(name: str) -> None:
     model = small(name)
     model(some_images(side=64)).square().mean().backward()
@@ -169,7 +172,7 @@ def test_gradients_reach_the_first_layer(name: str) -> None:
     assert not silent
 
 
-@families
+@for_each(FAMILIES)
 def test_copies_and_pickles_compute_the_same(name: str) -> None:
     model = small(name).eval()
     expected = model(some_images())
@@ -178,7 +181,7 @@ def test_copies_and_pickles_compute_the_same(name: str) -> None:
         assert twin.config == model.config
 
 
-@families
+@for_each(FAMILIES)
 def test_torch_compile_sees_one_graph(name: str) -> None:
     torch.compiler.reset()
     model = two_stages(name).eval()
@@ -186,7 +189,7 @@ def test_torch_compile_sees_one_graph(name: str) -> None:
     assert torch.allclose(compiled(some_images()), model(some_images()), atol=FLOAT32)
 
 
-@families
+@for_each(FAMILIES)
 def test_torch_export_takes_any_number_of_images(name: str) -> None:
     model = two_stages(name).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
@@ -214,7 +217,7 @@ def test_inductor_compiles_training_and_agrees() -> None:
 # A backbone --------------------------------------------------------------------------------------
 
 
-@families
+@for_each(FAMILIES)
 def test_features_and_head_are_the_network(name: str) -> None:
     model = small(name).eval()
     images = some_images(side=64)
