@@ -346,7 +346,7 @@ def test_no_global_generator_is_touched() -> None:
         ({"crop": "shift"}, "needs 1 pixel"),
         ({"crop_padding": 2}, "any other crop 0"),
         ({"crop": "shift", "crop_padding": -1}, "crop_padding -1"),
-        ({"min_area": 0.0}, "min_area 0.0: must lie in 0.01..1"),
+        ({"min_area": 0.0}, "min_area 0.0: must be in 0.01..1"),
         ({"erasing": 1.5}, "erasing 1.5"),
         ({"mixup": -0.1}, "mixup -0.1"),
         ({"cutmix": float("nan")}, "cutmix nan"),

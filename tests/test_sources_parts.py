@@ -125,5 +125,5 @@ def test_split_is_a_pure_function() -> None:
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.5, 2])
 def test_split_refuses_other_fractions(fraction: float) -> None:
-    with pytest.raises(UserError, match="must lie between 0 and 1"):
+    with pytest.raises(UserError, match="must be between 0 and 1"):
         stratified_split(np.arange(4) % 2, fraction=fraction, seed=0)

@@ -1,7 +1,7 @@
-"""An .npz of x_train, y_train, x_test, y_test[, x_val, y_val, classes] -> `Found`.
+"""Provide .npz files with x_train, y_train, x_test, y_test and, optionally, x_val, y_val, classes.
 
-Images are uint8, N H W or N H W C with 1 or 3 channels; labels are whole numbers (indices into
-`classes`, or names of their own where there is none) or strings. Nothing is unpickled.
+Images are uint8, N H W or N H W C with 1 or 3 channels. Labels are strings or whole numbers:
+indices into `classes`, or names where there are no `classes`. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from zipfile import BadZipFile, is_zipfile
 import numpy as np
 
 from resnets.data.dataset import Images
-from resnets.data.packed_strings import Array
-from resnets.data.sources.indexing import Found
+from resnets.data.file_store import Array
+from resnets.data.sources.indexing import SourceListing
 from resnets.errors import UserError
 
 _PARTS = ("train", "val", "test")
 
 
-def read_npz(path: Path) -> Found:
-    """Raises UserError if the file is damaged or its arrays do not fit together."""
+def read_npz(path: Path) -> SourceListing:
+    """Read an .npz; raise UserError if it is damaged or its arrays do not fit together."""
     try:
         with path.open("rb") as stream:
             if not is_zipfile(stream):
-                raise BadZipFile("it is no archive of arrays, as numpy.savez writes one")
+                raise BadZipFile("it was not written by numpy.savez")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
@@ -36,12 +36,12 @@ def read_npz(path: Path) -> Found:
     return found_in(arrays, name=path.stem, source=str(path))
 
 
-def found_in(arrays: Mapping[str, Array], *, name: str, source: str) -> Found:
-    """The same for arrays in memory; `source` names them in errors."""
+def found_in(arrays: Mapping[str, Array], *, name: str, source: str) -> SourceListing:
+    """Make a listing of arrays in memory; `source` names them in messages."""
     present = [part for part in _PARTS if f"x_{part}" in arrays]
     if not present:
         keys = ", ".join(sorted(arrays)) or "nothing"
-        raise UserError(f"{source} holds {keys}; expected x_train, y_train, x_test, y_test")
+        raise UserError(f"{source} has {keys}; expected x_train, y_train, x_test, y_test")
     pixels = {part: _pixels(arrays[f"x_{part}"], f"x_{part} of {source}") for part in present}
     labels = {part: _labels(arrays, part, len(pixels[part]), source) for part in present}
     classes = _classes(arrays.get("classes"), labels, source)
@@ -50,7 +50,7 @@ def found_in(arrays: Mapping[str, Array], *, name: str, source: str) -> Found:
         ids = tuple(f"{part}/{index}" for index in range(len(pixels[part])))
         targets = _targets(labels[part], classes, "classes" in arrays, f"y_{part} of {source}")
         parts[part] = Images(pixels=pixels[part], targets=targets, ids=ids)
-    return Found(name=name, classes=classes, splits=parts)
+    return SourceListing(name=name, classes=classes, splits=parts)
 
 
 def _pixels(images: Array, source: str) -> Array:
@@ -99,11 +99,11 @@ def _targets(labels: Array, classes: tuple[str, ...], numbered: bool, source: st
         wrong = labels[(labels < 0) | (labels >= len(classes))]
         if len(wrong):
             raise UserError(
-                f"{source} holds the label {wrong[0]}, but there are {len(classes)} classes"
+                f"{source} has the label {wrong[0]}, but there are {len(classes)} classes"
             )
         return labels.astype(np.int64)
     position = {name: index for index, name in enumerate(classes)}
     missing = sorted(set(map(str, np.unique(labels))) - position.keys())
     if missing:
-        raise UserError(f"{source} holds the label {missing[0]!r}, which is not among its classes")
+        raise UserError(f"{source} has the label {missing[0]!r}, which is not among its classes")
     return np.array([position[str(label)] for label in labels], np.int64)
