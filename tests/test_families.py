@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from functools import cache
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cases import for_each
@@ -108,6 +111,7 @@ resnext29_8x64d 34,426,698 5.387G 188
 resnext29_16x64d 68,155,210 10.689G 188
 """
 ROWS = {line.split()[0]: line.split()[1:] for line in PRINTED.strip().splitlines()}
+Sizes = NDArray[np.int64]
 ROUNDED = 0.51  # of the last digit: a few figures were rounded twice on their way into print
 
 
@@ -119,8 +123,6 @@ def cut(config: ResNetConfig) -> ResNetConfig:
 # Rows that differ in depth alone have one cut network, and so one test.
 CUT = {cut(row.config): name for name, row in reversed(MODELS.items())}
 SMALLEST = {name: config for config, name in CUT.items()}
-# Networks whose sizes take seconds to count; `make slow` counts all of them.
-DEEP = [name for name, row in MODELS.items() if row.layers >= 350 and name != "resnet1001"]
 
 
 def on_meta(config: ResNetConfig) -> ResNet:
@@ -143,29 +145,45 @@ def test_rows_carry_the_printed_sizes(name: str) -> None:
         assert abs(row.macs / unit - float(macs[:-1])) <= ROUNDED * last_digit
 
 
-@for_each(name for name in MODELS if name not in DEEP)
+@cache
+def sizes(config: ResNetConfig, side: int) -> Sizes:
+    """Parameters, MACs and entries of the state dict; each layer is used once."""
+    model = on_meta(config)
+    layers = layer_table(model, side)
+    uses = Counter(layer.name for layer in layers)
+    assert set(uses.values()) == {1}
+    leaves = {name for name, m in model.named_modules() if not any(m.children())}
+    assert all(isinstance(model.get_submodule(name), nn.Identity) for name in leaves - set(uses))
+    assert not any(getattr(module, "inplace", False) for module in model.modules())
+    params = count_parameters(model)
+    assert params == sum(layer.parameters for layer in layers)
+    return np.array([params, sum(layer.macs for layer in layers), len(model.state_dict())])
+
+
+def extrapolated_sizes(config: ResNetConfig, side: int) -> Sizes:
+    """The same for a deep network: a third block of a stage costs what the second costs."""
+    small = cut(config)
+    total = sizes(small, side)
+    for stage, depth in enumerate(config.depths):
+        if depth > 2:
+            depths = (*small.depths[:stage], 1, *small.depths[stage + 1 :])
+            without = sizes(dataclasses.replace(small, depths=depths), side)
+            total = total + (depth - 2) * (sizes(small, side) - without)
+    return total
+
+
+@for_each(MODELS)
 def test_networks_have_the_sizes_of_their_rows(name: str) -> None:
-    check_sizes(name)
+    row = MODELS[name]
+    count = sizes if row.layers <= 60 else extrapolated_sizes
+    assert count(row.config, row.input_size).tolist() == [row.params, row.macs, row.keys]
 
 
 @pytest.mark.slow
-@for_each(DEEP)
+@for_each(name for name, row in MODELS.items() if row.layers > 60)
 def test_deep_networks_have_the_sizes_of_their_rows(name: str) -> None:
-    check_sizes(name)
-
-
-def check_sizes(name: str) -> None:
-    row, model = MODELS[name], on_meta(MODELS[name].config)
-    layers = layer_table(model, row.input_size)
-    assert count_parameters(model) == sum(layer.parameters for layer in layers) == row.params
-    assert sum(layer.macs for layer in layers) == row.macs
-    assert len(model.state_dict()) == row.keys
-    uses = Counter(layer.name for layer in layers)  # one module for one use
-    assert set(uses.values()) == {1}
-    leaves = {name for name, m in model.named_modules() if not any(m.children())}
-    idle = leaves - set(uses)
-    assert all(isinstance(model.get_submodule(name), nn.Identity) for name in idle)
-    assert not any(getattr(module, "inplace", False) for module in model.modules())
+    row = MODELS[name]
+    assert sizes(row.config, row.input_size).tolist() == [row.params, row.macs, row.keys]
 
 
 @for_each(SMALLEST)
