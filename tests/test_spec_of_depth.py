@@ -166,7 +166,7 @@ def test_it_learns_and_survives_json(ideas: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("ideas", "message"),
     [
-        ({"shortcut_strength": 2}, "shortcut_strength = 2: must be a number from 0 to 1"),
+        ({"shortcut_strength": 2}, r"shortcut_strength = 2: must be a number in \[0, 1\]"),
         ({"residual_scale": float("nan")}, "residual_scale = nan"),
         ({"shortcut": "none", "shortcut_strength": 0.5}, "nothing to weaken"),
         ({"shortcut_strength": 0, "drop_path": 0.1}, "with shortcut_strength = 0 a dropped"),

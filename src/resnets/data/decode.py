@@ -97,21 +97,11 @@ def decode(
     piece: Piece | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Array:
-    """Decode an image, or a piece of it.
+    """Decode an image, or a piece of it, as uint8 H W C with 1 (grey) or 3 (colour) channels.
 
-    Args:
-        source: A path, or the content of a file.
-        channels: 1 (grey) or 3 (red, green, blue).
-        piece: What to decode; None is the whole image. A JPEG of which a piece needs less than half
-            of its pixels a side is decoded at 1/2, 1/4 or 1/8 of its size (by a smaller cosine
-            transform: cheaper, and free of aliasing). This is for training only.
-        max_pixels: Largest width times height.
-
-    Returns:
-        uint8 H W C.
-
-    Raises:
-        DecodeError: The source is not a complete image of at most `max_pixels`.
+    A JPEG of which a piece needs less than half of its pixels a side is decoded at 1/2, 1/4 or 1/8
+    of its size, by a smaller cosine transform: cheaper, free of aliasing, and for training only.
+    Raises DecodeError for what is not a complete image of at most `max_pixels`.
     """
     with _open(source, max_pixels) as picture:
         return _pixels(picture, channels, piece)

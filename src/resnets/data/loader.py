@@ -61,33 +61,20 @@ class Batch:
     waited: float = 0.0  # seconds for the images
 
 
-def fits(part: Split, preprocess: Preprocess, cache_mb: float) -> bool:
+def fits(split: Split, preprocess: Preprocess, cache_mb: float) -> bool:
     """Return whether the decoded images take at most `cache_mb` megabytes."""
-    return len(part) * preprocess.channels * preprocess.size**2 <= cache_mb * MEGABYTE
+    return len(split) * preprocess.channels * preprocess.size**2 <= cache_mb * MEGABYTE
 
 
 class TrainLoader:
     """Make training batches that are a pure function of (seed, step), from any step on.
 
-    Args:
-        part: Images to train on.
-        preprocess: How images become the network's input.
-        augment: Augmentation.
-        num_classes: Number of classes, for mixed targets.
-        batch_size: Images of a step, over all processes.
-        seed: Seed of the order and of the augmentation.
-        device: Device of the batches.
-        workers: Processes that read images which do not fit into the cache; 0 is none.
-        cache_mb: Size of the cache for decoded images, in MiB.
-        places: Places of this process in each batch; None is all.
-
-    Raises:
-        UserError: A value is outside its range, or there are no images.
+    `batch_size` counts the images of all processes and `places` those of this process (None: all).
     """
 
     def __init__(
         self,
-        part: Split,
+        split: Split,
         *,
         preprocess: Preprocess,
         augment: Augment,
@@ -99,31 +86,31 @@ class TrainLoader:
         cache_mb: float = 1024,
         places: Indices | None = None,
     ) -> None:
-        check(part, batch_size=batch_size, workers=workers)
+        check(split, batch_size=batch_size, workers=workers)
         if augment.fill == "reflect" and augment.crop_padding >= preprocess.size:
             raise UserError(
                 f"--crop-padding {augment.crop_padding} with --fill reflect: must be below the "
                 f"size of the images, {preprocess.size}"
             )
-        self.part, self.preprocess, self.augment = part, preprocess, augment
+        self.split, self.preprocess, self.augment = split, preprocess, augment
         self.num_classes, self.batch_size, self.seed = num_classes, batch_size, seed
         self.device = torch.device(device)
         self.places = np.arange(batch_size) if places is None else places
         self.own = np.ones(len(self.places), dtype=np.bool_)
         if augment.mixes:
             self.places, self.own = with_partners(self.places, batch_size=batch_size)
-        self.targets = torch.from_numpy(part.targets.astype(np.int64))
+        self.targets = torch.from_numpy(split.targets.astype(np.int64))
         self.orders: dict[int, Indices] = {}
-        kept = canvas(part, preprocess) if augment.crop == "resized" else preprocess
-        self.cached = fits(part, kept, cache_mb)
+        kept = canvas(split, preprocess) if augment.crop == "resized" else preprocess
+        self.cached = fits(split, kept, cache_mb)
         if self.cached:
-            decoded = decode_all(part, kept)
+            decoded = decode_all(split, kept)
             self.shown, self.aspects = decoded.shown(), decoded.aspects
             # torchvision's policies work image by image, for which a GPU is the wrong place.
             home = self.device if augment.auto_augment == "none" else torch.device("cpu")
             self.pixels = decoded.pixels.to(home)
         else:
-            reader = TrainReader(part, preprocess, augment, seed)
+            reader = TrainReader(split, preprocess, augment, seed)
             self.workers = WorkerPool(reader, count=workers, device=self.device)
 
     def request(self, step: int) -> Request:
@@ -132,7 +119,7 @@ class TrainLoader:
 
     def samples(self, positions: Indices) -> Request:
         """Return the epochs and indices at positions in the sequence of all epochs, N each."""
-        epochs, places = np.divmod(positions, len(self.part))
+        epochs, places = np.divmod(positions, len(self.split))
         indices = np.empty_like(places)
         for epoch in range(int(epochs.min()), int(epochs.max()) + 1):
             members = epochs == epoch
@@ -142,7 +129,7 @@ class TrainLoader:
     def order(self, epoch: int) -> Indices:
         """Return permutation(seed, epoch); two are kept, since requests run ahead."""
         if epoch not in self.orders:
-            self.orders[epoch] = permutation(self.seed, epoch, len(self.part))
+            self.orders[epoch] = permutation(self.seed, epoch, len(self.split))
             for old in list(self.orders)[:-2]:
                 del self.orders[old]
         return self.orders[epoch]
@@ -215,22 +202,11 @@ class EvalLoader:
 
     A split that fits into the cache is decoded in the first iteration. An unreadable file is left
     out and counted in `replaced` of the batch before or after its place.
-
-    Args:
-        part: Images to evaluate on.
-        preprocess: How images become the network's input.
-        batch_size: Images of a batch.
-        device: Device of the batches.
-        workers: Processes that read images which do not fit into the cache; 0 is none.
-        cache_mb: Size of the cache for decoded images, in MiB.
-
-    Raises:
-        UserError: A value is outside its range, or there are no images.
     """
 
     def __init__(
         self,
-        part: Split,
+        split: Split,
         *,
         preprocess: Preprocess,
         batch_size: int,
@@ -238,21 +214,21 @@ class EvalLoader:
         workers: int = 0,
         cache_mb: float = 1024,
     ) -> None:
-        check(part, batch_size=batch_size, workers=workers)
-        self.part, self.preprocess, self.batch_size = part, preprocess, batch_size
+        check(split, batch_size=batch_size, workers=workers)
+        self.split, self.preprocess, self.batch_size = split, preprocess, batch_size
         self.device = torch.device(device)
-        self.targets = torch.from_numpy(part.targets.astype(np.int64))
-        self.cached = fits(part, preprocess, cache_mb)
+        self.targets = torch.from_numpy(split.targets.astype(np.int64))
+        self.cached = fits(split, preprocess, cache_mb)
         self.decoded: DecodedSplit | None = None
-        reader = EvalReader(part, preprocess)
+        reader = EvalReader(split, preprocess)
         count = 0 if self.cached else workers
         self.workers = WorkerPool(reader, count=count, device=self.device)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.part) / self.batch_size)
+        return math.ceil(len(self.split) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        places = np.arange(len(self.part))
+        places = np.arange(len(self.split))
         requests = [places[i : i + self.batch_size] for i in places[:: self.batch_size]]
         answers = map(self.look_up, requests) if self.cached else self.workers.map(requests)
         held: Batch | None = None  # one behind, so that a last batch without images is counted
@@ -271,7 +247,7 @@ class EvalLoader:
     def look_up(self, indices: Indices) -> Answer:
         """Return the readable ones of these images, from memory."""
         if self.decoded is None:
-            decoded = decode_all(self.part, self.preprocess)
+            decoded = decode_all(self.split, self.preprocess)
             self.decoded = replace(decoded, pixels=decoded.pixels.to(self.device))
         shown = indices[self.decoded.readable[indices]]
         return self.decoded.pixels[torch.from_numpy(shown).to(self.device)], shown
@@ -287,9 +263,9 @@ class EvalLoader:
         self.workers.close()
 
 
-def check(part: Split, *, batch_size: int, workers: int) -> None:
+def check(split: Split, *, batch_size: int, workers: int) -> None:
     """Check what both loaders need."""
-    if len(part) == 0:
+    if len(split) == 0:
         raise UserError("there are no images to make batches of")
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: must be 1 or more")
@@ -298,16 +274,16 @@ def check(part: Split, *, batch_size: int, workers: int) -> None:
 
 
 def channel_statistics(
-    part: Split, preprocess: Preprocess, *, sample: int = STATISTICS_SAMPLE
+    split: Split, preprocess: Preprocess, *, sample: int = STATISTICS_SAMPLE
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation of each channel, in 0..1.
 
     Measured are all images in memory, or `sample` evenly spaced files. Sums are whole numbers below
     2^53, so they are exact in float64. The deviation is at least one grey level.
     """
-    if isinstance(part, ImageFiles) and len(part) > sample:
-        part = part.subset(np.linspace(0, len(part) - 1, sample).round().astype(np.int64))
-    decoded = decode_all(part, preprocess)
+    if isinstance(split, ImageFiles) and len(split) > sample:
+        split = split.subset(np.linspace(0, len(split) - 1, sample).round().astype(np.int64))
+    decoded = decode_all(split, preprocess)
     count = int(decoded.readable.sum()) * preprocess.size**2
     if count == 0:
         raise none_readable()

@@ -40,10 +40,10 @@ CHUNK = 64
 CANVAS = 1.25
 
 
-def try_read(part: Split, index: int, channels: int, piece: Piece | None = None) -> Bytes | None:
+def try_read(split: Split, index: int, channels: int, piece: Piece | None = None) -> Bytes | None:
     """Return an image H W C or a piece of it, or None where the file cannot be read."""
     try:
-        return part.read(index, channels, piece)
+        return split.read(index, channels, piece)
     except DecodeError:
         return None
 
@@ -80,15 +80,15 @@ def none_readable() -> UserError:
     return UserError("none of the images can be read; check that the files still exist")
 
 
-def decode_all(part: Split, preprocess: Preprocess) -> DecodedSplit:
+def decode_all(split: Split, preprocess: Preprocess) -> DecodedSplit:
     """Read and resize every image, in threads: decoding releases the interpreter's lock."""
-    total, size, channels = len(part), preprocess.size, preprocess.channels
+    total, size, channels = len(split), preprocess.size, preprocess.channels
     pixels = np.zeros((total, channels, size, size), dtype=np.uint8)
     readable, aspects = np.zeros(total, dtype=np.bool_), np.ones(total)
 
     def fill(start: int) -> None:
         for index in range(start, min(start + CHUNK, total)):
-            image = try_read(part, index, channels)
+            image = try_read(split, index, channels)
             if image is not None:
                 aspects[index] = image.shape[1] / image.shape[0]
                 pixels[index] = preprocess.resize(image).transpose(2, 0, 1)
@@ -108,12 +108,12 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def canvas(part: Split, preprocess: Preprocess) -> Preprocess:
+def canvas(split: Split, preprocess: Preprocess) -> Preprocess:
     """Return how to cache images that are cropped at random: whole, a quarter larger.
 
     They are squashed to a square. Boxes are drawn in the original's aspect, so crops keep theirs.
     """
-    size = min(round(CANVAS * preprocess.size), max(preprocess.size, part.largest_side))
+    size = min(round(CANVAS * preprocess.size), max(preprocess.size, split.largest_side))
     return replace(preprocess, size=size, resize_mode="squash", crop_fraction=1.0)
 
 
@@ -121,7 +121,7 @@ def canvas(part: Split, preprocess: Preprocess) -> Preprocess:
 class TrainReader:
     """Read the images of a request, and do what depends on their original size."""
 
-    part: Split
+    split: Split
     preprocess: Preprocess
     augment: Augment
     seed: int
@@ -148,7 +148,7 @@ class TrainReader:
         """
         if self.augment.crop != "resized":
             return [None] * len(indices)
-        widths, heights = self.part.sizes[indices].T
+        widths, heights = self.split.sizes[indices].T
         area = self.augment.min_area
         box = crop_boxes(sample_keys, min_area=area, image_aspect=widths / heights)
         side = self.preprocess.size
@@ -159,9 +159,9 @@ class TrainReader:
 
     def next_readable(self, index: int, piece: Piece | None) -> tuple[int, Bytes | None]:
         """Return the first readable image from `index` on; None if there is none."""
-        for step in range(len(self.part)):
-            found = (index + step) % len(self.part)
-            image = try_read(self.part, found, self.preprocess.channels, piece)
+        for step in range(len(self.split)):
+            found = (index + step) % len(self.split)
+            image = try_read(self.split, found, self.preprocess.channels, piece)
             if image is not None:
                 return found, image
         return index, None
@@ -181,12 +181,12 @@ class TrainReader:
 class EvalReader:
     """Read the images of a request as in evaluation; leave out what cannot be read."""
 
-    part: Split
+    split: Split
     preprocess: Preprocess
 
     def __getitem__(self, indices: Indices) -> Answer:
         size, channels = self.preprocess.size, self.preprocess.channels
-        found = {int(i): try_read(self.part, int(i), channels) for i in indices}
+        found = {int(i): try_read(self.split, int(i), channels) for i in indices}
         images = {
             i: as_tensor(self.preprocess.resize(x)) for i, x in found.items() if x is not None
         }

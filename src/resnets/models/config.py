@@ -22,6 +22,11 @@ CHOICES = {
     "init": ("fan_out", "fan_in", "dirac", "orthogonal"),
 }
 POSITIVE = ("num_classes", "in_channels", "groups", "group_width")
+# Upper end of the range of a real number, excluded or not.
+UPPER = {
+    **dict.fromkeys(("se", "drop_path", "dropout"), "1)"),
+    **dict.fromkeys(("shortcut_strength", "residual_scale"), "1]"),
+}
 EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block, in multiples of its width
 
 
@@ -99,10 +104,8 @@ class ResNetConfig:
             _choice(name, getattr(self, name), allowed)
         for name in POSITIVE:
             _count(name, getattr(self, name))
-        for name in ("se", "drop_path", "dropout"):
-            object.__setattr__(self, name, _share(name, getattr(self, name)))
-        for name in ("shortcut_strength", "residual_scale"):
-            object.__setattr__(self, name, _factor(name, getattr(self, name)))
+        for name, upper in UPPER.items():
+            object.__setattr__(self, name, _real(name, getattr(self, name), upper))
         if self.stem_width is not None:
             _count("stem_width", self.stem_width)
         _number("blur", self.blur, (0, 3, 5))
@@ -194,21 +197,14 @@ def _needs_bottleneck(config: ResNetConfig) -> Iterable[str]:
 def _needs_shortcut(config: ResNetConfig) -> Iterable[str]:
     """Refuse residuals that start at zero or are dropped where no shortcut is beside them."""
     none = "shortcut = 'none'" if config.shortcut == "none" else "shortcut_strength = 0"
-    if config.residual_init != "default":
-        yield (
-            f"residual_init = {config.residual_init!r} needs a shortcut: with {none} the "
-            "network would start at zero and stay there; use residual_init = 'default'"
-        )
+    start, strength = config.residual_init, config.shortcut_strength
+    if start != "default":
+        yield f"residual_init = {start!r} needs a shortcut: with {none} the network stays at zero"
     if config.drop_path:
-        yield (
-            f"drop_path = {config.drop_path} needs a shortcut: with {none} a dropped "
-            "branch leaves nothing; use drop_path = 0"
-        )
-    if config.shortcut == "none" and config.shortcut_strength != 1:
-        yield (
-            f"shortcut_strength = {config.shortcut_strength} needs a shortcut: with shortcut = "
-            "'none' there is nothing to weaken; use shortcut_strength = 1"
-        )
+        rate = config.drop_path
+        yield f"drop_path = {rate} needs a shortcut: with {none} a dropped block returns zero"
+    if config.shortcut == "none" and strength != 1:
+        yield f"shortcut_strength = {strength} needs a shortcut: there is nothing to weaken"
 
 
 def _needs_fixup(config: ResNetConfig) -> Iterable[str]:
@@ -273,13 +269,8 @@ def _counts(name: str, values: object) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _share(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise UserError(f"{name} = {value!r}: must be a number in [0, 1)")
-    return float(value)
-
-
-def _factor(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise UserError(f"{name} = {value!r}: must be a number from 0 to 1")
-    return float(value)
+def _real(name: str, value: object, upper: str) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and (0 <= value < 1 or (value == 1 and upper == "1]"))):  # type: ignore[operator]
+        raise UserError(f"{name} = {value!r}: must be a number in [0, {upper}")
+    return float(value)  # type: ignore[arg-type]

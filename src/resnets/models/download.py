@@ -34,16 +34,10 @@ Check = Callable[[Path], object]
 
 
 def local_file(source: str, *, name: str, check: Check) -> Path:
-    """Return the file that a source names, downloaded if need be.
+    """Return the file that a source names, downloaded if need be, or raise UserError.
 
-    Args:
-        source: A path, an http(s) URL, `hub:owner/name` (Hugging Face hub) or `torchvision:TAG`.
-        name: Name of the network, for `torchvision:`.
-        check: Reads a file downloaded from a URL and raises UserError if it has no weights. The
-            file is then not kept.
-
-    Raises:
-        UserError: The file, repository or tag does not exist, or the download fails.
+    `name` is the network's, for `torchvision:`. `check` reads a file downloaded from a URL and
+    raises UserError if it has no weights; the file is then not kept.
     """
     if source.startswith("torchvision:"):
         return download(torchvision_url(name, source.removeprefix("torchvision:")), check=check)

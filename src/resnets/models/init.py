@@ -48,12 +48,9 @@ def initialise(network: nn.Module, config: ResNetConfig) -> None:
 def initialise_convolution(weight: Tensor, *, init: str) -> None:
     """Fill filters O I K K with initial values.
 
-    Args:
-        weight: The filters.
-        init: "fan_out" or "fan_in" (He 2015b, arXiv 1502.01852), "dirac" (the identity and a little
-            noise, Zagoruyko 2017, arXiv 1706.00388) or "orthogonal" (an orthogonal matrix at the
-            filter's centre times sqrt(2) for the ReLU, zeros around it, Xiao 2018, arXiv
-            1806.05393).
+    fan_out and fan_in: He 2015b (arXiv 1502.01852). dirac: the identity and a little noise
+    (Zagoruyko 2017, arXiv 1706.00388). orthogonal: an orthogonal matrix at the filter's centre
+    times sqrt(2) for the ReLU, zeros around it (Xiao 2018, arXiv 1806.05393).
     """
     if init in ("fan_out", "fan_in"):
         nn.init.kaiming_normal_(weight, mode=init, nonlinearity="relu")  # type: ignore[arg-type]

@@ -72,9 +72,9 @@ def _read_idx_set(name: str) -> dict[str, Array]:
         _download(name, row)
         folder = home
     arrays: dict[str, Array] = {"classes": np.array(row.classes)}
-    for part, prefix in (("train", "train"), ("test", "t10k")):
-        arrays[f"x_{part}"] = _read_idx(folder, f"{prefix}-images-idx3")
-        arrays[f"y_{part}"] = _read_idx(folder, f"{prefix}-labels-idx1")
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        arrays[f"x_{split}"] = _read_idx(folder, f"{prefix}-images-idx3")
+        arrays[f"y_{split}"] = _read_idx(folder, f"{prefix}-labels-idx1")
     return arrays
 
 
@@ -103,15 +103,15 @@ def _read_cifar(name: str) -> dict[str, Array]:
     if not (cache_dir() / row.folder).is_dir():
         _download(name, row)
     arrays: dict[str, Array] = {}
-    for part in ("train", "test"):
+    for split in ("train", "test"):
         try:
-            images = _torchvision(row)(cache_dir(), train=part == "train")
+            images = _torchvision(row)(cache_dir(), train=split == "train")
         except RuntimeError as error:  # torchvision compares the md5 of every file
             raise UserError(
                 f"{cache_dir() / row.folder} is damaged; remove it and try again"
             ) from error
-        arrays[f"x_{part}"] = images.data
-        arrays[f"y_{part}"] = np.array(images.targets)
+        arrays[f"x_{split}"] = images.data
+        arrays[f"y_{split}"] = np.array(images.targets)
         arrays["classes"] = np.array(images.classes)
     return arrays
 

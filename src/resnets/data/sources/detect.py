@@ -49,18 +49,18 @@ def open_data(
     else:
         names, notices = _model_classes(found, classes)
     indexed, skipped, unread = read_all_headers(found, max_corrupt=max_corrupt)
-    parts = {name: _renumbered(part, found.classes, names) for name, part in indexed.items()}
+    splits = {name: _renumbered(split, found.classes, names) for name, split in indexed.items()}
     if classes is None:
-        _check_none_lost(parts, names, found.name)
-    for name in [name for name, part in parts.items() if not len(part)]:
+        _check_none_lost(splits, names, found.name)
+    for name in [name for name, split in splits.items() if not len(split)]:
         notices += (f"the split {name} has no images: ignored",)
-        del parts[name]
-    if not parts:
+        del splits[name]
+    if not splits:
         raise UserError(f"no images in {data}")
     return DataSet(
         name=found.name,
         classes=names,
-        splits=parts,
+        splits=splits,
         notices=found.notices + notices + unread,
         skipped=skipped,
     )
@@ -121,16 +121,16 @@ def _own_classes(found: SourceListing) -> tuple[tuple[str, ...], tuple[str, ...]
         )
     known = found.labels(training)
     notices: list[str] = []
-    for part in found.splits:
-        strange = sorted(found.labels(part) - known)
+    for split in found.splits:
+        strange = sorted(found.labels(split) - known)
         if strange:
             raise UserError(
-                f"classes in {part} that {training} does not have: {shortened(strange)}; "
+                f"classes in {split} that {training} does not have: {shortened(strange)}; "
                 f"{training} has {shortened(sorted(known))}"
             )
-        lacking = sorted(known - found.labels(part))
+        lacking = sorted(known - found.labels(split))
         if lacking:
-            notices.append(f"the split {part} has no images of: {shortened(lacking)}")
+            notices.append(f"the split {split} has no images of: {shortened(lacking)}")
     names = tuple(name for name in found.classes if name in known)
     unused = [name for name in found.classes if name not in known]
     if unused:
@@ -147,10 +147,10 @@ def _model_classes(
     found: SourceListing, classes: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the model's classes; refuse data that have others."""
-    for part in found.splits:
-        strange = sorted(found.labels(part) - set(classes))
+    for split in found.splits:
+        strange = sorted(found.labels(split) - set(classes))
         if strange:
-            where = found.name if part == "all" else f"{part} of {found.name}"
+            where = found.name if split == "all" else f"{split} of {found.name}"
             raise UserError(
                 f"classes in {where} that the model does not know: "
                 f"{shortened(strange)}; it knows {shortened(list(classes))}"
@@ -158,16 +158,16 @@ def _model_classes(
     return tuple(classes), ()
 
 
-def _renumbered(part: Split, old: tuple[str, ...], new: tuple[str, ...]) -> Split:
+def _renumbered(split: Split, old: tuple[str, ...], new: tuple[str, ...]) -> Split:
     """Return the split with targets in `new` instead of `old`; used labels are in both."""
     position = {name: index for index, name in enumerate(new)}
     table = np.array([position.get(name, -1) for name in old], np.int64)
-    targets = table[part.targets] if len(part) else part.targets
-    return replace(part, targets=targets)
+    targets = table[split.targets] if len(split) else split.targets
+    return replace(split, targets=targets)
 
 
-def _check_none_lost(parts: dict[str, Split], names: tuple[str, ...], source: str) -> None:
-    training = parts["train" if "train" in parts else "all"]
+def _check_none_lost(splits: dict[str, Split], names: tuple[str, ...], source: str) -> None:
+    training = splits["train" if "train" in splits else "all"]
     lost = [name for index, name in enumerate(names) if not np.any(training.targets == index)]
     if lost:
         raise UserError(f"no image of the class {lost[0]!r} in {source} can be read")

@@ -1,6 +1,6 @@
 """Provide the headers of image files, read once and cached.
 
-As in git's index, files are always listed anew, and a cached header is used only where name, size
+As in git's index, files are always listed again, and a cached header is used only where name, size
 and both times of its file are identity. Losing the cache costs time only.
 """
 

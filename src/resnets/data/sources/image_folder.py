@@ -105,23 +105,23 @@ def _scan(folder: str, path: str, ancestors: tuple[str, ...]) -> Tree:
 
 def read_folder(root: Path, tree: Tree) -> SourceListing:
     """List the images of a folder; raise UserError for an unknown layout."""
-    named = _named_parts(root, tree)
-    folders: dict[str, dict[str, Tree]] = {}  # part -> class -> folder
+    named = _named_splits(root, tree)
+    folders: dict[str, dict[str, Tree]] = {}  # split -> class -> folder
     empty: list[str] = []
     notices = [*_ignored(tree, named), *_foreign(tree), *_runs(tree)]
-    for name, part in (named or {"all": tree}).items():
-        classes, without = _class_folders(part)
+    for name, split in (named or {"all": tree}).items():
+        classes, without = _class_folders(split)
         empty += without
-        if part.images and classes:
+        if split.images and classes:
             notices.append(
-                f"{len(part.images)} images are in {part.path or root} itself, outside the class "
+                f"{len(split.images)} images are in {split.path or root} itself, outside the class "
                 "folders: ignored"
             )
         if classes:
             folders[name] = classes
             notices += _alike(classes)
         elif name != "all" and not without:
-            notices.append(f"{part.path} has no class folders with images: ignored")
+            notices.append(f"{split.path} has no class folders with images: ignored")
     if not folders:
         raise UserError(_no_images(root, tree))
     labels = sorted({class_name(name) for classes in folders.values() for name in classes})
@@ -135,27 +135,29 @@ def read_folder(root: Path, tree: Tree) -> SourceListing:
     )
 
 
-def _named_parts(root: Path, tree: Tree) -> dict[str, Tree]:
+def _named_splits(root: Path, tree: Tree) -> dict[str, Tree]:
     """Return the folder of each split, in the order train, val, test; empty if DATA has none."""
-    parts: dict[str, Tree] = {}
+    splits: dict[str, Tree] = {}
     for name, folder in tree.folders.items():
-        part = SPLIT_NAMES.get(name.lower())
-        if part in parts:
-            raise UserError(f"{root} has two folders for one split: {parts[part].path} and {name}")
-        if part:
-            parts[part] = folder
-    train = parts.get("train")
+        split = SPLIT_NAMES.get(name.lower())
+        if split in splits:
+            raise UserError(
+                f"{root} has two folders for one split: {splits[split].path} and {name}"
+            )
+        if split:
+            splits[split] = folder
+    train = splits.get("train")
     if train is None or not any(folder.has_images() for folder in train.folders.values()):
         return {}
-    return {part: parts[part] for part in ("train", "val", "test") if part in parts}
+    return {split: splits[split] for split in ("train", "val", "test") if split in splits}
 
 
-def _class_folders(part: Tree) -> tuple[dict[str, Tree], list[str]]:
+def _class_folders(split: Tree) -> tuple[dict[str, Tree], list[str]]:
     """Return the folders of the classes with images, and the paths of those without."""
-    classes = {name: folder for name, folder in part.folders.items() if folder.has_images()}
+    classes = {name: folder for name, folder in split.folders.items() if folder.has_images()}
     empty = [
         folder.path
-        for name, folder in part.folders.items()
+        for name, folder in split.folders.items()
         if name not in classes and not folder.has_runs()  # a `runs` folder is no empty class
     ]
     return classes, empty
@@ -192,10 +194,10 @@ def class_name(name: str) -> str:
     return normalize("NFC", printable(name))
 
 
-def _ignored(tree: Tree, parts: dict[str, Tree]) -> list[str]:
-    if not parts:
+def _ignored(tree: Tree, splits: dict[str, Tree]) -> list[str]:
+    if not splits:
         return []
-    used = {part.path for part in parts.values()}
+    used = {split.path for split in splits.values()}
     names = sorted([name for name in tree.folders if name not in used] + tree.images + tree.others)
     if not names:
         return []

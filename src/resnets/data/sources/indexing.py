@@ -40,9 +40,9 @@ class SourceListing:
     empty: tuple[str, ...] = ()  # class folders without images
     source: str = ""  # absolute path of the source
 
-    def labels(self, part: str) -> set[str]:
+    def labels(self, split: str) -> set[str]:
         """Return the classes of which a split has an image."""
-        return {self.classes[target] for target in np.unique(self.splits[part].targets)}
+        return {self.classes[target] for target in np.unique(self.splits[split].targets)}
 
 
 def numbered(labels: Sequence[str], classes: Sequence[str]) -> Array:
@@ -62,19 +62,19 @@ def read_all_headers(
     Raises:
         UserError: More than the fraction `max_corrupt` of all files is unreadable.
     """
-    parts: dict[str, Split] = {}
+    splits: dict[str, Split] = {}
     skipped: list[tuple[str, str]] = []
     notices: tuple[str, ...] = ()
     for name, content in found.splits.items():
         if isinstance(content, Images):
-            parts[name] = content
+            splits[name] = content
             continue
-        parts[name], bad, new = _index(content, f"{found.source} {name}")
+        splits[name], bad, new = _index(content, f"{found.source} {name}")
         skipped, notices = skipped + bad, notices + new
-    total = sum(map(len, parts.values())) + len(skipped)
+    total = sum(map(len, splits.values())) + len(skipped)
     if len(skipped) > max_corrupt * total:
         raise UserError(_too_many(skipped, total, max_corrupt))
-    return parts, tuple(skipped), notices
+    return splits, tuple(skipped), notices
 
 
 def _index(
@@ -84,14 +84,14 @@ def _index(
     headers, reasons, notices = read_headers(files, source=source, stamps=stamps)
     bad = [(files.names[index], reason) for index, reason in sorted(reasons.items())]
     good = np.flatnonzero(headers[:, 2])
-    part = ImageFiles(
+    split = ImageFiles(
         files=files.subset(good),
         targets=listing.targets[good],
         widths_heights=headers[good, :2],
         num_bytes=stamps[good, 0],
         channels=int(headers[good, 2].max(initial=0)) or 3,
     )
-    return part, bad, notices
+    return split, bad, notices
 
 
 def _too_many(skipped: list[tuple[str, str]], total: int, max_corrupt: float) -> str:

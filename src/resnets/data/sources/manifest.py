@@ -21,17 +21,17 @@ from resnets.errors import UserError, unknown
 def read_manifest(path: Path) -> SourceListing:
     """List the images of a manifest; raise UserError naming the line that is wrong."""
     base = path.absolute().parent
-    rows: dict[str, list[tuple[str, str]]] = {}  # part -> (path, label) of each image
+    rows: dict[str, list[tuple[str, str]]] = {}  # split -> (path, label) of each image
     seen: dict[str, int] = {}
     try:
         for line, row in _rows(path):
             where = f"line {line} of {path}"
-            image, label, part = _checked(row, where)
+            image, label, split = _checked(row, where)
             name = Path(image).as_posix()
             if name in seen:
                 raise UserError(f"{where} names {printable(name)} again, after line {seen[name]}")
             seen[name] = line
-            rows.setdefault(part, []).append((name, class_name(label)))
+            rows.setdefault(split, []).append((name, class_name(label)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     if not rows:
@@ -40,13 +40,15 @@ def read_manifest(path: Path) -> SourceListing:
         first = printable(rows["all"][0][0])
         raise UserError(f"{path} gives a split for some rows but none for {first}")
     classes = tuple(sorted({label for content in rows.values() for _, label in content}))
-    parts: dict[str, Images | SplitListing] = {}
-    for part in (part for part in SPLIT_ORDER if part in rows):
-        names, labels = zip(*rows[part], strict=True)
-        parts[part] = SplitListing(
+    splits: dict[str, Images | SplitListing] = {}
+    for split in (split for split in SPLIT_ORDER if split in rows):
+        names, labels = zip(*rows[split], strict=True)
+        splits[split] = SplitListing(
             FileStore(str(base), PackedStrings.of(names)), numbered(labels, classes)
         )
-    return SourceListing(name=path.stem, classes=classes, splits=parts, source=str(path.absolute()))
+    return SourceListing(
+        name=path.stem, classes=classes, splits=splits, source=str(path.absolute())
+    )
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -19,7 +19,7 @@ from resnets.data.file_store import Array
 from resnets.data.sources.indexing import SourceListing
 from resnets.errors import UserError
 
-_PARTS = ("train", "val", "test")
+_SPLITS = ("train", "val", "test")
 
 
 def read_npz(path: Path) -> SourceListing:
@@ -38,19 +38,19 @@ def read_npz(path: Path) -> SourceListing:
 
 def found_in(arrays: Mapping[str, Array], *, name: str, source: str) -> SourceListing:
     """Make a listing of arrays in memory; `source` names them in messages."""
-    present = [part for part in _PARTS if f"x_{part}" in arrays]
+    present = [split for split in _SPLITS if f"x_{split}" in arrays]
     if not present:
         keys = ", ".join(sorted(arrays)) or "nothing"
         raise UserError(f"{source} has {keys}; expected x_train, y_train, x_test, y_test")
-    pixels = {part: _pixels(arrays[f"x_{part}"], f"x_{part} of {source}") for part in present}
-    labels = {part: _labels(arrays, part, len(pixels[part]), source) for part in present}
+    pixels = {split: _pixels(arrays[f"x_{split}"], f"x_{split} of {source}") for split in present}
+    labels = {split: _labels(arrays, split, len(pixels[split]), source) for split in present}
     classes = _classes(arrays.get("classes"), labels, source)
-    parts: dict[str, Any] = {}
-    for part in present:
-        ids = tuple(f"{part}/{index}" for index in range(len(pixels[part])))
-        targets = _targets(labels[part], classes, "classes" in arrays, f"y_{part} of {source}")
-        parts[part] = Images(pixels=pixels[part], targets=targets, ids=ids)
-    return SourceListing(name=name, classes=classes, splits=parts)
+    splits: dict[str, Any] = {}
+    for split in present:
+        ids = tuple(f"{split}/{index}" for index in range(len(pixels[split])))
+        targets = _targets(labels[split], classes, "classes" in arrays, f"y_{split} of {source}")
+        splits[split] = Images(pixels=pixels[split], targets=targets, ids=ids)
+    return SourceListing(name=name, classes=classes, splits=splits)
 
 
 def _pixels(images: Array, source: str) -> Array:
@@ -67,20 +67,20 @@ def _pixels(images: Array, source: str) -> Array:
     return images
 
 
-def _labels(arrays: Mapping[str, Array], part: str, length: int, source: str) -> Array:
-    labels = arrays.get(f"y_{part}")
+def _labels(arrays: Mapping[str, Array], split: str, length: int, source: str) -> Array:
+    labels = arrays.get(f"y_{split}")
     if labels is None:
-        raise UserError(f"{source} has x_{part} but no y_{part}")
+        raise UserError(f"{source} has x_{split} but no y_{split}")
     if labels.shape == (length, 1):  # as Keras keeps CIFAR's
         labels = labels[:, 0]
     if labels.shape != (length,):
         raise UserError(
-            f"y_{part} of {source} has shape {labels.shape} for {length} images; "
+            f"y_{split} of {source} has shape {labels.shape} for {length} images; "
             "expected one label per image"
         )
     if labels.dtype.kind not in "iuU":
         raise UserError(
-            f"y_{part} of {source} is {labels.dtype}; labels are whole numbers or strings"
+            f"y_{split} of {source} is {labels.dtype}; labels are whole numbers or strings"
         )
     return labels
 

@@ -69,11 +69,11 @@ def read_parquet(root: Path, files: Sequence[Path]) -> SourceListing:
             f"parquet files without a split in their name, ignored: {shortened(left_out)}"
         )
     classes = tuple(names) or _sorted_labels(content)
-    ordered = [part for part in SPLIT_ORDER if part in content]
+    ordered = [split for split in SPLIT_ORDER if split in content]
     return SourceListing(
         name=root.resolve().name if len(files) > 1 else files[0].stem,
         classes=classes,
-        splits={part: _listing(content[part], classes, root) for part in ordered},
+        splits={split: _listing(content[split], classes, root) for split in ordered},
         notices=tuple(notices),
         source=str((root if len(files) > 1 else files[0]).absolute()),
     )
@@ -171,7 +171,9 @@ def _one(declared: list[str], usual: tuple[str, ...], present: list[str]) -> str
 
 
 def _sorted_labels(content: dict[str, list[_Labelled]]) -> tuple[str, ...]:
-    labels = {label for part in content.values() for labelled in part for label in labelled.labels}
+    labels = {
+        label for split in content.values() for labelled in split for label in labelled.labels
+    }
     if all(re.fullmatch(r"\d+", label) for label in labels):
         return tuple(sorted(labels, key=int))
     return tuple(sorted(labels))
