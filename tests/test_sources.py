@@ -1,4 +1,4 @@
-"""Opening data: folders in every layout, damaged files, classes, and every mistake."""
+"""Test how data is opened: folders in every layout, damaged files, classes, and user errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_agrees_with_torchvision(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("validation", ["val", "valid", "validation", "Val"])
-def test_parts(tmp_path: Path, validation: str) -> None:
+def test_splits(tmp_path: Path, validation: str) -> None:
     names = [f"{part}/{c}/x.png" for part in ("train", validation, "test") for c in ("a", "b")]
     data = open_data(fill(tmp_path, *names))
     assert list(data.splits) == ["train", "val", "test"]
@@ -60,7 +60,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert list(data.splits) == ["all"]
 
 
-def test_what_lies_beside_the_parts_is_named(tmp_path: Path) -> None:
+def test_what_is_beside_the_splits_is_named(tmp_path: Path) -> None:
     fill(tmp_path, "train/a/1.png", "train/b/1.png", "extra/a/1.png", "cover.png", "train/0.png")
     (tmp_path / "labels.csv").write_text("")
     (tmp_path / "test").mkdir()
@@ -197,7 +197,7 @@ def test_wrong_layouts(tmp_path: Path, names: list[str], folders: list[str], mes
     assert "\n" not in str(caught.value)
 
 
-def test_a_class_missing_from_a_later_part_is_a_notice(tmp_path: Path) -> None:
+def test_a_class_missing_from_a_later_split_is_a_notice(tmp_path: Path) -> None:
     data = open_data(fill(tmp_path, "train/a/1.png", "train/b/1.png", "test/b/1.png"))
     assert data.classes == ("a", "b")
     assert data.splits["test"].targets.tolist() == [1]

@@ -1,4 +1,4 @@
-"""Large sets: headers remembered and never stale, names in one buffer, parquet by row group."""
+"""Test large sets: cached headers, names in one buffer, parquet by row group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests, arrays and parquet files, right and wrong."""
+"""Test manifests, arrays and parquet files, right and wrong."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_parquet_folder(tmp_path: Path) -> None:
     )
 
 
-def test_parquet_in_folders_of_parts(tmp_path: Path) -> None:
+def test_parquet_in_folders_of_splits(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train/0000.parquet", [("red", 1), ("blue", 0)])
     write_parquet(tmp_path / "test/0000.parquet", [("red", 1)])
     assert list(open_data(tmp_path).splits) == ["train", "test"]

@@ -1,4 +1,4 @@
-"""What a study of depth varies: strength and kind of the shortcut, scale and law of residuals."""
+"""Test what a study of depth varies: shortcuts, scale and initialisation of residuals."""
 
 from __future__ import annotations
 

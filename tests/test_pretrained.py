@@ -1,4 +1,4 @@
-"""Other people's weights: a network filled from a foreign file computes what its source computed.
+"""Test foreign weights: a network filled from a file computes what its source computed.
 
 References: torchvision and timm (networks, and timm's rule for input channels). What downloads is
 served on loopback, broken in all the ways that servers break.

@@ -1,4 +1,4 @@
-"""What leaves the sources: parts in memory and on disk, fingerprints, the split."""
+"""Test splits in memory and on disk, fingerprints, and the stratified split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def both_kinds(tmp_path: Path) -> list[Images | ImageFiles]:
     return [files, Images(pixels=stacked, targets=files.targets, ids=tuple(files.ids))]
 
 
-def test_both_kinds_of_part_agree(tmp_path: Path) -> None:
+def test_both_kinds_of_split_agree(tmp_path: Path) -> None:
     files, images = both_kinds(tmp_path)
     for part in (files, images):
         assert len(part) == 6

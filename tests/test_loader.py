@@ -1,4 +1,4 @@
-"""Batches: every image once an epoch, the same from any step and with any number of workers."""
+"""Test batches: every image once an epoch, the same from any step and with any number of workers."""
 
 from __future__ import annotations
 
@@ -386,7 +386,7 @@ ENDLESS = """
 import signal, sys
 sys.path.insert(0, {folder!r})
 import torch; torch.set_num_threads(1)
-from test_batches import STREAMED, files, stream
+from test_loader import STREAMED, files, stream
 
 asked = []
 

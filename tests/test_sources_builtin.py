@@ -1,4 +1,4 @@
-"""The sets that have a name: found on the machine, or downloaded once (here from loopback)."""
+"""Test the sets that have a name: found on the machine, or downloaded once (here from loopback)."""
 
 from __future__ import annotations
 
