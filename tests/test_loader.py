@@ -1,4 +1,4 @@
-"""Test batches: every image once an epoch, the same from any step and with any number of workers."""
+"""Test batches: every image once an epoch, from any step and with any number of workers."""
 
 from __future__ import annotations
 

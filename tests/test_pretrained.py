@@ -634,7 +634,7 @@ def test_the_hub_gives_safetensors_before_pickles(hub: Server, tmp_path: Path) -
 
 
 def test_without_the_hub_its_cache_answers(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    offer_on_hub(hub, "pytorch_model.bin", as_bytes(network(0)))  # told by its bytes
+    offer_on_hub(hub, "pytorch_model.bin", as_bytes(network(0)))  # detected by its bytes
     load(network(1), "hub:owner/name")
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library tries again and again
     hub.close()
