@@ -256,7 +256,10 @@ def list_models(pattern: str = "*") -> list[str]:
     """Return the names of the networks that match a shell pattern, in the table's order.
 
     Args:
-        pattern: Pattern such as `resnet*_cifar`; the default lists every network.
+        pattern: Pattern such as `resnet*_cifar`; the default matches every network.
+
+    Returns:
+        The names, as `create_model` takes them.
     """
     return [name for name in MODELS if fnmatchcase(name, pattern)]
 
