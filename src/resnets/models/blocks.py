@@ -206,7 +206,7 @@ def inner_width(block: BlockConfig, config: ResNetConfig) -> int:
 
 
 class BasicBlock(nn.Module):
-    """conv3x3-norm-ReLU-conv3x3-norm, the addition, ReLU (He 2015, figure 5 left)."""
+    """Apply conv3x3-norm-ReLU-conv3x3-norm, the addition, ReLU (He 2015, figure 5 left)."""
 
     downsample: Layer
     activation: Layer
@@ -236,7 +236,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 to fewer channels, 3x3 there, 1x1 to four times the width (He 2015, figure 5 right)."""
+    """Apply 1x1 to fewer channels, 3x3, and 1x1 to four times the width (He 2015, figure 5 right)."""
 
     downsample: Layer
     activation: Layer
@@ -270,7 +270,7 @@ class Bottleneck(nn.Module):
 
 
 class PreActBasicBlock(nn.Module):
-    """norm-ReLU-conv3x3-norm-ReLU-conv3x3, the addition, nothing (He 2016, figure 1b).
+    """Apply norm-ReLU-conv3x3-norm-ReLU-conv3x3 and the addition (He 2016, figure 1b).
 
     `dropout` is between the two convolutions, as in wide networks (arXiv 1605.07146).
     """
@@ -303,7 +303,7 @@ class PreActBasicBlock(nn.Module):
 
 
 class PreActBottleneck(nn.Module):
-    """The bottleneck with each norm and ReLU before its convolution (He 2016).
+    """Apply the bottleneck with each norm and ReLU before its convolution (He 2016).
 
     Where the shape changes, the projection shares the first norm and ReLU with the residual and
     has no norm of its own: so does the authors' code, though the paper does not say it.

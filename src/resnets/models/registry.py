@@ -22,7 +22,7 @@ from resnets.models.resnet import ResNet
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A network of the table and what is known about it.
+    """Hold a network of the table and what is known about it.
 
     Sizes count convolutions and linear layers for one image of `input_size`.
     """

@@ -20,7 +20,7 @@ from resnets.errors import UserError
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer of a network, for one image."""
+    """Describe one layer of a network, for one image."""
 
     name: str
     type: str

@@ -1,1 +1,1 @@
-"""Readers of image data: folders, manifests, .npz files, parquet files and built-in data sets."""
+"""Provide readers of image data: folders, manifests, .npz files, parquet files and built-in data sets."""
