@@ -236,7 +236,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Apply 1x1 to fewer channels, 3x3, and 1x1 to four times the width (He 2015, figure 5 right)."""
+    """Apply 1x1 to fewer channels, 3x3, 1x1 to four times the width (He 2015, figure 5 right)."""
 
     downsample: Layer
     activation: Layer
