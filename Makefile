@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup check slow clean
+.PHONY: demo test setup check slow docs notebook clean
 demo: .venv/core-installed
 	$(BIN)/resnets demo
 
@@ -19,6 +19,13 @@ check: .venv/dev-installed
 slow: .venv/dev-installed
 	$(BIN)/python -m pytest -m slow
 
+docs: .venv/docs-installed
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "site: docs/_build/html/index.html"
+
+notebook: .venv/docs-installed
+	$(BIN)/python docs/tour_notebook.py
+
 .venv/core-installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing resnets and its core libraries into .venv (torch is large: a minute or more)"
@@ -30,5 +37,10 @@ slow: .venv/dev-installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
+.venv/docs-installed: pyproject.toml .venv/core-installed
+	@echo "installing what builds the site into .venv"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist docs/_build

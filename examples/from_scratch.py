@@ -73,7 +73,8 @@ class ResNet(nn.Module):
         x = self.layer3(x)  # -> N 256 H/4 W/4
         x = self.layer4(x)  # -> N 512 H/8 W/8
         # Repair 3: the article has `avg_pool2d(x, 4)`, which fits images of 32 pixels only.
-        return self.linear(x.mean((2, 3)))  # -> N 512 -> N K
+        logits: Tensor = self.linear(x.mean((2, 3)))  # -> N 512 -> N K
+        return logits
 
 
 def ResNet18(in_channels: int = 3, num_classes: int = 10) -> ResNet:  # noqa: N802
