@@ -15,7 +15,9 @@ and the Python of README are run by `test_readme.py`.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
+import inspect
 import json
 import re
 import shutil
@@ -287,3 +289,46 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "api.html").exists() and (tmp_path / "tour.html").exists()
+
+
+def public_callables() -> dict[str, Any]:
+    """Return the public functions, classes and their public methods by their full names."""
+    found: dict[str, Any] = {}
+    for name in resnets.__all__:
+        value = getattr(resnets, name)
+        found[name] = value
+        if not inspect.isclass(value):
+            continue
+        for attribute, member in vars(value).items():
+            member = member.__func__ if isinstance(member, classmethod | staticmethod) else member
+            if inspect.isfunction(member) and (attribute[0] != "_" or attribute == "__call__"):
+                found[f"{name}.{attribute}"] = member
+    return found
+
+
+def missing_sections(name: str, value: Any) -> list[str]:
+    """Return which parameters and sections the Google-style docstring lacks."""
+    text = inspect.getdoc(value) or ""
+    first = text.split("\n")[0]
+    wrong = [] if first.endswith(".") and len(first) <= 100 else ["a first line that is a sentence"]
+    signature = inspect.signature(value)
+    names = [n for n in signature.parameters if n not in ("self", "cls")]
+    if dataclasses.is_dataclass(value):
+        section = "Attributes" if "Attributes:" in text else "Args"
+        names = [field.name for field in dataclasses.fields(value)]
+        # A recipe's fields carry their texts themselves, since the help is made of them.
+        names = [] if value is resnets.Recipe else names
+    else:
+        section = "Args"
+    if names and f"{section}:" not in text:
+        wrong.append(f"{section}:")
+    wrong += [n for n in names if not re.search(rf"^ +\**{n}( \(.*\))?:", text, re.MULTILINE)]
+    returns = str(signature.return_annotation)
+    if not inspect.isclass(value) and returns not in ("None", "<class 'inspect._empty'>"):
+        wrong += [] if re.search(r"^(Returns|Yields):", text, re.MULTILINE) else ["Returns:"]
+    return wrong
+
+
+def test_each_public_name_is_documented() -> None:
+    wrong = {name: missing_sections(name, value) for name, value in public_callables().items()}
+    assert {name: parts for name, parts in wrong.items() if parts} == {}
