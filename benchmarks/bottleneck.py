@@ -40,15 +40,23 @@ class Plant:
 
 SOUND = "--batch-size 32 --evaluate-every 1"
 PLANTS = (
-    Plant("slow decoding without workers", "--batch-size 16 --workers 0 --cache-mb 0",
-          "--workers", data="photos"),
+    Plant(
+        "slow decoding without workers",
+        "--batch-size 16 --workers 0 --cache-mb 0",
+        "--workers",
+        data="photos",
+    ),
     Plant("tiny batch", "--batch-size 2", "--batch-size"),
     Plant("too many threads", f"{SOUND} --threads 16", "--threads"),
     Plant("evaluation too often", "--batch-size 32 --evaluate-every 0.03", "--evaluate-every"),
     Plant("NCHW", f"{SOUND} --memory-format contiguous", "--memory-format"),
-    Plant("bf16 without hardware", f"{SOUND} --precision bf16", "--precision",
-          environment={"ONEDNN_MAX_CPU_ISA": "AVX2"}),
-)  # fmt: skip
+    Plant(
+        "bf16 without hardware",
+        f"{SOUND} --precision bf16",
+        "--precision",
+        environment={"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    ),
+)
 CONTROL = Plant("none", SOUND, "")
 
 
@@ -69,10 +77,24 @@ def verdict(plant: Plant, out: Path, *, steps: int) -> dict[str, str]:
     """Train, and read what was said."""
     run = out / f"run-{plant.fault.replace(' ', '-')}"
     command = [
-        sys.executable, "-m", "resnets", "train", str(out / plant.data), "--out", str(run),
-        "--model", "resnet20", "--size", str(SIDE), "--steps", str(steps), "--device", "cpu",
-        "--quiet", *plant.flags.split(),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "resnets",
+        "train",
+        str(out / plant.data),
+        "--out",
+        str(run),
+        "--model",
+        "resnet20",
+        "--size",
+        str(SIDE),
+        "--steps",
+        str(steps),
+        "--device",
+        "cpu",
+        "--quiet",
+        *plant.flags.split(),
+    ]
     environment = os.environ | plant.environment
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

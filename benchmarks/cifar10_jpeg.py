@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from resnets.data.sources import open_data
+from resnets.data import open_data
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         raise SystemExit(f"{out}: exists already; give a new folder")
     data = open_data("cifar10")
     for name in ("train", "test"):
-        part, seen = data.parts[name], Counter[int]()
+        part, seen = data.splits[name], Counter[int]()
         for index, target in enumerate(part.targets.tolist()):
             folder = out / name / data.classes[target]
             folder.mkdir(parents=True, exist_ok=True)

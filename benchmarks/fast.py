@@ -37,9 +37,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from resnets.data.sources import open_data
-from resnets.models.families import create_model
-from resnets.models.measure import count_macs
+from resnets.data import open_data
+from resnets.models.registry import create_model
+from resnets.models.summary import count_macs
 
 ARMS = ("anchor", "fast")
 ANCHOR_EPOCHS, ANCHOR_VIEWS, ANCHOR_MACS = 8, 6, 117_971_904
@@ -69,12 +69,16 @@ def cpu_for_cuda() -> contextlib.ExitStack:
         return anything
 
     stands_for = [
-        (torch.Tensor, "half", torch.Tensor.float), (torch.Tensor, "bfloat16", torch.Tensor.float),
-        (nn.Module, "half", nn.Module.float), (nn.Module, "cuda", itself),
-        (nn.Module, "compile", itself), (torch, "compile", itself),
+        (torch.Tensor, "half", torch.Tensor.float),
+        (torch.Tensor, "bfloat16", torch.Tensor.float),
+        (nn.Module, "half", nn.Module.float),
+        (nn.Module, "cuda", itself),
+        (nn.Module, "compile", itself),
+        (torch, "compile", itself),
         (torch, "load", lambda path, **_: load(path, map_location="cpu")),
-        (torch.cuda, "Event", CpuEvent), (torch.cuda, "synchronize", lambda: None),
-    ]  # fmt: skip
+        (torch.cuda, "Event", CpuEvent),
+        (torch.cuda, "synchronize", lambda: None),
+    ]
     stack = contextlib.ExitStack()
     for place, name, value in stands_for:
         stack.enter_context(patch.object(place, name, value))
@@ -85,11 +89,11 @@ def anchor(data: Path, out: Path, source: Path, *, seed: int, precision: str) ->
     """One run of the anchor's own `main`, and what it would have printed."""
     dataset, sizes = open_data(data), {}
     for part in ("train", "test"):
-        sizes[part] = len(dataset.parts[part])
+        sizes[part] = len(dataset.splits[part])
         file = out / "cifar10" / f"{part}.pt"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            images = dataset.parts[part]
+            images = dataset.splits[part]
             pixels = np.stack([images.read(index, 3) for index in range(len(images))])
             content = {"images": torch.from_numpy(pixels), "classes": list(dataset.classes)}
             torch.save(content | {"labels": torch.from_numpy(images.targets).long()}, file)
@@ -117,11 +121,12 @@ def anchor(data: Path, out: Path, source: Path, *, seed: int, precision: str) ->
     os.chdir(home)
     seen_images = 3 * ANCHOR_EPOCHS * sizes["train"] + ANCHOR_VIEWS * sizes["test"]
     return {
-        "top1": seen["tta_val_acc"], "without_views": seen["val_acc"],
+        "top1": seen["tta_val_acc"],
+        "without_views": seen["val_acc"],
         "training_seconds": seen["time_seconds"],
         "processor_seconds": time.process_time() - begin,
         "petaflops": 2e-15 * ANCHOR_MACS * seen_images,
-    }  # fmt: skip
+    }
 
 
 def ours(data: str, out: Path, *, seed: int, arm: str) -> dict[str, float]:
@@ -145,8 +150,10 @@ def ours(data: str, out: Path, *, seed: int, arm: str) -> dict[str, float]:
     return {
         "top1": json.loads((folder / "scores.json").read_text())["top1"],
         "training_seconds": max(record["seconds"] for record in history),
-        "cold_seconds": cold, "processor_seconds": processor, "petaflops": 2e-15 * macs * images,
-    }  # fmt: skip
+        "cold_seconds": cold,
+        "processor_seconds": processor,
+        "petaflops": 2e-15 * macs * images,
+    }
 
 
 def table(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -167,10 +174,12 @@ def table(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         }
         accuracies = [row["top1"] for row in rows]
         spread = f"({min(accuracies):.2%} .. {max(accuracies):.2%})"
-        print(f"{arm:12} {len(rows)}   {mean['top1']:.2%} {spread:22} "
-              f"{mean['training_seconds']:9.0f} {mean['cold_seconds']:9.0f} "
-              f"{mean['processor_seconds']:11.0f} "
-              f"{mean['petaflops']:9.3f}")  # fmt: skip
+        print(
+            f"{arm:12} {len(rows)}   {mean['top1']:.2%} {spread:22} "
+            f"{mean['training_seconds']:9.0f} {mean['cold_seconds']:9.0f} "
+            f"{mean['processor_seconds']:11.0f} "
+            f"{mean['petaflops']:9.3f}"
+        )
         means[arm] = mean
     return means
 

@@ -79,8 +79,10 @@ class Life:
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [*command, "--workers", str(workers)],
-                stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
-            )  # fmt: skip
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
 
     def ended(self) -> bool:
         """Whether the process came to its end by itself, which must be a good one."""
@@ -180,8 +182,11 @@ def main() -> int:
                 break
             hits[life.phase()] += 1
             step = max((record["step"] for record in life.records()), default=0)
-            print(f"kill {hits.total()}: run {runs}, {workers} workers, near step {step}, in the "
-                  f"{life.phase()}", flush=True)  # fmt: skip
+            print(
+                f"kill {hits.total()}: run {runs}, {workers} workers, near step {step}, in the "
+                f"{life.phase()}",
+                flush=True,
+            )
         if not (folder / "scores.json").is_file():
             finished(data, folder, workers=draws.choice((0, 1, 2)))
         found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
@@ -190,8 +195,10 @@ def main() -> int:
     where = ", ".join(f"{hits[phase]} in the {phase}" for phase in PHASES)
     print(f"{hits.total()} kills in {time.monotonic() - begin:.0f} s: {where}")
     verdict = "equal" if equal == runs else "NOT EQUAL"
-    print(f"{verdict}: after {hits.total()} kills {equal} of {runs} model files are that of the "
-          f"uninterrupted run, SHA-256 {expected[:16]}")  # fmt: skip
+    print(
+        f"{verdict}: after {hits.total()} kills {equal} of {runs} model files are that of the "
+        f"uninterrupted run, SHA-256 {expected[:16]}"
+    )
     return 0 if equal == runs else 1
 
 

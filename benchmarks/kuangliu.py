@@ -31,12 +31,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 
 import resnets
-from resnets.data.sources import DataSet, open_data
-from resnets.training.job import Job, divide
+from resnets.data import DataSet, open_data
+from resnets.training.auto_config import plan
+from resnets.training.job import Job, make_splits
 from resnets.training.loop import train_step
-from resnets.training.planning import plan
-from resnets.training.recipes import Recipe
-from resnets.training.state import State
+from resnets.training.recipe import Recipe
+from resnets.training.train_state import State
 
 BATCH, SIDE, EPOCHS = 128, 32, 200
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -54,7 +54,7 @@ class Transformed(TensorDataset):
 
 def tensors(data: DataSet, name: str) -> tuple[Tensor, Tensor]:
     """All images of a part N C H W as bytes, and their classes."""
-    part = data.parts[name]
+    part = data.splits[name]
     pixels = np.stack([part.read(index, 3) for index in range(len(part))])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(part.targets)
 
@@ -85,7 +85,7 @@ def ours(data: DataSet) -> Iterator[None]:
     """The loop's own step over the loop's own stream, computed as the probe chooses."""
     device = torch.device("cpu")
     wanted = Recipe(model="resnet18_cifar", size=SIDE, batch_size=BATCH)
-    parts = divide(data, wanted)
+    parts = make_splits(data, wanted)
     chosen = plan(wanted, {}, parts.facts(data.classes), seconds=900, device=device)
     print(*chosen.reasons, sep="\n")
     job = Job.build(chosen.recipe, parts, classes=data.classes, device=device)
@@ -116,8 +116,10 @@ def speeds(data: DataSet, *, rounds: int, steps: int) -> None:
             found[name].append(steps * BATCH / (time.perf_counter() - begin))
     print()
     for name, values in found.items():
-        print(f"{name:10} {statistics.median(values):6.1f} images/s  "
-              f"({min(values):.1f} .. {max(values):.1f})")  # fmt: skip
+        print(
+            f"{name:10} {statistics.median(values):6.1f} images/s  "
+            f"({min(values):.1f} .. {max(values):.1f})"
+        )
     ratio = statistics.median(found["ours"]) / statistics.median(found["kuangliu"])
     print(f"ours / kuangliu: {ratio:.2f} in images/s, median of {rounds} rounds")
 
@@ -136,7 +138,7 @@ def accuracies(data: DataSet, folder: Path, out: Path, *, minutes: float) -> Non
     with torch.inference_mode():
         answers = [model(NUMBERS(batch)).argmax(1) for batch in images.split(500)]
     theirs = (torch.cat(answers) == targets).double().mean().item()
-    epochs = steps * BATCH / len(data.parts["train"])
+    epochs = steps * BATCH / len(data.splits["train"])
     print(f"\nkuangliu   {theirs:.2%} of {len(targets):,} test images after {epochs:.1f} epochs")
     result = resnets.train(folder, out=out, model="resnet18_cifar", time=f"{minutes}m")
     assert result.scores is not None

@@ -26,10 +26,10 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from resnets.data import open_data
 from resnets.data.augment import Augment
-from resnets.data.batches import TrainingStream
-from resnets.data.preprocess import Preprocess
-from resnets.data.sources import open_data
+from resnets.data.loader import TrainLoader
+from resnets.data.transforms import Preprocess
 
 WIDTH, HEIGHT, SIDE, BATCH, NUM_CLASSES = 500, 375, 224, 64, 4
 # Cells across, and grey levels, of each layer of a picture: shapes, objects, texture, grain.
@@ -66,25 +66,40 @@ def make(folder: Path, count: int) -> None:
 def theirs(folder: Path, workers: int) -> Callable[[], Iterator[int]]:
     """Batch sizes of one epoch of torchvision's recipe."""
     normal = Preprocess(SIDE)
-    transform = v2.Compose([
-        v2.RandomResizedCrop(SIDE), v2.RandomHorizontalFlip(), v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True), v2.Normalize(normal.mean, normal.std),
-    ])  # fmt: skip
+    transform = v2.Compose(
+        [
+            v2.RandomResizedCrop(SIDE),
+            v2.RandomHorizontalFlip(),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(normal.mean, normal.std),
+        ]
+    )
     loader = DataLoader(
-        ImageFolder(folder, transform), BATCH, shuffle=True, num_workers=workers,
+        ImageFolder(folder, transform),
+        BATCH,
+        shuffle=True,
+        num_workers=workers,
         persistent_workers=workers > 0,
-    )  # fmt: skip
+    )
     return lambda: (len(images) for images, _ in loader)
 
 
 def ours(folder: Path, workers: int) -> Callable[[], Iterator[int]]:
     """The same of our stream, with nothing kept in memory."""
-    part = open_data(folder).parts["all"]
+    part = open_data(folder).splits["all"]
     augment = Augment(crop="resized", min_area=0.08, flip="random")
-    stream = TrainingStream(
-        part, preprocess=Preprocess(SIDE), augment=augment, num_classes=NUM_CLASSES,
-        batch_size=BATCH, seed=0, device="cpu", workers=workers, cache_mb=0,
-    )  # fmt: skip
+    stream = TrainLoader(
+        part,
+        preprocess=Preprocess(SIDE),
+        augment=augment,
+        num_classes=NUM_CLASSES,
+        batch_size=BATCH,
+        seed=0,
+        device="cpu",
+        workers=workers,
+        cache_mb=0,
+    )
     steps = math.ceil(len(part) / BATCH)  # an epoch
     return lambda: (len(batch.images) for batch in stream.batches(0, steps))
 
@@ -100,8 +115,10 @@ def main() -> None:
         make(folder, options.images)
         mean = statistics.mean(path.stat().st_size for path in folder.rglob("*.jpg")) / 1024
         print(f"{options.images} JPEGs of {mean:.0f} KB, {options.workers} workers", flush=True)
-        arms = {name: arm(folder, options.workers) for name, arm in
-                (("torchvision", theirs), ("ours", ours))}  # fmt: skip
+        arms = {
+            name: arm(folder, options.workers)
+            for name, arm in (("torchvision", theirs), ("ours", ours))
+        }
         for arm in arms.values():  # start the workers, fill the disk cache
             sum(arm())
         speeds: dict[str, list[float]] = {name: [] for name in arms}

@@ -25,8 +25,8 @@ PER_FILE = 25 * PER_FOLDER  # links: file systems allow some 65,000 of one file
 GOAL = 10.0  # seconds
 OPEN = """
 import resource, sys
-from resnets.data.sources import open_data
-part = open_data(sys.argv[1]).parts["all"]
+from resnets.data import open_data
+part = open_data(sys.argv[1]).splits["all"]
 part.fingerprint()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(f"{len(part)} images, at most {peak:.0f} MB")

@@ -39,9 +39,8 @@ def unique_megabytes() -> float:
     """Proportional memory of this process and its children (Linux)."""
     me = str(os.getpid())
     children = [
-        path.name for path in Path("/proc").iterdir()
-        if path.name.isdigit() and _parent(path) == me
-    ]  # fmt: skip
+        path.name for path in Path("/proc").iterdir() if path.name.isdigit() and _parent(path) == me
+    ]
     return sum(_proportional(process) for process in [me, *children]) / 1024
 
 
@@ -76,9 +75,17 @@ def main() -> None:
             print(f"epoch {record['epoch']:.1f}: {used[-1]:.0f} MB", flush=True)
 
     resnets.train(
-        options.out / "data", out=options.out / "run", model="resnet20", size=16, cache_mb=0,
-        crop="shift", epochs=options.epochs, evaluate_every=1, workers=options.workers, log=watch,
-    )  # fmt: skip
+        options.out / "data",
+        out=options.out / "run",
+        model="resnet20",
+        size=16,
+        cache_mb=0,
+        crop="shift",
+        epochs=options.epochs,
+        evaluate_every=1,
+        workers=options.workers,
+        log=watch,
+    )
     growth = used[-1] / used[1] - 1
     verdict = "flat" if growth <= ALLOWED_GROWTH else "growing"
     print(f"growth from the second epoch to the last: {growth:+.1%}: {verdict}")

@@ -27,17 +27,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resnets.data.sources import open_data
-from resnets.display import Display
-from resnets.training.checkpoints import RunFolder
-from resnets.training.environment import keep_freed_memory
-from resnets.training.interrupt import Interruption
-from resnets.training.job import Job, divide
+from resnets.cli.progress import Display
+from resnets.data import open_data
+from resnets.device import keep_freed_memory
+from resnets.training.checkpoint import RunFolder
+from resnets.training.job import Job, make_splits
 from resnets.training.loop import train
-from resnets.training.optim import make_optimizer
-from resnets.training.recipes import Recipe
-from resnets.training.shares import Clock, Outlook, Shares
-from resnets.training.state import State
+from resnets.training.optimizer import make_optimizer
+from resnets.training.profiler import Clock, Outlook, Shares
+from resnets.training.recipe import Recipe
+from resnets.training.signals import SignalHandler
+from resnets.training.train_state import State
 
 
 def bare(job: Job, steps: int) -> float:
@@ -69,12 +69,18 @@ def ours(job: Job, steps: int, folder: RunFolder, display: Display) -> float:
         return SimpleNamespace(top1=0.5, loss=1.0)
 
     begin = time.perf_counter()
-    with Interruption() as interruption:
+    with SignalHandler() as interruption:
         train(
-            state, job.recipe, stream=job.stream, validate=validate, folder=folder,
-            shares=Shares(outlook, clock=Clock.of(job.device)), num_images=10**6, log=log,
+            state,
+            job.recipe,
+            stream=job.stream,
+            validate=validate,
+            folder=folder,
+            shares=Shares(outlook, clock=Clock.of(job.device)),
+            num_images=10**6,
+            log=log,
             interruption=interruption,
-        )  # fmt: skip
+        )
     return time.perf_counter() - begin
 
 
@@ -85,13 +91,24 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     options = parser.parse_args()
     recipe = Recipe(
-        model="resnet20", size=28, steps=options.steps, batch_size=options.batch_size,
-        learning_rate=0.1, crop="shift", policy="none", workers=0, precision="fp32",
-        memory_format="channels_last", evaluate_every=1000.0, optimizer="sgd",
-    )  # fmt: skip
+        model="resnet20",
+        size=28,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        learning_rate=0.1,
+        crop="shift",
+        policy="none",
+        workers=0,
+        precision="fp32",
+        memory_format="channels_last",
+        evaluate_every=1000.0,
+        optimizer="sgd",
+    )
     keep_freed_memory()
     data = open_data("fashion-mini")
-    job = Job.build(recipe, divide(data, recipe), classes=data.classes, device=torch.device("cpu"))
+    job = Job.build(
+        recipe, make_splits(data, recipe), classes=data.classes, device=torch.device("cpu")
+    )
     ratios: list[float] = []
     with (
         tempfile.TemporaryDirectory() as place,

@@ -41,8 +41,9 @@ def interrupt(folder: Path, *, model: str) -> None:
         return taken[-1]
 
     with patch.object(loop, "train_step", counted):
-        result = train("fashion-mini", out=folder, model=model, size=32, batch_size=8, steps=100,
-                       tune="off")  # fmt: skip
+        result = train(
+            "fashion-mini", out=folder, model=model, size=32, batch_size=8, steps=100, tune="off"
+        )
     assert result.signal == signal.SIGINT, "the run was not interrupted"
 
 

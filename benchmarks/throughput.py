@@ -25,12 +25,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 
 from resnets import create_model
-from resnets.data.sources import open_data
-from resnets.models.measure import count_macs
-from resnets.training.job import Job, divide
+from resnets.data import open_data
+from resnets.models.summary import count_macs
+from resnets.training.job import Job, make_splits
 from resnets.training.loop import train_step
-from resnets.training.recipes import Recipe
-from resnets.training.state import State
+from resnets.training.recipe import Recipe
+from resnets.training.train_state import State
 
 BATCH = 128
 SIDE = 32
@@ -39,10 +39,14 @@ SIDE = 32
 class Augmented(TensorDataset):
     """What the tutorial does for each image: pad, crop, flip, to float, normalise."""
 
-    transform = v2.Compose([
-        v2.RandomCrop(SIDE, padding=4), v2.RandomHorizontalFlip(),
-        v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3),
-    ])  # fmt: skip
+    transform = v2.Compose(
+        [
+            v2.RandomCrop(SIDE, padding=4),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.5] * 3, [0.25] * 3),
+        ]
+    )
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, target = (tensor[index] for tensor in self.tensors)
@@ -53,8 +57,14 @@ def tutorial(pixels: Tensor, targets: Tensor) -> Iterator[None]:
     """One step each time it is asked."""
     model = create_model("resnet18_cifar").train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    loader = DataLoader(Augmented(pixels, targets), BATCH, shuffle=True, num_workers=2,
-                        drop_last=True, persistent_workers=True)  # fmt: skip
+    loader = DataLoader(
+        Augmented(pixels, targets),
+        BATCH,
+        shuffle=True,
+        num_workers=2,
+        drop_last=True,
+        persistent_workers=True,
+    )
     running = 0.0
     while True:
         for images, labels in loader:
@@ -83,8 +93,9 @@ def plain(memory_format: torch.memory_format, *, compiled: bool) -> Iterator[Non
 def ours(recipe: Recipe, data: str) -> Iterator[None]:
     """The loop's own step over the loop's own stream."""
     dataset = open_data(data)
-    job = Job.build(recipe, divide(dataset, recipe), classes=dataset.classes,
-                    device=torch.device("cpu"))  # fmt: skip
+    job = Job.build(
+        recipe, make_splits(dataset, recipe), classes=dataset.classes, device=torch.device("cpu")
+    )
     state = State.start(job.new_model(), recipe, device=job.device)
     model = state.model.train()
     network: Any = torch.compile(model) if recipe.compile else model
@@ -114,10 +125,18 @@ def main() -> None:
     pixels = torch.randint(0, 256, (4096, 3, SIDE, SIDE), dtype=torch.uint8)
     targets = torch.randint(0, 10, (4096,))
     recipe = Recipe(
-        model="resnet18_cifar", size=SIDE, batch_size=BATCH, learning_rate=0.1, crop="shift",
-        policy="none", workers=0, threads=torch.get_num_threads(), precision="fp32",
-        memory_format="channels_last", optimizer="sgd",
-    )  # fmt: skip
+        model="resnet18_cifar",
+        size=SIDE,
+        batch_size=BATCH,
+        learning_rate=0.1,
+        crop="shift",
+        policy="none",
+        workers=0,
+        threads=torch.get_num_threads(),
+        precision="fp32",
+        memory_format="channels_last",
+        optimizer="sgd",
+    )
     makers: dict[str, Callable[[], Iterator[None]]] = {
         "tutorial loop": lambda: tutorial(pixels, targets),
         "plain eager NCHW": lambda: plain(torch.contiguous_format, compiled=False),
@@ -143,15 +162,21 @@ def main() -> None:
     print(f"fp32 matmul {rate / 1e9:.0f} GFLOP/s allows {floor:.0f} images/s in fp32")
     median = {name: statistics.median(values) for name, values in speeds.items()}
     for name, values in speeds.items():
-        print(f"{name:30} {median[name]:7.1f} images/s  ({min(values):.1f} .. {max(values):.1f})  "
-              f"{median[name] / floor:.2f} of the fp32 floor")  # fmt: skip
+        print(
+            f"{name:30} {median[name]:7.1f} images/s  ({min(values):.1f} .. {max(values):.1f})  "
+            f"{median[name] / floor:.2f} of the fp32 floor"
+        )
     best_plain = max(v for name, v in median.items() if name.startswith("plain"))
     chosen = max(v for name, v in median.items() if name.startswith("ours"))
     exact = max(v for name, v in median.items() if name.startswith("ours fp32"))
-    print(f"ours / best plain PyTorch: {chosen / best_plain:.2f} as chosen, "
-          f"{exact / best_plain:.2f} in fp32 (at least 0.95)")  # fmt: skip
-    print(f"ours / tutorial loop: {chosen / median['tutorial loop']:.2f} as chosen, "
-          f"{exact / median['tutorial loop']:.2f} in fp32 (at least 1.2)")  # fmt: skip
+    print(
+        f"ours / best plain PyTorch: {chosen / best_plain:.2f} as chosen, "
+        f"{exact / best_plain:.2f} in fp32 (at least 0.95)"
+    )
+    print(
+        f"ours / tutorial loop: {chosen / median['tutorial loop']:.2f} as chosen, "
+        f"{exact / median['tutorial loop']:.2f} in fp32 (at least 1.2)"
+    )
 
 
 if __name__ == "__main__":

@@ -20,34 +20,42 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from resnets.data.sources import DataSet, open_data
-from resnets.models.families import MODELS
-from resnets.models.spec import Spec
-from resnets.training.job import Job, divide
+from resnets.data import DataSet, open_data
+from resnets.models.config import ResNetConfig
+from resnets.models.registry import MODELS
+from resnets.training.auto_config import plan
+from resnets.training.job import Job, make_splits
 from resnets.training.loop import train_step
-from resnets.training.named import RECIPES, named_recipe
-from resnets.training.planning import plan
-from resnets.training.recipes import Recipe, override
-from resnets.training.state import State
+from resnets.training.recipe import Recipe, override
+from resnets.training.recipes import RECIPES, named_recipe
+from resnets.training.train_state import State
 
 FOLDER = Path(__file__).parent / "curves"
 STEPS = 30
 IMAGES = 400
 CPU = torch.device("cpu")
-TINY = Spec((1,), "basic", widths=(8,), stem="small", residual_init="zero")
+TINY = ResNetConfig((1,), "basic", widths=(8,), stem="small", residual_init="zero")
 """one unit that begins as its shortcut: in resnet20 the last bit of a float32 grows to 10 % of the
 loss within 30 steps at these learning rates, and here to less than 1e-6 of it"""
 PINNED: dict[str, Any] = {
-    "model": "tiny", "size": 16, "batch_size": 64, "steps": STEPS, "tune": "off", "threads": 1,
-    "precision": "fp32", "memory_format": "channels_last", "compile": False, "workers": 0,
-}  # fmt: skip
-WITH_TINY = patch.dict(MODELS, {"tiny": replace(MODELS["resnet20"], spec=TINY)})
+    "model": "tiny",
+    "size": 16,
+    "batch_size": 64,
+    "steps": STEPS,
+    "tune": "off",
+    "threads": 1,
+    "precision": "fp32",
+    "memory_format": "channels_last",
+    "compile": False,
+    "workers": 0,
+}
+WITH_TINY = patch.dict(MODELS, {"tiny": replace(MODELS["resnet20"], config=TINY)})
 
 
 def images() -> DataSet:
     """The first images of the embedded set, without a validation part."""
     data = open_data("fashion-mini")
-    part = data.parts["train"].subset(np.arange(IMAGES))
+    part = data.splits["train"].subset(np.arange(IMAGES))
     return DataSet(data.name, data.classes, {"train": part})
 
 
@@ -55,13 +63,13 @@ def images() -> DataSet:
 def settled(name: str, data: DataSet) -> Recipe:
     """The recipe on the tiny network, with nothing left open."""
     recipe = override(named_recipe(name), PINNED)
-    facts = divide(data, recipe).facts(data.classes)
+    facts = make_splits(data, recipe).facts(data.classes)
     return plan(recipe, {}, facts, seconds=None, device=CPU).recipe
 
 
 def losses(recipe: Recipe, data: DataSet) -> Iterator[float]:
     """The loss of every step, and last that of the network which a validation scores."""
-    job = Job.build(recipe, divide(data, recipe), classes=data.classes, device=CPU)
+    job = Job.build(recipe, make_splits(data, recipe), classes=data.classes, device=CPU)
     with WITH_TINY:
         state = State.start(job.new_model(), recipe, device=CPU)
     state.model.train()

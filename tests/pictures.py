@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from resnets.data.sources import DataSet
+from resnets.data import DataSet
 
 
 def paint(path: Path, colour: object = "red", size: tuple[int, int] = (6, 4)) -> None:
@@ -30,7 +30,7 @@ def fill(root: Path, *names: str) -> Path:
 
 def labels(data: DataSet, part: str) -> dict[str, str]:
     """Id -> class name."""
-    content = data.parts[part]
+    content = data.splits[part]
     pairs = zip(content.ids, content.targets, strict=True)
     return {name: data.classes[target] for name, target in pairs}
 

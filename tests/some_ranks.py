@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from resnets.training.distributed import ALONE, Ranks, joined
+from resnets.training.distributed import SINGLE_PROCESS, DistContext, joined
 
 PATIENCE = 300.0
 
@@ -20,7 +20,7 @@ PATIENCE = 300.0
 def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, folder: Path) -> list[Any]:
     """What `work(ranks, *arguments)` returns or raises on each of `count` ranks, in their order."""
     if count == 1:
-        return [work(ALONE, *arguments)]
+        return [work(SINGLE_PROCESS, *arguments)]
     # A server that has imported torch already forks every rank.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["resnets.run", "some_ranks", "tiny_runs"])
@@ -49,7 +49,7 @@ def live(place: dict[str, str], answer: Path, work: Callable[..., Any], argument
     answer.write_bytes(pickle.dumps(found))
 
 
-def attempt(ranks: Ranks, work: Callable[..., Any], arguments: Any) -> Any:
+def attempt(ranks: DistContext, work: Callable[..., Any], arguments: Any) -> Any:
     try:
         return work(ranks, *arguments)
     except Exception as error:

@@ -15,18 +15,25 @@ from PIL import Image
 import resnets
 import resnets.results
 import resnets.training.job
-from resnets.api import choose_part, parse_time
+from resnets.api import choose_split, parse_time
 from resnets.course import CAUTION
 from resnets.data.decode import decode
 from resnets.errors import UserError, nearest, unknown
-from resnets.modelfile import ModelFileError, read_model
+from resnets.inference.model_file import ModelFileError, read_model
 from resnets.results import TrainingResult
 from resnets.run import notices_of
 
 SMALL: dict[str, Any] = {
-    "model": "resnet20", "size": 16, "batch_size": 4, "precision": "fp32", "threads": 1,
-    "tune": "off", "workers": 0, "evaluate_every": 1.0, "steps": 4,
-}  # fmt: skip
+    "model": "resnet20",
+    "size": 16,
+    "batch_size": 4,
+    "precision": "fp32",
+    "threads": 1,
+    "tune": "off",
+    "workers": 0,
+    "evaluate_every": 1.0,
+    "steps": 4,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,8 +80,11 @@ def test_a_result_says_where_things_are(result: TrainingResult) -> None:
     assert result.model == result.folder / "model.safetensors" and result.model.is_file()
     assert result.scores is not None and result.scores.num_images == 2
     assert (result.part, result.caution, result.signal, result.unsaved) == (
-        "validation", None, None, None,
-    )  # fmt: skip
+        "validation",
+        None,
+        None,
+        None,
+    )
 
 
 def test_every_record_reaches_the_log(
@@ -213,9 +223,18 @@ def test_resume_refuses_changed_images(
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("20m", 1200), ("1.5h", 5400), ("1h30m", 5400), ("1m30s", 90), (" 45 ", 45),
-     (45, 45), (2.5, 2.5), ("2H", 7200)],
-)  # fmt: skip
+    [
+        ("90s", 90),
+        ("20m", 1200),
+        ("1.5h", 5400),
+        ("1h30m", 5400),
+        ("1m30s", 90),
+        (" 45 ", 45),
+        (45, 45),
+        (2.5, 2.5),
+        ("2H", 7200),
+    ],
+)
 def test_durations(text: str | float, seconds: float) -> None:
     assert parse_time(text) == seconds
 
@@ -228,13 +247,13 @@ def test_what_is_no_duration(text: str) -> None:
 
 def test_which_part_is_evaluated() -> None:
     part: Any = object()
-    assert choose_part({"train": part, "val": part, "test": part}, None) == "test"
-    assert choose_part({"train": part, "val": part}, None) == "val"
-    assert choose_part({"train": part}, None) == "train"
-    assert choose_part({"all": part}, None) == "all"
-    assert choose_part({"train": part, "val": part}, "validation") == "val"
+    assert choose_split({"train": part, "val": part, "test": part}, None) == "test"
+    assert choose_split({"train": part, "val": part}, None) == "val"
+    assert choose_split({"train": part}, None) == "train"
+    assert choose_split({"all": part}, None) == "all"
+    assert choose_split({"train": part, "val": part}, "validation") == "val"
     with pytest.raises(UserError, match="allowed: train, val"):
-        choose_part({"train": part, "val": part}, "test")
+        choose_split({"train": part, "val": part}, "test")
 
 
 def test_a_long_list_of_unreadable_images_is_shortened() -> None:
@@ -255,9 +274,15 @@ def test_the_caution_names_its_flag() -> None:
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [("resnet5O", "resnet50"), ("ResNet50", "resnet50"), ("resnetl8", "resnet18"),
-     ("resnext50-32x4d", "resnext50_32x4d"), ("renset18", "resnet18"), ("wrn2810", "wrn28_10")],
-)  # fmt: skip
+    [
+        ("resnet5O", "resnet50"),
+        ("ResNet50", "resnet50"),
+        ("resnetl8", "resnet18"),
+        ("resnext50-32x4d", "resnext50_32x4d"),
+        ("renset18", "resnet18"),
+        ("wrn2810", "wrn28_10"),
+    ],
+)
 def test_the_nearest_spelling(given: str, meant: str) -> None:
     assert nearest(given, resnets.list_models()) == meant
     assert f"did you mean {meant!r}" in str(unknown("model", given, resnets.list_models()))

@@ -28,7 +28,7 @@ from resnets.data.augment import (
     shift_and_flip,
     uniforms,
 )
-from resnets.data.keyed import MASK, Draw, hashes, permutation
+from resnets.data.rng import MASK, Draw, hashes, permutation
 from resnets.errors import UserError
 
 MANY = 20_000

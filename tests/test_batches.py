@@ -27,13 +27,13 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from resnets.data.augment import Augment, crop_boxes, flips, keys
-from resnets.data.batches import Batch, EvaluationBatches, TrainingStream, channel_statistics
-from resnets.data.keyed import permutation
-from resnets.data.pixels import TrainingReader, unless_abandoned
-from resnets.data.preprocess import Preprocess
-from resnets.data.sources.files import Paths
-from resnets.data.sources.names import Names
-from resnets.data.sources.parts import ImageFiles, Images
+from resnets.data.dataset import ImageFiles, Images
+from resnets.data.file_store import Paths
+from resnets.data.loader import Batch, EvalLoader, TrainLoader, channel_statistics
+from resnets.data.packed_strings import Names
+from resnets.data.rng import permutation
+from resnets.data.transforms import Preprocess
+from resnets.data.workers import TrainingReader, unless_abandoned
 from resnets.errors import UserError
 
 ALL_ON = Augment(
@@ -98,7 +98,7 @@ def files(count: int, folder: Path | None = None) -> ImageFiles:
     )
 
 
-def stream(part: Images | ImageFiles, **changes: Any) -> TrainingStream:
+def stream(part: Images | ImageFiles, **changes: Any) -> TrainLoader:
     settings: dict[str, Any] = {
         "preprocess": TO_16,
         "augment": Augment(),
@@ -107,7 +107,7 @@ def stream(part: Images | ImageFiles, **changes: Any) -> TrainingStream:
         "seed": 1,
         "device": "cpu",
     }
-    return TrainingStream(part, **(settings | changes))
+    return TrainLoader(part, **(settings | changes))
 
 
 def assert_same(found: Iterable[Batch], expected: Iterable[Batch]) -> None:
@@ -199,7 +199,7 @@ def test_no_global_generator_is_read_or_advanced() -> None:
         before = states()
         ours = stream(part, augment=ALL_ON, workers=workers, **where)
         batches.append(list(ours.batches(0, 2)))
-        list(EvaluationBatches(part, preprocess=TO_16, batch_size=4, device="cpu", workers=workers))
+        list(EvalLoader(part, preprocess=TO_16, batch_size=4, device="cpu", workers=workers))
         channel_statistics(part, TO_16)
         assert states() == before
         ours.close()
@@ -283,7 +283,7 @@ def test_training_decodes_smaller_and_evaluation_does_not(
     next(stream(part, augment=augment, **STREAMED).batches(0, 1))
     assert set(sizes) <= {(64, 48), (32, 24)}  # 16 pixels fit four times into most boxes
     sizes.clear()
-    list(EvaluationBatches(part, preprocess=TO_16, batch_size=8, device="cpu", **STREAMED))
+    list(EvalLoader(part, preprocess=TO_16, batch_size=8, device="cpu", **STREAMED))
     next(stream(part, **STREAMED).batches(0, 1))  # nor does training without random boxes
     assert set(sizes) == {(128, 96)}
 
@@ -339,7 +339,7 @@ def test_no_readable_file_is_one_clear_line(tmp_path: Path, workers: int) -> Non
         with pytest.raises(UserError, match=r"^none of the images can be read any more.*$"):
             list(stream(part, workers=workers, **where).batches(0, 1))
         with pytest.raises(UserError, match="none of the images"):
-            list(EvaluationBatches(part, preprocess=TO_16, batch_size=2, device="cpu", **where))
+            list(EvalLoader(part, preprocess=TO_16, batch_size=2, device="cpu", **where))
 
 
 # --- worker processes
@@ -485,9 +485,7 @@ def group_alive(group: int) -> bool:
 @pytest.mark.parametrize("where", [STREAMED, CACHED], ids=["streamed", "cached"])
 def test_evaluation_is_the_preprocessing_in_order(workers: int, where: dict[str, Any]) -> None:
     part = files(10)
-    ours = EvaluationBatches(
-        part, preprocess=TO_16, batch_size=4, device="cpu", workers=workers, **where
-    )
+    ours = EvalLoader(part, preprocess=TO_16, batch_size=4, device="cpu", workers=workers, **where)
     assert len(ours) == 3
     resized = np.stack([TO_16.resize(part.read(n, 3)) for n in range(10)])
     expected = TO_16.normalise(torch.from_numpy(resized).permute(0, 3, 1, 2))
@@ -508,7 +506,7 @@ def test_evaluation_leaves_out_and_counts(
     part = files(9, tmp_path)
     for index in lost:
         (tmp_path / f"{index}.png").write_bytes(b"")
-    ours = EvaluationBatches(part, preprocess=TO_16, batch_size=4, device="cpu", **where)
+    ours = EvalLoader(part, preprocess=TO_16, batch_size=4, device="cpu", **where)
     batches = list(ours)
     left = [index for index in range(9) if index not in lost]
     assert np.concatenate([batch.indices for batch in batches]).tolist() == left

@@ -12,23 +12,23 @@ from torch import Tensor, nn
 
 from resnets.errors import UserError
 from resnets.models import blocks
-from resnets.models.blocks import UNITS, make_unit
-from resnets.models.families import create_model
+from resnets.models.blocks import BLOCKS, make_block
+from resnets.models.config import ResNetConfig
 from resnets.models.layers import BlurPool, DropPath, SqueezeExcite, Whitening, normalisation
-from resnets.models.shortcuts import PadShortcut, UnitPlan, make_shortcut
-from resnets.models.spec import Spec
+from resnets.models.registry import create_model
+from resnets.models.shortcuts import BlockConfig, PadShortcut, make_shortcut
 
 FLOAT64 = 1e-12  # the same few sums in another order
 
 
-def spec(**ideas: object) -> Spec:
+def config(**ideas: object) -> ResNetConfig:
     given = {"depths": (2, 2), "block": "basic", "widths": (8, 16), "stem": "small"}
-    return Spec(**(given | ideas))  # type: ignore[arg-type]
+    return ResNetConfig(**(given | ideas))  # type: ignore[arg-type]
 
 
-def plan(in_channels: int = 8, width: int = 16, stride: int = 2, **rest: float) -> UnitPlan:
+def plan(in_channels: int = 8, width: int = 16, stride: int = 2, **rest: float) -> BlockConfig:
     given = {"out_channels": width, "dilation_before": 1, "dilation": 1, "drop_path": 0.0}
-    return UnitPlan(in_channels, width, stride=stride, **(given | rest))  # type: ignore[arg-type]
+    return BlockConfig(in_channels, width, stride=stride, **(given | rest))  # type: ignore[arg-type]
 
 
 # The equation ------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ def plan(in_channels: int = 8, width: int = 16, stride: int = 2, **rest: float) 
 @pytest.mark.parametrize(("order", "last"), [("post", "self.activation("), ("pre", "")])
 def test_the_last_line_of_a_unit_is_the_equation(order: str, last: str) -> None:
     close = ")" if last else ""
-    for (_, unit_order), unit in UNITS.items():
+    for (_, unit_order), unit in BLOCKS.items():
         if unit_order == order:
             line = inspect.getsource(unit.forward).strip().splitlines()[-1]
             assert line.strip() == f"return {last}shortcut + residual{close}"
@@ -47,7 +47,7 @@ def test_the_last_line_of_a_unit_is_the_equation(order: str, last: str) -> None:
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
 def test_with_a_residual_of_zero_a_unit_is_its_shortcut(block: str, order: str) -> None:
     same = plan(16, 16, stride=1) if block == "basic" else plan(16, 4, stride=1, out_channels=16)
-    unit = make_unit(same, spec(block=block, order=order))
+    unit = make_block(same, config(block=block, order=order))
     nn.init.zeros_(blocks.last_weighted_layer(unit).weight)
     x = torch.randn(2, 16, 5, 5)
     assert torch.equal(unit(x), x.relu() if order == "post" else x)
@@ -94,14 +94,14 @@ def test_a_residual_network_without_its_shortcuts_is_the_plain_network(
 @pytest.mark.parametrize("side", [1, 2, 7, 8])
 @pytest.mark.parametrize("shortcut", ["conv", "pad", "conv_all", "avg_conv"])
 def test_shortcuts_bring_the_shape_of_the_residual(shortcut: str, side: int) -> None:
-    out = make_shortcut(plan(), spec(shortcut=shortcut)).eval()(torch.randn(1, 8, side, side))
+    out = make_shortcut(plan(), config(shortcut=shortcut)).eval()(torch.randn(1, 8, side, side))
     assert out.shape == (1, 16, (side + 1) // 2, (side + 1) // 2)
 
 
 @pytest.mark.parametrize("shortcut", ["conv", "pad", "avg_conv"])
 def test_where_shapes_are_equal_the_shortcut_is_the_identity(shortcut: str) -> None:
-    assert isinstance(make_shortcut(plan(8, 8, stride=1), spec(shortcut=shortcut)), nn.Identity)
-    everywhere = make_shortcut(plan(8, 8, stride=1), spec(shortcut="conv_all"))
+    assert isinstance(make_shortcut(plan(8, 8, stride=1), config(shortcut=shortcut)), nn.Identity)
+    everywhere = make_shortcut(plan(8, 8, stride=1), config(shortcut="conv_all"))
     assert [type(layer) for layer in everywhere] == [nn.Conv2d, nn.BatchNorm2d]
 
 
@@ -116,7 +116,7 @@ def test_the_pad_shortcut_is_centred_and_free() -> None:
 
 
 def test_a_pre_activation_projection_shares_the_first_activation_and_has_no_norm() -> None:
-    unit = make_unit(plan(), spec(order="pre")).eval()
+    unit = make_block(plan(), config(order="pre")).eval()
     assert [type(layer) for layer in unit.downsample] == [nn.Conv2d]
     nn.init.zeros_(unit.conv2.weight)
     x = torch.randn(1, 8, 4, 4)
@@ -133,10 +133,10 @@ def strides(unit: nn.Module) -> list[int]:
 @pytest.mark.parametrize("order", ["post", "pre"])
 def test_stride_is_where_the_spec_puts_it(order: str) -> None:
     place = plan(8, 8, out_channels=32)
-    assert strides(make_unit(plan(), spec(order=order))) == [2, 1]
-    assert strides(make_unit(place, spec(block="bottleneck", order=order))) == [1, 2, 1]
-    early = spec(block="bottleneck", order=order, stride_on="1x1")
-    assert strides(make_unit(place, early)) == [2, 1, 1]
+    assert strides(make_block(plan(), config(order=order))) == [2, 1]
+    assert strides(make_block(place, config(block="bottleneck", order=order))) == [1, 2, 1]
+    early = config(block="bottleneck", order=order, stride_on="1x1")
+    assert strides(make_block(place, early)) == [2, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,9 @@ def test_a_maximum_halves_before_the_first_norm() -> None:
 
 
 def test_group_norm_has_32_groups_or_two_channels_in_each() -> None:
-    groups = {c: normalisation(c, spec=spec(norm="group")).num_groups for c in (256, 64, 16, 10, 9)}
+    groups = {
+        c: normalisation(c, config=config(norm="group")).num_groups for c in (256, 64, 16, 10, 9)
+    }
     assert groups == {256: 32, 64: 32, 16: 8, 10: 1, 9: 1}
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from resnets.data.batches import Batch
+from resnets.data.loader import Batch
 from resnets.errors import UserError
-from resnets.models.resnet import ResNet, Spec
-from resnets.training import checkpoints
-from resnets.training.checkpoints import (
+from resnets.models.resnet import ResNet, ResNetConfig
+from resnets.training import checkpoint
+from resnets.training.checkpoint import (
     Checkpoint,
     NotSavedError,
     RunFolder,
@@ -26,10 +26,10 @@ from resnets.training.checkpoints import (
     save_checkpoint,
 )
 from resnets.training.loop import train_step
-from resnets.training.recipes import Recipe
-from resnets.training.state import State
+from resnets.training.recipe import Recipe
+from resnets.training.train_state import State
 
-SPEC = Spec(depths=(1,), block="basic", widths=(8,), num_classes=4, stem="small")
+SPEC = ResNetConfig(depths=(1,), block="basic", widths=(8,), num_classes=4, stem="small")
 
 
 def small(step: int) -> Checkpoint:
@@ -211,7 +211,7 @@ def test_a_write_that_fails_leaves_the_old_generation(
     path = tmp_path / "c.safetensors"
     save_checkpoint(path, small(1))
 
-    monkeypatch.setattr(checkpoints, "save", lambda tensors, metadata: b"half of it")
+    monkeypatch.setattr(checkpoint, "save", lambda tensors, metadata: b"half of it")
     with pytest.raises(UserError):
         save_checkpoint(path, small(2))
     assert digest(load_checkpoint(path)) == digest(small(1))

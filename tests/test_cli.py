@@ -29,11 +29,11 @@ import resnets.results
 import resnets.run
 import resnets.training.job
 from resnets import Predictor, Recipe, __version__
-from resnets.cli import VERBS, main
-from resnets.commands.demo import SECONDS
-from resnets.display import Display
-from resnets.models.families import MODELS
-from resnets.training.named import RECIPES
+from resnets.cli.demo import SECONDS
+from resnets.cli.main import VERBS, main
+from resnets.cli.progress import Display
+from resnets.models.registry import MODELS
+from resnets.training.recipes import RECIPES
 
 CLASSES = ("apple", "berry", "cherry")
 # Nothing of these is measured, so two runs of them are the same run.
@@ -130,9 +130,16 @@ def load(path: Path) -> Any:
 
 def test_a_run_folder_holds_exactly_what_is_promised(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == {
-        "config.json", "environment.json", "data.json", "metrics.jsonl", "checkpoints",
-        "model.safetensors", "scores.json", "report.html", "figures",
-    }  # fmt: skip
+        "config.json",
+        "environment.json",
+        "data.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "model.safetensors",
+        "scores.json",
+        "report.html",
+        "figures",
+    }
     outside = [path for path in run.rglob("*.safetensors") if path.parent.name != "checkpoints"]
     assert outside == [run / "model.safetensors"]
     assert list(run.rglob("*.partial")) == []
@@ -458,8 +465,9 @@ def test_an_unreadable_image_is_reported_and_the_rest_predicted(
         answer = resnets_("predict", run, bad, good, none, "--top", 1, "--format", form)
         assert answer.code == 2 and len(answer.out.splitlines()) == lines
         assert [line.split(": ")[:2] for line in answer.err.splitlines()] == [
-            ["resnets", str(bad)], ["resnets", str(none)],
-        ]  # fmt: skip
+            ["resnets", str(bad)],
+            ["resnets", str(none)],
+        ]
     assert [entry["error"] is None for entry in json.loads(answer.out)] == [False, True, False]
     quiet = resnets_("predict", run, bad, good, "--quiet")
     assert quiet.code == 2 and quiet.err == "" and str(good) in quiet.out
@@ -635,10 +643,17 @@ def places(data: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     for folder in (single / "apple", hollow / "apple", hollow / "berry", strangers / "zebra"):
         Image.new("RGB", (9, 9)).save(folder / "1.png")
     return {
-        "data": data, "run": run, "empty": empty, "single": single, "hollow": hollow,
-        "strangers": strangers, "pair": draw(pair, images=1), "note": note, "toml": toml,
+        "data": data,
+        "run": run,
+        "empty": empty,
+        "single": single,
+        "hollow": hollow,
+        "strangers": strangers,
+        "pair": draw(pair, images=1),
+        "note": note,
+        "toml": toml,
         "toml2": toml2,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("typed", MISTAKES)
@@ -749,8 +764,12 @@ def test_a_full_disk_behind_standard_output_is_one_line() -> None:
     with open(os.devnull if os.name == "nt" else "/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "resnets", "--help"],
-            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
-        )  # fmt: skip
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     assert done.returncode == 2 and done.stderr.startswith("resnets: No space left on device")
 
 

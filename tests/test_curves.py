@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 import curves
-from resnets.data.sources import DataSet
-from resnets.training.named import RECIPES
-from resnets.training.recipes import Recipe
+from resnets.data import DataSet
+from resnets.training.recipe import Recipe
+from resnets.training.recipes import RECIPES
 
 SAME_RECIPE = 5e-4
 """Relative. Measured against the committed curves (AVX-512, one thread): torch's kernels for AVX2

@@ -10,16 +10,27 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from resnets.display import WIDE, Display, printer, program
+from resnets.cli.progress import WIDE, Display, printer, program
 
 START = {"kind": "start", "step": 10, "steps": 110, "seconds": 0.0}
 TRAIN = {
-    "kind": "train", "step": 60, "epoch": 1.5, "loss": 0.25, "accuracy": 0.875,
-    "images_per_second": 321.4, "learning_rate": 0.05, "seconds": 100.0,
-}  # fmt: skip
+    "kind": "train",
+    "step": 60,
+    "epoch": 1.5,
+    "loss": 0.25,
+    "accuracy": 0.875,
+    "images_per_second": 321.4,
+    "learning_rate": 0.05,
+    "seconds": 100.0,
+}
 VALIDATION = {
-    "kind": "validation", "step": 60, "epoch": 1.5, "loss": 0.5, "top1": 0.75, "seconds": 120.0,
-}  # fmt: skip
+    "kind": "validation",
+    "step": 60,
+    "epoch": 1.5,
+    "loss": 0.5,
+    "top1": 0.75,
+    "seconds": 120.0,
+}
 NOTICE = {"kind": "notice", "text": "7 images [bold] left out"}
 
 
@@ -35,16 +46,23 @@ def shown(capsys: pytest.CaptureFixture[str], *records: dict[str, Any], quiet: b
 def test_a_plain_line_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     line = shown(capsys, START, TRAIN, VALIDATION).splitlines()[-1]
     assert line.split("  ") == [
-        "epoch 1.5", "step 60/110", "images/s 321", "loss 0.250", "train acc 87.5%",
-        "val acc 75.0%", "best 75.0%", "lr 0.0500", "left 2:00",
-    ]  # fmt: skip
+        "epoch 1.5",
+        "step 60/110",
+        "images/s 321",
+        "loss 0.250",
+        "train acc 87.5%",
+        "val acc 75.0%",
+        "best 75.0%",
+        "lr 0.0500",
+        "left 2:00",
+    ]
 
 
 def test_plain_lines_are_few_but_every_validation_has_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("resnets.display.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("resnets.cli.progress.time.monotonic", lambda: now[0])
     with Display() as display:
         display(START)
         for _ in range(30):

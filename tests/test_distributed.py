@@ -15,19 +15,19 @@ import pytest
 import torch
 from torch import nn
 
-from resnets.data.batches import Batch, EvaluationBatches, TrainingStream
-from resnets.data.preprocess import Preprocess
+from resnets.data.loader import Batch, EvalLoader, TrainLoader
+from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
-from resnets.evaluation import Scores, evaluate
+from resnets.evaluation.metrics import Scores, evaluate
 from resnets.training import loop
-from resnets.training.checkpoints import RunFolder, load_checkpoint
-from resnets.training.distributed import ALONE, Ranks
-from resnets.training.finite import NotFiniteError
-from resnets.training.interrupt import Interruption
+from resnets.training.checkpoint import RunFolder, load_checkpoint
+from resnets.training.distributed import SINGLE_PROCESS, DistContext
 from resnets.training.job import augmentation
-from resnets.training.recipes import Recipe
-from resnets.training.state import State
-from resnets.training.syncnorm import synchronise
+from resnets.training.nan_check import NotFiniteError
+from resnets.training.recipe import Recipe
+from resnets.training.signals import SignalHandler
+from resnets.training.sync_batchnorm import synchronise
+from resnets.training.train_state import State
 from some_ranks import on_ranks
 from tiny_runs import CPU, HARD, RANDOM, K, digest, images_of, network, recipe_of, shares_of
 
@@ -42,33 +42,43 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="no
 # --- samples
 
 
-def stream_of(recipe: Recipe, ranks: Ranks, *, cache_mb: float = 1024) -> TrainingStream:
+def stream_of(recipe: Recipe, ranks: DistContext, *, cache_mb: float = 1024) -> TrainLoader:
     assert recipe.batch_size is not None
-    return TrainingStream(
-        images_of(NUM), preprocess=Preprocess(size=12), augment=augmentation(recipe),
-        num_classes=K, batch_size=recipe.batch_size, seed=recipe.seed, device=CPU,
-        cache_mb=cache_mb, places=ranks.slice(recipe.batch_size, accumulate=recipe.accumulate),
-    )  # fmt: skip
+    return TrainLoader(
+        images_of(NUM),
+        preprocess=Preprocess(size=12),
+        augment=augmentation(recipe),
+        num_classes=K,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        device=CPU,
+        cache_mb=cache_mb,
+        places=ranks.slice(recipe.batch_size, accumulate=recipe.accumulate),
+    )
 
 
 @pytest.mark.parametrize("cache_mb", [0, 1024], ids=["streamed", "cached"])
 @pytest.mark.parametrize(
     "values",
     [
-        {}, {"accumulate": 2}, MIXED, MIXED | {"mixup": 0.0}, MIXED | {"cutmix": 0.0},
+        {},
+        {"accumulate": 2},
+        MIXED,
+        MIXED | {"mixup": 0.0},
+        MIXED | {"cutmix": 0.0},
         MIXED | {"crop": "resized", "accumulate": 1, "policy": "trivialaugment"},
     ],
     ids=["plain", "accumulate", "mixed", "cutmix", "mixup", "resized"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("count", [2, 4])
 def test_ranks_divide_the_batches_of_one_process(
     count: int, values: dict[str, Any], cache_mb: float
 ) -> None:
     """Micro-batch by micro-batch, the slices side by side are the whole, to the last bit."""
     recipe = recipe_of(**values)
-    whole = stream_of(recipe, ALONE, cache_mb=cache_mb).batches(3, 8)
+    whole = stream_of(recipe, SINGLE_PROCESS, cache_mb=cache_mb).batches(3, 8)
     slices = [
-        stream_of(recipe, Ranks(rank, count), cache_mb=cache_mb).batches(3, 8)
+        stream_of(recipe, DistContext(rank, count), cache_mb=cache_mb).batches(3, 8)
         for rank in range(count)
     ]
     for batch, *parts in zip(whole, *slices, strict=True):
@@ -81,9 +91,9 @@ def test_ranks_divide_the_batches_of_one_process(
 
 def test_a_batch_that_cannot_be_divided_is_refused() -> None:
     with pytest.raises(UserError, match="--batch-size 8: must be divisible by 3 ranks x"):
-        Ranks(0, 3).slice(8, accumulate=1)
+        DistContext(0, 3).slice(8, accumulate=1)
     with pytest.raises(UserError, match="divisible by 4 ranks x --accumulate 4"):
-        Ranks(0, 4).slice(8, accumulate=4)
+        DistContext(0, 4).slice(8, accumulate=4)
 
 
 # --- losses
@@ -106,13 +116,13 @@ def exact(batch: Batch) -> Batch:
     return replace(batch, images=batch.images.double())
 
 
-def validation_of(ranks: Ranks) -> EvaluationBatches:
-    return EvaluationBatches(
+def validation_of(ranks: DistContext) -> EvalLoader:
+    return EvalLoader(
         ranks.part(images_of(NUM)), preprocess=Preprocess(size=12), batch_size=4, device=CPU
     )
 
 
-def scores_of(ranks: Ranks, model: nn.Module, interruption: Interruption) -> Scores:
+def scores_of(ranks: DistContext, model: nn.Module, interruption: SignalHandler) -> Scores:
     ranks.share_buffers(model)
     batches = ranks.in_step(validation_of(ranks), rounds=6, interruption=interruption)
     double = next(model.parameters()).dtype == torch.float64
@@ -121,27 +131,40 @@ def scores_of(ranks: Ranks, model: nn.Module, interruption: Interruption) -> Sco
 
 
 def lived(
-    ranks: Ranks, folder: RunFolder, recipe: Recipe, *, double: bool, stream: Any = None,
-    resumed: bool = False, interruption: Interruption | None = None, **spec: Any,
-) -> State:  # fmt: skip
+    ranks: DistContext,
+    folder: RunFolder,
+    recipe: Recipe,
+    *,
+    double: bool,
+    stream: Any = None,
+    resumed: bool = False,
+    interruption: SignalHandler | None = None,
+    **config: Any,
+) -> State:
     """One rank's run, or what is left of it."""
     folder = folder if ranks.first else replace(folder, written=False)
-    model = network(**spec)
+    model = network(**config)
     if recipe.sync_batchnorm:
         synchronise(model, ranks=ranks, device=CPU)
     state = State.start(model.double() if double else model, recipe, device=CPU)
     checkpoint = ranks.decided(folder.load) if resumed else None
     if checkpoint is not None:
         state.restore(checkpoint)
-    heard = interruption or Interruption(alone=ranks.count == 1)
+    heard = interruption or SignalHandler(alone=ranks.count == 1)
     stream = stream or stream_of(recipe, ranks)
     with heard, patch.object(loop, "LOG_EVERY_SECONDS", 0.0):
         loop.train(
-            state, recipe, stream=Exact(stream) if double else stream,
-            validate=lambda model: scores_of(ranks, model, heard), folder=folder,
-            shares=shares_of(recipe), num_images=NUM, log=folder.log, interruption=heard,
+            state,
+            recipe,
+            stream=Exact(stream) if double else stream,
+            validate=lambda model: scores_of(ranks, model, heard),
+            folder=folder,
+            shares=shares_of(recipe),
+            num_images=NUM,
+            log=folder.log,
+            interruption=heard,
             ranks=ranks,
-        )  # fmt: skip
+        )
     return state
 
 
@@ -153,15 +176,15 @@ EQUAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def losses(ranks: Ranks, folder: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
+def losses(ranks: DistContext, folder: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Losses and accuracies, of training and validation, of float64 runs that should be equal."""
     found = {}
-    for name, (values, spec) in EQUAL.items():
+    for name, (values, config) in EQUAL.items():
         recipe = recipe_of(**values | {"steps": 4, "evaluate_every": 2 * 8 / NUM})
         place = RunFolder(folder / f"{ranks.count} {name}")
         if ranks.first:
             (place.path / "checkpoints").mkdir(parents=True)
-        lived(ranks, place, recipe, double=True, **spec)
+        lived(ranks, place, recipe, double=True, **config)
         found[name] = {
             kind: [(r["loss"], r[score]) for r in place.history() if r["kind"] == kind]
             for kind, score in (("train", "accuracy"), ("validation", "top1"))
@@ -170,7 +193,7 @@ def losses(ranks: Ranks, folder: Path) -> dict[str, dict[str, list[tuple[float, 
 
 
 def test_the_number_of_ranks_changes_no_loss(tmp_path: Path) -> None:
-    one = losses(ALONE, tmp_path)
+    one = losses(SINGLE_PROCESS, tmp_path)
     assert [tuple(map(len, kinds.values())) for kinds in one.values()] == [(4, 2)] * len(EQUAL)
     for count in (2, 4):
         several = on_ranks(count, losses, tmp_path, folder=tmp_path)[0]
@@ -190,7 +213,7 @@ STOPPED = 4
 class Telling:
     """Batches that send one rank a signal while the one for a step is waited for."""
 
-    def __init__(self, inner: TrainingStream, *, rank: int, ranks: Ranks) -> None:
+    def __init__(self, inner: TrainLoader, *, rank: int, ranks: DistContext) -> None:
         self.inner, self.tells = inner, rank == ranks.rank
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
@@ -200,7 +223,7 @@ class Telling:
             yield batch
 
 
-def whole_and_resumed(ranks: Ranks, folder: Path) -> tuple[str, str, int, int | None]:
+def whole_and_resumed(ranks: DistContext, folder: Path) -> tuple[str, str, int, int | None]:
     """Digests of an uninterrupted run and of one that one rank's signal stopped; where, by what."""
     recipe = recipe_of(**EVERYTHING | {"accumulate": 1})
     places = [RunFolder(folder / name) for name in ("whole", "stopped")]
@@ -208,7 +231,7 @@ def whole_and_resumed(ranks: Ranks, folder: Path) -> tuple[str, str, int, int | 
         (place.path / "checkpoints").mkdir(parents=True)
     ranks.decided(lambda: None)
     whole = lived(ranks, places[0], recipe, double=False, **RANDOM)
-    heard = Interruption(alone=False)
+    heard = SignalHandler(alone=False)
     telling = Telling(stream_of(recipe, ranks), rank=2, ranks=ranks)
     stopped = lived(
         ranks, places[1], recipe, double=False, stream=telling, interruption=heard, **RANDOM
@@ -233,7 +256,7 @@ def test_four_ranks_stop_together_and_go_on_to_the_same_bits(tmp_path: Path) -> 
         assert whole.scalars == resumed.scalars
 
 
-def lost(ranks: Ranks, folder: Path) -> int:
+def lost(ranks: DistContext, folder: Path) -> int:
     """A run in which the last rank's slice becomes infinite at step 3; the step of the end."""
 
     class Poisoned:
@@ -255,16 +278,16 @@ def test_a_loss_lost_on_one_rank_ends_all_at_that_step(tmp_path: Path) -> None:
     assert on_ranks(2, lost, tmp_path, folder=tmp_path) == [3, 3]
 
 
-def evaluated(ranks: Ranks) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def evaluated(ranks: DistContext) -> tuple[dict[str, Any], dict[str, Any] | None]:
     torch.manual_seed(ranks.rank)  # buffers that differ are rank 0's before they are used
     model = network()
     for buffer in model.buffers():
         buffer.copy_(torch.rand(buffer.shape) + 0.5 * (ranks.rank + 1))
-    return scores_of(ranks, model, Interruption(alone=False)).to_dict(), None
+    return scores_of(ranks, model, SignalHandler(alone=False)).to_dict(), None
 
 
 def test_evaluation_counts_every_image_once(tmp_path: Path) -> None:
-    one = evaluated(ALONE)[0]
+    one = evaluated(SINGLE_PROCESS)[0]
     for found, _ in on_ranks(4, evaluated, folder=tmp_path):
         assert found["num_images"] == NUM
         for name in ("confusion", "top1", "per_class"):
@@ -274,10 +297,10 @@ def test_evaluation_counts_every_image_once(tmp_path: Path) -> None:
 
 def test_fewer_images_than_ranks_are_refused() -> None:
     with pytest.raises(UserError, match="3 validation images for 4 ranks: start fewer"):
-        Ranks(0, 4).part(images_of(3))
+        DistContext(0, 4).part(images_of(3))
 
 
-def refused(ranks: Ranks) -> list[str]:
+def refused(ranks: DistContext) -> list[str]:
     """What each kind of agreement says when one rank fails."""
 
     def fail_on(rank: int) -> int:
@@ -287,9 +310,11 @@ def refused(ranks: Ranks) -> list[str]:
 
     said = [str(ranks.everywhere(lambda: fail_on(9))), str(ranks.decided(lambda: fail_on(9)))]
     for attempt in (
-        lambda: ranks.everywhere(lambda: fail_on(1)), lambda: ranks.decided(lambda: fail_on(0)),
-        lambda: ranks.in_turn(lambda: fail_on(1)), lambda: ranks.agree_on("x", f"{ranks.rank}"),
-    ):  # fmt: skip
+        lambda: ranks.everywhere(lambda: fail_on(1)),
+        lambda: ranks.decided(lambda: fail_on(0)),
+        lambda: ranks.in_turn(lambda: fail_on(1)),
+        lambda: ranks.agree_on("x", f"{ranks.rank}"),
+    ):
         with pytest.raises(UserError) as error:
             attempt()
         said.append(str(error.value))

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 
 from resnets.errors import UserError
-from resnets.evaluation import NUM_BINS, Scores, Tally, evaluate, wilson
+from resnets.evaluation.metrics import NUM_BINS, MetricAccumulator, Scores, evaluate, wilson
 
 ROUNDING = 1e-12  # sums of a few hundred float64 values in another order
 PUBLISHED_DIGITS = 5e-5  # intervals printed with four digits
 
 
 def score(logits: torch.Tensor, targets: torch.Tensor, classes: int, batch: int = 10**9) -> Scores:
-    tally = Tally([f"class {index}" for index in range(classes)])
+    tally = MetricAccumulator([f"class {index}" for index in range(classes)])
     for images, true in zip(logits.split(batch), targets.split(batch), strict=True):
         tally.add(images, true)
     return tally.scores()
@@ -211,16 +211,16 @@ def test_what_does_not_fit_is_refused(
     logits: torch.Tensor, targets: torch.Tensor, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        Tally(["a", "b", "c"]).add(logits, targets)
+        MetricAccumulator(["a", "b", "c"]).add(logits, targets)
 
 
 def test_nothing_to_score() -> None:
-    tally = Tally(["a", "b"])
+    tally = MetricAccumulator(["a", "b"])
     tally.add(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))
     with pytest.raises(UserError, match="no image"):
         tally.scores()
     with pytest.raises(UserError, match="at least one class"):
-        Tally([])
+        MetricAccumulator([])
     scores = score(*random_case(9, 3), 3)
     with pytest.raises(UserError, match="do not fit"):
         replace(scores, per_class=scores.per_class[:2])

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from resnets.errors import UserError
-from resnets.models.families import MODELS, create_model, list_models
-from resnets.models.measure import count_parameters, layer_table
-from resnets.models.resnet import ResNet, Spec
+from resnets.models.registry import MODELS, create_model, list_models
+from resnets.models.resnet import ResNet, ResNetConfig
+from resnets.models.summary import count_parameters, layer_table
 
 # Sizes as printed: name, parameters, MACs with the digits printed, entries of the state dict.
 # G at 224 and 1000 classes, M at 32 and 10 classes.
@@ -110,23 +110,23 @@ ROWS = [line.split() for line in PRINTED.strip().splitlines()]
 ROUNDED = 0.51  # of the last digit: a few figures were rounded twice on their way into print
 
 
-def cut(spec: Spec) -> Spec:
+def cut(config: ResNetConfig) -> ResNetConfig:
     """The same network with at most two units a stage: what a third one does, the second did."""
-    return dataclasses.replace(spec, depths=tuple(min(depth, 2) for depth in spec.depths))
+    return dataclasses.replace(config, depths=tuple(min(depth, 2) for depth in config.depths))
 
 
 # Rows that differ in depth alone have one cut network, and so one test.
-CUT = {cut(row.spec): name for name, row in reversed(MODELS.items())}
-cut_networks = pytest.mark.parametrize("spec", CUT, ids=CUT.values())
+CUT = {cut(row.config): name for name, row in reversed(MODELS.items())}
+cut_networks = pytest.mark.parametrize("config", CUT, ids=CUT.values())
 
 
-def on_meta(spec: Spec) -> ResNet:
+def on_meta(config: ResNetConfig) -> ResNet:
     with torch.device("meta"):
-        return ResNet(spec)
+        return ResNet(config)
 
 
-def meta_images(spec: Spec, side: int) -> Tensor:
-    return torch.empty(2, spec.in_channels, side, side, device="meta")
+def meta_images(config: ResNetConfig, side: int) -> Tensor:
+    return torch.empty(2, config.in_channels, side, side, device="meta")
 
 
 @pytest.mark.parametrize(("name", "params", "macs", "keys"), ROWS, ids=[row[0] for row in ROWS])
@@ -142,7 +142,7 @@ def test_rows_carry_the_printed_sizes(name: str, params: str, macs: str, keys: s
 
 @pytest.mark.parametrize("name", MODELS)
 def test_networks_have_the_sizes_of_their_rows(name: str) -> None:
-    row, model = MODELS[name], on_meta(MODELS[name].spec)
+    row, model = MODELS[name], on_meta(MODELS[name].config)
     layers = layer_table(model, row.input_size)
     assert count_parameters(model) == sum(layer.parameters for layer in layers) == row.params
     assert sum(layer.macs for layer in layers) == row.macs
@@ -156,50 +156,52 @@ def test_networks_have_the_sizes_of_their_rows(name: str) -> None:
 
 
 @cut_networks
-def test_each_stage_has_its_channels_and_stride_and_gradients_reach_the_stem(spec: Spec) -> None:
-    model, side = on_meta(spec), 64
-    stages = tuple(range(1, len(spec.depths) + 1))
-    maps = model.features(meta_images(spec, side), stages)
-    first = spec.stem_stride * spec.first_stride
+def test_each_stage_has_its_channels_and_stride_and_gradients_reach_the_stem(
+    config: ResNetConfig,
+) -> None:
+    model, side = on_meta(config), 64
+    stages = tuple(range(1, len(config.depths) + 1))
+    maps = model.features(meta_images(config, side), stages)
+    first = config.stem_stride * config.first_stride
     strides = [first * 2**stage for stage in range(len(stages))]
     assert [tuple(x.shape[1:]) for x in maps] == [
-        (width * spec.expansion, side // stride, side // stride)
-        for width, stride in zip(spec.widths, strides, strict=True)
+        (width * config.expansion, side // stride, side // stride)
+        for width, stride in zip(config.widths, strides, strict=True)
     ]
     maps[-1].sum().backward()
     assert next(model.parameters()).grad is not None
 
 
 @cut_networks
-def test_shortcut_and_residual_have_equal_shapes_at_any_size(spec: Spec) -> None:
-    model = on_meta(spec).eval()
+def test_shortcut_and_residual_have_equal_shapes_at_any_size(config: ResNetConfig) -> None:
+    model = on_meta(config).eval()
     seen: list[bool] = []
 
     def compare(unit: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         shortcut = unit.downsample(args[0])
-        plain = shortcut.dim() == 0 and spec.shortcut == "none"
+        plain = shortcut.dim() == 0 and config.shortcut == "none"
         seen.append(plain or shortcut.shape == output.shape)
 
     for stage in model.stage_names:
         model.get_submodule(stage)[0].register_forward_hook(compare)
-    sizes = (17, 33, 63) if spec.blur else (1, 17, 33, 63)
+    sizes = (17, 33, 63) if config.blur else (1, 17, 33, 63)
     for side in sizes:
-        assert model(meta_images(spec, side)).shape == (2, spec.num_classes)
+        assert model(meta_images(config, side)).shape == (2, config.num_classes)
     assert len(seen) == len(sizes) * len(model.stage_names)
     assert all(seen)
 
 
 @cut_networks
-def test_two_images_train_down_to_a_map_of_one_pixel(spec: Spec) -> None:
-    side = 17 if spec.blur else 1
-    features = on_meta(spec).forward_features(meta_images(spec, side))
+def test_two_images_train_down_to_a_map_of_one_pixel(config: ResNetConfig) -> None:
+    side = 17 if config.blur else 1
+    features = on_meta(config).forward_features(meta_images(config, side))
     assert features.shape[2:] == (1, 1)
 
 
 def test_layers_are_the_number_in_the_name() -> None:
     for name, row in MODELS.items():
-        convolutions = {"basic": 2, "bottleneck": 3}[row.spec.block]
-        counted = sum(row.spec.depths) * convolutions + 2
+        convolutions = {"basic": 2, "bottleneck": 3}[row.config.block]
+        counted = sum(row.config.depths) * convolutions + 2
         digits = "".join(c if c.isdigit() else " " for c in name).split()[0]
         assert str(row.layers) == digits
         wide, rounded = name.startswith("wrn"), name.startswith("resnetrs")
@@ -224,16 +226,22 @@ def test_a_hundred_classes_of_the_wide_network_have_the_printed_size() -> None:
 def test_list_models_matches_shell_patterns_in_the_tables_order() -> None:
     assert list_models() == list(MODELS)
     assert list_models("plain??") == [
-        "plain18", "plain34", "plain50", "plain20", "plain32", "plain44", "plain56",
-    ]  # fmt: skip
+        "plain18",
+        "plain34",
+        "plain50",
+        "plain20",
+        "plain32",
+        "plain44",
+        "plain56",
+    ]
     assert list_models("alexnet*") == []
 
 
 def test_a_name_alone_gives_the_rows_own_classes_and_channels() -> None:
-    assert create_model("resnet20").spec == MODELS["resnet20"].spec
+    assert create_model("resnet20").config == MODELS["resnet20"].config
     model = create_model("resnet20", num_classes=7, in_channels=1, drop_path=0.5)
     assert model.eval()(torch.randn(2, 1, 32, 32)).shape == (2, 7)
-    assert model.spec.drop_path == 0.5
+    assert model.config.drop_path == 0.5
 
 
 @pytest.mark.parametrize(

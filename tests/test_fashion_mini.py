@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import FashionMNIST
 
-from resnets.data.sources import Images, open_data
+from resnets.data import Images, open_data
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = ROOT / "src" / "resnets" / "data" / "fashion_mini.npz"
@@ -20,11 +20,11 @@ EMBEDDED = ROOT / "src" / "resnets" / "data" / "fashion_mini.npz"
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     path = ROOT / "scripts" / "make_fashion_mini.py"
-    spec = importlib.util.spec_from_file_location("make_fashion_mini", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    config = importlib.util.spec_from_file_location("make_fashion_mini", path)
+    assert config is not None
+    assert config.loader is not None
+    module = importlib.util.module_from_spec(config)
+    config.loader.exec_module(module)
     return module
 
 
@@ -34,7 +34,7 @@ def test_contents() -> None:
     assert data.classes == tuple(FashionMNIST.classes)
     assert data.notices == ()
     for part, num_per_class in (("train", 1000), ("test", 200)):
-        images = data.parts[part]
+        images = data.splits[part]
         assert isinstance(images, Images)
         assert images.pixels.shape == (num_per_class * 10, 28, 28, 1)
         assert np.bincount(images.targets).tolist() == [num_per_class] * 10

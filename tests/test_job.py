@@ -16,17 +16,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from resnets.data.sources import DataSet, Images
-from resnets.errors import UserError
-from resnets.models.layers import Whitening
-from resnets.training import job as room
-from resnets.training.environment import (
+from resnets.data import DataSet, Images
+from resnets.device import (
     choose_device,
     describe_environment,
     kept_threads,
 )
-from resnets.training.job import Job, Parts, augmentation, divide, fingerprint
-from resnets.training.recipes import Recipe
+from resnets.errors import UserError
+from resnets.models.layers import Whitening
+from resnets.training import job as room
+from resnets.training.job import Job, Splits, augmentation, fingerprint, make_splits
+from resnets.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 CLASSES = ("ant", "bee", "cat")
@@ -46,35 +46,45 @@ def data_of(**sizes: int) -> DataSet:
 
 def recipe_of(**values: Any) -> Recipe:
     given: dict[str, Any] = {
-        "model": "resnet20", "size": 16, "steps": 4, "batch_size": 8, "learning_rate": 0.1,
-        "crop": "shift", "precision": "fp32", "workers": 0, "threads": 1, "evaluate_every": 1.0,
-        "policy": "none", "memory_format": "channels_last", "optimizer": "sgd",
-    }  # fmt: skip
+        "model": "resnet20",
+        "size": 16,
+        "steps": 4,
+        "batch_size": 8,
+        "learning_rate": 0.1,
+        "crop": "shift",
+        "precision": "fp32",
+        "workers": 0,
+        "threads": 1,
+        "evaluate_every": 1.0,
+        "policy": "none",
+        "memory_format": "channels_last",
+        "optimizer": "sgd",
+    }
     return Recipe(**given | values)
 
 
 def job_of(recipe: Recipe | None = None, **sizes: int) -> Job:
     recipe = recipe or recipe_of()
     data = data_of(**sizes or {"train": 60, "test": 12})
-    return Job.build(recipe, divide(data, recipe), classes=CLASSES, device=CPU)
+    return Job.build(recipe, make_splits(data, recipe), classes=CLASSES, device=CPU)
 
 
 def test_a_validation_part_is_held_out_of_the_training_part() -> None:
     data = data_of(train=60, test=12)
-    parts = divide(data, recipe_of(val_fraction=0.2))
+    parts = make_splits(data, recipe_of(val_fraction=0.2))
     assert (len(parts.train), len(parts.val)) == (48, 12)
-    assert set(parts.train.ids) | set(parts.val.ids) == set(data.parts["train"].ids)
+    assert set(parts.train.ids) | set(parts.val.ids) == set(data.splits["train"].ids)
     assert set(parts.train.ids) & set(parts.val.ids) == set()
     assert parts.held_out == tuple(parts.val.ids)
     assert np.bincount(parts.val.targets).tolist() == [4, 4, 4]
-    assert parts.scored == ("test", data.parts["test"])
+    assert parts.scored == ("test", data.splits["test"])
 
 
 def test_the_split_follows_the_seed_and_can_be_repeated() -> None:
     data = data_of(all=60)
-    first, other = divide(data, recipe_of(seed=1)), divide(data, recipe_of(seed=2))
+    first, other = make_splits(data, recipe_of(seed=1)), make_splits(data, recipe_of(seed=2))
     assert first.held_out != other.held_out
-    again = divide(data, recipe_of(seed=2), held_out=first.held_out)
+    again = make_splits(data, recipe_of(seed=2), held_out=first.held_out)
     assert list(again.train.ids) == list(first.train.ids)
     assert list(again.val.ids) == list(first.val.ids)
     assert again.scored[0] == "validation"
@@ -82,39 +92,43 @@ def test_the_split_follows_the_seed_and_can_be_repeated() -> None:
 
 def test_a_given_validation_part_is_used() -> None:
     data = data_of(train=60, val=9, test=12)
-    parts = divide(data, recipe_of())
-    assert (parts.train, parts.val, parts.held_out) == (data.parts["train"], data.parts["val"], ())
+    parts = make_splits(data, recipe_of())
+    assert (parts.train, parts.val, parts.held_out) == (
+        data.splits["train"],
+        data.splits["val"],
+        (),
+    )
 
 
 def test_validating_on_test_uses_all_training_images() -> None:
     data = data_of(train=60, val=9, test=12)
-    parts = divide(data, recipe_of(validate_on="test"))
-    assert (parts.train, parts.val) == (data.parts["train"], data.parts["test"])
+    parts = make_splits(data, recipe_of(validate_on="test"))
+    assert (parts.train, parts.val) == (data.splits["train"], data.splits["test"])
     with pytest.raises(UserError, match="--validate-on test: insects has no test part"):
-        divide(data_of(all=60), recipe_of(validate_on="test"))
+        make_splits(data_of(all=60), recipe_of(validate_on="test"))
 
 
 def test_facts() -> None:
-    facts = divide(data_of(train=60, val=9, test=12), recipe_of()).facts(CLASSES)
+    facts = make_splits(data_of(train=60, val=9, test=12), recipe_of()).facts(CLASSES)
     assert (facts.num_train, facts.num_val, facts.num_test) == (60, 9, 12)
     assert (facts.side, facts.channels, facts.num_classes) == (16, 3, 3)
-    grey = Parts(images_of(6, channels=1), images_of(3, channels=1), None).facts(CLASSES)
+    grey = Splits(images_of(6, channels=1), images_of(3, channels=1), None).facts(CLASSES)
     assert (grey.channels, grey.num_test) == (1, 0)
 
 
 def test_preprocessing_is_measured_on_the_training_part_and_repeated_from_its_record() -> None:
     job = job_of()
-    pixels = job.parts.train.pixels.astype(np.float64) / 255
+    pixels = job.splits.train.pixels.astype(np.float64) / 255
     assert job.preprocess.mean == pytest.approx(pixels.mean((0, 1, 2)), abs=1e-6)
     assert job.preprocess.std == pytest.approx(pixels.std((0, 1, 2)), abs=1e-6)
     stored = json.loads(json.dumps(job.describe(data="x", name="insects", fingerprint="f")))
     other = Job.build(
-        job.recipe, job.parts, classes=CLASSES, device=CPU, preprocess=stored["preprocess"]
+        job.recipe, job.splits, classes=CLASSES, device=CPU, preprocess=stored["preprocess"]
     )
     assert other.preprocess == job.preprocess
     assert stored["sizes"] == {"train": 54, "val": 6, "test": 12}
     assert stored["classes"] == list(CLASSES)
-    assert tuple(stored["held_out"]) == job.parts.held_out
+    assert tuple(stored["held_out"]) == job.splits.held_out
 
 
 def test_the_same_recipe_builds_the_same_batches_and_weights() -> None:
@@ -131,10 +145,10 @@ def test_the_same_recipe_builds_the_same_batches_and_weights() -> None:
 
 def test_the_network_fits_data_and_recipe() -> None:
     job = job_of(recipe_of(dropout=0.1, drop_path=0.2))
-    spec = job.new_model().spec
-    assert (spec.num_classes, spec.in_channels) == (3, 3)
-    assert (spec.dropout, spec.drop_path) == (0.1, 0.2)
-    assert job.new_model_spec() == spec
+    config = job.new_model().config
+    assert (config.num_classes, config.in_channels) == (3, 3)
+    assert (config.dropout, config.drop_path) == (0.1, 0.2)
+    assert job.new_model_config() == config
 
 
 def test_a_whitened_stem_is_measured_on_the_training_images() -> None:
@@ -151,7 +165,7 @@ def test_a_whitened_stem_is_measured_on_the_training_images() -> None:
 
 def normalised(job: Job) -> NDArray[np.float32]:
     """The training images N C H W as the network sees them."""
-    images = [job.parts.train.read(index, 3) for index in range(len(job.parts.train))]
+    images = [job.splits.train.read(index, 3) for index in range(len(job.splits.train))]
     mean, std = np.array(job.preprocess.mean), np.array(job.preprocess.std)
     scaled = (np.stack(images) / 255 - mean) / std
     return scaled.transpose(0, 3, 1, 2).astype(np.float32)
@@ -160,7 +174,7 @@ def normalised(job: Job) -> NDArray[np.float32]:
 def test_validation_scores_every_image_of_its_part() -> None:
     job = job_of()
     scores = job.validate(job.new_model())
-    assert scores.num_images == len(job.parts.val) == 6
+    assert scores.num_images == len(job.splits.val) == 6
     assert scores.classes == CLASSES
 
 
@@ -229,7 +243,7 @@ def test_fingerprint_sees_parts_and_classes() -> None:
     assert len(marks) == 1
     marks.add(fingerprint(data_of(train=60, test=13)))
     marks.add(fingerprint(data_of(train=60, val=12)))
-    marks.add(fingerprint(DataSet("insects", ("ant", "bee", "cow"), data.parts)))
+    marks.add(fingerprint(DataSet("insects", ("ant", "bee", "cow"), data.splits)))
     assert len(marks) == 4
 
 
@@ -254,7 +268,7 @@ def test_a_run_gives_the_threads_back() -> None:
 
 FAULTS = """
 import resource, torch
-from resnets.training.environment import keep_freed_memory
+from resnets.device import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

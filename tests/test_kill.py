@@ -21,11 +21,25 @@ from resnets.training import job, loop
 
 STEPS = 30
 RECIPE: dict[str, Any] = {
-    "model": "resnet20", "size": 16, "steps": STEPS, "batch_size": 8, "precision": "fp32",
-    "threads": 1, "tune": "off", "cache_mb": 0, "crop": "resized", "policy": "trivialaugment",
-    "erasing": 0.3, "mixup": 0.3, "cutmix": 0.3, "dropout": 0.1, "drop_path": 0.2, "ema": 0.8,
-    "clip": 1.0, "evaluate_every": 1.0,
-}  # fmt: skip
+    "model": "resnet20",
+    "size": 16,
+    "steps": STEPS,
+    "batch_size": 8,
+    "precision": "fp32",
+    "threads": 1,
+    "tune": "off",
+    "cache_mb": 0,
+    "crop": "resized",
+    "policy": "trivialaugment",
+    "erasing": 0.3,
+    "mixup": 0.3,
+    "cutmix": 0.3,
+    "dropout": 0.1,
+    "drop_path": 0.2,
+    "ema": 0.8,
+    "clip": 1.0,
+    "evaluate_every": 1.0,
+}
 EVERY = 5  # steps between validations: 40 images in batches of 8
 PATIENCE = 300.0
 

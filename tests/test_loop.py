@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from resnets.data import Images, open_data
 from resnets.data.augment import Augment
-from resnets.data.batches import Batch, EvaluationBatches, TrainingStream
-from resnets.data.preprocess import Preprocess
-from resnets.data.sources import Images, open_data
-from resnets.evaluation import evaluate
-from resnets.models.families import create_model
-from resnets.training.checkpoints import RunFolder
-from resnets.training.interrupt import Interruption
+from resnets.data.loader import Batch, EvalLoader, TrainLoader
+from resnets.data.transforms import Preprocess
+from resnets.evaluation.metrics import evaluate
+from resnets.models.registry import create_model
+from resnets.training.checkpoint import RunFolder
 from resnets.training.loop import train, train_step
-from resnets.training.state import State
+from resnets.training.signals import SignalHandler
+from resnets.training.train_state import State
 from tiny_runs import (
     CPU,
     RANDOM,
@@ -93,28 +93,32 @@ def test_initial_loss_is_that_of_a_guess(name: str, init: str, tolerance: float)
 def learned(targets: np.ndarray[Any, Any], folder: RunFolder) -> float:
     """Accuracy on true labels after a short run on the targets given."""
     data = open_data("fashion-mini")
-    part, test = data.parts["train"].subset(np.arange(1000)), data.parts["test"]
+    part, test = data.splits["train"].subset(np.arange(1000)), data.splits["test"]
     assert isinstance(part, Images)
     part = Images(part.pixels, targets, part.ids)
     plain = Preprocess(size=28, channels=1, mean=(0.286,), std=(0.353,))
     recipe = recipe_of(steps=60, batch_size=50, learning_rate=0.1, evaluate_every=3.0)
     state = start(recipe, in_channels=1, num_classes=10, stem="imagenet", widths=(16, 16))
-    stream = TrainingStream(
+    stream = TrainLoader(
         part, preprocess=plain, augment=Augment(), num_classes=10, batch_size=50, seed=0, device=CPU
     )
-    batches = EvaluationBatches(
-        test.subset(np.arange(500)), preprocess=plain, batch_size=250, device=CPU
-    )
+    batches = EvalLoader(test.subset(np.arange(500)), preprocess=plain, batch_size=250, device=CPU)
     train(
-        state, recipe, stream=stream, validate=lambda m: evaluate(m, batches, data.classes),
-        folder=folder, shares=shares_of(recipe), num_images=1000, log=folder.log,
-        interruption=Interruption(),
-    )  # fmt: skip
+        state,
+        recipe,
+        stream=stream,
+        validate=lambda m: evaluate(m, batches, data.classes),
+        folder=folder,
+        shares=shares_of(recipe),
+        num_images=1000,
+        log=folder.log,
+        interruption=SignalHandler(),
+    )
     return state.best_score
 
 
 def test_learns_from_true_labels_and_nothing_from_shuffled_ones(tmp_path: Path) -> None:
-    targets = open_data("fashion-mini").parts["train"].targets[:1000]
+    targets = open_data("fashion-mini").splits["train"].targets[:1000]
     shuffled = np.random.default_rng(0).permutation(targets)
     assert learned(targets, RunFolder.create(tmp_path / "true", name="x")) > 0.6
     assert learned(shuffled, RunFolder.create(tmp_path / "shuffled", name="x")) < 0.2

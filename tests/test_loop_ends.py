@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import nn
 
-from resnets.data.batches import Batch
-from resnets.training.checkpoints import RunFolder
-from resnets.training.finite import LossWatch, NotFiniteError
-from resnets.training.interrupt import SIGNALS, Interruption
-from resnets.training.state import State
+from resnets.data.loader import Batch
+from resnets.training.checkpoint import RunFolder
+from resnets.training.nan_check import LossWatch, NotFiniteError
+from resnets.training.signals import SIGNALS, SignalHandler
+from resnets.training.train_state import State
 from tiny_runs import (
     Scripted,
     batch_of,
@@ -130,9 +130,15 @@ def test_records(folder: RunFolder) -> None:
     run(start(recipe), recipe, folder)
     trained, validated = folder.history()
     assert set(trained) == {
-        "kind", "step", "epoch", "loss", "accuracy", "learning_rate", "images_per_second",
+        "kind",
+        "step",
+        "epoch",
+        "loss",
+        "accuracy",
+        "learning_rate",
+        "images_per_second",
         "seconds",
-    }  # fmt: skip
+    }
     assert set(validated) == {"kind", "step", "epoch", "loss", "top1", "seconds"}
     assert (trained["step"], trained["epoch"]) == (5, 2.0)
     assert 0 <= trained["accuracy"] <= 1
@@ -203,7 +209,7 @@ def test_a_signal_finishes_the_step_and_saves(
     former = {n: signal.getsignal(n) for n in SIGNALS}
     recipe = recipe_of(evaluate_every=5 * 8 / 20)
     state = start(recipe)
-    with Interruption() as interruption:
+    with SignalHandler() as interruption:
         assert not interruption.received()
         sending = raise_in(place, number, state)
         assert not run(state, recipe, folder, interruption=interruption, **sending)
@@ -218,7 +224,7 @@ def test_a_signal_finishes_the_step_and_saves(
 
 def test_a_second_signal_stops_at_once() -> None:
     former = signal.getsignal(signal.SIGTERM)
-    with Interruption():
+    with SignalHandler():
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -228,7 +234,7 @@ def test_a_second_signal_stops_at_once() -> None:
 def test_an_ignored_signal_stays_ignored() -> None:
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Interruption() as interruption:
+        with SignalHandler() as interruption:
             os.kill(os.getpid(), signal.SIGHUP)
         assert not interruption.received()
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

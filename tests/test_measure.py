@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnets.models.families import create_model
-from resnets.models.measure import count_activations, count_macs, count_parameters, layer_table
+from resnets.models.registry import create_model
+from resnets.models.summary import count_activations, count_macs, count_parameters, layer_table
 
 
 def by_hand() -> nn.Sequential:

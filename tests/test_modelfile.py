@@ -18,24 +18,32 @@ import safetensors
 import safetensors.torch
 import torch
 
-from resnets.data.preprocess import Preprocess
+from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
-from resnets.modelfile import NO_DIGEST, ModelFile, ModelFileError, read_model, save_model
+from resnets.inference.model_file import (
+    NO_DIGEST,
+    ModelFile,
+    ModelFileError,
+    read_model,
+    save_model,
+)
+from resnets.models.config import ResNetConfig
 from resnets.models.resnet import ResNet
-from resnets.models.spec import Spec
 
 CLASSES = ("Apfel", "Börse", "猫")  # beyond ASCII, in the order of training
 
 
 def make_contents(seed: int = 0) -> ModelFile:
-    spec = Spec(depths=(1,), block="basic", widths=(2,), num_classes=3, in_channels=1, stem="small")
+    config = ResNetConfig(
+        depths=(1,), block="basic", widths=(2,), num_classes=3, in_channels=1, stem="small"
+    )
     generator = torch.Generator().manual_seed(seed)
     weights = {
         name: torch.randn(value.shape, generator=generator).abs().to(value.dtype)
-        for name, value in ResNet(spec).state_dict().items()
+        for name, value in ResNet(config).state_dict().items()
     }
     return ModelFile(
-        spec=spec,
+        config=config,
         preprocess=Preprocess(size=8, channels=1, mean=(0.1,), std=(0.3,)),
         classes=CLASSES,
         scores={"top1": 1 / 3, "loss": None},
@@ -80,7 +88,7 @@ def forge(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 def test_what_goes_in_comes_out(path: Path) -> None:
     before, after = make_contents(), read_model(path)
-    for name in ("spec", "preprocess", "classes", "scores", "recipe", "data"):
+    for name in ("config", "preprocess", "classes", "scores", "recipe", "data"):
         assert getattr(after, name) == getattr(before, name)
     assert after.weights.keys() == before.weights.keys()
     for name, tensor in before.weights.items():
@@ -91,7 +99,7 @@ def test_what_goes_in_comes_out(path: Path) -> None:
 
 def test_the_built_network_answers_alike_and_disturbs_nothing(path: Path) -> None:
     contents = make_contents()
-    original = ResNet(contents.spec).eval()
+    original = ResNet(contents.config).eval()
     original.load_state_dict(contents.weights)
     images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     draws = torch.random.get_rng_state()
@@ -104,7 +112,7 @@ def test_the_built_network_answers_alike_and_disturbs_nothing(path: Path) -> Non
 
 def test_plain_safetensors_reads_it_and_the_network_takes_it(path: Path) -> None:
     weights = safetensors.torch.load_file(path)
-    ResNet(make_contents().spec).load_state_dict(weights)
+    ResNet(make_contents().config).load_state_dict(weights)
     with safetensors.safe_open(path, "pt") as file:
         assert list(file.metadata()) == ["resnets"]
 
@@ -114,7 +122,7 @@ def test_the_record_is_canonical_json_with_nothing_of_the_machine(path: Path) ->
     record = json.loads(text)
     assert text == json.dumps(record, sort_keys=True, separators=(",", ":"))
     assert text.isascii()
-    fields = ["classes", "data", "digest", "format", "preprocess", "recipe", "scores", "spec"]
+    fields = ["classes", "data", "digest", "format", "preprocess", "recipe", "scores", "config"]
     assert list(record) == fields
     assert record["format"] == 1
 
@@ -131,7 +139,8 @@ def test_the_digest_is_of_the_file_with_zeros_in_its_place(path: Path, tmp_path:
 def test_the_same_contents_give_the_same_bytes_in_every_process(path: Path, tmp_path: Path) -> None:
     program = (
         "import sys; sys.path[:0] = sys.argv[1:3]\n"
-        "from test_modelfile import make_contents; from resnets.modelfile import save_model\n"
+        "from test_modelfile import make_contents\n"
+        "from resnets.inference.model_file import save_model\n"
         "save_model(sys.argv[3], make_contents())"
     )
     here, copy = Path(__file__).parent, tmp_path / "copy.safetensors"
@@ -220,7 +229,7 @@ def test_a_changed_weight_and_trailing_bytes_have_their_own_line(path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "field", ["classes", "data", "digest", "format", "preprocess", "recipe", "scores", "spec"]
+    "field", ["classes", "data", "digest", "format", "preprocess", "recipe", "scores", "config"]
 )
 def test_a_missing_field_is_named(path: Path, field: str) -> None:
     forge(path, lambda record: record.pop(field))
@@ -233,13 +242,13 @@ def test_a_missing_field_is_named(path: Path, field: str) -> None:
     [
         (lambda record: record.update(format=2), "format 2, .* reads up to 1: upgrade resnets"),
         (lambda record: record.update(format="1"), "unknown format '1'"),
-        (lambda record: record["spec"].update(colour="red"), "cannot take: .*colour"),
-        (lambda record: record["spec"].update(block="basics"), "basics"),
+        (lambda record: record["config"].update(colour="red"), "cannot take: .*colour"),
+        (lambda record: record["config"].update(block="basics"), "basics"),
         (lambda record: record["preprocess"].update(fit="stretch"), "stretch"),
-        (lambda record: record.update(spec=None), "cannot take"),
+        (lambda record: record.update(config=None), "cannot take"),
         (lambda record: record.update(classes=["a", "b"]), "2 class names .* 3 classes"),
         (lambda record: record.update(recipe=[]), "recipe must be a dictionary"),
-        (lambda record: record["spec"].update(widths=[3]), "tensors do not fit .*bn1.bias"),
+        (lambda record: record["config"].update(widths=[3]), "tensors do not fit .*bn1.bias"),
     ],
 )
 def test_a_signed_file_with_wrong_contents(

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from resnets.errors import UserError
-from resnets.models.resnet import ResNet, Spec
+from resnets.models.resnet import ResNet, ResNetConfig
 from resnets.training.muon import Muon, orthogonal
-from resnets.training.optim import OTHERS_FACTOR, make_optimizer, set_learning_rate
-from resnets.training.recipes import Recipe
+from resnets.training.optimizer import OTHERS_FACTOR, make_optimizer, set_learning_rate
+from resnets.training.recipe import Recipe
 
 SINGULAR_VALUES = (0.4, 1.4)
 """where three iterations leave those of a matrix whose own lie within a factor of 30"""
@@ -72,7 +72,7 @@ def test_a_parameter_without_a_gradient_stays() -> None:
 
 
 def test_groups_of_a_network() -> None:
-    model = ResNet(Spec((1, 1), "basic", (8, 16), num_classes=3, stem="small"))
+    model = ResNet(ResNetConfig((1, 1), "basic", (8, 16), num_classes=3, stem="small"))
     optimizer = make_optimizer(model, Recipe(optimizer="muon", learning_rate=0.1, momentum=0.85))
     assert isinstance(optimizer, Muon)
     set_learning_rate(optimizer, 0.05)
@@ -89,7 +89,7 @@ def test_filters_of_zeros_stay_finite_and_begin_to_learn() -> None:
     """A pre-activation unit whose branch starts at zero ends in such filters."""
     torch.manual_seed(0)
     values = {"stem": "small", "order": "pre", "residual_init": "zero"}
-    model = ResNet(Spec((1,), "basic", (8,), num_classes=3, **values))  # type: ignore[arg-type]
+    model = ResNet(ResNetConfig((1,), "basic", (8,), num_classes=3, **values))  # type: ignore[arg-type]
     optimizer = make_optimizer(model, Recipe(optimizer="muon", learning_rate=0.1))
     model(torch.randn(4, 3, 8, 8)).square().sum().backward()
     optimizer.step()
@@ -98,7 +98,7 @@ def test_filters_of_zeros_stay_finite_and_begin_to_learn() -> None:
 
 
 def test_gates_are_no_filters_since_no_norm_follows() -> None:
-    model = ResNet(Spec((1,), "basic", (8,), num_classes=3, stem="small", se=0.5))
+    model = ResNet(ResNetConfig((1,), "basic", (8,), num_classes=3, stem="small", se=0.5))
     groups = make_optimizer(model, Recipe(optimizer="muon", learning_rate=0.1)).param_groups
     filters = {id(p) for group in groups if group["filters"] for p in group["params"]}
     unit = model.layer1[0]
@@ -107,6 +107,6 @@ def test_gates_are_no_filters_since_no_norm_follows() -> None:
 
 
 def test_a_network_without_norms_is_refused() -> None:
-    model = ResNet(Spec((1,), "basic", (8,), num_classes=3, stem="small", norm="none"))
+    model = ResNet(ResNetConfig((1,), "basic", (8,), num_classes=3, stem="small", norm="none"))
     with pytest.raises(UserError, match="--optimizer muon needs a network with norms"):
         make_optimizer(model, Recipe(optimizer="muon", learning_rate=0.1))

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from resnets.models.families import create_model
-from resnets.models.resnet import ResNet, Spec
-from resnets.training.named import named_recipe
-from resnets.training.optim import (
+from resnets.models.registry import create_model
+from resnets.models.resnet import ResNet, ResNetConfig
+from resnets.training.optimizer import (
     default_learning_rate,
     learning_rate,
     make_average,
@@ -20,7 +19,8 @@ from resnets.training.optim import (
     set_learning_rate,
     trains_only_head,
 )
-from resnets.training.recipes import Recipe
+from resnets.training.recipe import Recipe
+from resnets.training.recipes import named_recipe
 
 EXACT = 1e-12  # relative, of a few float64 operations
 PEAK = 0.4
@@ -97,7 +97,7 @@ def test_groups(name: str) -> None:
     members = [id(p) for group in groups for p in group["params"]]
     assert sorted(members) == sorted(id(p) for p in model.parameters())
     found = {id(p): (g["factor"], g["weight_decay"]) for g in groups for p in g["params"]}
-    last = len(model.spec.depths)
+    last = len(model.config.depths)
     for key, parameter in model.named_parameters():
         depth = next((n for n in range(1, last + 1) if key.startswith(f"layer{n}.")), 0)
         depth = {"norm": last, "fc": last + 1}.get(key.split(".")[0], depth)
@@ -106,8 +106,10 @@ def test_groups(name: str) -> None:
 
 
 def test_scalars_of_a_skip_init_are_not_decayed() -> None:
-    spec = Spec(depths=(1,), block="basic", widths=(8,), stem="small", residual_init="scalar")
-    groups = make_optimizer(ResNet(spec), Recipe(optimizer="sgd", learning_rate=0.1)).param_groups
+    config = ResNetConfig(
+        depths=(1,), block="basic", widths=(8,), stem="small", residual_init="scalar"
+    )
+    groups = make_optimizer(ResNet(config), Recipe(optimizer="sgd", learning_rate=0.1)).param_groups
     decayed = [p for group in groups if group["weight_decay"] for p in group["params"]]
     assert all(p.ndim in (2, 4) for p in decayed)
 
@@ -179,4 +181,6 @@ def floats(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def tiny() -> ResNet:
-    return ResNet(Spec(depths=(1,), block="basic", widths=(8,), num_classes=3, stem="small"))
+    return ResNet(
+        ResNetConfig(depths=(1,), block="basic", widths=(8,), num_classes=3, stem="small")
+    )

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from resnets.errors import UserError
-from resnets.training.planning import Facts, Plan, plan, with_steps
-from resnets.training.recipes import LEAST_EPOCHS, Recipe
+from resnets.training.auto_config import Facts, Plan, plan, with_steps
+from resnets.training.recipe import LEAST_EPOCHS, Recipe
 
 STEP, IMAGE = 0.1, 0.001  # measured seconds
 FACTS = Facts(num_train=12_800, num_val=1000, num_test=2000, side=32, channels=3, num_classes=10)

@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from resnets.data.preprocess import Preprocess
-from resnets.deploy.predictor import Prediction, Predictor, Source
+from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
-from resnets.modelfile import ModelFile, ModelFileError, save_model
+from resnets.inference.model_file import ModelFile, ModelFileError, save_model
+from resnets.inference.predictor import Prediction, Predictor, Source
+from resnets.models.config import ResNetConfig
 from resnets.models.resnet import ResNet
-from resnets.models.spec import Spec
 
 PARTITION = 1e-5  # probabilities in float32, computed in batches of another size
 SIZE = 12
@@ -27,7 +27,7 @@ CLASSES = ("ant", "bee", "cow", "dog")
 
 
 def make_contents(channels: int = 3) -> ModelFile:
-    spec = Spec(
+    config = ResNetConfig(
         depths=(1, 1),
         block="basic",
         widths=(4, 8),
@@ -37,14 +37,14 @@ def make_contents(channels: int = 3) -> ModelFile:
     )
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        network = ResNet(spec)
+        network = ResNet(config)
         with torch.no_grad():  # statistics that differ from a batch's own, and spread answers
             for name, value in network.state_dict().items():
                 if name.endswith(("running_mean", "running_var")):
                     value.uniform_(0.1, 0.5)
             network.fc.weight.mul_(5)
     return ModelFile(
-        spec=spec,
+        config=config,
         preprocess=Preprocess(size=SIZE, channels=channels, crop_fraction=0.75),
         classes=CLASSES,
         scores=None,
@@ -82,7 +82,7 @@ def test_agrees_with_the_network_applied_by_hand(tmp_path: Path) -> None:
     save_model(tmp_path / "model.safetensors", contents)
     images = make_images(5)
     predictions = list(Predictor(tmp_path / "model.safetensors").predict(images, top=4))
-    network = ResNet(contents.spec).eval()
+    network = ResNet(contents.config).eval()
     network.load_state_dict(contents.weights)
     for image, prediction in zip(images, predictions, strict=True):
         pixels = torch.tensor(contents.preprocess.resize(image)).permute(2, 0, 1)[None]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from resnets.data.preprocess import Preprocess
+from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
 
 # Of 255. Pillow resizes one axis, rounds, then resizes the other; which one comes first depends on

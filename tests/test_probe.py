@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from resnets.training.planning import Facts, Plan, plan
-from resnets.training.probe import Advice, Candidate, Setting, Stopwatch, probe, race
-from resnets.training.recipes import Recipe
+from resnets.training.auto_config import Facts, Plan, plan
+from resnets.training.autotune import Advice, Candidate, Setting, Stopwatch, probe, race
+from resnets.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 FACTS = Facts(num_train=12_800, num_val=1000, num_test=2000, side=32, channels=3, num_classes=10)
@@ -38,9 +38,14 @@ class Machine:
 
     def probe(self, start: Setting = START, **values: Any) -> Any:
         given: dict[str, Any] = {
-            "cores": 4, "device": CPU, "fixed": (), "accumulate": 1, "default_batch": 128,
-            "seconds": 3.0, "clock": lambda: self.now,
-        }  # fmt: skip
+            "cores": 4,
+            "device": CPU,
+            "fixed": (),
+            "accumulate": 1,
+            "default_batch": 128,
+            "seconds": 3.0,
+            "clock": lambda: self.now,
+        }
         return probe(start, self.measure, **given | values)
 
 
@@ -72,9 +77,12 @@ def test_neighbours_that_come_and_go_do_not_choose() -> None:
 
 @pytest.mark.parametrize(
     ("name", "given", "better"),
-    [("threads", 16, 1), ("precision", "bf16", "fp32"), ("memory_format", "contiguous",
-      "channels_last")],
-)  # fmt: skip
+    [
+        ("threads", 16, 1),
+        ("precision", "bf16", "fp32"),
+        ("memory_format", "contiguous", "channels_last"),
+    ],
+)
 def test_what_the_user_gave_stays_and_is_advised_against(
     name: str, given: Any, better: Any
 ) -> None:
@@ -120,9 +128,13 @@ def planned(machine: Machine, **values: Any) -> Plan:
     """Everything is chosen, on a planted machine where all costs hold for every network."""
     recipe = Recipe(model="resnet20", **values)
     return plan(
-        recipe, dict.fromkeys(asdict(recipe), "default"), FACTS, seconds=60, device=CPU,
+        recipe,
+        dict.fromkeys(asdict(recipe), "default"),
+        FACTS,
+        seconds=60,
+        device=CPU,
         timing=lambda candidate, setting: machine.measure(setting),
-    )  # fmt: skip
+    )
 
 
 def test_the_plan_records_what_was_measured() -> None:
@@ -143,8 +155,9 @@ def test_a_flag_is_never_overridden() -> None:
     assert (recipe.precision, recipe.memory_format, recipe.threads) == ("fp32", "contiguous", 1)
     assert current.origins["precision"] == "default"
     assert {advice.flag for advice in current.advice} == {
-        "--precision bf16", "--memory-format channels_last",
-    }  # fmt: skip
+        "--precision bf16",
+        "--memory-format channels_last",
+    }
     assert "--precision bf16 in 0.50" in current.reasons[1]
 
 

@@ -10,18 +10,22 @@ from typing import Any
 import pytest
 
 from resnets.errors import UserError
-from resnets.training.checkpoints import RunFolder
-from resnets.training.promise import FIXED, FREE, Basis, cautions_of, differences, take_over
-from resnets.training.recipes import Recipe
+from resnets.training.checkpoint import RunFolder
+from resnets.training.recipe import Recipe
+from resnets.training.reproducibility import FIXED, FREE, Basis, cautions_of, differences, take_over
 
 DATA = {
-    "data": "photos", "fingerprint": "0123456789", "classes": ["ant", "bee"],
+    "data": "photos",
+    "fingerprint": "0123456789",
+    "classes": ["ant", "bee"],
     "sizes": {"train": 1000, "val": 100},
-}  # fmt: skip
+}
 ENVIRONMENT = {
-    "versions": {"torch": "2.14.0", "safetensors": "0.6"}, "device": "cpu",
-    "device_name": "x86_64 AVX512", "threads": 2,
-}  # fmt: skip
+    "versions": {"torch": "2.14.0", "safetensors": "0.6"},
+    "device": "cpu",
+    "device_name": "x86_64 AVX512",
+    "threads": 2,
+}
 BEFORE = Basis(Recipe(steps=10), DATA, ENVIRONMENT)
 
 
@@ -41,18 +45,25 @@ def changed(folder: RunFolder, after: Basis, *, force: bool = False) -> list[str
 @pytest.mark.parametrize(
     ("after", "words"),
     [
-        (replace(BEFORE, recipe=Recipe(steps=10, memory_format="contiguous")),
-         "--memory-format changed from auto to contiguous"),
+        (
+            replace(BEFORE, recipe=Recipe(steps=10, memory_format="contiguous")),
+            "--memory-format changed from auto to contiguous",
+        ),
         (replace(BEFORE, recipe=Recipe(steps=10, threads=3)), "--threads changed from None to 3"),
-        (replace(BEFORE, data=DATA | {"fingerprint": "abcdef0123"}),
-         "the images in photos changed from 1,000 train, 100 val (index 01234567) to 1,000 train"),
-        (replace(BEFORE, environment=ENVIRONMENT | {"versions": {"torch": "2.15.0"}}),
-         "torch changed from 2.14.0 to 2.15.0"),
+        (
+            replace(BEFORE, data=DATA | {"fingerprint": "abcdef0123"}),
+            "the images in photos changed from 1,000 train, 100 val (index 01234567) to "
+            "1,000 train",
+        ),
+        (
+            replace(BEFORE, environment=ENVIRONMENT | {"versions": {"torch": "2.15.0"}}),
+            "torch changed from 2.14.0 to 2.15.0",
+        ),
         (replace(BEFORE, environment=ENVIRONMENT | {"threads": 4}), "number of threads changed"),
         (replace(BEFORE, environment=ENVIRONMENT | {"device": "cuda"}), "the device changed from"),
     ],
     ids=lambda value: value.split()[0] if isinstance(value, str) else "",
-)  # fmt: skip
+)
 def test_what_decides_bits_is_refused_unless_forced(
     folder: RunFolder, after: Basis, words: str
 ) -> None:

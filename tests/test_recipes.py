@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from resnets.commands.train import Train
+from resnets.cli.train import Train
 from resnets.errors import UserError
-from resnets.models.families import MODELS
-from resnets.training import recipes
-from resnets.training.named import RECIPES, named_recipe, read_recipe
-from resnets.training.recipes import Recipe, override
+from resnets.models.registry import MODELS
+from resnets.training import recipe
+from resnets.training.recipe import Recipe, override
+from resnets.training.recipes import RECIPES, named_recipe, read_recipe
 
 ROOT = Path(__file__).parent.parent
 BELOW_AND_ABOVE: dict[str, tuple[Any, Any]] = {
@@ -168,7 +168,7 @@ def test_whole_numbers_serve_as_floats() -> None:
 
 
 def test_every_field_says_what_it_is() -> None:
-    tree = ast.parse(Path(recipes.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(recipe.__file__).read_text(encoding="utf-8"))
     body = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Recipe").body
     described = {
         node.target.id: after.value.value
@@ -311,7 +311,7 @@ def test_recipe_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_imports_neither_torch_nor_numpy() -> None:
     code = (
-        "import sys, resnets.training.named;"
+        "import sys, resnets.training.recipes;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'numpy')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

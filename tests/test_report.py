@@ -156,8 +156,8 @@ def test_page_needs_nothing_but_itself(run: Path) -> None:
     assert policy is not None
     assert "default-src 'none'" in policy
     assert "http" not in policy
-    for spec in page.charts.values():
-        assert "url" not in json.dumps(spec)
+    for config in page.charts.values():
+        assert "url" not in json.dumps(config)
 
 
 def test_each_chart_is_in_the_page_and_in_the_figures(run: Path) -> None:

@@ -1,4 +1,4 @@
-"""The network as a whole: the checks of `Spec`, the backbone's methods, and PyTorch's own tools."""
+"""Test the whole network: validation, the methods of a backbone, and PyTorch's own tools."""
 
 from __future__ import annotations
 
@@ -13,36 +13,57 @@ import torch
 from torch import Tensor, nn
 
 from resnets.errors import UserError
-from resnets.models.families import MODELS, create_model
-from resnets.models.resnet import ResNet, Spec
+from resnets.models.registry import MODELS, create_model
+from resnets.models.resnet import ResNet, ResNetConfig
 
 FLOAT64 = 1e-10  # the same sums in another order
 FLOAT32 = 1e-4  # the same sums, fused by a compiler, through some ten layers
 
 # One network of each family, small: each idea is there, with one or two units a stage.
 FAMILIES = [
-    "resnet18", "resnet50", "resnet50_v1", "resnet18_a", "plain18", "resnet50c", "resnet18d",
-    "resnet50s", "resnet50t", "seresnet18", "resnetrs50", "resnext50_32x4d", "wide_resnet50_2",
-    "resnetblur18", "resnet50_gn", "preact_resnet18", "preact_resnet50", "resnet20", "resnet20_b",
-    "plain20", "preact_resnet164", "wrn16_4", "resnext29_8x64d", "resnet18_cifar", "resnet8_fast",
+    "resnet18",
+    "resnet50",
+    "resnet50_v1",
+    "resnet18_a",
+    "plain18",
+    "resnet50c",
+    "resnet18d",
+    "resnet50s",
+    "resnet50t",
+    "seresnet18",
+    "resnetrs50",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+    "resnetblur18",
+    "resnet50_gn",
+    "preact_resnet18",
+    "preact_resnet50",
+    "resnet20",
+    "resnet20_b",
+    "plain20",
+    "preact_resnet164",
+    "wrn16_4",
+    "resnext29_8x64d",
+    "resnet18_cifar",
+    "resnet8_fast",
     "plain8_fast_wide",
-]  # fmt: skip
+]
 families = pytest.mark.parametrize("name", FAMILIES)
 
 
 def small(name: str, **ideas: object) -> ResNet:
     torch.manual_seed(0)
-    spec = MODELS[name].spec
-    depths = (2,) + (1,) * (len(spec.depths) - 1)
-    widths = tuple(max(width // 4, 8) for width in spec.widths)
-    stem_width = spec.stem_width and spec.stem_width // 2
+    config = MODELS[name].config
+    depths = (2,) + (1,) * (len(config.depths) - 1)
+    widths = tuple(max(width // 4, 8) for width in config.widths)
+    stem_width = config.stem_width and config.stem_width // 2
     sizes = {"depths": depths, "widths": widths, "stem_width": stem_width, "num_classes": 5}
-    return ResNet(dataclasses.replace(spec, **(sizes | ideas)))  # type: ignore[arg-type]
+    return ResNet(dataclasses.replace(config, **(sizes | ideas)))  # type: ignore[arg-type]
 
 
 def two_stages(name: str) -> ResNet:
     """Enough for a compiler: each idea once, and a unit that changes the shape."""
-    widths = tuple(max(width // 4, 8) for width in MODELS[name].spec.widths)
+    widths = tuple(max(width // 4, 8) for width in MODELS[name].config.widths)
     return small(name, depths=(1, 1), widths=widths[:2])
 
 
@@ -50,13 +71,13 @@ def some_images(count: int = 2, side: int = 33) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
-# Spec --------------------------------------------------------------------------------------------
+# ResNetConfig ------------------------------------------------------------------------------------
 
 
 def test_every_row_survives_json() -> None:
     for row in MODELS.values():
-        text = json.dumps(dataclasses.asdict(row.spec))
-        assert Spec(**json.loads(text)) == row.spec
+        text = json.dumps(dataclasses.asdict(row.config))
+        assert ResNetConfig(**json.loads(text)) == row.config
 
 
 GOOD = {"depths": (2, 2, 2, 2), "block": "basic"}
@@ -115,9 +136,9 @@ GOOD = {"depths": (2, 2, 2, 2), "block": "basic"}
     ],
 )
 def test_a_spec_that_cannot_be_meant_is_refused(change: dict[str, object], message: str) -> None:
-    Spec(**GOOD)  # type: ignore[arg-type]
+    ResNetConfig(**GOOD)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=message) as caught:
-        Spec(**(GOOD | change))  # type: ignore[arg-type]
+        ResNetConfig(**(GOOD | change))  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
@@ -127,7 +148,7 @@ def test_a_spec_that_cannot_be_meant_is_refused(change: dict[str, object], messa
 @families
 def test_any_size_is_classified_and_trains_down_to_one_pixel(name: str) -> None:
     model = small(name)
-    first = 17 if model.spec.blur else 1
+    first = 17 if model.config.blur else 1
     logits = model(some_images(side=first))
     logits.square().mean().backward()
     stem = next(model.parameters()).grad
@@ -154,7 +175,7 @@ def test_copies_and_pickles_compute_the_same(name: str) -> None:
     expected = model(some_images())
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(twin(some_images()), expected)
-        assert twin.spec == model.spec
+        assert twin.config == model.config
 
 
 @families
@@ -204,8 +225,9 @@ def test_features_and_head_are_the_network(name: str) -> None:
     assert torch.equal(model.forward_head(features), model(images))
     assert torch.equal(model.features(images, (last, 1))[1], maps[0])
     assert len(model.features(images)) == last
-    assert torch.allclose(features.mean((2, 3)) @ model.fc.weight.T + model.fc.bias, model(images),
-                          atol=FLOAT32)  # fmt: skip
+    assert torch.allclose(
+        features.mean((2, 3)) @ model.fc.weight.T + model.fc.bias, model(images), atol=FLOAT32
+    )
 
 
 def test_features_of_stages_that_are_not_there() -> None:
@@ -244,7 +266,7 @@ def test_reset_classifier_changes_the_head_alone() -> None:
     model = small("resnet20").double().eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.reset_classifier(3)
-    assert model.spec.num_classes == 3
+    assert model.config.num_classes == 3
     assert model(some_images().double()).shape == (2, 3)
     after = model.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items() if not k.startswith("fc."))

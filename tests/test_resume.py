@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from torch import nn
 
-from resnets.data.batches import Batch
+from resnets.data.loader import Batch
 from resnets.models.resnet import ResNet
-from resnets.training import checkpoints
-from resnets.training.checkpoints import RunFolder, load_checkpoint
-from resnets.training.interrupt import Interruption
-from resnets.training.state import State
+from resnets.training import checkpoint
+from resnets.training.checkpoint import RunFolder, load_checkpoint
+from resnets.training.signals import SignalHandler
+from resnets.training.train_state import State
 from tiny_runs import (
     CPU,
     HARD,
@@ -46,7 +46,7 @@ SOME_STEPS = (1, 9, 12, 13, 29)  # head_first 0.4 ends with step 12
 
 
 @pytest.mark.parametrize(
-    ("values", "spec", "stops"),
+    ("values", "config", "stops"),
     [
         (HARD, RANDOM, EVERY_STEP),
         (HARD | {"memory_format": "contiguous", "precision": "bf16"}, RANDOM, SOME_STEPS),
@@ -62,19 +62,22 @@ SOME_STEPS = (1, 9, 12, 13, 29)  # head_first 0.4 ends with step 12
     ids=["sgd", "bf16", "adamw", "muon", "head-first", "fp16"],
 )
 def test_resumed_anywhere_a_run_ends_in_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any],
-    spec: dict[str, Any], stops: Sequence[int],
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    values: dict[str, Any],
+    config: dict[str, Any],
+    stops: Sequence[int],
+) -> None:
     """Every generation of one run is restored into a network of other weights, and gone on with."""
     recipe = recipe_of(evaluate_every=5 * 8 / 20, save_every=0.0, **values)
     stream, folder = stream_of(recipe), RunFolder.create(tmp_path / "run", name="x")
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "KEPT_GENERATIONS", STEPS)
-        whole = start(recipe, **spec)
+        patch.setattr(checkpoint, "KEPT_GENERATIONS", STEPS)
+        whole = start(recipe, **config)
         assert run(whole, recipe, folder, stream=stream, validate=by_step(whole))
     expected = digest(whole.checkpoint().tensors)
     for step in stops:
-        state = State.start(ResNet(whole.model.spec), recipe, device=CPU)
+        state = State.start(ResNet(whole.model.config), recipe, device=CPU)
         state.restore(load_checkpoint(folder.path / f"checkpoints/state-{step:08d}.safetensors"))
         assert state.step == step
         again = RunFolder(tmp_path / str(step))
@@ -108,7 +111,7 @@ def test_a_run_that_was_asked_to_stop_goes_on(tmp_path: Path, stop: int) -> None
     assert ended[0] == ended[1]
 
 
-class StopAt(Interruption):
+class StopAt(SignalHandler):
     """Interrupted when the state has reached a step."""
 
     def __init__(self, state: State, step: int) -> None:

@@ -18,19 +18,32 @@ import torch
 from PIL import Image
 
 from resnets import api, results
-from resnets.data.sources import open_data
+from resnets.data import open_data
 from resnets.errors import UserError
-from resnets.modelfile import read_model
-from resnets.training import checkpoints, job, loop, shares
-from resnets.training.checkpoints import RunFolder
-from resnets.training.finite import NotFiniteError
-from resnets.training.recipes import Recipe
+from resnets.inference.model_file import read_model
+from resnets.training import checkpoint, job, loop, profiler
+from resnets.training.checkpoint import RunFolder
+from resnets.training.nan_check import NotFiniteError
+from resnets.training.recipe import Recipe
 
 FIELDS: dict[str, Any] = {
-    "model": "resnet20", "size": 16, "steps": 8, "batch_size": 12, "precision": "fp32",
-    "threads": 1, "workers": 0, "mixup": 0.2, "ema": 0.5, "dropout": 0.1, "drop_path": 0.1,
-    "erasing": 0.2, "accumulate": 2, "evaluate_every": 0.5, "device": "cpu", "tune": "off",
-}  # fmt: skip
+    "model": "resnet20",
+    "size": 16,
+    "steps": 8,
+    "batch_size": 12,
+    "precision": "fp32",
+    "threads": 1,
+    "workers": 0,
+    "mixup": 0.2,
+    "ema": 0.5,
+    "dropout": 0.1,
+    "drop_path": 0.1,
+    "erasing": 0.2,
+    "accumulate": 2,
+    "evaluate_every": 0.5,
+    "device": "cpu",
+    "tune": "off",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -48,9 +61,13 @@ def write_data(path: Path, seed: int = 0) -> Path:
     noise = generator.integers(0, 120, (81, 12, 12, 3))
     images = (noise + 60 * labels[:, None, None, None]).astype(np.uint8)
     np.savez(
-        path, x_train=images[:60], y_train=labels[:60], x_test=images[60:], y_test=labels[60:],
+        path,
+        x_train=images[:60],
+        y_train=labels[:60],
+        x_test=images[60:],
+        y_test=labels[60:],
         classes=np.array(["dark", "grey", "light"]),
-    )  # fmt: skip
+    )
     return path
 
 
@@ -96,9 +113,14 @@ def test_the_folder_of_a_run(data: Path, tmp_path: Path) -> None:
     assert (result.folder, result.part, result.signal) == (folder, "test", None)
     found = {path.name for path in folder.iterdir()}
     expected = {
-        "config.json", "environment.json", "data.json", "metrics.jsonl", "checkpoints",
-        "model.safetensors", "scores.json",
-    }  # fmt: skip
+        "config.json",
+        "environment.json",
+        "data.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "model.safetensors",
+        "scores.json",
+    }
     assert found == expected
     config = json.loads((folder / "config.json").read_text())
     assert set(config) == {field.name for field in fields(Recipe)}
@@ -138,8 +160,8 @@ def test_the_scores_are_those_of_the_model_file(data: Path, tmp_path: Path) -> N
 def test_the_report_says_where_the_time_went(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shares, "STEPS", 6)
-    monkeypatch.setattr(shares, "WARM_UP", 2)
+    monkeypatch.setattr(profiler, "STEPS", 6)
+    monkeypatch.setattr(profiler, "WARM_UP", 2)
     given: dict[str, Any] = {}
     monkeypatch.setattr(results, "write_report", lambda folder, **values: given.update(values))
     said: list[str] = []
@@ -253,9 +275,12 @@ def test_a_forced_resume_is_said_everywhere(data: Path, tmp_path: Path) -> None:
         api.train(resume=out, optimizer="adamw", force=True)
     said: list[str] = []
     result = api.train(
-        resume=out, workers=1, label_smoothing=0.2, force=True,
+        resume=out,
+        workers=1,
+        label_smoothing=0.2,
+        force=True,
         log=partial(note, said),
-    )  # fmt: skip
+    )
     (phrase,) = ("--label-smoothing changed from 0.1 to 0.2",)
     assert result.caution is not None and phrase in result.caution
     assert any(phrase in text for text in said)
@@ -317,7 +342,7 @@ def test_a_lost_loss_names_its_batch(
             api.train(data, out=tmp_path / "run", **FIELDS)
     assert len(seen) == 1
     held_out = json.loads((tmp_path / "run" / "data.json").read_text())["held_out"]
-    train = [name for name in open_data(data).parts["train"].ids if name not in held_out]
+    train = [name for name in open_data(data).splits["train"].ids if name not in held_out]
     first = ", ".join(train[index] for index in seen[0][:8])
     assert str(lost.value) == f"the loss is nan at step 1, of the images {first} and 4 more"
 
@@ -424,7 +449,7 @@ def test_a_full_disk_costs_nothing_once_there_is_room(
     values = FIELDS | {"save_every": 0.0, "evaluate_every": 0.25}
     api.train(data, out=tmp_path / "whole", **values)
     said: list[dict[str, Any]] = []
-    write = checkpoints._write_flushed
+    write = checkpoint._write_flushed
 
     def full(path: Path, content: bytes) -> None:
         if (
@@ -435,7 +460,7 @@ def test_a_full_disk_costs_nothing_once_there_is_room(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, content)
 
-    monkeypatch.setattr(checkpoints, "_write_flushed", full)
+    monkeypatch.setattr(checkpoint, "_write_flushed", full)
     result = api.train(data, out=tmp_path / "run", log=lambda r: said.append(dict(r)), **values)
     assert result.unsaved is None
     failed = [r["text"] for r in said if "not saved (No space left on device)" in r.get("text", "")]
@@ -450,7 +475,7 @@ def test_a_disk_that_stays_full_is_said_at_the_end(
 ) -> None:
     api.train(data, out=tmp_path / "whole", **FIELDS)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save", lambda *_: full_disk())
+        patch.setattr(checkpoint, "save", lambda *_: full_disk())
         result = api.train(data, out=tmp_path / "run", **FIELDS)
     assert result.scores is None and "No space left on device" in (result.unsaved or "")
     api.train(resume=tmp_path / "run")
@@ -464,9 +489,13 @@ def full_disk() -> bytes:
 def test_refusals_leave_no_folder(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     wrong: list[dict[str, Any]] = [
-        {"epochs": 0}, {"learning_rates": 0.1}, {"model": "resnet21"}, {"schedule": "cosinus"},
-        {"time": "20 minutes"}, {"time": "1m", "epochs": 1},
-    ]  # fmt: skip
+        {"epochs": 0},
+        {"learning_rates": 0.1},
+        {"model": "resnet21"},
+        {"schedule": "cosinus"},
+        {"time": "20 minutes"},
+        {"time": "1m", "epochs": 1},
+    ]
     for values in wrong:
         with pytest.raises(UserError):
             api.train(data, out=out, device="cpu", **values)
@@ -480,9 +509,12 @@ def test_refusals_leave_no_folder(data: Path, tmp_path: Path) -> None:
 def test_validating_on_test_is_said_everywhere(data: Path, tmp_path: Path) -> None:
     said: list[str] = []
     api.train(
-        data, out=tmp_path / "run", validate_on="test",
-        log=partial(note, said), **FIELDS,
-    )  # fmt: skip
+        data,
+        out=tmp_path / "run",
+        validate_on="test",
+        log=partial(note, said),
+        **FIELDS,
+    )
     assert any("--validate-on test" in text for text in said)
     assert json.loads((tmp_path / "run" / "scores.json").read_text())["validate_on"] == "test"
     stored = json.loads((tmp_path / "run" / "data.json").read_text())

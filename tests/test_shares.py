@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from resnets.training.checkpoints import RunFolder
-from resnets.training.probe import Advice
-from resnets.training.recipes import Recipe
-from resnets.training.shares import STEPS, Clock, Outlook, Shares
+from resnets.training.autotune import Advice
+from resnets.training.checkpoint import RunFolder
+from resnets.training.profiler import STEPS, Clock, Outlook, Shares
+from resnets.training.recipe import Recipe
 from tiny_runs import recipe_of, run, start
 
 RECIPE = Recipe(steps=1000, batch_size=32, size=64, workers=0, evaluate_every=1.0)
@@ -20,9 +20,14 @@ STEP = {"copy": 0.01, "forward": 0.03, "backward": 0.05, "optimizer": 0.01}
 
 
 def record_of(
-    outlook: Outlook = SOUND, *, waited: float = 0.0, evaluation: float = 0.0, every: int = 10,
-    first: float = 1.0, **phases: float,
-) -> dict[str, Any]:  # fmt: skip
+    outlook: Outlook = SOUND,
+    *,
+    waited: float = 0.0,
+    evaluation: float = 0.0,
+    every: int = 10,
+    first: float = 1.0,
+    **phases: float,
+) -> dict[str, Any]:
     """What is said after 50 steps of these durations; the first one takes `first` times as long."""
     now = 0.0
     shares = Shares(outlook, clock=Clock(lambda: now, lambda begin, end: end - begin))
@@ -43,8 +48,15 @@ def record_of(
 
 def test_shares_are_those_of_the_durations() -> None:
     shares = record_of(replace(SOUND, num_val=0), waited=0.1)["shares"]
-    expected = {"data wait": 0.5, "copy": 0.05, "forward": 0.15, "backward": 0.25,
-                "optimizer": 0.05, "evaluation": 0.0, "other": 0.0}  # fmt: skip
+    expected = {
+        "data wait": 0.5,
+        "copy": 0.05,
+        "forward": 0.15,
+        "backward": 0.25,
+        "optimizer": 0.05,
+        "evaluation": 0.0,
+        "other": 0.0,
+    }
     assert shares == pytest.approx(expected)
     assert sum(shares.values()) == pytest.approx(1.0)
 
@@ -102,12 +114,14 @@ def test_validations_to_come_are_foreseen() -> None:
 @pytest.mark.parametrize(
     "advice",
     [
-        Advice("threads", 1, 0.2), Advice("precision", "fp32", 0.5),
-        Advice("memory_format", "channels_last", 0.7), Advice("batch_size", 128, 0.3),
+        Advice("threads", 1, 0.2),
+        Advice("precision", "fp32", 0.5),
+        Advice("memory_format", "channels_last", 0.7),
+        Advice("batch_size", 128, 0.3),
         Advice("accumulate", 4, 0.8),
     ],
     ids=lambda advice: advice.name,
-)  # fmt: skip
+)
 def test_what_the_probe_advised(advice: Advice) -> None:
     slight = Advice("precision", "bf16", 0.89)
     record = record_of(replace(SOUND, advice=(slight, advice)))
@@ -127,9 +141,18 @@ def test_a_run_says_it_once(tmp_path: Path) -> None:
     state, folder = start(recipe), RunFolder(tmp_path)
     assert run(state, recipe, folder)
     (record,) = [record for record in folder.history() if record["kind"] == "shares"]
-    assert (record["step"], set(record["shares"])) == (STEPS, {
-        "data wait", "copy", "forward", "backward", "optimizer", "evaluation", "other",
-    })  # fmt: skip
+    assert (record["step"], set(record["shares"])) == (
+        STEPS,
+        {
+            "data wait",
+            "copy",
+            "forward",
+            "backward",
+            "optimizer",
+            "evaluation",
+            "other",
+        },
+    )
     assert record["shares"]["forward"] > 0 < record["shares"]["evaluation"]
     assert sum(record["shares"].values()) == pytest.approx(1.0)
     folder.forget_after(STEPS, validated=STEPS)  # a run that goes on has said it before

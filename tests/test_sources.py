@@ -13,8 +13,8 @@ import torchvision
 from PIL import Image
 
 from pictures import fill, labels, paint, snapshot
+from resnets.data import ImageFiles, open_data
 from resnets.data.decode import DecodeError
-from resnets.data.sources import ImageFiles, open_data
 from resnets.errors import UserError
 
 
@@ -25,13 +25,13 @@ def test_class_folders(tmp_path: Path) -> None:
     data = open_data(tmp_path)
     assert data.name == tmp_path.name
     assert data.classes == ("cat", "dog")
-    assert list(data.parts) == ["all"]
+    assert list(data.splits) == ["all"]
     # Sorted by class, then path, whatever the file system's order.
-    assert tuple(data.parts["all"].ids) == (
+    assert tuple(data.splits["all"].ids) == (
         *("cat/10.gif", "cat/9.bmp", "cat/b/2.PNG", "cat/b/c/3.jpeg"),
         "dog/1.png",
     )
-    assert data.parts["all"].targets.tolist() == [0, 0, 0, 0, 1]
+    assert data.splits["all"].targets.tolist() == [0, 0, 0, 0, 1]
     assert (data.notices, data.skipped) == ((), ())
     assert snapshot(tmp_path) == before
 
@@ -41,7 +41,7 @@ def test_agrees_with_torchvision(tmp_path: Path) -> None:
     theirs = torchvision.datasets.ImageFolder(tmp_path)
     data = open_data(str(tmp_path))
     assert list(data.classes) == theirs.classes
-    assert dict(zip(data.parts["all"].ids, data.parts["all"].targets.tolist(), strict=True)) == {
+    assert dict(zip(data.splits["all"].ids, data.splits["all"].targets.tolist(), strict=True)) == {
         Path(path).relative_to(tmp_path).as_posix(): target for path, target in theirs.samples
     }
 
@@ -50,14 +50,14 @@ def test_agrees_with_torchvision(tmp_path: Path) -> None:
 def test_parts(tmp_path: Path, validation: str) -> None:
     names = [f"{part}/{c}/x.png" for part in ("train", validation, "test") for c in ("a", "b")]
     data = open_data(fill(tmp_path, *names))
-    assert list(data.parts) == ["train", "val", "test"]
+    assert list(data.splits) == ["train", "val", "test"]
     assert labels(data, "val") == {f"{validation}/a/x.png": "a", f"{validation}/b/x.png": "b"}
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     data = open_data(fill(tmp_path, "train/1.png", "test/1.png", "val/x/1.png"))
     assert data.classes == ("test", "train", "val")
-    assert list(data.parts) == ["all"]
+    assert list(data.splits) == ["all"]
 
 
 def test_what_lies_beside_the_parts_is_named(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_what_lies_beside_the_parts_is_named(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("")
     (tmp_path / "test").mkdir()
     data = open_data(tmp_path)
-    assert list(data.parts) == ["train"]
+    assert list(data.splits) == ["train"]
     assert data.notices == (
         "ignored beside the parts test, train: cover.png, extra, labels.csv",
         "1 images lie in train itself, in no class folder: ignored",
@@ -79,7 +79,7 @@ def test_hidden_things_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "a" / "Thumbs.db").write_text("x")
     (tmp_path / ".DS_Store").write_text("x")
     data = open_data(tmp_path)
-    assert tuple(data.parts["all"].ids) == ("a/1.png", "b/1.png")
+    assert tuple(data.splits["all"].ids) == ("a/1.png", "b/1.png")
     assert data.notices == ()
 
 
@@ -100,13 +100,13 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     fill(tmp_path / "data", "a/1.png")
     (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "data" / "a" / "up").symlink_to(tmp_path / "data")
-    assert tuple(open_data(tmp_path / "data").parts["all"].ids) == ("a/1.png", "b/1.png")
+    assert tuple(open_data(tmp_path / "data").splits["all"].ids) == ("a/1.png", "b/1.png")
 
 
 def test_accents_are_composed(tmp_path: Path) -> None:
     data = open_data(fill(tmp_path, "cafe\u0301/1.png", "tea/1.png"))
     assert data.classes == ("caf\u00e9", "tea")
-    assert data.parts["all"].read(0, 3).shape == (4, 6, 3)
+    assert data.splits["all"].read(0, 3).shape == (4, 6, 3)
 
 
 def test_words_on_other_formats_and_lookalikes(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_words_on_other_formats_and_lookalikes(tmp_path: Path) -> None:
 def test_index_of_files(tmp_path: Path) -> None:
     paint(tmp_path / "a" / "1.png", 7, (30, 20))
     paint(tmp_path / "b" / "1.png", 9, (5, 40))
-    part = open_data(tmp_path).parts["all"]
+    part = open_data(tmp_path).splits["all"]
     assert isinstance(part, ImageFiles)
     assert part.channels == 1
     assert part.sizes.tolist() == [[30, 20], [5, 40]]
@@ -131,7 +131,7 @@ def test_index_of_files(tmp_path: Path) -> None:
     assert part.read(0, 1).shape == (20, 30, 1)
     assert part.read(1, 3)[0, 0].tolist() == [9, 9, 9]
     paint(tmp_path / "a" / "2.png", "blue")
-    assert open_data(tmp_path).parts["all"].channels == 3
+    assert open_data(tmp_path).splits["all"].channels == 3
 
 
 def test_unreadable_files_are_skipped_and_listed(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_unreadable_files_are_skipped_and_listed(tmp_path: Path) -> None:
     (tmp_path / "a" / "03.png").write_bytes(b"")
     (tmp_path / "b" / "07.png").write_text("no picture")
     data = open_data(tmp_path, max_bad=0.1)
-    assert len(data.parts["all"]) == 18
+    assert len(data.splits["all"]) == 18
     assert data.skipped == (
         ("a/03.png", "the file is empty"),
         ("b/07.png", "not a JPEG, PNG, WebP, GIF, BMP or TIFF image"),
@@ -162,7 +162,7 @@ def test_a_file_damaged_further_in_fails_when_read(tmp_path: Path) -> None:
     Image.fromarray(noise).save(tmp_path / "a" / "0.jpg")
     path = tmp_path / "a" / "0.jpg"
     path.write_bytes(path.read_bytes()[:800])
-    part = open_data(tmp_path).parts["all"]
+    part = open_data(tmp_path).splits["all"]
     with pytest.raises(DecodeError, match=r"cannot read a/0\.jpg: damaged or incomplete"):
         part.read(0, 3)
 
@@ -187,7 +187,7 @@ def test_a_class_whose_images_are_all_unreadable(tmp_path: Path) -> None:
         ([], [], "no images in "),
         ([], ["a", "b"], "no images in "),
     ],
-)  # fmt: skip
+)
 def test_wrong_layouts(tmp_path: Path, names: list[str], folders: list[str], message: str) -> None:
     fill(tmp_path, *names)
     for folder in folders:
@@ -200,7 +200,7 @@ def test_wrong_layouts(tmp_path: Path, names: list[str], folders: list[str], mes
 def test_a_class_missing_from_a_later_part_is_a_notice(tmp_path: Path) -> None:
     data = open_data(fill(tmp_path, "train/a/1.png", "train/b/1.png", "test/b/1.png"))
     assert data.classes == ("a", "b")
-    assert data.parts["test"].targets.tolist() == [1]
+    assert data.splits["test"].targets.tolist() == [1]
     assert data.notices == ("the part test has no images of: a",)
 
 
@@ -209,7 +209,7 @@ def test_classes_of_a_model(tmp_path: Path) -> None:
     (tmp_path / "ant").mkdir()
     data = open_data(tmp_path, classes=["dog", "ant", "cat"])
     assert data.classes == ("dog", "ant", "cat")
-    assert data.parts["all"].targets.tolist() == [2, 0]
+    assert data.splits["all"].targets.tolist() == [2, 0]
     with pytest.raises(UserError, match="that the model does not know: cat; it knows dog, cow"):
         open_data(tmp_path, classes=("dog", "cow"))
     single = open_data(tmp_path / ".." / tmp_path.name, classes=("cat", "dog"))

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from pictures import fill, paint, painted
-from resnets.data import decode
-from resnets.data.sources import ImageFiles, headers, open_data, rows
-from resnets.data.sources.names import Names
-from resnets.data.sources.parts import DataSet
+from resnets.data import ImageFiles, decode, headers, open_data, rows
+from resnets.data.dataset import DataSet
+from resnets.data.packed_strings import Names
 
 
 @pytest.fixture
@@ -44,10 +43,10 @@ def index_files(tmp_path: Path) -> list[Path]:
 
 
 def assert_alike(one: DataSet, other: DataSet) -> None:
-    for part in one.parts:
-        assert one.parts[part].fingerprint() == other.parts[part].fingerprint()
-        assert list(one.parts[part].ids) == list(other.parts[part].ids)
-        assert one.parts[part].channels == other.parts[part].channels
+    for part in one.splits:
+        assert one.splits[part].fingerprint() == other.splits[part].fingerprint()
+        assert list(one.splits[part].ids) == list(other.splits[part].ids)
+        assert one.splits[part].channels == other.splits[part].channels
     assert one.skipped == other.skipped
 
 
@@ -72,8 +71,8 @@ def test_a_changed_folder_is_never_answered_from_the_old_index(
     paint(folder / "a" / "0.png", 7, (5, 5))  # now all others have another place
     data, read = opens(folder, opened)
     assert read == ["0.png", "1.png"]
-    assert list(data.parts["all"].ids) == ["a/0.png", "a/1.png", "a/4.png", "b/3.png"]
-    assert data.parts["all"].sizes.tolist() == [[5, 5], [60, 40], [6, 4], [6, 4]]
+    assert list(data.splits["all"].ids) == ["a/0.png", "a/1.png", "a/4.png", "b/3.png"]
+    assert data.splits["all"].sizes.tolist() == [[5, 5], [60, 40], [6, 4], [6, 4]]
 
 
 def test_a_change_that_keeps_size_and_date_is_seen(tmp_path: Path, opened: list[str]) -> None:
@@ -88,7 +87,7 @@ def test_a_change_that_keeps_size_and_date_is_seen(tmp_path: Path, opened: list[
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     data, read = opens(folder, opened)
     assert read == ["1.bmp"]
-    assert data.parts["all"].sizes[0].tolist() == [8, 4]
+    assert data.splits["all"].sizes[0].tolist() == [8, 4]
 
 
 def test_files_too_young_to_be_sure_of_are_read_again(
@@ -174,7 +173,7 @@ def test_parquet_is_read_by_row_group(tmp_path: Path, monkeypatch: pytest.Monkey
         return original(table, number)
 
     monkeypatch.setattr(rows.Table, "group", group)
-    part = open_data(tmp_path / "a.parquet").parts["all"]
+    part = open_data(tmp_path / "a.parquet").splits["all"]
     assert isinstance(part, ImageFiles)
     assert loaded == [0, 1, 2, 3, 4]  # for the headers; each group once
     for index in (22, 4, 5, 0):
@@ -191,7 +190,7 @@ def test_parquet_takes_no_more_memory_than_allowed(
 ) -> None:
     write_groups(tmp_path / "a.parquet", 24, 4)
     monkeypatch.setattr(rows, "KEPT", 2000)
-    part = open_data(tmp_path / "a.parquet").parts["all"]
+    part = open_data(tmp_path / "a.parquet").splits["all"]
     assert isinstance(part, ImageFiles)
     assert isinstance(part.files, rows.Rows)
     for index in np.random.default_rng(0).integers(0, 24, 40).tolist():

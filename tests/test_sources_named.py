@@ -18,7 +18,7 @@ import pytest
 import torchvision
 
 from pictures import fill
-from resnets.data.sources import Images, named, open_data
+from resnets.data import Images, named, open_data
 from resnets.errors import UserError
 
 
@@ -26,7 +26,7 @@ def test_a_folder_with_the_name_of_a_set(tmp_path: Path, monkeypatch: pytest.Mon
     fill(tmp_path / "fashion-mini", "a/1.png", "b/1.png")
     monkeypatch.chdir(tmp_path)
     data = open_data("fashion-mini")
-    assert len(data.parts["train"]) == 10_000
+    assert len(data.splits["train"]) == 10_000
     assert "write ./fashion-mini" in data.notices[0]
     assert open_data("./fashion-mini").classes == ("a", "b")
 
@@ -52,8 +52,8 @@ def test_sets_installed_by_the_system(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("RESNETS_DATA", str(tmp_path / "none"))
     data = open_data("mnist")
     assert data.classes == tuple("0123456789")
-    assert isinstance(data.parts["test"], Images)
-    np.testing.assert_array_equal(data.parts["test"].pixels[..., 0], images)
+    assert isinstance(data.splits["test"], Images)
+    np.testing.assert_array_equal(data.splits["test"].pixels[..., 0], images)
     (tmp_path / "mnist" / "t10k-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b damaged")
     with pytest.raises(UserError, match="is damaged"):
         open_data("mnist")
@@ -101,11 +101,11 @@ def test_mnist_is_downloaded_once(
     monkeypatch.setenv("RESNETS_DATA", str(home))
     data = open_data("kmnist")
     assert data.classes == tuple(theirs.classes)
-    np.testing.assert_array_equal(data.parts["train"].targets, targets)
+    np.testing.assert_array_equal(data.splits["train"].targets, targets)
     assert capsys.readouterr().out == ""
     assert [path.name for path in home.iterdir()] == ["KMNIST"]
     monkeypatch.setattr(theirs, "mirrors", ["http://127.0.0.1:9/"])  # nobody listens there
-    assert len(open_data("kmnist").parts["train"]) == 20
+    assert len(open_data("kmnist").splits["train"]) == 20
 
 
 def test_failed_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,9 +145,9 @@ def test_cifar10_is_downloaded_once(
     monkeypatch.setattr(theirs, "tgz_md5", md5(served / theirs.filename))
     monkeypatch.setenv("RESNETS_DATA", str(tmp_path / "home"))
     data = open_data("cifar10", classes=names)
-    assert isinstance(data.parts["train"], Images)
-    np.testing.assert_array_equal(data.parts["train"].pixels, pixels.transpose(0, 2, 3, 1))
-    assert data.parts["train"].targets.tolist() == [3, 1, 4, 1]
+    assert isinstance(data.splits["train"], Images)
+    np.testing.assert_array_equal(data.splits["train"].pixels, pixels.transpose(0, 2, 3, 1))
+    assert data.splits["train"].targets.tolist() == [3, 1, 4, 1]
     monkeypatch.setattr(theirs, "url", "http://127.0.0.1:9/x.tar.gz")
     trained = open_data("cifar10")
     assert trained.classes == ("1", "3", "4")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnets.data.sources import ImageFiles, Images, open_data, stratified_split
+from resnets.data import ImageFiles, Images, open_data, stratified_split
 from resnets.errors import UserError
 
 
@@ -18,7 +18,7 @@ def both_kinds(tmp_path: Path) -> list[Images | ImageFiles]:
         path = tmp_path / "ab"[index % 2] / f"{index}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(image).save(path)
-    files = open_data(tmp_path).parts["all"]
+    files = open_data(tmp_path).splits["all"]
     stacked = np.stack([files.read(index, 3) for index in range(6)])
     return [files, Images(pixels=stacked, targets=files.targets, ids=tuple(files.ids))]
 
@@ -58,9 +58,9 @@ def test_fingerprint_sees_changes(tmp_path: Path) -> None:
     with (tmp_path / "a" / "0.png").open("ab") as file:
         file.write(b"x")
     images.pixels[3, 2, 1, 0] ^= 1
-    longer = open_data(tmp_path).parts["all"].fingerprint()
+    longer = open_data(tmp_path).splits["all"].fingerprint()
     (tmp_path / "a" / "0.png").unlink()
-    fewer = open_data(tmp_path).parts["all"].fingerprint()
+    fewer = open_data(tmp_path).splits["all"].fingerprint()
     assert files.fingerprint() == before[0]  # what was opened is what is meant
     assert len({*before, longer, fewer, images.fingerprint()}) == 5
 

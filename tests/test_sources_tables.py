@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pictures import fill, labels, painted
-from resnets.data.sources import open_data
+from resnets.data import open_data
 from resnets.errors import UserError
 
 
@@ -29,7 +29,7 @@ def test_csv(tmp_path: Path) -> None:
     assert data.classes == ("cat", "dog")
     assert labels(data, "train") == {"x/1.png": "dog", "3.png": "cat"}
     assert labels(data, "val") == {"x/2.png": "cat"}
-    assert data.parts["val"].read(0, 3).shape == (4, 6, 3)
+    assert data.splits["val"].read(0, 3).shape == (4, 6, 3)
 
 
 def test_jsonl(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_jsonl(tmp_path: Path) -> None:
     (tmp_path / "near").mkdir()
     text = "\n".join(map(json.dumps, rows)) + "\n"
     data = open_data(manifest(tmp_path / "near", "set.jsonl", text))
-    assert list(data.parts) == ["all"]
+    assert list(data.splits) == ["all"]
     assert labels(data, "all")["../far/1.png"] == "7"
 
 
@@ -97,10 +97,10 @@ def test_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", **arrays(classes=np.array(["c", "b", "a"])))
     data = open_data(tmp_path / "set.npz")
     assert data.classes == ("c", "b", "a")  # the order of the file
-    assert data.parts["train"].ids == ("train/0", "train/1", "train/2", "train/3")
-    assert data.parts["test"].targets.tolist() == [2, 0]
+    assert data.splits["train"].ids == ("train/0", "train/1", "train/2", "train/3")
+    assert data.splits["test"].targets.tolist() == [2, 0]
     model = open_data(tmp_path / "set.npz", classes=("a", "b", "c", "d"))
-    assert model.parts["test"].targets.tolist() == [0, 2]
+    assert model.splits["test"].targets.tolist() == [0, 2]
 
 
 def test_npz_without_class_names(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_npz_without_class_names(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", **arrays(y_train=list("zyxx"), y_test=["x", "z"]))
     data = open_data(tmp_path / "b.npz")
     assert data.classes == ("x", "y", "z")
-    assert data.parts["test"].targets.tolist() == [0, 2]
+    assert data.splits["test"].targets.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -181,13 +181,13 @@ def test_parquet_folder(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("x")
     data = open_data(tmp_path)
     assert data.classes == ("zebra", "ant", "bee")
-    assert {part: len(content) for part, content in data.parts.items()} == {
+    assert {part: len(content) for part, content in data.splits.items()} == {
         "train": 3,
         "val": 1,
         "test": 1,
     }
     assert labels(data, "train")["data/train-00001-of-00002.parquet#0"] == "bee"
-    assert data.parts["train"].read(2, 3)[0, 0].tolist() == [0, 255, 0]
+    assert data.splits["train"].read(2, 3)[0, 0].tolist() == [0, 255, 0]
     assert data.notices[:2] == (
         "rows without a label, ignored: 2",
         "parquet files of no known part, ignored: unsupervised-0.parquet",
@@ -197,7 +197,7 @@ def test_parquet_folder(tmp_path: Path) -> None:
 def test_parquet_in_folders_of_parts(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train/0000.parquet", [("red", 1), ("blue", 0)])
     write_parquet(tmp_path / "test/0000.parquet", [("red", 1)])
-    assert list(open_data(tmp_path).parts) == ["train", "test"]
+    assert list(open_data(tmp_path).splits) == ["train", "test"]
 
 
 def test_parquet_file(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_parquet_file(tmp_path: Path) -> None:
     data = open_data(path)
     assert data.name == "birds"
     assert data.classes == ("9", "10")
-    assert list(data.parts) == ["all"]
+    assert list(data.splits) == ["all"]
 
 
 def test_parquet_bad_rows(tmp_path: Path) -> None:

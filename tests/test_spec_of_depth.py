@@ -12,24 +12,24 @@ import torch.nn.functional as F
 from torch import nn
 
 from resnets.errors import UserError
-from resnets.models.blocks import make_unit
+from resnets.models.blocks import make_block
+from resnets.models.config import ResNetConfig
 from resnets.models.layers import ScalarBias, ScalarGain, ShiftedConv2d
 from resnets.models.resnet import ResNet
-from resnets.models.shortcuts import Gate, NoShortcut, UnitPlan, make_shortcut
-from resnets.models.spec import Spec
+from resnets.models.shortcuts import BlockConfig, Gate, NoShortcut, make_shortcut
 
 FLOAT32 = 1e-5  # a few sums of numbers near 1 in another order
 
 
-def spec(**ideas: object) -> Spec:
+def config(**ideas: object) -> ResNetConfig:
     given: dict[str, object] = {"depths": (2, 2), "widths": (8, 16), "num_classes": 5}
     given |= {"block": "basic", "stem": "small", "in_channels": 1, "shortcut": "pad"}
-    return Spec(**(given | ideas))  # type: ignore[arg-type]
+    return ResNetConfig(**(given | ideas))  # type: ignore[arg-type]
 
 
 def network(**ideas: object) -> ResNet:
     torch.manual_seed(0)
-    return ResNet(spec(**ideas))
+    return ResNet(config(**ideas))
 
 
 def trained_bits(model: ResNet) -> list[torch.Tensor]:
@@ -63,12 +63,12 @@ def test_twins_start_from_the_same_tensors() -> None:
 @pytest.mark.parametrize("order", ["post", "pre"])
 @pytest.mark.parametrize("shortcut", ["pad", "conv"])
 def test_strength_and_scale_stand_in_the_equation(shortcut: str, order: str) -> None:
-    usual = UnitPlan(8, 16, 16, stride=2, dilation_before=1, dilation=1, drop_path=0.0)
+    usual = BlockConfig(8, 16, 16, stride=2, dilation_before=1, dilation=1, drop_path=0.0)
     torch.manual_seed(0)
-    unit = make_unit(usual, spec(shortcut=shortcut, order=order)).eval()
+    unit = make_block(usual, config(shortcut=shortcut, order=order)).eval()
     torch.manual_seed(0)
     ideas = {"shortcut_strength": 0.25, "residual_scale": 0.5}
-    weak = make_unit(usual, spec(shortcut=shortcut, order=order, **ideas)).eval()
+    weak = make_block(usual, config(shortcut=shortcut, order=order, **ideas)).eval()
     assert [*weak.state_dict()] == [*unit.state_dict()]
     x = torch.randn(2, 8, 5, 5)
     seen = {}
@@ -81,8 +81,8 @@ def test_strength_and_scale_stand_in_the_equation(shortcut: str, order: str) -> 
 
 
 def test_the_gate_weakens_the_shortcut_by_what_it_sees() -> None:
-    same = UnitPlan(8, 8, 8, stride=1, dilation_before=1, dilation=1, drop_path=0.0)
-    shortcut = make_shortcut(same, spec(shortcut="gate"))
+    same = BlockConfig(8, 8, 8, stride=1, dilation_before=1, dilation=1, drop_path=0.0)
+    shortcut = make_shortcut(same, config(shortcut="gate"))
     gate = shortcut[-1]
     assert isinstance(gate, Gate)
     nn.init.zeros_(gate.conv.bias)
@@ -92,13 +92,13 @@ def test_the_gate_weakens_the_shortcut_by_what_it_sees() -> None:
 
 
 def test_the_dropped_shortcut_drops_in_training_only() -> None:
-    same = UnitPlan(8, 8, 8, stride=1, dilation_before=1, dilation=1, drop_path=0.0)
-    shortcut = make_shortcut(same, spec(shortcut="dropout"))
+    same = BlockConfig(8, 8, 8, stride=1, dilation_before=1, dilation=1, drop_path=0.0)
+    shortcut = make_shortcut(same, config(shortcut="dropout"))
     x = torch.ones(2, 8, 50, 50)
     assert abs(float((shortcut(x) == 0).float().mean()) - 0.5) < 0.03  # eight standard errors
     assert torch.equal(shortcut.eval()(x), x)
     wider = dataclasses.replace(same, width=16, out_channels=16, stride=2)
-    assert make_shortcut(wider, spec(shortcut="dropout"))(x).shape == (2, 16, 25, 25)
+    assert make_shortcut(wider, config(shortcut="dropout"))(x).shape == (2, 16, 25, 25)
 
 
 def test_fixup_starts_at_its_shortcuts_and_shrinks_with_depth() -> None:
@@ -144,15 +144,19 @@ def test_fan_in_has_the_variance_of_what_enters() -> None:
 @pytest.mark.parametrize(
     "ideas",
     [
-        {"shortcut": "gate"}, {"shortcut": "dropout"}, {"shortcut_strength": 0.5},
-        {"residual_scale": 0.5, "order": "pre"}, {"norm": "bias", "residual_init": "fixup"},
-        {"init": "dirac", "shortcut": "none"}, {"init": "orthogonal", "shortcut": "none"},
+        {"shortcut": "gate"},
+        {"shortcut": "dropout"},
+        {"shortcut_strength": 0.5},
+        {"residual_scale": 0.5, "order": "pre"},
+        {"norm": "bias", "residual_init": "fixup"},
+        {"init": "dirac", "shortcut": "none"},
+        {"init": "orthogonal", "shortcut": "none"},
         {"norm": "bias", "residual_init": "scalar"},
     ],
-)  # fmt: skip
+)
 def test_it_learns_and_survives_json(ideas: dict[str, object]) -> None:
     model = network(**ideas)
-    assert Spec(**json.loads(json.dumps(dataclasses.asdict(model.spec)))) == model.spec
+    assert ResNetConfig(**json.loads(json.dumps(dataclasses.asdict(model.config)))) == model.config
     before = [tensor.clone() for tensor in model.state_dict().values()]
     after = trained_bits(model)
     assert all(tensor.isfinite().all() for tensor in after)
@@ -176,10 +180,10 @@ def test_it_learns_and_survives_json(ideas: dict[str, object]) -> None:
 )
 def test_what_cannot_be_meant_is_refused(ideas: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        spec(**ideas)
+        config(**ideas)
 
 
 def test_no_shortcut_is_one_thing() -> None:
-    same = UnitPlan(8, 8, 8, stride=1, dilation_before=1, dilation=1, drop_path=0.0)
+    same = BlockConfig(8, 8, 8, stride=1, dilation_before=1, dilation=1, drop_path=0.0)
     for ideas in ({"shortcut": "none"}, {"shortcut_strength": 0}):
-        assert isinstance(make_shortcut(same, spec(**ideas)), NoShortcut)
+        assert isinstance(make_shortcut(same, config(**ideas)), NoShortcut)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.study.account import summary_lines
 from resnets.study.report.claims import STORED, read_claims
 from resnets.study.report.degradation import training_figures

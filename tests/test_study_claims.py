@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.errors import UserError
 from resnets.study.report.atlas import verdict_sentence
 from resnets.study.report.claims import STORED, read_claims

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.errors import UserError
 from resnets.study import theory
 from resnets.study.init import atlas, geometry

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnets.models.families import create_model
+from resnets.models.registry import create_model
 from resnets.models.resnet import ResNet
 from resnets.study.adapters import in_float64, take_apart
 from resnets.study.paths import TOLERANCE, path_rows, path_spectrum, sampled_paths

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from resnets.errors import UserError
-from resnets.models.families import MODELS
+from resnets.models.config import ResNetConfig
+from resnets.models.registry import MODELS
 from resnets.models.resnet import ResNet
-from resnets.models.spec import Spec
-from resnets.study.cells import DOSES, FAMILIES, spec_of
+from resnets.study.cells import DOSES, FAMILIES, config_of
 from resnets.study.plan import PRESETS, TWINS, Plan
 from resnets.study.published import PUBLISHED
-from resnets.training.optim import learning_rate
+from resnets.training.optimizer import learning_rate
 
 plans = pytest.mark.parametrize("plan", PRESETS.values(), ids=PRESETS)
 
 
-def cell(family: str, depth: int = 8) -> Spec:
-    return spec_of(family, depth, widths=(8, 16, 32), num_classes=10, in_channels=1)
+def cell(family: str, depth: int = 8) -> ResNetConfig:
+    return config_of(family, depth, widths=(8, 16, 32), num_classes=10, in_channels=1)
 
 
 @plans

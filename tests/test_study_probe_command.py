@@ -13,13 +13,13 @@ import timm
 import torch
 from torch import nn
 
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.errors import UserError
 from resnets.study import inside, landscape, lesions, replay
 from resnets.study.adapters import take_apart
 from resnets.study.inside import Subject, compare, probe
 from resnets.study.tables import read_table
-from resnets.training.checkpoints import RunFolder
+from resnets.training.checkpoint import RunFolder
 from tiny_chains import K, network, sample, trained
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.report.style import POLICY
 from resnets.study import everything
 from resnets.study.report import layers

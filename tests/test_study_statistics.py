@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnets.evaluation import wilson
+from resnets.evaluation.metrics import wilson
 from resnets.study.account import percent, summary_lines, summary_rows
 from resnets.study.plan import SIGNIFICANT, Group, Plan
 from resnets.study.statistics import Estimate, estimate, sign_flip, verdict

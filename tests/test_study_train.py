@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import torch
 
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.errors import UserError
-from resnets.evaluation import Scores, evaluate
-from resnets.modelfile import read_model
+from resnets.evaluation.metrics import Scores, evaluate
+from resnets.inference.model_file import read_model
 from resnets.study import single
 from resnets.study.book import Book, long_form, model_path
 from resnets.study.plan import PRESETS, Plan
@@ -156,7 +156,7 @@ def test_models_are_kept_and_score_as_their_row_says(whole: Book) -> None:
             row = next(row for key, row in whole.rows.items() if key[:3] == ("count", family, depth)
                        and row["seed"] == 0)  # fmt: skip
             assert 1 - file.scores["top1"] == row["test_error"]
-            assert file.spec.shortcut == ("none" if family == "plain" else "pad")
+            assert file.config.shortcut == ("none" if family == "plain" else "pad")
 
 
 def test_another_plan_in_the_same_folder_is_refused(whole: Book, plan: Plan) -> None:
@@ -283,7 +283,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from tiny_study import tiny_plan
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.study.plan import PRESETS
 if __name__ == "__main__":
     PRESETS["minutes"] = tiny_plan(Path({data!r}))

@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 from resnets.errors import UserError
-from resnets.models.resnet import ResNet, Spec
+from resnets.models.resnet import ResNet, ResNetConfig
 from resnets.study.adapters import take_apart
 from resnets.study.units import Chain, batch_statistics
 from tiny_chains import OURS, SMALL, chain, network, sample, trained
@@ -77,7 +77,7 @@ def test_depth_is_the_one_in_the_name(name: str, depth: int) -> None:
 def test_without_shortcuts_it_is_the_plain_twin() -> None:
     """The control of every experiment: strength 0 of all shortcuts, to the last bit."""
     ours = network(shortcut="pad")
-    plain = ResNet(Spec(**SMALL, shortcut="none")).eval()
+    plain = ResNet(ResNetConfig(**SMALL, shortcut="none")).eval()
     plain.load_state_dict(ours.state_dict())
     images, _ = sample(2)
     taken, x = take_apart(ours), None

@@ -10,12 +10,23 @@ import pytest
 from resnets.study.tables import read_table, write_table
 
 ROWS = [
-    {"study": "init", "family": "plain", "depth": 100, "unit": 3, "metric": "variance",
-     "value": 0.1 + 0.2},
-    {"study": "init", "family": "plain", "depth": 100, "metric": "slope",
-     "status": "overflow at 9"},
+    {
+        "study": "init",
+        "family": "plain",
+        "depth": 100,
+        "unit": 3,
+        "metric": "variance",
+        "value": 0.1 + 0.2,
+    },
+    {
+        "study": "init",
+        "family": "plain",
+        "depth": 100,
+        "metric": "slope",
+        "status": "overflow at 9",
+    },
     {"study": "probe", "x": 1e-300, "seed": 0, "metric": "share", "value": 5.0},
-]  # fmt: skip
+]
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

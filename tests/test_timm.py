@@ -9,13 +9,21 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from resnets.models.families import MODELS, create_model
-from resnets.models.measure import count_macs, count_parameters
+from resnets.models.registry import MODELS, create_model
+from resnets.models.summary import count_macs, count_parameters
 
 UNCHANGED = [
-    "resnet18d", "resnet34d", "resnet50d", "resnet50c", "resnet50s", "resnet50t", "seresnet50",
-    "resnetrs50", "resnetblur50", "resnet50_gn",
-]  # fmt: skip
+    "resnet18d",
+    "resnet34d",
+    "resnet50d",
+    "resnet50c",
+    "resnet50s",
+    "resnet50t",
+    "seresnet50",
+    "resnetrs50",
+    "resnetblur50",
+    "resnet50_gn",
+]
 TWINS = [name for name, row in MODELS.items() if row.counted.startswith("timm ")]
 FLOAT64 = 1e-10  # the same sums in another order
 

@@ -17,19 +17,32 @@ import pytest
 import torch
 
 from resnets import api, results
-from resnets.cli import main
+from resnets.cli.main import main
 from resnets.errors import UserError
-from resnets.training.beginning import begun
-from resnets.training.checkpoints import RunFolder
-from resnets.training.distributed import Ranks
+from resnets.training.checkpoint import RunFolder
+from resnets.training.distributed import DistContext
+from resnets.training.run_metadata import begun
 from some_ranks import on_ranks
 
 STEPS = 24
 FIELDS: dict[str, Any] = {
-    "model": "resnet20", "size": 12, "steps": STEPS, "batch_size": 8, "tune": "off", "threads": 1,
-    "precision": "fp32", "workers": 0, "crop": "shift", "policy": "none", "mixup": 0.2,
-    "dropout": 0.1, "drop_path": 0.2, "ema": 0.8, "evaluate_every": 2.0, "save_every": 0.0,
-}  # fmt: skip
+    "model": "resnet20",
+    "size": 12,
+    "steps": STEPS,
+    "batch_size": 8,
+    "tune": "off",
+    "threads": 1,
+    "precision": "fp32",
+    "workers": 0,
+    "crop": "shift",
+    "policy": "none",
+    "mixup": 0.2,
+    "dropout": 0.1,
+    "drop_path": 0.2,
+    "ema": 0.8,
+    "evaluate_every": 2.0,
+    "save_every": 0.0,
+}
 PATIENCE = 600.0
 
 
@@ -37,11 +50,18 @@ PATIENCE = 600.0
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "noise.npz"
     draws = np.random.default_rng(0)
-    images = {part: draws.integers(0, 256, (n, 12, 12, 1), dtype=np.uint8)
-              for part, n in (("train", 40), ("val", 10))}  # fmt: skip
+    images = {
+        part: draws.integers(0, 256, (n, 12, 12, 1), dtype=np.uint8)
+        for part, n in (("train", 40), ("val", 10))
+    }
     labels = {part: np.arange(len(found)) % 2 for part, found in images.items()}
-    np.savez(path, x_train=images["train"], y_train=labels["train"],
-             x_val=images["val"], y_val=labels["val"])  # fmt: skip
+    np.savez(
+        path,
+        x_train=images["train"],
+        y_train=labels["train"],
+        x_val=images["val"],
+        y_val=labels["val"],
+    )
     return path
 
 
@@ -50,7 +70,7 @@ def flags(**values: Any) -> list[str]:
     return [word for pair in pairs for word in pair]
 
 
-def trained(ranks: Ranks, data: Path, out: Path) -> None:
+def trained(ranks: DistContext, data: Path, out: Path) -> None:
     results.write_report = lambda *_, **__: None  # type: ignore[assignment]
     api.train(data, out=out, device="cpu", **FIELDS)
 
@@ -66,11 +86,26 @@ def test_a_killed_rank_is_restarted_and_the_run_ends_in_the_same_bits(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     out = (tmp_path / "out.txt").open("wb")
     torchrun = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1",
-         "-m", "resnets", "train", str(data), "--out", str(killed), "--device", "cpu",
-         *flags(**FIELDS)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=out, stderr=out,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            "--max-restarts=1",
+            "-m",
+            "resnets",
+            "train",
+            str(data),
+            "--out",
+            str(killed),
+            "--device",
+            "cpu",
+            *flags(**FIELDS),
+        ],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=out,
+        stderr=out,
+    )
     try:
         wait_for_step(killed, torchrun)
         os.kill(pid_of_rank(1, torchrun.pid), signal.SIGKILL)

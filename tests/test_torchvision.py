@@ -7,13 +7,21 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from resnets.models.families import MODELS, create_model
-from resnets.models.measure import count_macs, count_parameters
+from resnets.models.registry import MODELS, create_model
+from resnets.models.summary import count_macs, count_parameters
 
 TEN = [
-    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d",
-    "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
-]  # fmt: skip
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+]
 FLOAT64 = 1e-10  # the same sums in another order
 
 

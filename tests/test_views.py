@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnets.data.preprocess import Preprocess
-from resnets.data.views import SURE, Viewing, with_views
-from resnets.deploy.predictor import Predictor
+from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
-from resnets.modelfile import ModelFile
+from resnets.inference.model_file import ModelFile
+from resnets.inference.predictor import Predictor
+from resnets.inference.tta import SURE, TestTimeAugmentation, with_tta
+from resnets.models.config import ResNetConfig
 from resnets.models.resnet import ResNet
-from resnets.models.spec import Spec
-from resnets.training.recipes import Recipe
+from resnets.training.recipe import Recipe
 
 TOLERANCE = 1e-6
 
@@ -43,7 +43,7 @@ def test_sure_images_are_looked_at_once() -> None:
     plain = network(images)
     assert (plain.softmax(1).amax(1) > SURE).tolist() == [True, True, False, True, True]
     network.looks = 0
-    answer = Viewing(network, views="six")(images)
+    answer = TestTimeAugmentation(network, views="six")(images)
     assert network.looks == 5 + 5
     assert torch.equal(answer[[0, 1, 3, 4]], plain[[0, 1, 3, 4]])
 
@@ -52,7 +52,7 @@ def test_sure_images_are_looked_at_once() -> None:
 def test_the_mean_of_the_views(views: str) -> None:
     images = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     network = Corners(scale=1e-3)  # never sure
-    answer = Viewing(network, views=views)(images).numpy() * 1000
+    answer = TestTimeAugmentation(network, views=views)(images).numpy() * 1000
     pixels = images[:, 0].numpy()
     padded = np.pad(pixels, [(0, 0), (1, 1), (1, 1)], mode="reflect")
     looks = {"plain": pixels, "up": padded[:, :4, :4], "down": padded[:, 2:, 2:]}
@@ -68,16 +68,21 @@ def test_the_mean_of_the_views(views: str) -> None:
 
 def test_one_view_is_the_network_itself() -> None:
     network = Corners(scale=1.0)
-    assert with_views(network, "one") is network
+    assert with_tta(network, "one") is network
 
 
 def test_a_predictor_looks_as_its_model_file_says() -> None:
     torch.manual_seed(0)
-    spec = Spec((1,), "basic", (8,), num_classes=3, stem="small")
+    config = ResNetConfig((1,), "basic", (8,), num_classes=3, stem="small")
     file = ModelFile(
-        spec=spec, weights=ResNet(spec).state_dict(), classes=("a", "b", "c"),
-        preprocess=Preprocess(size=8), scores=None, recipe={}, data={},
-    )  # fmt: skip
+        config=config,
+        weights=ResNet(config).state_dict(),
+        classes=("a", "b", "c"),
+        preprocess=Preprocess(size=8),
+        scores=None,
+        recipe={},
+        data={},
+    )
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     mirrored = image[:, ::-1].copy()
     for views, alike in (("one", False), ("mirror", True)):
@@ -97,7 +102,7 @@ def test_views_are_refused_where_mirror_images_mean_something_else() -> None:
 
 def test_views_travel_in_the_model_file(tmp_path: Path) -> None:
     from resnets.api import train
-    from resnets.modelfile import read_model
+    from resnets.inference.model_file import read_model
 
     rng = np.random.default_rng(0)
     np.savez(
@@ -106,7 +111,14 @@ def test_views_travel_in_the_model_file(tmp_path: Path) -> None:
         y_train=np.arange(24) % 2,
     )
     result = train(
-        tmp_path / "a.npz", out=tmp_path / "run", model="resnet8_fast_half", size=8, steps=1,
-        batch_size=4, views="six", tune="off", device="cpu",
-    )  # fmt: skip
+        tmp_path / "a.npz",
+        out=tmp_path / "run",
+        model="resnet8_fast_half",
+        size=8,
+        steps=1,
+        batch_size=4,
+        views="six",
+        tune="off",
+        device="cpu",
+    )
     assert read_model(result.model).preprocess.views == "six"

@@ -30,15 +30,15 @@ import torchvision
 from timm.models._manipulate import adapt_input_conv
 from torch import nn
 
-from resnets.data.preprocess import Preprocess
+from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
-from resnets.modelfile import ModelFile, save_model
+from resnets.inference.model_file import ModelFile, save_model
 from resnets.models.download import TORCHVISION_NETWORKS, cache_folder, torchvision_url
-from resnets.models.families import MODELS, create_model
-from resnets.models.resnet import ResNet, Spec
-from resnets.models.weights import load_weights
+from resnets.models.pretrained import load_weights
+from resnets.models.registry import MODELS, create_model
+from resnets.models.resnet import ResNet, ResNetConfig
 
-SMALL = Spec((1, 1), "basic", (8, 16), num_classes=10, stem="small")
+SMALL = ResNetConfig((1, 1), "basic", (8, 16), num_classes=10, stem="small")
 SAME = 1e-10  # float64 logits of one network written twice
 Tensors = dict[str, torch.Tensor]
 
@@ -158,21 +158,21 @@ def test_akamaster_layout_of_old_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("twin", "spec"),
+    ("twin", "config"),
     [
-        ("resnetv2_50", Spec((1, 2, 1, 1), "bottleneck", order="pre")),
+        ("resnetv2_50", ResNetConfig((1, 2, 1, 1), "bottleneck", order="pre")),
         (
             "resnetv2_18d",
-            Spec((1, 2, 1, 1), "basic", order="pre", stem="deep", shortcut="avg_conv"),
+            ResNetConfig((1, 2, 1, 1), "basic", order="pre", stem="deep", shortcut="avg_conv"),
         ),
     ],
 )
-def test_timm_preactivation_layout(tmp_path: Path, twin: str, spec: Spec) -> None:
+def test_timm_preactivation_layout(tmp_path: Path, twin: str, config: ResNetConfig) -> None:
     torch.manual_seed(0)
     source = drawn(timm.create_model(twin, layers=(1, 2, 1, 1))).double()
     assert source.state_dict()["head.fc.weight"].ndim == 4
     safetensors.torch.save_file(source.state_dict(), tmp_path / "model.safetensors")
-    model = ResNet(spec).double().eval()
+    model = ResNet(config).double().eval()
     load(model, tmp_path / "model.safetensors")
     images = torch.randn(2, 3, 48, 48, dtype=torch.float64)
     torch.testing.assert_close(model(images), source(images), rtol=SAME, atol=SAME)
@@ -182,27 +182,27 @@ def test_timm_postactivation_layout_is_ours(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = drawn(timm.create_model("resnet50d", layers=(1, 2, 1, 1))).double()
     file = saved(tmp_path / "a.pth", source.state_dict())
-    spec = Spec((1, 2, 1, 1), "bottleneck", stem="deep", shortcut="avg_conv")
-    model = ResNet(spec).double().eval()
+    config = ResNetConfig((1, 2, 1, 1), "bottleneck", stem="deep", shortcut="avg_conv")
+    model = ResNet(config).double().eval()
     load(model, file)
     images = torch.randn(2, 3, 48, 48, dtype=torch.float64)
     torch.testing.assert_close(model(images), source(images), rtol=SAME, atol=SAME)
 
 
-# Our model file: its Spec is compared ------------------------------------------------------------
+# Our model file: its ResNetConfig is compared ----------------------------------------------------
 
 BOTTLENECK = {"block": "bottleneck", "depths": (1, 1)}
 
 
 def model_file(path: Path, model: ResNet) -> Path:
-    spec = model.spec
-    channels = spec.in_channels
+    config = model.config
+    channels = config.in_channels
     contents = ModelFile(
-        spec=spec,
+        config=config,
         preprocess=Preprocess(
             size=32, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels
         ),
-        classes=tuple(f"class {number}" for number in range(spec.num_classes)),
+        classes=tuple(f"class {number}" for number in range(config.num_classes)),
         scores=None,
         recipe={},
         data={},
@@ -247,7 +247,7 @@ def test_own_model_file_of_a_twin_is_refused(
 
 
 def test_own_model_file_with_a_broken_record(tmp_path: Path) -> None:
-    for record in ("{", "[]", "{}", json.dumps({"spec": {"colour": 1}})):
+    for record in ("{", "[]", "{}", json.dumps({"config": {"colour": 1}})):
         file = tmp_path / "model.safetensors"
         safetensors.torch.save_file(network(0).state_dict(), file, {"resnets": record})
         assert "description of the network" in refusal(file)
@@ -373,7 +373,7 @@ def test_what_is_no_weight_file(tmp_path: Path) -> None:
     cases = {
         b"": "is empty",
         b"<!DOCTYPE html><html>": "a web page",
-        b"version https://git-lfs.github.com/spec/v1\n": "starts with 'version https://git-lfs",
+        b"version https://git-lfs.github.com/config/v1\n": "starts with 'version https://git-lfs",
         b"\x89PNG\r\n": "neither a safetensors nor a torch file",
         b"\x10\0\0\0\0\0\0\0{not json": "damaged safetensors",
     }
@@ -576,7 +576,7 @@ def test_torchvision_weights(server: Server, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_torchvision_weights_that_would_be_wrong(server: Server) -> None:
     """Refused before anything is asked of the network."""
-    early = Spec((3, 4, 6, 3), "bottleneck", stride_on="1x1")
+    early = ResNetConfig((3, 4, 6, 3), "bottleneck", stride_on="1x1")
     with torch.device("meta"):
         v1, blurred = ResNet(early), ResNet(dataclasses.replace(early, stride_on="3x3", blur=3))
         half = ResNet(dataclasses.replace(early, stride_on="3x3", shortcut_strength=0.5))
@@ -589,8 +589,8 @@ def test_torchvision_weights_that_would_be_wrong(server: Server) -> None:
             load(model, "torchvision:IMAGENET1K_V2", name=name)
         assert words in str(caught.value)
         assert "torchvision's resnet50" in str(caught.value)
-    plain = ResNet(Spec((1,), "basic", (8,)))
-    avg_conv = ResNet(Spec((1,), "basic", (8,), shortcut="avg_conv"))
+    plain = ResNet(ResNetConfig((1,), "basic", (8,)))
+    avg_conv = ResNet(ResNetConfig((1,), "basic", (8,), shortcut="avg_conv"))
     message = refusal("torchvision:IMAGENET1K_V1", avg_conv, name="resnet18d")
     assert "no weights for 'resnet18d', only for resnet18, resnet34" in message
     message = refusal("torchvision:IMAGENET1K_V2", plain, name="resnet18")
@@ -649,7 +649,7 @@ def test_hf_endpoint_leads_to_another_hub(server: Server, tmp_path: Path) -> Non
     source = create_model("resnet20")
     offer_on_hub(server, "model.safetensors", as_bytes(source))
     program = (
-        "from resnets.models.families import create_model;"
+        "from resnets.models.registry import create_model;"
         "print(create_model('resnet20', weights='hub:owner/name').fc.weight.sum().item())"
     )
     environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hub")}

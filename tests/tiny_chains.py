@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from resnets.models.resnet import ResNet, Spec
+from resnets.models.resnet import ResNet, ResNetConfig
 from resnets.study.adapters import take_apart
 from resnets.study.units import Chain
 
@@ -45,7 +45,7 @@ def trained(network: nn.Module, *, seed: int = 0) -> nn.Module:
 
 def network(**values: Any) -> ResNet:
     torch.manual_seed(0)
-    found = trained(ResNet(Spec(**SMALL | values)))
+    found = trained(ResNet(ResNetConfig(**SMALL | values)))
     assert isinstance(found, ResNet)
     return found
 

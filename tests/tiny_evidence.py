@@ -16,7 +16,7 @@ from resnets.study.tables import probe_path, write_table
 
 Row = dict[str, Any]
 DEPTHS, SEEDS = (8, 20, 56), tuple(range(6))
-UNITS = 6
+BLOCKS = 6
 UNIT_FAMILIES = {"plain": "plain-56", "residual": "residual-56"}
 
 
@@ -125,7 +125,7 @@ def write_across(folder: Path, **alike: float) -> None:
         about: Row = {"study": "probe", "family": family, "depth": 56, "metric": "cka_across"}
         rows = [
             about | {"unit": u, "x": float(v), "value": value if v == (u + 1) // 2 else 0.1}
-            for u in range(UNITS + 1) for v in range(UNITS // 2 + 1)
+            for u in range(BLOCKS + 1) for v in range(BLOCKS // 2 + 1)
         ]  # fmt: skip
         write_table(probe_path(folder, "across", f"{family}-56-against-{family}-8"), rows)
 
@@ -142,11 +142,11 @@ def exchange_networks(folder: Path) -> None:
 
 def _probe(family: str) -> dict[str, list[Row]]:
     plain = family == "plain"
-    units = range(1, UNITS + 1)
+    units = range(1, BLOCKS + 1)
     lesions = [*_lesions(plain)]
     use: list[Row] = [{"metric": "probe_error", "unit": u, "value": 0.5 - u / 20} for u in units]
     use += [{"metric": "lens_error", "unit": u, "value": 0.6 - u / 20} for u in units]
-    paths: list[Row] = [{"metric": "path_energy", "x": float(UNITS), "value": 1.0}]
+    paths: list[Row] = [{"metric": "path_energy", "x": float(BLOCKS), "value": 1.0}]
     if not plain:
         use += [{"metric": "branch_angle", "unit": u, "value": 0.1 + u / 100} for u in units]
         use += [{"metric": "branch_ratio", "unit": u, "value": 1 / u} for u in units]
@@ -169,7 +169,7 @@ def _probe(family: str) -> dict[str, list[Row]]:
         ],
         "similarity": [
             {"metric": "cka", "unit": u, "x": float(v), "value": 1 / (1 + abs(u - v))}
-            for u in range(UNITS + 1) for v in range(UNITS + 1)
+            for u in range(BLOCKS + 1) for v in range(BLOCKS + 1)
         ],
     }  # fmt: skip
 
@@ -183,7 +183,7 @@ def _bowl(a: float, b: float, plain: bool) -> float:
 def _lesions(plain: bool) -> Iterator[Row]:
     for kind in ("", "_recalibrated"):
         yield {"metric": f"intact_error{kind}", "value": 0.2}
-        for unit in range(1, UNITS + 1):
+        for unit in range(1, BLOCKS + 1):
             rise = 0.5 if plain else 0.01
             value = 0.2 + rise + unit / 1000
             yield {"metric": f"removed_error{kind}", "unit": unit, "value": value}

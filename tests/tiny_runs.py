@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from resnets.data import Images
 from resnets.data.augment import Augment
-from resnets.data.batches import Batch, TrainingStream
-from resnets.data.preprocess import Preprocess
-from resnets.data.sources import Images
-from resnets.models.resnet import ResNet, Spec
-from resnets.training.checkpoints import RunFolder
-from resnets.training.interrupt import Interruption
+from resnets.data.loader import Batch, TrainLoader
+from resnets.data.transforms import Preprocess
+from resnets.models.resnet import ResNet, ResNetConfig
+from resnets.training.checkpoint import RunFolder
 from resnets.training.loop import train
-from resnets.training.recipes import Recipe
-from resnets.training.shares import Clock, Outlook, Shares
-from resnets.training.state import State
+from resnets.training.profiler import Clock, Outlook, Shares
+from resnets.training.recipe import Recipe
+from resnets.training.signals import SignalHandler
+from resnets.training.train_state import State
 
 CPU = torch.device("cpu")
 SUMMATION = 1e-10  # float64, another order of summation
@@ -30,24 +30,43 @@ STEPS = 30
 K = 4
 
 TINY: dict[str, Any] = {
-    "depths": (1, 1), "block": "basic", "widths": (8, 8), "num_classes": K, "stem": "small",
-}  # fmt: skip
+    "depths": (1, 1),
+    "block": "basic",
+    "widths": (8, 8),
+    "num_classes": K,
+    "stem": "small",
+}
 BASE: dict[str, Any] = {
-    "steps": STEPS, "batch_size": 8, "learning_rate": 0.05, "precision": "fp32", "crop": "none",
-    "flip": "none", "policy": "none", "label_smoothing": 0.0, "evaluate_every": 1.0,
+    "steps": STEPS,
+    "batch_size": 8,
+    "learning_rate": 0.05,
+    "precision": "fp32",
+    "crop": "none",
+    "flip": "none",
+    "policy": "none",
+    "label_smoothing": 0.0,
+    "evaluate_every": 1.0,
     "optimizer": "sgd",
     "memory_format": "channels_last",
-}  # fmt: skip
+}
 HARD: dict[str, Any] = {
-    "crop": "shift", "shift": 2, "flip": "random", "erasing": 0.3, "mixup": 0.4, "cutmix": 0.4,
-    "ema": 0.9, "label_smoothing": 0.1, "clip": 1.0, "accumulate": 2,
-}  # fmt: skip
+    "crop": "shift",
+    "shift": 2,
+    "flip": "random",
+    "erasing": 0.3,
+    "mixup": 0.4,
+    "cutmix": 0.4,
+    "ema": 0.9,
+    "label_smoothing": 0.1,
+    "clip": 1.0,
+    "accumulate": 2,
+}
 RANDOM = {"dropout": 0.2, "drop_path": 0.3}
 
 
 def network(**values: Any) -> ResNet:
     torch.manual_seed(0)
-    return ResNet(Spec(**TINY | values))
+    return ResNet(ResNetConfig(**TINY | values))
 
 
 def recipe_of(**values: Any) -> Recipe:
@@ -72,15 +91,20 @@ def images_of(num: int) -> Images:
     return Images(pixels, targets, tuple(map(str, range(num))))
 
 
-def stream_of(recipe: Recipe) -> TrainingStream:
+def stream_of(recipe: Recipe) -> TrainLoader:
     shift = recipe.shift if recipe.crop == "shift" else 0
     names = ("crop", "fill", "flip", "erasing", "mixup", "cutmix")
     augment = Augment(shift=shift, **{name: getattr(recipe, name) for name in names})
     assert recipe.batch_size is not None
-    return TrainingStream(
-        images_of(20), preprocess=Preprocess(size=12), augment=augment, num_classes=K,
-        batch_size=recipe.batch_size, seed=recipe.seed, device=CPU,
-    )  # fmt: skip
+    return TrainLoader(
+        images_of(20),
+        preprocess=Preprocess(size=12),
+        augment=augment,
+        num_classes=K,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        device=CPU,
+    )
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> str:
@@ -108,11 +132,22 @@ def shares_of(recipe: Recipe) -> Shares:
 
 
 def run(
-    state: State, recipe: Recipe, folder: RunFolder, *, stream: Any = None,
-    validate: Callable[[nn.Module], Any] | None = None, interruption: Interruption | None = None,
-) -> bool:  # fmt: skip
+    state: State,
+    recipe: Recipe,
+    folder: RunFolder,
+    *,
+    stream: Any = None,
+    validate: Callable[[nn.Module], Any] | None = None,
+    interruption: SignalHandler | None = None,
+) -> bool:
     return train(
-        state, recipe, stream=stream or stream_of(recipe), validate=validate or Scripted(0.5),
-        folder=folder, shares=shares_of(recipe), num_images=20, log=folder.log,
-        interruption=interruption or Interruption(),
-    )  # fmt: skip
+        state,
+        recipe,
+        stream=stream or stream_of(recipe),
+        validate=validate or Scripted(0.5),
+        folder=folder,
+        shares=shares_of(recipe),
+        num_images=20,
+        log=folder.log,
+        interruption=interruption or SignalHandler(),
+    )

@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resnets.api import evaluate, load_model, predict, train
-    from resnets.data.preprocess import Preprocess
-    from resnets.deploy.predictor import Predictor
-    from resnets.evaluation import Scores
-    from resnets.models.families import create_model, list_models
+    from resnets.data.transforms import Preprocess
+    from resnets.evaluation.metrics import Scores
+    from resnets.inference.predictor import Predictor
+    from resnets.models.config import ResNetConfig
+    from resnets.models.registry import create_model, list_models
     from resnets.models.resnet import ResNet
-    from resnets.models.spec import Spec
-    from resnets.training.recipes import Recipe
+    from resnets.training.recipe import Recipe
 
-_ROOMS = {
-    "create_model": "resnets.models.families",
-    "list_models": "resnets.models.families",
+_MODULES = {
+    "create_model": "resnets.models.registry",
+    "list_models": "resnets.models.registry",
     "load_model": "resnets.api",
     "ResNet": "resnets.models.resnet",
-    "Spec": "resnets.models.spec",
-    "Preprocess": "resnets.data.preprocess",
-    "Recipe": "resnets.training.recipes",
-    "Scores": "resnets.evaluation",
-    "Predictor": "resnets.deploy.predictor",
+    "ResNetConfig": "resnets.models.config",
+    "Preprocess": "resnets.data.transforms",
+    "Recipe": "resnets.training.recipe",
+    "Scores": "resnets.evaluation.metrics",
+    "Predictor": "resnets.inference.predictor",
     "train": "resnets.api",
     "evaluate": "resnets.api",
     "predict": "resnets.api",
@@ -40,8 +40,8 @@ __all__ = [
     "Preprocess",
     "Recipe",
     "ResNet",
+    "ResNetConfig",
     "Scores",
-    "Spec",
     "create_model",
     "evaluate",
     "list_models",
@@ -52,9 +52,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'resnets' has no attribute {name!r}")
-    return getattr(import_module(_ROOMS[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

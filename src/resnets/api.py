@@ -14,23 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from resnets.course import Log
-from resnets.data.sources import Part, open_data
-from resnets.deploy.predictor import Prediction, Predictor
+from resnets.data import Split, open_data
+from resnets.device import choose_device, kept_threads
 from resnets.errors import UserError, unknown
-from resnets.evaluation import Scores
-from resnets.modelfile import ModelFile, ModelFileError, read_model
-from resnets.models.families import MODELS, unknown_model
+from resnets.evaluation.evaluator import Mistakes, left_out, score
+from resnets.evaluation.metrics import Scores
+from resnets.inference.model_file import ModelFile, ModelFileError, read_model
+from resnets.inference.predictor import Prediction, Predictor
+from resnets.models.registry import MODELS, unknown_model
 from resnets.models.resnet import ResNet
 from resnets.report import write_report
 from resnets.results import TrainingResult
-from resnets.run import go_on, notices_of, start
-from resnets.scoring import Mistakes, left_out, score
-from resnets.training.beginning import begun, restarts
-from resnets.training.checkpoints import RunFolder, is_run
-from resnets.training.distributed import Ranks, joined
-from resnets.training.environment import choose_device, kept_threads
-from resnets.training.named import named_recipe
-from resnets.training.recipes import TIME_OR_LENGTH, Recipe, override
+from resnets.run import notices_of, resume_run, start
+from resnets.training.checkpoint import RunFolder, is_run
+from resnets.training.distributed import DistContext, joined
+from resnets.training.recipe import TIME_OR_LENGTH, Recipe, override
+from resnets.training.recipes import named_recipe
+from resnets.training.run_metadata import begun, restarts
 
 
 @kept_threads()
@@ -87,20 +87,36 @@ def train(
             return _resume(own, device, say, {}, force=False, verify=verify, ranks=ranks)
         ranks.decided(lambda: RunFolder.check(out))
         return start(
-            data, wanted, every, budget, out, name, ranks.device(place), say, started, verify,
-            command=command, ranks=ranks,
-        )  # fmt: skip
+            data,
+            wanted,
+            every,
+            budget,
+            out,
+            name,
+            ranks.device(place),
+            say,
+            started,
+            verify,
+            command=command,
+            ranks=ranks,
+        )
 
 
 def _resume(
-    folder: RunFolder, device: str, say: Log, changes: Mapping[str, Any], *, force: bool,
-    verify: bool, ranks: Ranks,
-) -> TrainingResult:  # fmt: skip
+    folder: RunFolder,
+    device: str,
+    say: Log,
+    changes: Mapping[str, Any],
+    *,
+    force: bool,
+    verify: bool,
+    ranks: DistContext,
+) -> TrainingResult:
     """Go on with a run, on the kind of device that it was begun on."""
     if device == "auto":
         device = ranks.decided(lambda: folder.read_json("environment.json")["device"])
     place = ranks.device(choose_device(device))
-    return go_on(folder, place, say, changes=changes, force=force, verify=verify, ranks=ranks)
+    return resume_run(folder, place, say, changes=changes, force=force, verify=verify, ranks=ranks)
 
 
 def evaluate(
@@ -129,8 +145,8 @@ def evaluate(
         raise UserError(f"--report {report}: is a run with a page of its own; give another folder")
     file = model if isinstance(model, ModelFile) else read_model(model)
     dataset = open_data(data, max_bad=max_bad, classes=file.classes)
-    chosen = choose_part(dataset.parts, part)
-    images = dataset.parts[chosen]
+    chosen = choose_split(dataset.splits, part)
+    images = dataset.splits[chosen]
     taken = f"{'the whole' if chosen == 'all' else f'the part {chosen}'} of {data}"
     notices = notices_of(dataset)
     mistakes = Mistakes(images, file.classes, file.preprocess)
@@ -145,11 +161,16 @@ def evaluate(
                 log({"kind": kind, "text": text})
     if report is not None:
         write_report(
-            Path(report), title=f"{dataset.name}: evaluation",
+            Path(report),
+            title=f"{dataset.name}: evaluation",
             facts=_facts(model, file, taken),
-            history=[], scores=scores.to_dict(), samples=[], mistakes=mistakes.worst(),
-            notices=[*notices, *cautions], part="validation" if chosen == "val" else "test",
-        )  # fmt: skip
+            history=[],
+            scores=scores.to_dict(),
+            samples=[],
+            mistakes=mistakes.worst(),
+            notices=[*notices, *cautions],
+            part="validation" if chosen == "val" else "test",
+        )
     return scores
 
 
@@ -166,7 +187,7 @@ def _cautions(file: ModelFile) -> list[str]:
     return list((file.scores or {}).get("cautions", ()))
 
 
-def choose_part(parts: Mapping[str, Part], part: str | None) -> str:
+def choose_split(parts: Mapping[str, Split], part: str | None) -> str:
     """The name of the part to evaluate."""
     if part is None:
         return next(name for name in ("all", "test", "val", "train") if name in parts)

@@ -14,22 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnets.data.pixels import usable_cpus
-from resnets.data.sources import Part
+from resnets.data import Split
+from resnets.data.workers import usable_cpus
 from resnets.errors import UserError
 from resnets.results import TrainingResult, finish
-from resnets.training.checkpoints import Checkpoint, NotSavedError, RunFolder
-from resnets.training.distributed import Ranks, lost_rank
-from resnets.training.finite import NotFiniteError
-from resnets.training.interrupt import Interrupted, Interruption
+from resnets.training.autotune import Advice
+from resnets.training.checkpoint import Checkpoint, NotSavedError, RunFolder
+from resnets.training.distributed import DistContext, lost_rank
 from resnets.training.job import Job
 from resnets.training.loop import train
-from resnets.training.memory import more_pieces
-from resnets.training.probe import Advice
-from resnets.training.promise import cautions_of
-from resnets.training.shares import Clock, Outlook, Shares
-from resnets.training.state import State
-from resnets.training.syncnorm import synchronise
+from resnets.training.nan_check import NotFiniteError
+from resnets.training.oom import more_pieces
+from resnets.training.profiler import Clock, Outlook, Shares
+from resnets.training.reproducibility import cautions_of
+from resnets.training.signals import Interrupted, SignalHandler
+from resnets.training.sync_batchnorm import synchronise
+from resnets.training.train_state import State
 
 Log = Callable[[Mapping[str, Any]], None]
 
@@ -38,9 +38,14 @@ IDS_SHOWN = 8
 
 
 def follow(
-    job: Job, folder: RunFolder, say: Log, *, notices: Sequence[str],
-    checkpoint: Checkpoint | None = None, advice: tuple[Advice, ...] = (),
-) -> TrainingResult:  # fmt: skip
+    job: Job,
+    folder: RunFolder,
+    say: Log,
+    *,
+    notices: Sequence[str],
+    checkpoint: Checkpoint | None = None,
+    advice: tuple[Advice, ...] = (),
+) -> TrainingResult:
     """The loop and what follows it, or how it was stopped."""
     ranks = job.ranks
     model = ranks.in_turn(lambda: job.new_model(pretrained=checkpoint is None))
@@ -49,11 +54,15 @@ def follow(
     state = State.start(model, job.recipe, device=job.device)
     if checkpoint is not None:
         state.restore(checkpoint)
-    interruption, unsaved = Interruption(alone=ranks.count == 1), None
+    interruption, unsaved = SignalHandler(alone=ranks.count == 1), None
     outlook = Outlook(
-        job.recipe, num_train=len(job.parts.train), num_val=len(job.parts.val),
-        cores=usable_cpus(), streamed=not job.stream.cached, advice=advice,
-    )  # fmt: skip
+        job.recipe,
+        num_train=len(job.splits.train),
+        num_val=len(job.splits.val),
+        cores=usable_cpus(),
+        streamed=not job.stream.cached,
+        advice=advice,
+    )
     shares = Shares(outlook, clock=Clock.of(job.device))
     try:
         progress = {"step": state.step, "steps": job.recipe.steps, "seconds": folder.seconds()}
@@ -63,7 +72,7 @@ def follow(
         if result is not None:
             return result
     except NotFiniteError as error:
-        raise _with_ids(error, job.parts.train, ranks) from None
+        raise _with_ids(error, job.splits.train, ranks) from None
     except torch.OutOfMemoryError as error:
         if ranks.count == 1 and folder.load() is None:
             raise  # nothing is lost by beginning anew in smaller pieces
@@ -83,13 +92,18 @@ def follow(
         job.stream.close()
         job.validation.close()
     number = interruption.number or interruption.heard or (None if unsaved else signal.SIGINT)
-    return TrainingResult(folder.path, None, job.parts.scored[0], signal=number, unsaved=unsaved)
+    return TrainingResult(folder.path, None, job.splits.scored[0], signal=number, unsaved=unsaved)
 
 
 def _train_and_finish(
-    state: State, job: Job, folder: RunFolder, say: Log, notices: Sequence[str],
-    shares: Shares, interruption: Interruption,
-) -> TrainingResult | None:  # fmt: skip
+    state: State,
+    job: Job,
+    folder: RunFolder,
+    say: Log,
+    notices: Sequence[str],
+    shares: Shares,
+    interruption: SignalHandler,
+) -> TrainingResult | None:
     """None when a signal stopped the loop."""
     cautions = [CAUTION] if job.recipe.validate_on == "test" else []
     cautions += job.ranks.decided(lambda: cautions_of(folder))
@@ -102,10 +116,17 @@ def _train_and_finish(
         say(record)
 
     finished = train(
-        state, job.recipe, stream=job.stream, folder=folder, shares=shares, log=log,
-        validate=partial(job.validate, interruption=interruption), interruption=interruption,
-        num_images=len(job.parts.train), ranks=job.ranks,
-    )  # fmt: skip
+        state,
+        job.recipe,
+        stream=job.stream,
+        folder=folder,
+        shares=shares,
+        log=log,
+        validate=partial(job.validate, interruption=interruption),
+        interruption=interruption,
+        num_images=len(job.splits.train),
+        ranks=job.ranks,
+    )
     if not finished:
         return None
     if state.replaced:
@@ -117,9 +138,13 @@ def _train_and_finish(
 
 
 def _finish(
-    job: Job, folder: RunFolder, say: Log, notices: Sequence[str], cautions: Sequence[str],
-    interruption: Interruption,
-) -> TrainingResult:  # fmt: skip
+    job: Job,
+    folder: RunFolder,
+    say: Log,
+    notices: Sequence[str],
+    cautions: Sequence[str],
+    interruption: SignalHandler,
+) -> TrainingResult:
     interruption.leave()
     with interruption.breaks():
         return finish(
@@ -127,7 +152,7 @@ def _finish(
         )
 
 
-def _with_ids(error: NotFiniteError, images: Part, ranks: Ranks) -> NotFiniteError:
+def _with_ids(error: NotFiniteError, images: Split, ranks: DistContext) -> NotFiniteError:
     """The same error, naming images of its batch."""
     if error.indices is None:
         return error
@@ -138,7 +163,7 @@ def _with_ids(error: NotFiniteError, images: Part, ranks: Ranks) -> NotFiniteErr
     return NotFiniteError(f"{error}, of the images {shown}{tail}", indices)
 
 
-def _in_words(error: RuntimeError, step: int, ranks: Ranks) -> RuntimeError | UserError:
+def _in_words(error: RuntimeError, step: int, ranks: DistContext) -> RuntimeError | UserError:
     """The end of another rank is no fault of this one."""
     if ranks.count == 1 or not lost_rank(error):
         return error

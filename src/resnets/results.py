@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnets.evaluation import Scores
-from resnets.modelfile import ModelFile, read_model, save_model
+from resnets.evaluation.evaluator import Mistakes, left_out, score
+from resnets.evaluation.metrics import Scores
+from resnets.inference.model_file import ModelFile, read_model, save_model
 from resnets.report import write_report
-from resnets.scoring import Mistakes, left_out, score
-from resnets.training.checkpoints import MODEL_FILE, RunFolder
+from resnets.training.checkpoint import MODEL_FILE, RunFolder
 from resnets.training.job import Job
 
 SAMPLES_SHOWN = 32
@@ -51,23 +51,31 @@ class TrainingResult:
 
 
 def finish(
-    job: Job, folder: RunFolder, *, notices: Sequence[str], cautions: Sequence[str],
+    job: Job,
+    folder: RunFolder,
+    *,
+    notices: Sequence[str],
+    cautions: Sequence[str],
     tell: Callable[[str], None],
-) -> TrainingResult:  # fmt: skip
+) -> TrainingResult:
     """Model file, final scores of that very file, page and pictures.
 
     `notices` stand on the page, and `cautions` wherever the scores do; `tell` hears a new notice.
     """
-    part, images = job.parts.scored
+    part, images = job.splits.scored
     caution = "; ".join(cautions) or None
     path, scores = folder.path / MODEL_FILE, None
     mistakes = Mistakes(images, job.classes, job.preprocess)
     try:
         save_model(path, _contents(job, folder, scores=None))
         scores = score(
-            read_model(path), images, device=job.device, workers=job.recipe.workers or 0,
-            watch=mistakes, cache_mb=job.recipe.cache_mb,
-        )  # fmt: skip
+            read_model(path),
+            images,
+            device=job.device,
+            workers=job.recipe.workers or 0,
+            watch=mistakes,
+            cache_mb=job.recipe.cache_mb,
+        )
         for text in left_out(scores, images):
             notices = [*notices, text]
             tell(text)
@@ -75,11 +83,16 @@ def finish(
         record |= {"cautions": list(cautions)} if cautions else {}
         save_model(path, _contents(job, folder, scores=record))
         write_report(
-            folder.path, title=f"{job.recipe.model} on {folder.read_json('data.json')['name']}",
-            facts=_facts(job, folder, scores, part, cautions), history=folder.history(),
-            scores=scores.to_dict(), samples=_samples(job), mistakes=mistakes.worst(),
-            notices=list(notices), part=part,
-        )  # fmt: skip
+            folder.path,
+            title=f"{job.recipe.model} on {folder.read_json('data.json')['name']}",
+            facts=_facts(job, folder, scores, part, cautions),
+            history=folder.history(),
+            scores=scores.to_dict(),
+            samples=_samples(job),
+            mistakes=mistakes.worst(),
+            notices=list(notices),
+            part=part,
+        )
         folder.write_json("scores.json", record)
     except OSError as error:
         return TrainingResult(folder.path, scores, part, caution, unsaved=str(error))
@@ -90,11 +103,14 @@ def _contents(job: Job, folder: RunFolder, *, scores: dict[str, Any] | None) -> 
     recipe = {k: v for k, v in asdict(job.recipe).items() if k not in OF_THE_MACHINE}
     stored = folder.read_json("data.json")
     return ModelFile(
-        spec=job.new_model_spec(), preprocess=job.preprocess, classes=job.classes, scores=scores,
+        config=job.new_model_config(),
+        preprocess=job.preprocess,
+        classes=job.classes,
+        scores=scores,
         recipe=json.loads(json.dumps(recipe)),
         data={key: stored[key] for key in ("name", "fingerprint", "sizes")},
         weights=folder.load_best().tensors,
-    )  # fmt: skip
+    )
 
 
 def _samples(job: Job) -> list[tuple[NDArray[np.uint8], str]]:
@@ -112,18 +128,26 @@ def _samples(job: Job) -> list[tuple[NDArray[np.uint8], str]]:
 def _facts(
     job: Job, folder: RunFolder, scores: Scores, part: str, cautions: Sequence[str]
 ) -> list[tuple[str, str]]:
-    recipe, sizes = job.recipe, job.parts.sizes()
+    recipe, sizes = job.recipe, job.splits.sizes()
     low, high = scores.top1_interval
     best = folder.load_best().scalars
     return [
-        (f"top-1 on {scores.num_images:,} {part} images",
-         f"{scores.top1:.2%} (95 % interval {low:.2%} to {high:.2%})"),
+        (
+            f"top-1 on {scores.num_images:,} {part} images",
+            f"{scores.top1:.2%} (95 % interval {low:.2%} to {high:.2%})",
+        ),
         ("network", f"{recipe.model}, {recipe.size} x {recipe.size} pixels"),
         ("images", ", ".join(f"{count:,} {name}" for name, count in sizes.items())),
-        ("run", f"{recipe.steps:,} steps of {recipe.batch_size}, best validation at step "
-                f"{best['step']:,}"),
-        ("recipe", f"{recipe.optimizer}, {recipe.schedule}, peak learning rate "
-                   f"{recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}"),
+        (
+            "run",
+            f"{recipe.steps:,} steps of {recipe.batch_size}, best validation at step "
+            f"{best['step']:,}",
+        ),
+        (
+            "recipe",
+            f"{recipe.optimizer}, {recipe.schedule}, peak learning rate "
+            f"{recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}",
+        ),
         *[("speed", r["text"]) for r in folder.history() if r["kind"] == "shares"][-1:],
         *(("caution", text) for text in cautions),
-    ]  # fmt: skip
+    ]

@@ -1,7 +1,7 @@
 """One training run, from an opened data set to the finished run folder.
 
 `start` begins a new run: open the data, choose what the recipe leaves open, make the folder.
-`go_on` rebuilds an interrupted run from its folder and measures nothing again. Both end in the
+`resume` rebuilds an interrupted run from its folder and measures nothing again. Both end in the
 loop and what follows it (`course.py`); meanwhile no other process gets into the folder.
 """
 
@@ -18,27 +18,37 @@ from typing import Any
 import torch
 
 from resnets.course import Log, follow, notice
-from resnets.data.sources import DataSet, open_data
+from resnets.data import DataSet, open_data
+from resnets.device import describe_environment, keep_freed_memory
 from resnets.errors import UserError
 from resnets.results import TrainingResult
-from resnets.training.beginning import write_command, write_config, write_start
-from resnets.training.checkpoints import MODEL_FILE, Checkpoint, RunFolder
-from resnets.training.distributed import Ranks
-from resnets.training.environment import describe_environment, keep_freed_memory
-from resnets.training.job import Job, content_digest, divide, fingerprint
-from resnets.training.memory import fitting
-from resnets.training.planning import Facts, Plan, plan, with_steps
-from resnets.training.promise import Basis, differences, take_over
-from resnets.training.recipes import Recipe, override
+from resnets.training.auto_config import Facts, Plan, plan, with_steps
+from resnets.training.checkpoint import MODEL_FILE, Checkpoint, RunFolder
+from resnets.training.distributed import DistContext
+from resnets.training.job import Job, content_digest, fingerprint, make_splits
+from resnets.training.oom import fitting
+from resnets.training.recipe import Recipe, override
+from resnets.training.reproducibility import Basis, differences, take_over
+from resnets.training.run_metadata import write_command, write_config, write_start
 
 SKIPPED_SHOWN = 10
 
 
 def start(
-    data: str | Path, recipe: Recipe, origins: dict[str, str], budget: float | None,
-    out: str | Path | None, name: str | None, device: torch.device, say: Log, started: float,
-    verify: bool, *, command: Mapping[str, Any], ranks: Ranks,
-) -> TrainingResult:  # fmt: skip
+    data: str | Path,
+    recipe: Recipe,
+    origins: dict[str, str],
+    budget: float | None,
+    out: str | Path | None,
+    name: str | None,
+    device: torch.device,
+    say: Log,
+    started: float,
+    verify: bool,
+    *,
+    command: Mapping[str, Any],
+    ranks: DistContext,
+) -> TrainingResult:
     """A new run: open the data, choose what is open, make the folder, train."""
     keep_freed_memory()
 
@@ -52,7 +62,7 @@ def start(
     notices = notices_of(dataset)
     for text in notices:
         notice(say, text)
-    parts = divide(dataset, recipe)
+    parts = make_splits(dataset, recipe)
     if not len(parts.val):
         raise UserError(
             f"{data} has one image of each class: none can be held out to choose the best epoch by"
@@ -101,7 +111,7 @@ def _measure(job: Job, budget: float | None, current: Plan) -> tuple[float, floa
     return step_seconds + exchange, image_seconds / ranks.count
 
 
-def _followed(folder: RunFolder, ranks: Ranks) -> RunFolder:
+def _followed(folder: RunFolder, ranks: DistContext) -> RunFolder:
     """The folder as this rank may use it."""
     return folder if ranks.first else replace(folder, written=False)
 
@@ -122,10 +132,16 @@ def _begin(
     return fitting(current, attempt)[1]
 
 
-def go_on(
-    folder: RunFolder, device: torch.device, say: Log, *, changes: Mapping[str, Any],
-    force: bool, verify: bool, ranks: Ranks,
-) -> TrainingResult:  # fmt: skip
+def resume_run(
+    folder: RunFolder,
+    device: torch.device,
+    say: Log,
+    *,
+    changes: Mapping[str, Any],
+    force: bool,
+    verify: bool,
+    ranks: DistContext,
+) -> TrainingResult:
     """A resumed run: everything comes from the folder, nothing is measured again.
 
     `changes` are recipe fields with other values. Raises UserError where something has changed
@@ -149,7 +165,7 @@ def go_on(
         dataset = ranks.in_turn(lambda: open_data(stored["data"], max_bad=recipe.max_bad))
         if verify and "content" not in stored:
             raise UserError(f"--verify {folder.path}: the run was not begun with --verify")
-        parts = divide(dataset, recipe, held_out=stored["held_out"])
+        parts = make_splits(dataset, recipe, held_out=stored["held_out"])
         found = {"fingerprint": fingerprint(dataset), "classes": list(dataset.classes)}
         ranks.agree_on(stored["data"], found["fingerprint"])
         if verify or ("content" in stored and found["fingerprint"] != stored["fingerprint"]):
@@ -168,13 +184,20 @@ def go_on(
             return checkpoint
 
         job = Job.build(
-            recipe, parts, classes=dataset.classes, device=device,
-            preprocess=stored["preprocess"], ranks=ranks,
-        )  # fmt: skip
+            recipe,
+            parts,
+            classes=dataset.classes,
+            device=device,
+            preprocess=stored["preprocess"],
+            ranks=ranks,
+        )
         return follow(
-            job, _followed(folder, ranks), say, notices=notices_of(dataset),
+            job,
+            _followed(folder, ranks),
+            say,
+            notices=notices_of(dataset),
             checkpoint=ranks.decided(take),
-        )  # fmt: skip
+        )
 
 
 def _newest(folder: RunFolder, say: Log) -> Checkpoint | None:

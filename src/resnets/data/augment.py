@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from resnets.data.keyed import Draw, Keys, hashes, keys, uniforms
+from resnets.data.rng import Draw, Keys, hashes, keys, uniforms
 from resnets.errors import UserError, unknown
 
 __all__ = ["Augment", "keys", "uniforms"]

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from resnets.models.config import ResNetConfig
 from resnets.models.layers import (
     conv_stride,
     convolution,
@@ -27,8 +28,7 @@ from resnets.models.layers import (
     squeeze_excite,
     subsampling,
 )
-from resnets.models.shortcuts import UnitPlan, make_shortcut, projects
-from resnets.models.spec import Spec
+from resnets.models.shortcuts import BlockConfig, make_shortcut, projects
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -36,46 +36,50 @@ Layer = Callable[[Tensor], Tensor]
 # Convolutions of a residual branch ---------------------------------------------------------------
 
 
-def two_convolutions(plan: UnitPlan, spec: Spec) -> tuple[nn.Conv2d, nn.Conv2d]:
+def two_convolutions(plan: BlockConfig, config: ResNetConfig) -> tuple[nn.Conv2d, nn.Conv2d]:
     """3x3 with the stride, 3x3."""
     first = convolution(
         plan.in_channels,
         plan.width,
         kernel=3,
-        spec=spec,
-        stride=conv_stride(spec, stride=plan.stride),
+        config=config,
+        stride=conv_stride(config, stride=plan.stride),
         dilation=plan.dilation_before,
     )
-    second = convolution(plan.width, plan.out_channels, kernel=3, spec=spec, dilation=plan.dilation)
+    second = convolution(
+        plan.width, plan.out_channels, kernel=3, config=config, dilation=plan.dilation
+    )
     return first, second
 
 
-def three_convolutions(plan: UnitPlan, spec: Spec) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
+def three_convolutions(
+    plan: BlockConfig, config: ResNetConfig
+) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
     """1x1 to the inner width, 3x3 in groups, 1x1 to the output width."""
-    inner = inner_width(plan, spec)
-    stride = conv_stride(spec, stride=plan.stride)
+    inner = inner_width(plan, config)
+    stride = conv_stride(config, stride=plan.stride)
     # Differs from the paper: its stride is on the first 1x1, which then never sees three pixels of
     # four (`stride_on="1x1"`, "v1"); the 3x3 is today's usual place ("v1.5").
-    early = spec.stride_on == "1x1"
+    early = config.stride_on == "1x1"
     reduce = convolution(
-        plan.in_channels, inner, kernel=1, spec=spec, stride=stride if early else 1
+        plan.in_channels, inner, kernel=1, config=config, stride=stride if early else 1
     )
     spatial = convolution(
         inner,
         inner,
         kernel=3,
-        spec=spec,
+        config=config,
         stride=1 if early else stride,
         dilation=plan.dilation if early else plan.dilation_before,
-        groups=spec.groups,
+        groups=config.groups,
     )
-    expand = convolution(inner, plan.out_channels, kernel=1, spec=spec)
+    expand = convolution(inner, plan.out_channels, kernel=1, config=config)
     return reduce, spatial, expand
 
 
-def inner_width(plan: UnitPlan, spec: Spec) -> int:
+def inner_width(plan: BlockConfig, config: ResNetConfig) -> int:
     """Xie 2017 (arXiv 1611.05431): groups of `group_width` channels where width is 64."""
-    return int(plan.width * spec.group_width / 64) * spec.groups
+    return int(plan.width * config.group_width / 64) * config.groups
 
 
 # Residual units ----------------------------------------------------------------------------------
@@ -87,18 +91,18 @@ class BasicBlock(nn.Module):
     downsample: Layer
     activation: Layer
 
-    def __init__(self, plan: UnitPlan, spec: Spec, *, shortcut: nn.Module) -> None:
+    def __init__(self, plan: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
-        conv1, conv2 = two_convolutions(plan, spec)
+        conv1, conv2 = two_convolutions(plan, config)
         self.conv1 = conv1
-        self.pool = max_pooling(spec, stride=plan.stride)
-        self.bn1 = normalisation(plan.width, spec=spec)
+        self.pool = max_pooling(config, stride=plan.stride)
+        self.bn1 = normalisation(plan.width, config=config)
         self.relu1 = nn.ReLU()
-        self.blur = subsampling(spec, stride=plan.stride)
+        self.blur = subsampling(config, stride=plan.stride)
         self.conv2 = conv2
-        self.bn2 = normalisation(plan.out_channels, spec=spec)
-        self.se = squeeze_excite(plan.out_channels, spec)
-        self.gain = gain(spec)
+        self.bn2 = normalisation(plan.out_channels, config=config)
+        self.se = squeeze_excite(plan.out_channels, config)
+        self.gain = gain(config)
         self.drop_path = drop_path(plan.drop_path)
         self.downsample = shortcut
         self.activation = nn.ReLU()
@@ -117,21 +121,21 @@ class Bottleneck(nn.Module):
     downsample: Layer
     activation: Layer
 
-    def __init__(self, plan: UnitPlan, spec: Spec, *, shortcut: nn.Module) -> None:
+    def __init__(self, plan: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
-        inner = inner_width(plan, spec)
-        conv1, conv2, conv3 = three_convolutions(plan, spec)
+        inner = inner_width(plan, config)
+        conv1, conv2, conv3 = three_convolutions(plan, config)
         self.conv1 = conv1
-        self.bn1 = normalisation(inner, spec=spec)
+        self.bn1 = normalisation(inner, config=config)
         self.relu1 = nn.ReLU()
         self.conv2 = conv2
-        self.bn2 = normalisation(inner, spec=spec)
+        self.bn2 = normalisation(inner, config=config)
         self.relu2 = nn.ReLU()
-        self.blur = subsampling(spec, stride=plan.stride)
+        self.blur = subsampling(config, stride=plan.stride)
         self.conv3 = conv3
-        self.bn3 = normalisation(plan.out_channels, spec=spec)
-        self.se = squeeze_excite(plan.out_channels, spec)
-        self.gain = gain(spec)
+        self.bn3 = normalisation(plan.out_channels, config=config)
+        self.se = squeeze_excite(plan.out_channels, config)
+        self.gain = gain(config)
         self.drop_path = drop_path(plan.drop_path)
         self.downsample = shortcut
         self.activation = nn.ReLU()
@@ -153,18 +157,18 @@ class PreActBasicBlock(nn.Module):
 
     downsample: Layer
 
-    def __init__(self, plan: UnitPlan, spec: Spec, *, shortcut: nn.Module) -> None:
+    def __init__(self, plan: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
-        conv1, conv2 = two_convolutions(plan, spec)
-        self.bn1 = normalisation(plan.in_channels, spec=spec)
+        conv1, conv2 = two_convolutions(plan, config)
+        self.bn1 = normalisation(plan.in_channels, config=config)
         self.relu1 = nn.ReLU()
         self.conv1 = conv1
-        self.bn2 = normalisation(plan.width, spec=spec)
+        self.bn2 = normalisation(plan.width, config=config)
         self.relu2 = nn.ReLU()
-        self.dropout = nn.Dropout(spec.dropout) if spec.dropout else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.conv2 = conv2
-        self.se = squeeze_excite(plan.out_channels, spec)
-        self.gain = gain(spec)
+        self.se = squeeze_excite(plan.out_channels, config)
+        self.gain = gain(config)
         self.drop_path = drop_path(plan.drop_path)
         self.downsample = shortcut
         self.projects = projects(shortcut)
@@ -187,21 +191,21 @@ class PreActBottleneck(nn.Module):
 
     downsample: Layer
 
-    def __init__(self, plan: UnitPlan, spec: Spec, *, shortcut: nn.Module) -> None:
+    def __init__(self, plan: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
-        inner = inner_width(plan, spec)
-        conv1, conv2, conv3 = three_convolutions(plan, spec)
-        self.bn1 = normalisation(plan.in_channels, spec=spec)
+        inner = inner_width(plan, config)
+        conv1, conv2, conv3 = three_convolutions(plan, config)
+        self.bn1 = normalisation(plan.in_channels, config=config)
         self.relu1 = nn.ReLU()
         self.conv1 = conv1
-        self.bn2 = normalisation(inner, spec=spec)
+        self.bn2 = normalisation(inner, config=config)
         self.relu2 = nn.ReLU()
         self.conv2 = conv2
-        self.bn3 = normalisation(inner, spec=spec)
+        self.bn3 = normalisation(inner, config=config)
         self.relu3 = nn.ReLU()
         self.conv3 = conv3
-        self.se = squeeze_excite(plan.out_channels, spec)
-        self.gain = gain(spec)
+        self.se = squeeze_excite(plan.out_channels, config)
+        self.gain = gain(config)
         self.drop_path = drop_path(plan.drop_path)
         self.downsample = shortcut
         self.projects = projects(shortcut)
@@ -216,7 +220,7 @@ class PreActBottleneck(nn.Module):
         return shortcut + residual
 
 
-UNITS = {
+BLOCKS = {
     ("basic", "post"): BasicBlock,
     ("bottleneck", "post"): Bottleneck,
     ("basic", "pre"): PreActBasicBlock,
@@ -224,10 +228,10 @@ UNITS = {
 }
 
 
-def make_unit(plan: UnitPlan, spec: Spec) -> nn.Module:
+def make_block(plan: BlockConfig, config: ResNetConfig) -> nn.Module:
     # The shortcut is made first: with the same seed, torchvision draws its weights in this order.
-    shortcut = make_shortcut(plan, spec)
-    return UNITS[spec.block, spec.order](plan, spec, shortcut=shortcut)
+    shortcut = make_shortcut(plan, config)
+    return BLOCKS[config.block, config.order](plan, config, shortcut=shortcut)
 
 
 def last_weighted_layer(unit: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Sizes and a `Spec` enter, one layer leaves: the parts that residual units and stems are made of.
+"""Provide the layers that residual blocks and stems are made of.
 
 The idea: every part that a network may go without is here in two forms, itself and
 `nn.Identity()`, chosen once when the network is built; the units then read straight down.
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.errors import UserError
-from resnets.models.spec import Spec
+from resnets.models.config import ResNetConfig
 
 
 def convolution(
@@ -25,13 +25,13 @@ def convolution(
     out_channels: int,
     *,
     kernel: int,
-    spec: Spec,
+    config: ResNetConfig,
     stride: int = 1,
     dilation: int = 1,
     groups: int = 1,
 ) -> nn.Conv2d:
     """A convolution that keeps the size (up to its stride); a norm that follows owns the bias."""
-    kind = ShiftedConv2d if spec.norm == "bias" else nn.Conv2d
+    kind = ShiftedConv2d if config.norm == "bias" else nn.Conv2d
     return kind(
         in_channels,
         out_channels,
@@ -40,19 +40,19 @@ def convolution(
         padding=dilation * (kernel // 2),
         dilation=dilation,
         groups=groups,
-        bias=spec.norm == "none",
+        bias=config.norm == "none",
     )
 
 
-def normalisation(channels: int, *, spec: Spec) -> nn.Module:
-    if spec.norm == "batch":
+def normalisation(channels: int, *, config: ResNetConfig) -> nn.Module:
+    if config.norm == "batch":
         return nn.BatchNorm2d(channels)
-    if spec.norm == "group":
+    if config.norm == "group":
         # Wu & He 2018 use 32 groups; narrow layers get fewer, for a group of one channel and one
         # pixel would always be normalised to zero.
         # pairs are the smallest groups, and an odd number of channels is one.
         return nn.GroupNorm(1 if channels % 2 else math.gcd(32, channels // 2), channels)
-    return ScalarBias() if spec.norm == "bias" else nn.Identity()
+    return ScalarBias() if config.norm == "bias" else nn.Identity()
 
 
 class ShiftedConv2d(nn.Conv2d):
@@ -102,18 +102,18 @@ class BlurPool(nn.Module):
         return F.conv2d(x, weight, stride=2, groups=x.shape[1])  # N C H W -> N C H/2 W/2
 
 
-def subsampling(spec: Spec, *, stride: int) -> nn.Module:
+def subsampling(config: ResNetConfig, *, stride: int) -> nn.Module:
     """What stands in for a strided convolution's own stride: nothing, or a blur."""
-    return BlurPool(spec.blur) if spec.blur and stride == 2 else nn.Identity()
+    return BlurPool(config.blur) if config.blur and stride == 2 else nn.Identity()
 
 
-def conv_stride(spec: Spec, *, stride: int) -> int:
-    return 1 if spec.blur or spec.halving == "max_pool" else stride
+def conv_stride(config: ResNetConfig, *, stride: int) -> int:
+    return 1 if config.blur or config.halving == "max_pool" else stride
 
 
-def max_pooling(spec: Spec, *, stride: int) -> nn.Module:
+def max_pooling(config: ResNetConfig, *, stride: int) -> nn.Module:
     """The 2x2 maximum that halves the map in place of a stride; sizes are rounded up."""
-    pools = spec.halving == "max_pool" and stride == 2
+    pools = config.halving == "max_pool" and stride == 2
     return nn.MaxPool2d(2, ceil_mode=True) if pools else nn.Identity()
 
 
@@ -209,15 +209,15 @@ class DropPath(nn.Module):
         return x * kept.to(x.dtype) / self.keep
 
 
-def squeeze_excite(channels: int, spec: Spec) -> nn.Module:
-    return SqueezeExcite(channels, share=spec.se) if spec.se else nn.Identity()
+def squeeze_excite(channels: int, config: ResNetConfig) -> nn.Module:
+    return SqueezeExcite(channels, share=config.se) if config.se else nn.Identity()
 
 
-def gain(spec: Spec) -> nn.Module:
+def gain(config: ResNetConfig) -> nn.Module:
     """What multiplies a residual."""
-    if spec.residual_init in ("scalar", "fixup"):
-        return ScalarGain(start=0.0 if spec.residual_init == "scalar" else 1.0)
-    return Scale(spec.residual_scale) if spec.residual_scale != 1 else nn.Identity()
+    if config.residual_init in ("scalar", "fixup"):
+        return ScalarGain(start=0.0 if config.residual_init == "scalar" else 1.0)
+    return Scale(config.residual_scale) if config.residual_scale != 1 else nn.Identity()
 
 
 def drop_path(rate: float) -> nn.Module:

@@ -2,7 +2,7 @@
 
 The idea (He et al. 2015, arXiv 1512.03385, section 3.3): one plan for every depth. The stem
 shrinks the image, each later stage halves the map and doubles the channels, and nothing but
-depth, width and the kind of unit tells the networks of the family apart; `Spec` names them.
+depth, width and the kind of unit tells the networks of the family apart; `ResNetConfig` names them.
 Parameters are named as in torchvision, so weights are exchanged without renaming.
 
 Shapes: N images, C channels, H height, W width, K classes.
@@ -19,46 +19,46 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from resnets.errors import UserError
-from resnets.models.blocks import make_unit
-from resnets.models.initial import initialise
+from resnets.models.blocks import make_block
+from resnets.models.config import ResNetConfig
+from resnets.models.init import initialise
 from resnets.models.layers import BlurPool, Whitening, convolution, normalisation
-from resnets.models.shortcuts import UnitPlan
-from resnets.models.spec import Spec
+from resnets.models.shortcuts import BlockConfig
 
-__all__ = ["ResNet", "Spec"]
+__all__ = ["ResNet", "ResNetConfig"]
 
 
 class ResNet(nn.Module):
-    """The network that a `Spec` describes, with the initial weights of `initial.py`.
+    """The network that a `ResNetConfig` describes, with the initial weights of `initial.py`.
 
     The output is logits: there is no softmax inside. With `dropout`, units of pre-activation
     basic networks drop between their convolutions; every other network drops before `fc`.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
-        self.spec = spec
-        post = spec.order == "post"
-        stem_channels = spec.stem_channels
-        out_channels = spec.widths[-1] * spec.expansion
-        self.conv1 = stem_convolutions(spec)
+        self.config = config
+        post = config.order == "post"
+        stem_channels = config.stem_channels
+        out_channels = config.widths[-1] * config.expansion
+        self.conv1 = stem_convolutions(config)
         # A pre-activation network has no norm here (its first unit begins with one) but one at
         # the end, where the last sum would else reach the classifier without norm and ReLU.
         # Patches that are whitened need none either.
-        has_norm = post and spec.stem != "whitened"
-        self.bn1 = normalisation(stem_channels, spec=spec) if has_norm else nn.Identity()
+        has_norm = post and config.stem != "whitened"
+        self.bn1 = normalisation(stem_channels, config=config) if has_norm else nn.Identity()
         self.relu = nn.ReLU() if post else nn.Identity()
-        self.maxpool = stem_pool(spec)
-        self.stage_names = tuple(f"layer{number + 1}" for number in range(len(spec.depths)))
-        for name, plans in zip(self.stage_names, plan_stages(spec), strict=True):
-            self.add_module(name, nn.Sequential(*(make_unit(plan, spec) for plan in plans)))
-        self.norm = nn.Identity() if post else normalisation(out_channels, spec=spec)
+        self.maxpool = stem_pool(config)
+        self.stage_names = tuple(f"layer{number + 1}" for number in range(len(config.depths)))
+        for name, plans in zip(self.stage_names, plan_stages(config), strict=True):
+            self.add_module(name, nn.Sequential(*(make_block(plan, config) for plan in plans)))
+        self.norm = nn.Identity() if post else normalisation(out_channels, config=config)
         self.norm_relu = nn.Identity() if post else nn.ReLU()
-        inside = spec.block == "basic" and not post
-        self.dropout = nn.Dropout(0.0 if inside else spec.dropout)
-        self.fc = nn.Linear(out_channels, spec.num_classes)
+        inside = config.block == "basic" and not post
+        self.dropout = nn.Dropout(0.0 if inside else config.dropout)
+        self.fc = nn.Linear(out_channels, config.num_classes)
         self.grad_checkpointing = False
-        initialise(self, spec)
+        initialise(self, config)
 
     def forward(self, images: Tensor) -> Tensor:
         """N C H W (any H and W of at least 1, from 17 with blur 3, 33 with 5) -> logits N K."""
@@ -98,7 +98,7 @@ class ResNet(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """A fresh `fc` for another number of classes; all other weights stay."""
-        self.spec = dataclasses.replace(self.spec, num_classes=num_classes)
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
         old = self.fc.weight
         self.fc = nn.Linear(self.fc.in_features, num_classes, device=old.device, dtype=old.dtype)
         self.fc.train(self.training)
@@ -120,55 +120,55 @@ class ResNet(nn.Module):
         return x
 
 
-def stem_convolutions(spec: Spec) -> nn.Module:
+def stem_convolutions(config: ResNetConfig) -> nn.Module:
     """What stands before the first norm: N C H W -> N C1 H/2 W/2; small and whitened: H W."""
-    width = spec.stem_channels
-    if spec.stem == "imagenet":
-        return convolution(spec.in_channels, width, kernel=7, spec=spec, stride=2)
-    if spec.stem == "small":
-        return convolution(spec.in_channels, width, kernel=3, spec=spec)
-    if spec.stem == "whitened":
-        return Whitening(spec.in_channels)
+    width = config.stem_channels
+    if config.stem == "imagenet":
+        return convolution(config.in_channels, width, kernel=7, config=config, stride=2)
+    if config.stem == "small":
+        return convolution(config.in_channels, width, kernel=3, config=config)
+    if config.stem == "whitened":
+        return Whitening(config.in_channels)
     # He 2019 (arXiv 1812.01187), ResNet-C: three 3x3 for the 7x7. The tiered widths are timm's.
-    first = width // 8 * 3 if spec.stem == "deep_tiered" else width // 2
+    first = width // 8 * 3 if config.stem == "deep_tiered" else width // 2
     return nn.Sequential(
-        convolution(spec.in_channels, first, kernel=3, spec=spec, stride=2),
-        normalisation(first, spec=spec),
+        convolution(config.in_channels, first, kernel=3, config=config, stride=2),
+        normalisation(first, config=config),
         nn.ReLU(),
-        convolution(first, width // 2, kernel=3, spec=spec),
-        normalisation(width // 2, spec=spec),
+        convolution(first, width // 2, kernel=3, config=config),
+        normalisation(width // 2, config=config),
         nn.ReLU(),
-        convolution(width // 2, width, kernel=3, spec=spec),
+        convolution(width // 2, width, kernel=3, config=config),
     )
 
 
-def stem_pool(spec: Spec) -> nn.Module:
+def stem_pool(config: ResNetConfig) -> nn.Module:
     """The stem's second halving: N C H W -> N C H/2 W/2."""
-    width = spec.stem_channels
-    if spec.stem in ("small", "whitened"):
+    width = config.stem_channels
+    if config.stem in ("small", "whitened"):
         return nn.Identity()
-    if spec.stem == "deep_conv":  # ResNet-RS (arXiv 2103.07579)
+    if config.stem == "deep_conv":  # ResNet-RS (arXiv 2103.07579)
         return nn.Sequential(
-            convolution(width, width, kernel=3, spec=spec, stride=2),
-            normalisation(width, spec=spec),
+            convolution(width, width, kernel=3, config=config, stride=2),
+            normalisation(width, config=config),
             nn.ReLU(),
         )
-    if spec.blur:
-        return nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), BlurPool(spec.blur))
+    if config.blur:
+        return nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), BlurPool(config.blur))
     return nn.MaxPool2d(3, stride=2, padding=1)
 
 
-def plan_stages(spec: Spec) -> Iterator[list[UnitPlan]]:
+def plan_stages(config: ResNetConfig) -> Iterator[list[BlockConfig]]:
     """Every unit of every stage. Past `output_stride`, a stage dilates instead of striding.
 
     The convolution that would have had the stride keeps the previous dilation (torchvision's
     rule for the bottleneck's 3x3), so the dilated network is the strided one, sampled densely.
     """
-    limit = spec.output_stride or spec.natural_stride
-    reached, dilation, before = spec.stem_stride, 1, 0
-    in_channels, last = spec.stem_channels, max(sum(spec.depths) - 1, 1)
-    for stage, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
-        step = spec.first_stride if stage == 0 else 2
+    limit = config.output_stride or config.natural_stride
+    reached, dilation, before = config.stem_stride, 1, 0
+    in_channels, last = config.stem_channels, max(sum(config.depths) - 1, 1)
+    for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
+        step = config.first_stride if stage == 0 else 2
         stride = step if reached * step <= limit else 1
         previous, dilation = dilation, dilation * step // stride
         reached *= stride
@@ -176,17 +176,17 @@ def plan_stages(spec: Spec) -> Iterator[list[UnitPlan]]:
         for position in range(depth):
             first = position == 0
             plans.append(
-                UnitPlan(
+                BlockConfig(
                     in_channels=in_channels,
                     width=width,
-                    out_channels=width * spec.expansion,
+                    out_channels=width * config.expansion,
                     stride=stride if first else 1,
                     dilation_before=previous if first else dilation,
                     dilation=dilation,
-                    drop_path=spec.drop_path * (before + position) / last,
+                    drop_path=config.drop_path * (before + position) / last,
                 )
             )
-            in_channels = width * spec.expansion
+            in_channels = width * config.expansion
         before += depth
         yield plans
 

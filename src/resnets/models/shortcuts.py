@@ -17,15 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnets.models.config import ResNetConfig
 from resnets.models.layers import Scale, convolution, normalisation
-from resnets.models.spec import Spec
 
 DROPPED = 0.5
 """of He 2016's shortcut with dropout"""
 
 
 @dataclass(frozen=True)
-class UnitPlan:
+class BlockConfig:
     """Where a unit stands in its network; every unit is planned before the first is built."""
 
     in_channels: int
@@ -88,39 +88,39 @@ class DilatedAverage(nn.Module):
         return (rows[..., :-d] + rows[..., d:]) / 4
 
 
-def make_shortcut(plan: UnitPlan, spec: Spec) -> nn.Module:
+def make_shortcut(plan: BlockConfig, config: ResNetConfig) -> nn.Module:
     """The shortcut of equal shape, and what weakens it, if anything does."""
-    if spec.plain:
+    if config.plain:
         return NoShortcut()
-    shortcut = shaped_shortcut(plan, spec)
+    shortcut = shaped_shortcut(plan, config)
     weaker: list[nn.Module] = []
-    if spec.shortcut == "gate":
+    if config.shortcut == "gate":
         weaker.append(Gate(plan.out_channels))
-    if spec.shortcut == "dropout":
+    if config.shortcut == "dropout":
         weaker.append(nn.Dropout(DROPPED))
-    if spec.shortcut_strength != 1:
-        weaker.append(Scale(spec.shortcut_strength))
+    if config.shortcut_strength != 1:
+        weaker.append(Scale(config.shortcut_strength))
     if not weaker:
         return shortcut
     layers = shortcut if isinstance(shortcut, nn.Sequential) else [shortcut]
     return nn.Sequential(*layers, *weaker)
 
 
-def shaped_shortcut(plan: UnitPlan, spec: Spec) -> nn.Module:
+def shaped_shortcut(plan: BlockConfig, config: ResNetConfig) -> nn.Module:
     """The one place that decides how input and residual come to have equal shapes."""
     same = plan.stride == 1 and plan.in_channels == plan.out_channels
-    if same and spec.shortcut != "conv_all":
+    if same and config.shortcut != "conv_all":
         return nn.Identity()
-    if spec.shortcut in ("pad", "gate", "dropout"):
+    if config.shortcut in ("pad", "gate", "dropout"):
         return PadShortcut(plan.in_channels, plan.out_channels, stride=plan.stride)
-    averaged = spec.shortcut == "avg_conv"
+    averaged = config.shortcut == "avg_conv"
     stride = 1 if averaged else plan.stride
     layers: list[nn.Module] = [_average(plan)] if averaged else []
     layers.append(
-        convolution(plan.in_channels, plan.out_channels, kernel=1, spec=spec, stride=stride)
+        convolution(plan.in_channels, plan.out_channels, kernel=1, config=config, stride=stride)
     )
-    if spec.order == "post":
-        layers.append(normalisation(plan.out_channels, spec=spec))
+    if config.order == "post":
+        layers.append(normalisation(plan.out_channels, config=config))
     return nn.Sequential(*layers)
 
 
@@ -129,7 +129,7 @@ def projects(shortcut: nn.Module) -> bool:
     return any(isinstance(layer, nn.Conv2d) for layer in shortcut.children())
 
 
-def _average(plan: UnitPlan) -> nn.Module:
+def _average(plan: BlockConfig) -> nn.Module:
     if plan.stride > 1:
         # Sizes are rounded up and the border is averaged over what exists, so odd maps fit.
         return nn.AvgPool2d(2, plan.stride, ceil_mode=True, count_include_pad=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from resnets.evaluation import wilson
+from resnets.evaluation.metrics import wilson
 from resnets.study.cells import DOSES
 from resnets.study.published import PUBLISHED
 from resnets.study.single import Row

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from resnets.errors import UserError
-from resnets.modelfile import ModelFile, save_model
-from resnets.study.cells import spec_of
+from resnets.inference.model_file import ModelFile, save_model
+from resnets.study.cells import config_of
 from resnets.study.plan import Job, Plan
 from resnets.study.single import METRICS, Result, Row, images_of
 from resnets.study.tables import write_table
@@ -83,7 +83,7 @@ class Book:
         assert result.weights is not None
         images = images_of(job.setup)
         contents = ModelFile(
-            spec=spec_of(
+            config=config_of(
                 job.family,
                 job.depth,
                 widths=job.setup.widths,

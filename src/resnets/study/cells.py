@@ -1,4 +1,4 @@
-"""A family and a depth enter, the `Spec` of one cell of a study leaves.
+"""A family and a depth enter, the `ResNetConfig` of one cell of a study leaves.
 
 The idea: a family is a row, and differs from the residual network by the fewest words that name
 its idea. Plain and residual are twins: equal parameters, equal initial values from equal seeds;
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnets.errors import UserError, unknown
-from resnets.models.spec import Spec
+from resnets.models.config import ResNetConfig
 
 STAGES = 3
 STRENGTHS = (0.25, 0.5, 0.75, 0.9)
@@ -22,7 +22,7 @@ STRENGTHS = (0.25, 0.5, 0.75, 0.9)
 
 @dataclass(frozen=True)
 class Family:
-    """The fields of `Spec` that make a network one of this family."""
+    """The fields of `ResNetConfig` that make a network one of this family."""
 
     ideas: Mapping[str, Any]
     title: str
@@ -74,9 +74,9 @@ DOSES = {"plain": 0.0, **{f"strength-{s}": s for s in STRENGTHS}, "residual": 1.
 """families that are points of one curve: how strong the shortcut is"""
 
 
-def spec_of(
+def config_of(
     family: str, depth: int, *, widths: tuple[int, ...], num_classes: int, in_channels: int
-) -> Spec:
+) -> ResNetConfig:
     """The network of a cell. Raises UserError for a depth that is not 6n + 2."""
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
@@ -87,7 +87,7 @@ def spec_of(
     ideas: dict[str, Any] = {"shortcut": "pad", **row.ideas}
     if row.shrinks:
         ideas["residual_scale"] = (STAGES * units) ** -0.5
-    return Spec(
+    return ResNetConfig(
         (units,) * STAGES,
         "basic",
         widths,

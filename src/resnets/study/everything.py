@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnets.modelfile import read_model
+from resnets.inference.model_file import read_model
 from resnets.study.account import summary_lines
 from resnets.study.book import model_path
 from resnets.study.init.atlas import measure_init

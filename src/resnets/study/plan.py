@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from resnets.study.cells import STRENGTHS
-from resnets.training.named import he2015
-from resnets.training.recipes import Recipe
+from resnets.training.recipe import Recipe
+from resnets.training.recipes import he2015
 
 Purpose = Literal["tune", "count"]
 Cell = tuple[str, int]

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resnets.data.batches import EvaluationBatches
-from resnets.data.preprocess import Preprocess
-from resnets.data.sources import NAMES, Part, open_data
+from resnets.data import NAMES, Split, open_data
+from resnets.data.loader import EvalLoader
+from resnets.data.transforms import Preprocess
+from resnets.device import choose_device
 from resnets.errors import UserError
-from resnets.modelfile import ModelFile, read_model
+from resnets.inference.model_file import ModelFile, read_model
 from resnets.study.inside import IMAGES, SEED, Say, Subject, compare, probe
 from resnets.study.plan import Job
 from resnets.study.replay import networks_by_step, networks_of_job
 from resnets.study.tables import ACROSS, AGAINST, probe_path, write_table
-from resnets.training.checkpoints import RunFolder, is_run
-from resnets.training.environment import choose_device
-from resnets.training.job import divide
-from resnets.training.promise import Basis
+from resnets.training.checkpoint import RunFolder, is_run
+from resnets.training.job import make_splits
+from resnets.training.reproducibility import Basis
 
 
 def probe_model(
@@ -102,26 +102,28 @@ def _run_of(model: Path) -> RunFolder | None:
     return RunFolder(place) if is_run(place) else None
 
 
-def _held_out_images(file: ModelFile, run: RunFolder | None, data: str | None, model: Path) -> Part:
+def _held_out_images(
+    file: ModelFile, run: RunFolder | None, data: str | None, model: Path
+) -> Split:
     """Images that the network was not trained on, as far as it is known which those are."""
     if data is None and run is not None:
         basis = Basis.stored(run)
         dataset = open_data(basis.data["data"], max_bad=basis.recipe.max_bad)
-        return divide(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
+        return make_splits(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
     name = file.data.get("name", "") if data is None else data
     if data is None and name not in NAMES:
         raise UserError(
             f"{model} does not say where its images lie: pass --data, a folder of images or a name"
         )
-    parts = open_data(name, classes=file.classes).parts
+    parts = open_data(name, classes=file.classes).splits
     return next(parts[part] for part in ("all", "test", "val", "train") if part in parts)
 
 
-def _read(part: Part, preprocess: Preprocess, *, device: torch.device) -> tuple[Tensor, Tensor]:
+def _read(part: Split, preprocess: Preprocess, *, device: torch.device) -> tuple[Tensor, Tensor]:
     """At most IMAGES images N C H W and targets N, drawn and in random order."""
     # Raw draws: numpy promises their stream for all versions, but not how it shuffles with them.
     order = np.argsort(np.random.PCG64(SEED).random_raw(len(part)), kind="stable")[:IMAGES]
-    batches = EvaluationBatches(
+    batches = EvalLoader(
         part.subset(order), preprocess=preprocess, batch_size=IMAGES, device=device, workers=0
     )
     batch = next(iter(batches))

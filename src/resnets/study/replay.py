@@ -12,19 +12,19 @@ from collections.abc import Iterator
 
 import torch
 
-from resnets.data.batches import TrainingStream
-from resnets.data.sources import open_data
+from resnets.data import open_data
+from resnets.data.loader import TrainLoader
+from resnets.device import choose_device, kept_threads
 from resnets.errors import UserError
 from resnets.models.resnet import ResNet
 from resnets.study.plan import Job as StudyJob
 from resnets.study.single import beginning
-from resnets.training.checkpoints import RunFolder
-from resnets.training.environment import choose_device, kept_threads
-from resnets.training.job import Job, divide, fingerprint
+from resnets.training.checkpoint import RunFolder
+from resnets.training.job import Job, fingerprint, make_splits
 from resnets.training.loop import train_step
-from resnets.training.promise import Basis
-from resnets.training.recipes import Recipe
-from resnets.training.state import State
+from resnets.training.recipe import Recipe
+from resnets.training.reproducibility import Basis
+from resnets.training.train_state import State
 
 STEPS = (0, 1, 10, 100)
 
@@ -64,7 +64,7 @@ def networks_of_job(job: StudyJob) -> Iterator[tuple[int, ResNet]]:
         yield from _first(state, stream, job.recipe)
 
 
-def _first(state: State, stream: TrainingStream, recipe: Recipe) -> Iterator[tuple[int, ResNet]]:
+def _first(state: State, stream: TrainLoader, recipe: Recipe) -> Iterator[tuple[int, ResNet]]:
     assert recipe.steps is not None
     for step in (step for step in STEPS if step <= recipe.steps):
         state.model.train()
@@ -79,7 +79,7 @@ def _job(folder: RunFolder, basis: Basis) -> Job:
     dataset = open_data(stored["data"], max_bad=recipe.max_bad)
     if fingerprint(dataset) != stored["fingerprint"]:
         raise UserError(f"{folder.path}: the images in {stored['data']} are not those of the run")
-    parts = divide(dataset, recipe, held_out=stored["held_out"])
+    parts = make_splits(dataset, recipe, held_out=stored["held_out"])
     return Job.build(
         recipe, parts, classes=dataset.classes, preprocess=stored["preprocess"],
         device=choose_device(basis.environment["device"]),

@@ -23,18 +23,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resnets.data import Split, open_data, stratified_split
 from resnets.data.augment import Augment
-from resnets.data.batches import EvaluationBatches, TrainingStream, channel_statistics
-from resnets.data.preprocess import Preprocess
-from resnets.data.sources import Part, open_data, stratified_split
+from resnets.data.loader import EvalLoader, TrainLoader, channel_statistics
+from resnets.data.transforms import Preprocess
+from resnets.device import keep_freed_memory, kept_threads
 from resnets.errors import UserError
-from resnets.evaluation import Scores, evaluate
+from resnets.evaluation.metrics import Scores, evaluate
 from resnets.models.resnet import ResNet
-from resnets.study.cells import spec_of
+from resnets.study.cells import config_of
 from resnets.study.plan import CURVE_POINTS, Job, Setup
-from resnets.training.environment import keep_freed_memory, kept_threads
 from resnets.training.loop import train_step
-from resnets.training.state import State
+from resnets.training.train_state import State
 
 EVALUATION_BATCH = 500
 LAST_STEPS = 50
@@ -69,19 +69,19 @@ class Studied:
 
     classes: tuple[str, ...]
     preprocess: Preprocess
-    train: Part
-    val: Part  # a share of `train`
-    rest: Part  # the other images of it, on which is trained where `val` chooses
-    test: Part
+    train: Split
+    val: Split  # a share of `train`
+    rest: Split  # the other images of it, on which is trained where `val` chooses
+    test: Split
 
 
 @lru_cache(maxsize=2)
 def studied(data: str, *, side: int, held_out: float) -> Studied:
     """The parts of a data set. Raises UserError if it has no test part."""
     found = open_data(data)
-    if "train" not in found.parts or "test" not in found.parts:
+    if "train" not in found.splits or "test" not in found.splits:
         raise UserError(f"{data}: a study needs a part train and a part test in its data")
-    train, test = found.parts["train"], found.parts["test"]
+    train, test = found.splits["train"], found.splits["test"]
     plain = Preprocess(size=side, channels=train.channels, fit="squash")
     mean, std = channel_statistics(train, plain)
     kept, held = stratified_split(train.targets, fraction=held_out, seed=SPLIT_SEED)
@@ -129,7 +129,7 @@ def run(job: Job) -> Result:
 
 
 @contextmanager
-def beginning(job: Job) -> Iterator[tuple[State, TrainingStream]]:
+def beginning(job: Job) -> Iterator[tuple[State, TrainLoader]]:
     """A run before its first step, in the one thread that all of it takes."""
     with ONE_RUN, kept_threads():
         torch.set_num_threads(1)
@@ -143,7 +143,7 @@ def beginning(job: Job) -> Iterator[tuple[State, TrainingStream]]:
 
 
 def _start(job: Job, images: Studied) -> State:
-    spec = spec_of(
+    config = config_of(
         job.family,
         job.depth,
         widths=job.setup.widths,
@@ -151,14 +151,14 @@ def _start(job: Job, images: Studied) -> State:
         in_channels=images.preprocess.channels,
     )
     torch.manual_seed(job.seed)  # initial values, equal for twins
-    return State.start(ResNet(spec), job.recipe, device=torch.device(job.setup.device))
+    return State.start(ResNet(config), job.recipe, device=torch.device(job.setup.device))
 
 
-def _stream(job: Job, images: Studied) -> TrainingStream:
+def _stream(job: Job, images: Studied) -> TrainLoader:
     recipe = job.recipe
     assert recipe.batch_size is not None
     moves = recipe.crop == "shift"
-    return TrainingStream(
+    return TrainLoader(
         images.rest if job.purpose == "tune" else images.train,
         preprocess=images.preprocess,
         augment=Augment(
@@ -171,7 +171,7 @@ def _stream(job: Job, images: Studied) -> TrainingStream:
     )
 
 
-def _train(job: Job, state: State, stream: TrainingStream) -> list[float]:
+def _train(job: Job, state: State, stream: TrainLoader) -> list[float]:
     """The loss of every step, up to the last or to the first look that finds one not finite."""
     recipe = job.recipe
     steps = recipe.steps
@@ -208,9 +208,9 @@ def _measure(job: Job, model: ResNet, images: Studied, row: Row) -> Scores:
     return scores
 
 
-def _batches(job: Job, part: Part, images: Studied) -> Iterator[Any]:
+def _batches(job: Job, part: Split, images: Studied) -> Iterator[Any]:
     return iter(
-        EvaluationBatches(
+        EvalLoader(
             part,
             preprocess=images.preprocess,
             batch_size=EVALUATION_BATCH,

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
+from resnets.device import choose_device
 from resnets.errors import UserError, unknown
 from resnets.study.account import summary_rows
 from resnets.study.book import Book
@@ -20,7 +21,6 @@ from resnets.study.plan import PRESETS, Plan
 from resnets.study.single import images_of
 from resnets.study.summary import Summary, summarise
 from resnets.study.tables import write_table
-from resnets.training.environment import choose_device
 from resnets.training.lock import locked
 
 

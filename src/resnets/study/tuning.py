@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from resnets.errors import UserError
-from resnets.evaluation import wilson
+from resnets.evaluation.metrics import wilson
 from resnets.study.plan import Cell, Job, Plan
 from resnets.study.single import Row, chance_of
 

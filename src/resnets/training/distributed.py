@@ -1,9 +1,8 @@
 """More than one process: my slice of a batch, sums over all ranks, and what all must agree on.
 
-Enters: what torchrun wrote into the environment. Leaves: `Ranks`. The idea: every rank walks the
-same loop over its slice of the same global batch. Gradients and scores are reduced; what is
-measured, chosen or written is rank 0's, which tells the others; and what may stop a run is
-exchanged once a step, so that all ranks stop at the same one. One process is `ALONE`: its methods
+Every rank runs the same loop over its slice of the same global batch. Gradients and scores are
+reduced; rank 0 measures, chooses and writes, and broadcasts the result; what may stop a run is
+exchanged once a step, so that all ranks stop at the same step. The methods of `SINGLE_PROCESS`
 return what they were given. R is the number of ranks.
 """
 
@@ -25,11 +24,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resnets.data.sources import Part
+from resnets.data import Split
 from resnets.errors import UserError
-from resnets.evaluation import Tally
-from resnets.training.interrupt import Interrupted, Interruption
-from resnets.training.meeting import meet
+from resnets.evaluation.metrics import MetricAccumulator
+from resnets.training.rendezvous import meet
+from resnets.training.signals import Interrupted, SignalHandler
 
 PATIENCE = timedelta(minutes=10)
 """with a rank that neither answers nor closes its connections, as when a cable is pulled"""
@@ -41,7 +40,7 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, eq=False)
-class Ranks:
+class DistContext:
     """What this process is among those of the run."""
 
     rank: int = 0
@@ -81,7 +80,7 @@ class Ranks:
         places = np.arange(batch_size).reshape(accumulate, self.count, -1)
         return places[:, self.rank].ravel()
 
-    def part(self, images: Part) -> Part:
+    def part(self, images: Split) -> Split:
         """The images that this rank evaluates: each is evaluated by one."""
         if self.count == 1:
             return images
@@ -123,7 +122,7 @@ class Ranks:
     # In evaluation
 
     def in_step(
-        self, batches: Iterable[Answer], *, rounds: int, interruption: Interruption
+        self, batches: Iterable[Answer], *, rounds: int, interruption: SignalHandler
     ) -> Iterator[Answer]:
         """The batches of this rank; when any has heard a signal, all raise `Interrupted`."""
         if self.count == 1:
@@ -135,7 +134,7 @@ class Ranks:
                 raise Interrupted
             yield from _first_of(rest)
 
-    def add_up(self, tally: Tally) -> None:
+    def add_up(self, tally: MetricAccumulator) -> None:
         """Each image was counted by one rank; now each rank has the sums of all."""
         if self.count == 1:
             return
@@ -201,7 +200,7 @@ class Ranks:
         return float(self.exchange(min(seconds)).max())
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = DistContext()
 
 
 def rank_here() -> int:
@@ -210,10 +209,10 @@ def rank_here() -> int:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def joined() -> Iterator[DistContext]:
     """Meet the other ranks that torchrun has started, if it has."""
     if not _several():
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     if dist.is_initialized():  # by the script that calls us, which also ends it
         yield _here()
@@ -242,10 +241,10 @@ def reduce_last(network: nn.Module, *, last: bool) -> None:
         network.require_backward_grad_sync = last
 
 
-def _here() -> Ranks:
+def _here() -> DistContext:
     patient: Any = dist.new_group(timeout=LONG_PATIENCE, backend="gloo")
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    return Ranks(dist.get_rank(), dist.get_world_size(), local, patient)
+    return DistContext(dist.get_rank(), dist.get_world_size(), local, patient)
 
 
 def _several() -> bool:

@@ -19,24 +19,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resnets.data import DataSet, Images, Split, stratified_split
 from resnets.data.augment import Augment
-from resnets.data.batches import EvaluationBatches, TrainingStream, channel_statistics
-from resnets.data.preprocess import Preprocess
-from resnets.data.sources import DataSet, Images, Part, stratified_split
+from resnets.data.loader import EvalLoader, TrainLoader, channel_statistics
+from resnets.data.transforms import Preprocess
+from resnets.device import autocast
 from resnets.errors import UserError
-from resnets.evaluation import Scores, evaluate
-from resnets.models.families import create_model
+from resnets.evaluation.metrics import Scores, evaluate
+from resnets.models.config import ResNetConfig
 from resnets.models.layers import Whitening
+from resnets.models.registry import create_model
 from resnets.models.resnet import ResNet
-from resnets.models.spec import Spec
-from resnets.training.distributed import ALONE, Ranks
-from resnets.training.environment import autocast
-from resnets.training.interrupt import Interruption
+from resnets.training.auto_config import Facts
+from resnets.training.distributed import SINGLE_PROCESS, DistContext
 from resnets.training.loop import train_step
-from resnets.training.optim import trains_only_head
-from resnets.training.planning import Facts
-from resnets.training.recipes import Recipe
-from resnets.training.state import State
+from resnets.training.optimizer import trains_only_head
+from resnets.training.recipe import Recipe
+from resnets.training.signals import SignalHandler
+from resnets.training.train_state import State
 
 VALIDATION_BATCH = 250
 WHITENING_IMAGES = 2000
@@ -49,12 +49,12 @@ MEASURED_SHARE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class Splits:
     """Training, validation and, where the data has one, test images."""
 
-    train: Part
-    val: Part
-    test: Part | None
+    train: Split
+    val: Split
+    test: Split | None
     held_out: tuple[str, ...] = ()
     """ids taken out of the training part for validation"""
 
@@ -64,7 +64,7 @@ class Parts:
         return sizes if self.test is None else sizes | {"test": len(self.test)}
 
     @property
-    def scored(self) -> tuple[str, Part]:
+    def scored(self) -> tuple[str, Split]:
         """The part of the final scores, with its name."""
         return ("validation", self.val) if self.test is None else ("test", self.test)
 
@@ -75,24 +75,24 @@ class Parts:
         return Facts(len(self.train), len(self.val), num_test, side, channels, len(classes))
 
 
-def divide(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None = None) -> Parts:
+def make_splits(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None = None) -> Splits:
     """Find or make the parts; `held_out` repeats the split of an earlier run."""
-    parts = data.parts
+    parts = data.splits
     test = parts.get("test")
     whole = parts["train"] if "train" in parts else parts["all"]
     if recipe.validate_on == "test":
         if test is None:
             raise UserError(f"--validate-on test: {data.name} has no test part")
-        return Parts(whole, test, test)
+        return Splits(whole, test, test)
     if "val" in parts:
-        return Parts(whole, parts["val"], test)
+        return Splits(whole, parts["val"], test)
     if held_out is None:
         train, val = stratified_split(whole.targets, fraction=recipe.val_fraction, seed=recipe.seed)
     else:
         names = frozenset(held_out)
         chosen = np.fromiter((name in names for name in whole.ids), np.bool_, len(whole))
         train, val = np.flatnonzero(~chosen), np.flatnonzero(chosen)
-    return Parts(whole.subset(train), whole.subset(val), test, tuple(whole.ids[i] for i in val))
+    return Splits(whole.subset(train), whole.subset(val), test, tuple(whole.ids[i] for i in val))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,18 +101,24 @@ class Job:
 
     recipe: Recipe
     classes: tuple[str, ...]
-    parts: Parts
+    splits: Splits
     preprocess: Preprocess
     device: torch.device
-    stream: TrainingStream
-    validation: EvaluationBatches
-    ranks: Ranks
+    stream: TrainLoader
+    validation: EvalLoader
+    ranks: DistContext
 
     @classmethod
     def build(
-        cls, recipe: Recipe, parts: Parts, *, classes: Sequence[str], device: torch.device,
-        preprocess: Mapping[str, Any] | None = None, ranks: Ranks = ALONE,
-    ) -> Job:  # fmt: skip
+        cls,
+        recipe: Recipe,
+        parts: Splits,
+        *,
+        classes: Sequence[str],
+        device: torch.device,
+        preprocess: Mapping[str, Any] | None = None,
+        ranks: DistContext = SINGLE_PROCESS,
+    ) -> Job:
         """Decode what fits in memory and set up the streams; a resumed run gives `preprocess`.
 
         Of several ranks each has its slice of every training batch, and of the validation part.
@@ -131,14 +137,21 @@ class Job:
             preprocess = shape | {"mean": mean, "std": std}
         exact = Preprocess(**preprocess)
         places: dict[str, Any] = {
-            "device": device, "workers": recipe.workers, "cache_mb": recipe.cache_mb,
-        }  # fmt: skip
-        stream = TrainingStream(
-            parts.train, preprocess=exact, augment=augmentation(recipe), num_classes=len(classes),
-            batch_size=recipe.batch_size, seed=recipe.seed, **places,
+            "device": device,
+            "workers": recipe.workers,
+            "cache_mb": recipe.cache_mb,
+        }
+        stream = TrainLoader(
+            parts.train,
+            preprocess=exact,
+            augment=augmentation(recipe),
+            num_classes=len(classes),
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            **places,
             places=ranks.slice(recipe.batch_size, accumulate=recipe.accumulate),
-        )  # fmt: skip
-        validation = EvaluationBatches(
+        )
+        validation = EvalLoader(
             ranks.part(parts.val), preprocess=exact, batch_size=VALIDATION_BATCH, **places
         )
         return cls(recipe, tuple(classes), parts, exact, device, stream, validation, ranks)
@@ -160,18 +173,21 @@ class Job:
 
     def _some_images(self) -> Tensor:
         """Training images from all over the part, as they are evaluated."""
-        part = self.parts.train
+        part = self.splits.train
         places = np.linspace(0, len(part) - 1, min(len(part), WHITENING_IMAGES)).round()
-        some = EvaluationBatches(
-            part.subset(places.astype(np.int64)), preprocess=self.preprocess,
-            batch_size=WHITENING_IMAGES, device=torch.device("cpu"), workers=0,
-        )  # fmt: skip
+        some = EvalLoader(
+            part.subset(places.astype(np.int64)),
+            preprocess=self.preprocess,
+            batch_size=WHITENING_IMAGES,
+            device=torch.device("cpu"),
+            workers=0,
+        )
         return next(iter(some)).images
 
-    def new_model_spec(self) -> Spec:
-        """The network's Spec, without drawing its weights."""
+    def new_model_config(self) -> ResNetConfig:
+        """The network's ResNetConfig, without drawing its weights."""
         with torch.device("meta"):
-            return self._create(weights=None).spec
+            return self._create(weights=None).config
 
     def _create(self, *, weights: str | None) -> ResNet:
         recipe = self.recipe
@@ -185,12 +201,12 @@ class Job:
             **{name: value for name, value in extra.items() if value},
         )
 
-    def validate(self, model: nn.Module, *, interruption: Interruption | None = None) -> Scores:
+    def validate(self, model: nn.Module, *, interruption: SignalHandler | None = None) -> Scores:
         """Score the validation part in the precision of training; the same scores on every rank."""
         self.ranks.share_buffers(model)
-        rounds = math.ceil(len(self.parts.val) / (self.ranks.count * VALIDATION_BATCH))
+        rounds = math.ceil(len(self.splits.val) / (self.ranks.count * VALIDATION_BATCH))
         batches = self.ranks.in_step(
-            self.validation, rounds=rounds, interruption=interruption or Interruption()
+            self.validation, rounds=rounds, interruption=interruption or SignalHandler()
         )
         with autocast(self.device, self.recipe.precision):
             return evaluate(model, batches, self.classes, add_up=self.ranks.add_up)
@@ -241,9 +257,9 @@ class Job:
             "name": name,
             "fingerprint": fingerprint,
             "classes": list(self.classes),
-            "sizes": self.parts.sizes(),
+            "sizes": self.splits.sizes(),
             "preprocess": asdict(self.preprocess),
-            "held_out": list(self.parts.held_out),
+            "held_out": list(self.splits.held_out),
         }
 
 
@@ -266,20 +282,20 @@ def augmentation(recipe: Recipe) -> Augment:
 def fingerprint(data: DataSet) -> str:
     """One SHA-256 over the parts' own fingerprints and the class names."""
     digest = hashlib.sha256("\n".join(data.classes).encode())
-    for name in sorted(data.parts):
-        digest.update(f"\n{name} {data.parts[name].fingerprint()}".encode())
+    for name in sorted(data.splits):
+        digest.update(f"\n{name} {data.splits[name].fingerprint()}".encode())
     return digest.hexdigest()
 
 
 def content_digest(data: DataSet) -> str:
     """One SHA-256 over every byte of the images: reads all files, for `--verify`."""
     digest = hashlib.sha256()
-    for name in sorted(data.parts):
-        digest.update(f"{name} {data.parts[name].content_digest()}\n".encode())
+    for name in sorted(data.splits):
+        digest.update(f"{name} {data.splits[name].content_digest()}\n".encode())
     return digest.hexdigest()
 
 
-def _typical_side(part: Part) -> int:
+def _typical_side(part: Split) -> int:
     if isinstance(part, Images):
         return int(min(part.pixels.shape[1:3]))
     return int(np.median(part.widths_heights.min(axis=1)))

@@ -21,18 +21,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnets.data.batches import Batch
-from resnets.evaluation import Scores
+from resnets.data.loader import Batch
+from resnets.device import FORMATS, autocast
+from resnets.evaluation.metrics import Scores
 from resnets.models.resnet import ResNet
-from resnets.training.checkpoints import NotSavedError, RunFolder
-from resnets.training.distributed import ALONE, Ranks, reduce_last
-from resnets.training.environment import FORMATS, autocast
-from resnets.training.finite import LossWatch, check_finite
-from resnets.training.interrupt import Interrupted, Interruption
-from resnets.training.optim import learning_rate, set_learning_rate, trains_only_head
-from resnets.training.recipes import Recipe
-from resnets.training.shares import Shares
-from resnets.training.state import State
+from resnets.training.checkpoint import NotSavedError, RunFolder
+from resnets.training.distributed import SINGLE_PROCESS, DistContext, reduce_last
+from resnets.training.nan_check import LossWatch, check_finite
+from resnets.training.optimizer import learning_rate, set_learning_rate, trains_only_head
+from resnets.training.profiler import Shares
+from resnets.training.recipe import Recipe
+from resnets.training.signals import Interrupted, SignalHandler
+from resnets.training.train_state import State
 
 LOG_EVERY_SECONDS = 1.0
 SMALLER = 3 / 4
@@ -81,9 +81,15 @@ class Meter:
 
 
 def train_step(
-    state: State, network: nn.Module, batch: Batch, recipe: Recipe, *, steps: int,
-    mark: Callable[[str], None] = lambda phase: None, ranks: Ranks = ALONE,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    state: State,
+    network: nn.Module,
+    batch: Batch,
+    recipe: Recipe,
+    *,
+    steps: int,
+    mark: Callable[[str], None] = lambda phase: None,
+    ranks: DistContext = SINGLE_PROCESS,
+) -> tuple[Tensor, Tensor]:
     """One optimizer step. Returns the mean loss and the number of correct images, on the device.
 
     `batch` is the slice of this one of the `ranks`; `network` then reduces the gradients.
@@ -137,8 +143,8 @@ def train(
     shares: Shares,
     num_images: int,
     log: Callable[[dict[str, Any]], None],
-    interruption: Interruption,
-    ranks: Ranks = ALONE,
+    interruption: SignalHandler,
+    ranks: DistContext = SINGLE_PROCESS,
 ) -> bool:
     """Run the recipe from `state.step` on. Returns False when a signal stopped it before its end.
 

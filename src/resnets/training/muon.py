@@ -32,9 +32,14 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], *, lr: float, momentum: float,
-        nesterov: bool = True, dtype: torch.dtype = torch.float32,
-    ) -> None:  # fmt: skip
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float,
+        nesterov: bool = True,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
         self.nesterov, self.dtype = nesterov, dtype
 

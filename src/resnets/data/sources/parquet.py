@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from resnets.data.sources.folders import PART_ORDER, PARTS, shortened
-from resnets.data.sources.index import Found, Listing, numbered
-from resnets.data.sources.names import Names
-from resnets.data.sources.rows import Rows, Table
+from resnets.data.packed_strings import Names
+from resnets.data.sources.image_folder import PART_ORDER, PARTS, shortened
+from resnets.data.sources.indexing import Found, Listing, numbered
+from resnets.data.sources.row_group_store import Rows, Table
 from resnets.errors import UserError
 
 _SPLIT = re.compile(rf"({'|'.join(PARTS)})(?=[-_.]|$)", re.IGNORECASE)
@@ -68,7 +68,7 @@ def read_parquet(root: Path, files: Sequence[Path]) -> Found:
     return Found(
         name=root.resolve().name if len(files) > 1 else files[0].stem,
         classes=classes,
-        parts={part: _listing(content[part], classes, root) for part in ordered},
+        splits={part: _listing(content[part], classes, root) for part in ordered},
         notices=tuple(notices),
         source=str((root if len(files) > 1 else files[0]).absolute()),
     )

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from resnets.modelfile import read_model
+from resnets.device import describe_environment
+from resnets.inference.model_file import read_model
 from resnets.study.executors import num_cores
 from resnets.study.report.evidence import Evidence
-from resnets.training.environment import describe_environment
 
 Manifest = dict[str, Any]
 

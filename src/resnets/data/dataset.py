@@ -1,0 +1,215 @@
+"""What every source of images becomes: a `DataSet` of parts, in memory or on disk.
+
+Enters: arrays, or an index of files. Leaves: `Images` and `ImageFiles`, two storeys with the same
+stairs (length, targets, ids, sizes, subset, read, fingerprint), and the split of one part in two.
+N H W C: images, height, width, channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from resnets.data.decode import DecodeError, Piece, decode
+from resnets.data.file_store import Files
+from resnets.data.packed_strings import Array, Names
+from resnets.errors import UserError
+
+
+def _check_index(targets: Array, ids: tuple[str, ...] | Names, length: int) -> None:
+    if targets.dtype != np.int64 or targets.shape != (length,) or len(ids) != length:
+        raise ValueError(
+            f"{length} images need as many int64 targets and ids, "
+            f"got {targets.dtype} {targets.shape} and {len(ids)}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images of one size, in memory."""
+
+    pixels: Array  # N H W C uint8, C = 1 or 3
+    targets: Array  # N int64, indices into the classes
+    ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.channels not in (1, 3):
+            raise ValueError(
+                f"pixels must be uint8 N H W C with 1 or 3 channels, "
+                f"got {self.pixels.dtype} of shape {self.pixels.shape}"
+            )
+        _check_index(self.targets, self.ids, len(self.pixels))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (colour)."""
+        return int(self.pixels.shape[3])
+
+    @property
+    def sizes(self) -> Array:
+        """N 2: width and height of each image."""
+        _, height, width, _ = self.pixels.shape
+        return np.broadcast_to(np.array([width, height], np.int32), (len(self), 2))
+
+    @property
+    def largest_side(self) -> int:
+        """The longest width or height of all."""
+        return int(max(self.pixels.shape[1:3]))
+
+    def subset(self, indices: Array | Sequence[int]) -> Images:
+        """The images at `indices`, in that order."""
+        ids = tuple(self.ids[index] for index in indices)
+        return Images(pixels=self.pixels[indices], targets=self.targets[indices], ids=ids)
+
+    def read(self, index: int, channels: int, piece: Piece | None = None) -> Array:
+        """uint8 H W C with `channels` 1 or 3: the image, or a piece of it."""
+        pixels: Array = self.pixels[index]
+        if piece is not None:
+            left, top, right, bottom = piece.corners(*pixels.shape[:2])
+            pixels = pixels[top:bottom, left:right]
+        if channels == self.channels:
+            return pixels
+        if channels == 3:
+            return np.repeat(pixels, 3, axis=2)
+        return np.array(Image.fromarray(pixels).convert("L"))[..., None]
+
+    def fingerprint(self) -> str:
+        """sha256 over ids, targets and pixels."""
+        digest = hashlib.sha256("\n".join(self.ids).encode())
+        digest.update(str(self.pixels.shape).encode())
+        digest.update(np.ascontiguousarray(self.targets).astype("<i8").tobytes())
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        return digest.hexdigest()
+
+    def content_digest(self) -> str:
+        """The fingerprint, which sees every pixel already."""
+        return self.fingerprint()
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Image files whose headers have been read; pixels are decoded when asked for."""
+
+    files: Files
+    targets: Array  # N int64, indices into the classes
+    widths_heights: Array  # N 2 int32
+    num_bytes: Array  # N int64, when the files were listed
+    channels: int  # 1 if every file is grey, else 3
+
+    def __post_init__(self) -> None:
+        _check_index(self.targets, self.ids, len(self.num_bytes))
+        if self.widths_heights.shape != (len(self), 2) or self.channels not in (1, 3):
+            raise ValueError("widths_heights must be N 2, channels 1 or 3")
+
+    def __len__(self) -> int:
+        return len(self.num_bytes)
+
+    @property
+    def ids(self) -> Names:
+        """The name of each image in its source."""
+        return self.files.names
+
+    @property
+    def sizes(self) -> Array:
+        """N 2: width and height of each image."""
+        return self.widths_heights
+
+    @property
+    def largest_side(self) -> int:
+        """The longest width or height of all."""
+        return int(self.widths_heights.max())
+
+    def subset(self, indices: Array | Sequence[int]) -> ImageFiles:
+        """The files at `indices`, in that order."""
+        return ImageFiles(
+            files=self.files.subset(indices),
+            targets=self.targets[indices],
+            widths_heights=self.widths_heights[indices],
+            num_bytes=self.num_bytes[indices],
+            channels=self.channels,
+        )
+
+    def read(self, index: int, channels: int, piece: Piece | None = None) -> Array:
+        """uint8 H W C with `channels` 1 or 3, see `decode`. Raises DecodeError."""
+        try:
+            return decode(self.files[index], channels=channels, piece=piece)
+        except DecodeError as error:
+            raise DecodeError(error.reason, self.ids[index]) from error
+
+    def fingerprint(self) -> str:
+        """sha256 over each file's id, target, width, height and number of bytes.
+
+        Not over contents, which for a large set takes longer than an epoch.
+        """
+        digest = hashlib.sha256(b"\n".join(self.ids.raws()))
+        for numbers in (self.targets, self.widths_heights, self.num_bytes):
+            digest.update(np.ascontiguousarray(numbers).astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def content_digest(self) -> str:
+        """sha256 over each file's id and bytes: reads everything."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            file, name = self.files[index], self.ids[index]
+            content = file if isinstance(file, bytes) else Path(file).read_bytes()
+            digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+        return digest.hexdigest()
+
+
+Split: TypeAlias = Images | ImageFiles
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Images with their classes, in the parts they came in."""
+
+    name: str
+    classes: tuple[str, ...]
+    splits: dict[str, Split]  # train, val, test as far as they exist; or only `all`
+    notices: tuple[str, ...] = ()  # what the user should know, a sentence each
+    skipped: tuple[tuple[str, str], ...] = ()  # (id, reason) of unreadable files
+
+
+def stratified_split(targets: Array, *, fraction: float, seed: int) -> tuple[Array, Array]:
+    """Sorted indices of the rest and of `fraction` of the images, class by class.
+
+    Each class gives its own share, rounded so that the whole comes out right (largest remainder);
+    no class is emptied, and one of two or more images gives at least one. A pure function of its
+    arguments.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"the held-out fraction is {fraction}; it must lie between 0 and 1")
+    # Raw draws: numpy promises their stream for all versions, but not how it shuffles with them.
+    draws = np.random.PCG64(seed).random_raw(len(targets))
+    labels, counts = np.unique(targets, return_counts=True)
+    shares = _shares(counts, fraction)
+    held_out = [
+        _lowest(draws, np.flatnonzero(targets == label), share)
+        for label, share in zip(labels, shares, strict=True)
+    ]
+    second = np.sort(np.concatenate(held_out)) if held_out else np.zeros(0, np.int64)
+    return np.setdiff1d(np.arange(len(targets)), second), second
+
+
+def _lowest(draws: Array, indices: Array, number: int) -> Array:
+    """The `number` of `indices` with the lowest draws."""
+    return indices[np.argsort(draws[indices], kind="stable")[:number]]
+
+
+def _shares(counts: Array, fraction: float) -> Array:
+    """How many of each class are held out."""
+    exact = counts * fraction
+    shares = np.floor(exact).astype(np.int64)
+    missing = round(float(exact.sum())) - int(shares.sum())
+    order = np.argsort(shares - exact, kind="stable")  # the largest remainder first
+    shares[order[: max(missing, 0)]] += 1
+    return np.clip(shares, np.minimum(counts - 1, 1), counts - 1)

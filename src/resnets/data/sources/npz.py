@@ -1,0 +1,109 @@
+"""An .npz of x_train, y_train, x_test, y_test[, x_val, y_val, classes] -> `Found`.
+
+Images are uint8, N H W or N H W C with 1 or 3 channels; labels are whole numbers (indices into
+`classes`, or names of their own where there is none) or strings. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, is_zipfile
+
+import numpy as np
+
+from resnets.data.dataset import Images
+from resnets.data.packed_strings import Array
+from resnets.data.sources.indexing import Found
+from resnets.errors import UserError
+
+_PARTS = ("train", "val", "test")
+
+
+def read_npz(path: Path) -> Found:
+    """Raises UserError if the file is damaged or its arrays do not fit together."""
+    try:
+        with path.open("rb") as stream:
+            if not is_zipfile(stream):
+                raise BadZipFile("it is no archive of arrays, as numpy.savez writes one")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+        raise UserError(f"cannot read {path} as .npz: {error}") from error
+    return found_in(arrays, name=path.stem, source=str(path))
+
+
+def found_in(arrays: Mapping[str, Array], *, name: str, source: str) -> Found:
+    """The same for arrays in memory; `source` names them in errors."""
+    present = [part for part in _PARTS if f"x_{part}" in arrays]
+    if not present:
+        keys = ", ".join(sorted(arrays)) or "nothing"
+        raise UserError(f"{source} holds {keys}; expected x_train, y_train, x_test, y_test")
+    pixels = {part: _pixels(arrays[f"x_{part}"], f"x_{part} of {source}") for part in present}
+    labels = {part: _labels(arrays, part, len(pixels[part]), source) for part in present}
+    classes = _classes(arrays.get("classes"), labels, source)
+    parts: dict[str, Any] = {}
+    for part in present:
+        ids = tuple(f"{part}/{index}" for index in range(len(pixels[part])))
+        targets = _targets(labels[part], classes, "classes" in arrays, f"y_{part} of {source}")
+        parts[part] = Images(pixels=pixels[part], targets=targets, ids=ids)
+    return Found(name=name, classes=classes, splits=parts)
+
+
+def _pixels(images: Array, source: str) -> Array:
+    if images.dtype != np.uint8:
+        raise UserError(f"{source} is {images.dtype}; save images as uint8 (0 to 255)")
+    if 0 in images.shape[1:]:
+        raise UserError(f"{source} has shape {images.shape}: images without pixels")
+    if images.ndim == 3:
+        return images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise UserError(
+            f"{source} has shape {images.shape}; expected N H W, or N H W C with 1 or 3 channels"
+        )
+    return images
+
+
+def _labels(arrays: Mapping[str, Array], part: str, length: int, source: str) -> Array:
+    labels = arrays.get(f"y_{part}")
+    if labels is None:
+        raise UserError(f"{source} has x_{part} but no y_{part}")
+    if labels.shape == (length, 1):  # as Keras keeps CIFAR's
+        labels = labels[:, 0]
+    if labels.shape != (length,):
+        raise UserError(
+            f"y_{part} of {source} has shape {labels.shape} for {length} images; "
+            "expected one label per image"
+        )
+    if labels.dtype.kind not in "iuU":
+        raise UserError(
+            f"y_{part} of {source} is {labels.dtype}; labels are whole numbers or strings"
+        )
+    return labels
+
+
+def _classes(given: Array | None, labels: Mapping[str, Array], source: str) -> tuple[str, ...]:
+    if given is None:
+        return tuple(str(label) for label in np.unique(np.concatenate(list(labels.values()))))
+    classes = tuple(str(name) for name in given.ravel())
+    if len(set(classes)) < len(classes):
+        raise UserError(f"classes of {source} names a class twice")
+    return classes
+
+
+def _targets(labels: Array, classes: tuple[str, ...], numbered: bool, source: str) -> Array:
+    if labels.dtype.kind != "U" and numbered:
+        wrong = labels[(labels < 0) | (labels >= len(classes))]
+        if len(wrong):
+            raise UserError(
+                f"{source} holds the label {wrong[0]}, but there are {len(classes)} classes"
+            )
+        return labels.astype(np.int64)
+    position = {name: index for index, name in enumerate(classes)}
+    missing = sorted(set(map(str, np.unique(labels))) - position.keys())
+    if missing:
+        raise UserError(f"{source} holds the label {missing[0]!r}, which is not among its classes")
+    return np.array([position[str(label)] for label in labels], np.int64)

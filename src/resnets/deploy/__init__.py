@@ -1,1 +1,0 @@
-"""The model file at work."""

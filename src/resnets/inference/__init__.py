@@ -1,0 +1,1 @@
+"""Store trained networks in model files and classify images with them."""
