@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from sphinx.application import Sphinx
 
@@ -34,19 +35,19 @@ nb_execution_timeout = 600
 nb_merge_streams = True
 
 # Documents of the repository's root that the site shows as pages of its own.
-PAGES = {
-    "../CONTRIBUTING.md": "contributing.md",
-    "../CHANGELOG.md": "changelog.md",
-    "../RESULTS.md": "results.md",
-    "../README.md": "index.md",
-}
+ROOT_PAGES = ("contributing", "changelog", "results", "log")
 
 
-def _link_to_pages(app: Sphinx, name: str, source: list[str]) -> None:
-    """Point links to documents of the root at their pages."""
-    pattern = r"\]\((" + "|".join(map(re.escape, PAGES)) + r")"
-    source[0] = re.sub(pattern, lambda match: f"]({PAGES[match[1]]}", source[0])
+def _show_root_pages(app: Sphinx, name: str, source: list[str]) -> None:
+    """Show the documents of the root, and point links to them at their pages."""
+    text = source[0]
+    if name in ROOT_PAGES:
+        text = Path(app.srcdir, "..", f"{name.upper()}.md").read_text("utf-8")
+        text = text.replace("](docs/", "](")
+    pattern = rf"\]\((?:\.\./)?({'|'.join(ROOT_PAGES)})\.md"
+    source[0] = re.sub(pattern, lambda link: link[0].lower().replace("../", ""), text, flags=re.I)
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("source-read", _link_to_pages)
+    """Register the handler of the documents of the root."""
+    app.connect("source-read", _show_root_pages)
