@@ -22,6 +22,7 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb"]
 exclude_patterns = ["_build", "tour.md"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
+default_role = "literal"  # docstrings have code between single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 napoleon_numpy_docstring = False
