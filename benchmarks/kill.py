@@ -39,9 +39,10 @@ STEPS, EVALUATE_EVERY = 80, 10
 KILLS_A_RUN = 10
 RECIPE = shlex.split(
     f"--model resnet20 --size 24 --batch-size 9 --steps {STEPS} --evaluate-every 1"
-    " --crop resized --policy trivialaugment --erasing 0.25 --mixup 0.2 --cutmix 0.2"
-    " --label-smoothing 0.1 --dropout 0.1 --drop-path 0.2 --ema 0.95 --clip 1"
-    " --precision fp32 --tune off --threads 1 --cache-mb 0 --save-every 0.02 --device cpu --quiet"
+    " --crop resized --auto-augment trivialaugment --erasing 0.25 --mixup 0.2 --cutmix 0.2"
+    " --label-smoothing 0.1 --dropout 0.1 --drop-path 0.2 --ema 0.95 --clip-grad-norm 1"
+    " --precision fp32 --tune off --threads 1 --cache-mb 0 --checkpoint-every 0.02"
+    " --device cpu --quiet"
 )
 PHASES = ("step", "validation", "write", "start", "scoring")
 SHARES = (3, 2, 3, 2, 1)

@@ -97,7 +97,7 @@ def main() -> None:
         batch_size=options.batch_size,
         learning_rate=0.1,
         crop="shift",
-        policy="none",
+        auto_augment="none",
         workers=0,
         precision="fp32",
         memory_format="channels_last",

@@ -130,7 +130,7 @@ def main() -> None:
         batch_size=BATCH,
         learning_rate=0.1,
         crop="shift",
-        policy="none",
+        auto_augment="none",
         workers=0,
         threads=torch.get_num_threads(),
         precision="fp32",

@@ -69,7 +69,7 @@ def result(
     data: Path, records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> TrainingResult:
     """A finished run."""
-    recipe = resnets.Recipe(max_bad=0.2, label_smoothing=0.2)
+    recipe = resnets.Recipe(max_corrupt=0.2, label_smoothing=0.2)
     out = tmp_path_factory.mktemp("runs") / "one"
     return resnets.train(
         data, recipe=recipe, out=out, log=lambda record: records.append(dict(record)), **SMALL
@@ -130,9 +130,9 @@ def test_a_time_replaces_a_recipes_own_length(data: Path, monkeypatch: pytest.Mo
 
 
 def test_evaluate_takes_paths_and_contents(result: TrainingResult, data: Path) -> None:
-    with pytest.raises(UserError, match="more than --max-bad"):
+    with pytest.raises(UserError, match="more than --max-corrupt"):
         resnets.evaluate(result.folder, data)
-    assert resnets.evaluate(result.folder, data, max_bad=0.2).num_images == 20
+    assert resnets.evaluate(result.folder, data, max_corrupt=0.2).num_images == 20
     clean = data.parent / "clean"
     for path in sorted(data.glob("*/[0-9].png")):
         (clean / path.parent.name).mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from resnets.data.augment import (
     ERASE_AREA,
     ERASE_ASPECT,
     Augment,
-    apply_policy,
+    apply_auto_augment,
     boxes,
     crop_boxes,
     erase,
@@ -109,7 +109,7 @@ def test_permutation_is_one_and_uniform() -> None:
 @pytest.mark.parametrize("flip", ["none", "random"])
 def test_shift_equals_a_plain_loop(fill: str, flip: str) -> None:
     images, pad = noise(40, 3, 9, 7), 3
-    augment = Augment(crop="shift", shift=pad, fill=fill, flip=flip)  # type: ignore[arg-type]
+    augment = Augment(crop="shift", crop_padding=pad, fill=fill, flip=flip)  # type: ignore[arg-type]
     mirrored = half(40) if flip == "random" else np.zeros(40, dtype=np.bool_)
     found = shift_and_flip(images, keys_of(40), augment, mirrored=mirrored)
     rows, columns = (uniforms(keys_of(40), d) for d in (Draw.SHIFT_ROW, Draw.SHIFT_COLUMN))
@@ -160,7 +160,7 @@ def half(count: int) -> NDArray[np.bool_]:
 def test_nothing_asked_nothing_done() -> None:
     images = noise(4, 3, 5, 5)
     assert shift_and_flip(images, keys_of(4), Augment(), mirrored=half(4)) is images
-    assert apply_policy(images, keys_of(4), "none") is images
+    assert apply_auto_augment(images, keys_of(4), "none") is images
     assert erase(images, keys_of(4), 0.0) is images
 
 
@@ -300,7 +300,7 @@ def test_a_batch_of_one_mixes_with_itself() -> None:
 @pytest.mark.parametrize("policy", ["randaugment", "trivialaugment"])
 def test_policy_equals_torchvision_under_the_same_seed(policy: str, channels: int) -> None:
     images, now = noise(12, channels, 16, 16), keys_of(12)
-    found = apply_policy(images, now, policy)  # type: ignore[arg-type]
+    found = apply_auto_augment(images, now, policy)  # type: ignore[arg-type]
     assert found.dtype == torch.uint8
     assert not torch.equal(found, images)
     transform = {
@@ -316,8 +316,8 @@ def test_policy_equals_torchvision_under_the_same_seed(policy: str, channels: in
 def test_no_global_generator_is_touched() -> None:
     images, now = noise(8, 3, 16, 16), keys_of(8)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index,union-attr]
-    everything = Augment(crop="shift", shift=2, flip="random", mixup=1.0, cutmix=1.0)
-    first = apply_policy(
+    everything = Augment(crop="shift", crop_padding=2, flip="random", mixup=1.0, cutmix=1.0)
+    first = apply_auto_augment(
         shift_and_flip(images, now, everything, mirrored=half(8)), now, "trivialaugment"
     )
     mix_batch(
@@ -329,7 +329,7 @@ def test_no_global_generator_is_touched() -> None:
     torch.rand(5)  # and what it holds does not matter
     assert torch.equal(
         first,
-        apply_policy(
+        apply_auto_augment(
             shift_and_flip(images, now, everything, mirrored=half(8)), now, "trivialaugment"
         ),
     )
@@ -342,10 +342,10 @@ def test_no_global_generator_is_touched() -> None:
     ("given", "words"),
     [
         ({"crop": "resize"}, "unknown crop of the augmentation 'resize'; did you mean 'resized'"),
-        ({"policy": "rand"}, "unknown policy"),
-        ({"crop": "shift"}, "needs a shift of 1 pixel"),
-        ({"shift": 2}, "any other crop a shift of 0"),
-        ({"crop": "shift", "shift": -1}, "shift -1"),
+        ({"auto_augment": "rand"}, "unknown auto_augment"),
+        ({"crop": "shift"}, "needs 1 pixel"),
+        ({"crop_padding": 2}, "any other crop 0"),
+        ({"crop": "shift", "crop_padding": -1}, "crop_padding -1"),
         ({"min_area": 0.0}, "min_area 0.0: must lie in 0.01..1"),
         ({"erasing": 1.5}, "erasing 1.5"),
         ({"mixup": -0.1}, "mixup -0.1"),

@@ -37,9 +37,17 @@ from resnets.data.workers import TrainingReader, unless_abandoned
 from resnets.errors import UserError
 
 ALL_ON = Augment(
-    crop="shift", shift=2, flip="random", erasing=0.5, mixup=0.4, cutmix=1.0, policy="randaugment"
+    crop="shift",
+    crop_padding=2,
+    flip="random",
+    erasing=0.5,
+    mixup=0.4,
+    cutmix=1.0,
+    auto_augment="randaugment",
 )
-ALL_ON_RESIZED = dataclasses.replace(ALL_ON, crop="resized", shift=0, policy="trivialaugment")
+ALL_ON_RESIZED = dataclasses.replace(
+    ALL_ON, crop="resized", crop_padding=0, auto_augment="trivialaugment"
+)
 TO_16 = Preprocess(size=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 STREAMED: dict[str, Any] = {"cache_mb": 0}
 CACHED: dict[str, Any] = {"cache_mb": 1024}
@@ -567,6 +575,6 @@ def test_wrong_settings_are_named() -> None:
         stream(part, workers=-1)
     with pytest.raises(UserError, match="no images"):
         stream(part.subset(np.arange(0)))
-    with pytest.raises(UserError, match="shift 16 with fill 'reflect'"):
-        stream(part, augment=Augment(crop="shift", shift=16, fill="reflect"))
+    with pytest.raises(UserError, match="--crop-padding 16 with --fill reflect"):
+        stream(part, augment=Augment(crop="shift", crop_padding=16, fill="reflect"))
     assert keys(0, 0, np.arange(0)).shape == (0,)

@@ -81,7 +81,7 @@ def recipe_of(**values: Any) -> Recipe:
         {"optimizer": "adamw", "learning_rate": 1e-3},
         {"ema": 0.9},
         {"ema": 0.9, "memory_format": "contiguous"},
-        {"precision": "fp16", "clip": 1.0},
+        {"precision": "fp16", "clip_grad_norm": 1.0},
     ],
     ids=lambda values: "-".join(map(str, values.values())) or "sgd",
 )

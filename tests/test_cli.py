@@ -245,10 +245,10 @@ def test_without_out_runs_are_numbered(
 def test_a_recipe_is_read_first_and_flags_override_it(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "named"
     words = ("--recipe", "he2015", "--epochs", 0.5, "--precision", "fp32", "--workers", 0)
-    assert resnets_("train", data, *words, "--clip", 1, "--out", out).code == 0
+    assert resnets_("train", data, *words, "--clip-grad-norm", 1, "--out", out).code == 0
     config = load(out / "config.json")
     assert config["schedule"] == {"value": "step", "origin": "recipe he2015"}
-    assert config["clip"] == {"value": 1.0, "origin": "flag"}
+    assert config["clip_grad_norm"] == {"value": 1.0, "origin": "flag"}
     assert config["batch_size"]["value"] == 128 and config["steps"]["value"] == 1
 
     file, out = tmp_path / "mine.toml", tmp_path / "file"
@@ -393,7 +393,7 @@ def test_evaluate_json_has_the_named_fields(run: Path, data: Path) -> None:
 
 
 def test_evaluate_takes_the_part_asked_for_and_says_which(run: Path, data: Path) -> None:
-    answer = resnets_("evaluate", run / "model.safetensors", data, "--part", "train")
+    answer = resnets_("evaluate", run / "model.safetensors", data, "--split", "train")
     assert answer.code == 0 and "the part train" in answer.err
     assert re.search(r"^images +36$", answer.out, re.MULTILINE)
     assert all(re.search(rf"^{name} +12 ", answer.out, re.MULTILINE) for name in CLASSES)
@@ -572,7 +572,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     TRAIN + "--model resnet20 --precision fp32 --time 1s": "give more time",
     TRAIN + "--batch-size 1": "--batch-size 1",
     TRAIN + "--batch-size 60000": "more than the 32 training images",
-    TRAIN + "--batch-size 9 --accumulate 2": "--accumulate 2",
+    TRAIN + "--batch-size 9 --grad-accum-steps 2": "--grad-accum-steps 2",
     TRAIN + "--learning-rate nan": "--learning-rate nan",
     TRAIN + "--size 4": "--size 4",
     TRAIN + "--seed -3": "--seed -3",
@@ -594,11 +594,11 @@ MISTAKES = {  # what is typed -> what the answer must name
     "evaluate {note} {data}": "note.txt",
     "evaluate {run} nowhere": "nor is there a file or folder",
     "evaluate {run} {strangers}": "does not know: zebra",
-    "evaluate {run} {data} --part val": "unknown part 'val'",
-    "evaluate {run} {data}/test --part val": "leave --part out",
+    "evaluate {run} {data} --split val": "unknown part 'val'",
+    "evaluate {run} {data}/test --split val": "leave --split out",
     "evaluate {run} {data} --report {run}": "a run with a page of its own",
     "evaluate {run} {data} --workers -1": "--workers -1",
-    "evaluate {run} {data} --max-bad 2": "--max-bad 2",
+    "evaluate {run} {data} --max-corrupt 2": "--max-corrupt 2",
     "evaluate {run} {data} --report {note}": "--report",
     "predict {run}": "no IMAGES",
     "predict {run} -": "standard input names no image",

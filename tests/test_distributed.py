@@ -53,7 +53,7 @@ def stream_of(recipe: Recipe, ranks: DistContext, *, cache_mb: float = 1024) -> 
         seed=recipe.seed,
         device=CPU,
         cache_mb=cache_mb,
-        places=ranks.slice(recipe.batch_size, accumulate=recipe.accumulate),
+        places=ranks.slice(recipe.batch_size, grad_accum_steps=recipe.grad_accum_steps),
     )
 
 
@@ -62,11 +62,11 @@ def stream_of(recipe: Recipe, ranks: DistContext, *, cache_mb: float = 1024) -> 
     "values",
     [
         {},
-        {"accumulate": 2},
+        {"grad_accum_steps": 2},
         MIXED,
         MIXED | {"mixup": 0.0},
         MIXED | {"cutmix": 0.0},
-        MIXED | {"crop": "resized", "accumulate": 1, "policy": "trivialaugment"},
+        MIXED | {"crop": "resized", "grad_accum_steps": 1, "auto_augment": "trivialaugment"},
     ],
     ids=["plain", "accumulate", "mixed", "cutmix", "mixup", "resized"],
 )
@@ -84,16 +84,16 @@ def test_ranks_divide_the_batches_of_one_process(
     for batch, *parts in zip(whole, *slices, strict=True):
         for name in ("images", "targets", "indices"):
             pieces = [torch.as_tensor(getattr(part, name)) for part in parts]
-            rows = zip(*(piece.chunk(recipe.accumulate) for piece in pieces), strict=True)
+            rows = zip(*(piece.chunk(recipe.grad_accum_steps) for piece in pieces), strict=True)
             joined = torch.cat([torch.cat(row) for row in rows])
             assert torch.equal(joined, torch.as_tensor(getattr(batch, name))), name
 
 
 def test_a_batch_that_cannot_be_divided_is_refused() -> None:
     with pytest.raises(UserError, match="--batch-size 8: must be divisible by 3 ranks x"):
-        DistContext(0, 3).slice(8, accumulate=1)
-    with pytest.raises(UserError, match="divisible by 4 ranks x --accumulate 4"):
-        DistContext(0, 4).slice(8, accumulate=4)
+        DistContext(0, 3).slice(8, grad_accum_steps=1)
+    with pytest.raises(UserError, match="divisible by 4 ranks x --grad-accum-steps 4"):
+        DistContext(0, 4).slice(8, grad_accum_steps=4)
 
 
 # --- losses
@@ -170,9 +170,15 @@ def lived(
 
 EQUAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no norm": (MIXED, {"norm": "none"}),
-    "group norm": ({"accumulate": 2, "optimizer": "adamw"}, {"norm": "group", "order": "pre"}),
-    "head first": ({"head_first": 0.5, "layer_decay": 0.7}, {"norm": "group"}),
-    "synchronised": ({"sync_batchnorm": True, "accumulate": 2, "ema": 0.9}, {"norm": "batch"}),
+    "group norm": (
+        {"grad_accum_steps": 2, "optimizer": "adamw"},
+        {"norm": "group", "order": "pre"},
+    ),
+    "head first": ({"freeze_backbone": 0.5, "layer_decay": 0.7}, {"norm": "group"}),
+    "synchronised": (
+        {"sync_batchnorm": True, "grad_accum_steps": 2, "ema": 0.9},
+        {"norm": "batch"},
+    ),
 }
 
 
@@ -206,7 +212,7 @@ def test_the_number_of_ranks_changes_no_loss(tmp_path: Path) -> None:
 # --- to the last bit, and ends
 
 
-EVERYTHING = MIXED | {"steps": 8, "evaluate_every": 3 * 8 / NUM, "save_every": 5.0}
+EVERYTHING = MIXED | {"steps": 8, "evaluate_every": 3 * 8 / NUM, "checkpoint_every": 5.0}
 STOPPED = 4
 
 
@@ -225,7 +231,7 @@ class Telling:
 
 def whole_and_resumed(ranks: DistContext, folder: Path) -> tuple[str, str, int, int | None]:
     """Digests of an uninterrupted run and of one that one rank's signal stopped; where, by what."""
-    recipe = recipe_of(**EVERYTHING | {"accumulate": 1})
+    recipe = recipe_of(**EVERYTHING | {"grad_accum_steps": 1})
     places = [RunFolder(folder / name) for name in ("whole", "stopped")]
     for place in places if ranks.first else ():
         (place.path / "checkpoints").mkdir(parents=True)

@@ -56,7 +56,7 @@ def recipe_of(**values: Any) -> Recipe:
         "workers": 0,
         "threads": 1,
         "evaluate_every": 1.0,
-        "policy": "none",
+        "auto_augment": "none",
         "memory_format": "channels_last",
         "optimizer": "sgd",
     }
@@ -178,7 +178,7 @@ def test_validation_scores_every_image_of_its_part() -> None:
     assert scores.classes == CLASSES
 
 
-@pytest.mark.parametrize("values", [{}, {"head_first": 0.5, "ema": 0.9}])
+@pytest.mark.parametrize("values", [{}, {"freeze_backbone": 0.5, "ema": 0.9}])
 def test_measuring_leaves_no_trace(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MEASURED_SECONDS", 0.05)
     job = job_of(recipe_of(**values))
@@ -203,15 +203,15 @@ def test_measuring_counts_head_only_steps_by_their_share(monkeypatch: pytest.Mon
         return real(state, *args, **kwargs)
 
     monkeypatch.setattr(room, "train_step", spy)
-    job = job_of(recipe_of(head_first=0.5))
+    job = job_of(recipe_of(freeze_backbone=0.5))
     job.measure(job.new_model(), budget=None)
     cheap = sum(step < 500 for step in seen)
     assert abs(cheap - len(seen) / 2) <= 1.5
 
 
-@pytest.mark.parametrize(("head_first", "expected"), [(0.0, 1.0), (0.5, 0.6), (0.8, 0.36)])
+@pytest.mark.parametrize(("freeze_backbone", "expected"), [(0.0, 1.0), (0.5, 0.6), (0.8, 0.36)])
 def test_a_step_that_stalls_does_not_count(
-    head_first: float, expected: float, monkeypatch: pytest.MonkeyPatch
+    freeze_backbone: float, expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole steps take 1 s, those of the head alone 0.2 s, and the third of all a minute."""
     now, calls = 0.0, 0
@@ -219,21 +219,23 @@ def test_a_step_that_stalls_does_not_count(
     def slow(state: Any, *_: Any, **__: Any) -> Any:
         nonlocal now, calls
         calls += 1
-        now += 60.0 if calls == 3 else 0.2 if state.step < 1000 * head_first else 1.0
+        now += 60.0 if calls == 3 else 0.2 if state.step < 1000 * freeze_backbone else 1.0
         return torch.zeros(()), torch.zeros(())
 
     monkeypatch.setattr(room, "train_step", slow)
     monkeypatch.setattr(room.time, "perf_counter", lambda: now)
     monkeypatch.setattr(Job, "_image_seconds", lambda *_, **__: 0.0)
-    job = job_of(recipe_of(head_first=head_first))
+    job = job_of(recipe_of(freeze_backbone=freeze_backbone))
     assert job.measure(job.new_model(), budget=None)[0] == pytest.approx(expected)
 
 
 def test_augmentation_takes_the_recipes_fields() -> None:
-    recipe = recipe_of(shift=3, fill="reflect", erasing=0.1, mixup=0.2, cutmix=0.3, flip="none")
+    recipe = recipe_of(
+        crop_padding=3, fill="reflect", erasing=0.1, mixup=0.2, cutmix=0.3, flip="none"
+    )
     found = asdict(augmentation(recipe))
     assert found == {name: getattr(recipe, name) for name in found}
-    assert augmentation(recipe_of(crop="none")).shift == 0
+    assert augmentation(recipe_of(crop="none")).crop_padding == 0
     assert augmentation(recipe_of(crop="resized", min_area=0.5)).min_area == 0.5
 
 

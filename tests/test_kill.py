@@ -30,28 +30,28 @@ RECIPE: dict[str, Any] = {
     "tune": "off",
     "cache_mb": 0,
     "crop": "resized",
-    "policy": "trivialaugment",
+    "auto_augment": "trivialaugment",
     "erasing": 0.3,
     "mixup": 0.3,
     "cutmix": 0.3,
     "dropout": 0.1,
     "drop_path": 0.2,
     "ema": 0.8,
-    "clip": 1.0,
+    "clip_grad_norm": 1.0,
     "evaluate_every": 1.0,
 }
 EVERY = 5  # steps between validations: 40 images in batches of 8
 PATIENCE = 300.0
 
 
-def live(data: Path, folder: Path, workers: int, save_every: float) -> None:
+def live(data: Path, folder: Path, workers: int, checkpoint_every: float) -> None:
     """What a process does: begin the run, or go on with it."""
     multiprocessing.set_start_method("fork", force=True)  # of the workers: no second server
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "MEASURED_SECONDS", 0.01)
         patch.setattr(loop, "LOG_EVERY_SECONDS", 0.0)
         patch.setattr(results, "write_report", lambda *_, **__: None)
-        changing = {"workers": workers, "save_every": save_every}
+        changing = {"workers": workers, "checkpoint_every": checkpoint_every}
         if (folder / "config.json").is_file():
             api.train(resume=folder, **changing)
         else:
@@ -121,8 +121,8 @@ def test_eight_kills_leave_no_trace(data: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["resnets.run", "test_kill"])
     folder = tmp_path / "killed"
-    for there, step, workers, save_every in KILLS:
-        process = context.Process(target=live, args=(data, folder, workers, save_every))
+    for there, step, workers, checkpoint_every in KILLS:
+        process = context.Process(target=live, args=(data, folder, workers, checkpoint_every))
         process.start()
         wait(partial(there, Traces(folder), step), process)
         assert process.exitcode is None, f"ended before {there.__name__} at step {step}"

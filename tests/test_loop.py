@@ -143,7 +143,7 @@ def test_every_parameter_changes(optimizer: str, order: str) -> None:
 @pytest.mark.parametrize("order", ["post", "pre"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_head_first_moves_the_head_alone_then_everything(optimizer: str, order: str) -> None:
-    recipe = recipe_of(optimizer=optimizer, head_first=0.5)
+    recipe = recipe_of(optimizer=optimizer, freeze_backbone=0.5)
     state = start(recipe, order=order)
     changed: list[set[str]] = []
     for _ in range(8):
@@ -169,8 +169,8 @@ def test_accumulating_four_times_eight_is_a_batch_of_32(mixed: bool) -> None:
         targets = torch.softmax(batch_of(32, seed=1).images[:, :, 0, 0].double(), 1)
         batch = Batch(batch.images, F.pad(targets, (0, 1)), batch.indices, 0)
     results = []
-    for accumulate in (1, 4):
-        recipe = recipe_of(batch_size=32, accumulate=accumulate, learning_rate=0.01)
+    for grad_accum_steps in (1, 4):
+        recipe = recipe_of(batch_size=32, grad_accum_steps=grad_accum_steps, learning_rate=0.01)
         model = network(norm="none").double()
         state = State.start(model, recipe, device=CPU)
         for _ in range(3):
@@ -187,7 +187,7 @@ def test_accumulating_four_times_eight_is_a_batch_of_32(mixed: bool) -> None:
 def test_clip_bounds_the_step(clip: float, precision: str) -> None:
     rate = 0.05 * 0.5 / 1  # one_cycle without warm-up, the middle of one step
     values = {"momentum": 0.0, "weight_decay": 0.0, "warmup": 0.0, "precision": precision}
-    recipe = recipe_of(clip=clip, **values)
+    recipe = recipe_of(clip_grad_norm=clip, **values)
     state, batch = start(recipe), batch_of(8)
     model = copy.deepcopy(state.model)
     F.cross_entropy(model(batch.images), batch.targets).backward()

@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> RunFolder:
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_saved(
     folder: RunFolder,
 ) -> None:
-    recipe = recipe_of(save_every=0.0)
+    recipe = recipe_of(checkpoint_every=0.0)
 
     class Poisoned:
         def batches(self, first: int, last: int) -> Iterator[Batch]:

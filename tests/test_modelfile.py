@@ -122,7 +122,7 @@ def test_the_record_is_canonical_json_with_nothing_of_the_machine(path: Path) ->
     record = json.loads(text)
     assert text == json.dumps(record, sort_keys=True, separators=(",", ":"))
     assert text.isascii()
-    fields = ["classes", "data", "digest", "format", "preprocess", "recipe", "scores", "config"]
+    fields = ["classes", "config", "data", "digest", "format", "preprocess", "recipe", "scores"]
     assert list(record) == fields
     assert record["format"] == 1
 
@@ -244,7 +244,7 @@ def test_a_missing_field_is_named(path: Path, field: str) -> None:
         (lambda record: record.update(format="1"), "unknown format '1'"),
         (lambda record: record["config"].update(colour="red"), "cannot take: .*colour"),
         (lambda record: record["config"].update(block="basics"), "basics"),
-        (lambda record: record["preprocess"].update(fit="stretch"), "stretch"),
+        (lambda record: record["preprocess"].update(resize_mode="stretch"), "stretch"),
         (lambda record: record.update(config=None), "cannot take"),
         (lambda record: record.update(classes=["a", "b"]), "2 class names .* 3 classes"),
         (lambda record: record.update(recipe=[]), "recipe must be a dictionary"),

@@ -72,7 +72,7 @@ def test_default_learning_rate_is_the_papers_at_its_batch_size() -> None:
 
 
 def test_trains_only_head_for_its_share() -> None:
-    flags = [trains_only_head(Recipe(head_first=0.3), step, steps=10) for step in range(10)]
+    flags = [trains_only_head(Recipe(freeze_backbone=0.3), step, steps=10) for step in range(10)]
     assert flags == [True] * 3 + [False] * 7
     assert not trains_only_head(Recipe(), 0, steps=10)
 

@@ -69,7 +69,7 @@ def test_without_time_and_epochs_the_run_ends_by_itself() -> None:
 
 
 def test_a_batch_left_open_has_no_micro_batch_of_one_image() -> None:
-    recipe = Recipe(model="resnet20", tune="off", epochs=1, accumulate=128)
+    recipe = Recipe(model="resnet20", tune="off", epochs=1, grad_accum_steps=128)
     origins = dict.fromkeys(asdict(recipe), "flag")
     found = plan(recipe, origins, FACTS, seconds=None, device=torch.device("cpu"))
     assert found.recipe.batch_size == 2 * 128

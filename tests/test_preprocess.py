@@ -42,7 +42,7 @@ def test_squash_equals_torchvision() -> None:
     image = picture(37, 61)
     theirs = v2.Compose([v2.ToPILImage(), v2.Resize((32, 32))])
     np.testing.assert_array_equal(
-        Preprocess(size=32, fit="squash").resize(image), np.array(theirs(image))
+        Preprocess(size=32, resize_mode="squash").resize(image), np.array(theirs(image))
     )
 
 
@@ -82,7 +82,7 @@ def test_normalise_equals_torchvision() -> None:
 
 
 def test_json_round_trip() -> None:
-    before = Preprocess(size=28, channels=1, mean=(0.3,), std=(0.2,), fit="squash")
+    before = Preprocess(size=28, channels=1, mean=(0.3,), std=(0.2,), resize_mode="squash")
     assert Preprocess(**json.loads(json.dumps(asdict(before)))) == before
     assert hash(Preprocess(size=28)) == hash(Preprocess(size=28))
 
@@ -94,7 +94,7 @@ def test_json_round_trip() -> None:
         ({"size": 32.0}, "size is 32.0"),
         ({"size": True}, "size is True"),
         ({"channels": 2}, "channels is 2"),
-        ({"fit": "squas"}, "did you mean 'squash'"),
+        ({"resize_mode": "squas"}, "did you mean 'squash'"),
         ({"interpolation": "nearest"}, "allowed: bilinear, bicubic"),
         ({"crop_fraction": 0}, "crop_fraction is 0"),
         ({"crop_fraction": 1.5}, "crop_fraction is 1.5"),

@@ -41,7 +41,7 @@ class Machine:
             "cores": 4,
             "device": CPU,
             "fixed": (),
-            "accumulate": 1,
+            "grad_accum_steps": 1,
             "default_batch": 128,
             "seconds": 3.0,
             "clock": lambda: self.now,
@@ -99,8 +99,8 @@ def test_a_batch_that_wastes_the_machine_is_advised_against() -> None:
     tiny = replace(START, images=4)
     (advice,) = Machine(images={4: 3.0}).probe(tiny).advice
     assert advice == Advice("batch_size", 128, pytest.approx(1 / 3))
-    cache = Machine(images={128: 1.0, 64: 0.7, 32: 0.8}).probe(accumulate=2, seconds=30)
-    assert cache.advice == (Advice("accumulate", 4, pytest.approx(0.7)),)
+    cache = Machine(images={128: 1.0, 64: 0.7, 32: 0.8}).probe(grad_accum_steps=2, seconds=30)
+    assert cache.advice == (Advice("grad_accum_steps", 4, pytest.approx(0.7)),)
     assert Machine(images={128: 1.0, 64: 0.7}).probe(seconds=0.5).advice == ()  # no time for it
 
 

@@ -75,7 +75,7 @@ def test_what_decides_bits_is_refused_unless_forced(
 
 
 def test_what_decides_no_bit_is_free(folder: RunFolder) -> None:
-    values: dict[str, Any] = {"workers": 3, "save_every": 1.0, "max_bad": 0.5}
+    values: dict[str, Any] = {"workers": 3, "checkpoint_every": 1.0, "max_corrupt": 0.5}
     assert set(values) == set(FREE)
     environment = ENVIRONMENT | {"versions": {"torch": "2.14.0", "safetensors": "0.7"}}
     after = Basis(Recipe(steps=10, **values), DATA, environment)

@@ -27,19 +27,19 @@ BELOW_AND_ABOVE: dict[str, tuple[Any, Any]] = {
     "epochs": (0.0, 100_001),
     "steps": (0, 100_000_001),
     "batch_size": (1, 65_537),
-    "accumulate": (0, 4097),
+    "grad_accum_steps": (0, 4097),
     "learning_rate": (0.0, 101.0),
     "momentum": (-0.1, 1.0),
     "weight_decay": (-1e-9, 1.1),
-    "clip": (-1.0, None),
+    "clip_grad_norm": (-1.0, None),
     "warmup": (-0.1, 1.0),
-    "head_first": (-0.1, 1.0),
+    "freeze_backbone": (-0.1, 1.0),
     "layer_decay": (0.0, 1.1),
     "label_smoothing": (-0.1, 1.0),
     "ema": (-0.1, 1.0),
     "dropout": (-0.1, 1.0),
     "drop_path": (-0.1, 1.0),
-    "shift": (-1, 65),
+    "crop_padding": (-1, 65),
     "min_area": (0.0, 1.1),
     "erasing": (-0.1, 1.1),
     "progressive": (-0.1, 1.1),
@@ -52,8 +52,8 @@ BELOW_AND_ABOVE: dict[str, tuple[Any, Any]] = {
     "threads": (0, 1025),
     "workers": (-1, 257),
     "cache_mb": (-1, None),
-    "max_bad": (-0.1, 1.1),
-    "save_every": (-0.1, 100_001.0),
+    "max_corrupt": (-0.1, 1.1),
+    "checkpoint_every": (-0.1, 100_001.0),
 }
 OUTSIDE = [
     (name, value) for name, pair in BELOW_AND_ABOVE.items() for value in pair if value is not None
@@ -86,7 +86,7 @@ def test_outside_its_range(name: str, value: float) -> None:
 
 def test_ranges_are_told_in_plain_numbers() -> None:
     assert "between 0 and 2,147,483,647" in refusal(seed=-1)
-    assert "between 0 and any number" in refusal(clip=-1.0)
+    assert "between 0 and any number" in refusal(clip_grad_norm=-1.0)
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Recipe)])
@@ -121,21 +121,23 @@ def test_infinity_is_no_number_of_a_recipe(name: str) -> None:
     assert f"--{name.replace('_', '-')} inf" in refusal(**{name: math.inf})
 
 
-@pytest.mark.parametrize("accumulate", [4, 8])
-def test_a_micro_batch_has_a_variance(accumulate: int) -> None:
-    assert f"--accumulate {accumulate}: " in refusal(batch_size=4, accumulate=accumulate)
+@pytest.mark.parametrize("grad_accum_steps", [4, 8])
+def test_a_micro_batch_has_a_variance(grad_accum_steps: int) -> None:
+    assert f"--grad-accum-steps {grad_accum_steps}: " in refusal(
+        batch_size=4, grad_accum_steps=grad_accum_steps
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "given", "meant"),
     [
-        ("fit", "squish", "squash"),
+        ("resize_mode", "squish", "squash"),
         ("optimizer", "adam", "adamw"),
         ("schedule", "onecycle", "one_cycle"),
         ("crop", "resize", "resized"),
         ("fill", "reflection", "reflect"),
         ("flip", "randm", "random"),
-        ("policy", "randaug", "randaugment"),
+        ("auto_augment", "randaug", "randaugment"),
         ("validate_on", "tests", "test"),
         ("precision", "fp23", "fp32"),
         ("memory_format", "channel_last", "channels_last"),
@@ -158,9 +160,11 @@ def test_milestones_rise_inside_the_run(milestones: Any) -> None:
 
 def test_contradictions() -> None:
     assert "--epochs and --steps both given" in refusal(epochs=3, steps=100)
-    assert "--accumulate 3: must divide --batch-size 32" in refusal(batch_size=32, accumulate=3)
-    assert Recipe(batch_size=32, accumulate=4).accumulate == 4
-    assert Recipe(accumulate=3).batch_size is None
+    assert "--grad-accum-steps 3: must divide --batch-size 32" in refusal(
+        batch_size=32, grad_accum_steps=3
+    )
+    assert Recipe(batch_size=32, grad_accum_steps=4).grad_accum_steps == 4
+    assert Recipe(grad_accum_steps=3).batch_size is None
 
 
 def test_whole_numbers_serve_as_floats() -> None:
@@ -188,15 +192,20 @@ def test_he2015_has_the_papers_numbers() -> None:
     assert [share * 64_000 for share in recipe.milestones] == [32_000, 48_000]
     assert (recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (0.1, 0.9, 1e-4)
     assert (recipe.batch_size, recipe.nesterov, recipe.optimizer) == (128, False, "sgd")
-    assert (recipe.schedule, recipe.warmup, recipe.clip, recipe.ema) == ("step", 0, 0, 0)
-    assert (recipe.crop, recipe.shift, recipe.fill, recipe.flip) == ("shift", 4, "zero", "random")
+    assert (recipe.schedule, recipe.warmup, recipe.clip_grad_norm, recipe.ema) == ("step", 0, 0, 0)
+    assert (recipe.crop, recipe.crop_padding, recipe.fill, recipe.flip) == (
+        "shift",
+        4,
+        "zero",
+        "random",
+    )
     assert recipe.val_fraction * 50_000 == 5_000
     assert recipe.label_smoothing == recipe.dropout == recipe.drop_path == recipe.mixup == 0
 
 
 def test_finetune_trains_the_head_first_and_early_stages_slowly() -> None:
     recipe = named_recipe("finetune")
-    assert 0 < recipe.head_first < 0.5
+    assert 0 < recipe.freeze_backbone < 0.5
     assert recipe.layer_decay < 1
 
 
@@ -207,8 +216,13 @@ def test_torchvision_v2_has_the_sources_numbers() -> None:
     assert (recipe.learning_rate, recipe.weight_decay, recipe.schedule) == (0.5, 2e-5, "cosine")
     assert recipe.warmup * 600 == pytest.approx(5)
     assert (recipe.mixup, recipe.cutmix, recipe.label_smoothing) == (0.2, 1.0, 0.1)
-    assert (recipe.policy, recipe.erasing) == ("trivialaugment", 0.1)
-    assert (recipe.size, recipe.fit, recipe.crop, recipe.min_area) == (176, "crop", "resized", 0.08)
+    assert (recipe.auto_augment, recipe.erasing) == ("trivialaugment", 0.1)
+    assert (recipe.size, recipe.resize_mode, recipe.crop, recipe.min_area) == (
+        176,
+        "crop",
+        "resized",
+        0.08,
+    )
     # train.py: alpha = (1 - 0.99998) * world size * batch * 32 / epochs, at every 32nd step
     decay = 1 - (1 - 0.99998) * 8 * 128 * 32 / 600
     assert recipe.ema**32 == pytest.approx(decay, abs=1e-5)

@@ -42,7 +42,7 @@ def ends(state: State, folder: RunFolder) -> tuple[str, str, list[dict[str, Any]
 
 
 EVERY_STEP = range(1, STEPS)
-SOME_STEPS = (1, 9, 12, 13, 29)  # head_first 0.4 ends with step 12
+SOME_STEPS = (1, 9, 12, 13, 29)  # freeze_backbone 0.4 ends with step 12
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ SOME_STEPS = (1, 9, 12, 13, 29)  # head_first 0.4 ends with step 12
             {"stem": "whitened", "halving": "max_pool", "shortcut": "avg_conv"},
             SOME_STEPS,
         ),
-        ({"head_first": 0.4, "layer_decay": 0.7}, RANDOM | {"order": "pre"}, SOME_STEPS),
+        ({"freeze_backbone": 0.4, "layer_decay": 0.7}, RANDOM | {"order": "pre"}, SOME_STEPS),
         ({"precision": "fp16", "momentum": 0.0, "schedule": "step"}, RANDOM, SOME_STEPS),
     ],
     ids=["sgd", "bf16", "adamw", "muon", "head-first", "fp16"],
@@ -69,7 +69,7 @@ def test_resumed_anywhere_a_run_ends_in_the_same_bits(
     stops: Sequence[int],
 ) -> None:
     """Every generation of one run is restored into a network of other weights, and gone on with."""
-    recipe = recipe_of(evaluate_every=5 * 8 / 20, save_every=0.0, **values)
+    recipe = recipe_of(evaluate_every=5 * 8 / 20, checkpoint_every=0.0, **values)
     stream, folder = stream_of(recipe), RunFolder.create(tmp_path / "run", name="x")
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "KEPT_GENERATIONS", STEPS)
@@ -124,7 +124,7 @@ class StopAt(SignalHandler):
 
 def test_a_run_that_died_between_checkpoints_does_its_last_steps_again(tmp_path: Path) -> None:
     """Killed at step 12, the newest checkpoint torn: on from an older one, with the same end."""
-    recipe = recipe_of(**HARD | {"evaluate_every": 5 * 8 / 20, "save_every": 0.0})
+    recipe = recipe_of(**HARD | {"evaluate_every": 5 * 8 / 20, "checkpoint_every": 0.0})
     reference = RunFolder.create(tmp_path / "whole", name="x")
     whole = start(recipe, **RANDOM)
     assert run(whole, recipe, reference, validate=Scripted(0.5))

@@ -39,7 +39,7 @@ FIELDS: dict[str, Any] = {
     "dropout": 0.1,
     "drop_path": 0.1,
     "erasing": 0.2,
-    "accumulate": 2,
+    "grad_accum_steps": 2,
     "evaluate_every": 0.5,
     "device": "cpu",
     "tune": "off",
@@ -126,7 +126,7 @@ def test_the_folder_of_a_run(data: Path, tmp_path: Path) -> None:
     assert set(config) == {field.name for field in fields(Recipe)}
     assert config["steps"] == {"value": 8, "origin": "flag"}
     assert config["weight_decay"] == {"value": 1e-4, "origin": "recipe he2015"}
-    assert config["clip"] == {"value": 0.0, "origin": "default"}
+    assert config["clip_grad_norm"] == {"value": 0.0, "origin": "default"}
     stored = json.loads((folder / "data.json").read_text())
     assert stored["classes"] == ["dark", "grey", "light"]
     assert stored["sizes"] == {"train": 54, "val": 6, "test": 21}
@@ -151,7 +151,7 @@ def test_the_scores_are_those_of_the_model_file(data: Path, tmp_path: Path) -> N
     for kept in (file.scores, written):
         assert {key: kept[key] for key in scores.to_dict()} == scores.to_dict()
     assert (written["part"], written["validate_on"]) == ("test", "val")
-    for private in ("threads", "workers", "cache_mb", "save_every"):
+    for private in ("threads", "workers", "cache_mb", "checkpoint_every"):
         assert private not in file.recipe
     best = RunFolder(tmp_path / "run").load_best()
     assert all(torch.equal(tensor, file.weights[name]) for name, tensor in best.tensors.items())
@@ -252,7 +252,7 @@ def test_a_signal_while_the_model_is_scored(
 
 
 def test_the_newest_whole_checkpoint_is_taken_and_said(data: Path, tmp_path: Path) -> None:
-    api.train(data, out=tmp_path / "cut", log=Interrupting(6), **FIELDS, save_every=0.0)
+    api.train(data, out=tmp_path / "cut", log=Interrupting(6), **FIELDS, checkpoint_every=0.0)
     newest = tmp_path / "cut" / "checkpoints" / "state-00000006.safetensors"
     newest.write_bytes(newest.read_bytes()[:-9])
     said: list[str] = []
@@ -355,31 +355,31 @@ def test_a_batch_that_does_not_fit_is_divided(
     real, said = room.train_step, list[str]()
 
     def full(state: Any, network: Any, batch: Any, recipe: Recipe, **rest: Any) -> Any:
-        if len(batch.images) // recipe.accumulate > 3:
+        if len(batch.images) // recipe.grad_accum_steps > 3:
             raise torch.OutOfMemoryError("planted")
         return real(state, network, batch, recipe, **rest)
 
-    values = FIELDS | {"accumulate": 1}
-    api.train(data, out=tmp_path / "small", **FIELDS | {"accumulate": 4})
+    values = FIELDS | {"grad_accum_steps": 1}
+    api.train(data, out=tmp_path / "small", **FIELDS | {"grad_accum_steps": 4})
     with monkeypatch.context() as patch:
         patch.setattr(room, "train_step", full)
         log = partial(note, said)
         api.train(data, out=tmp_path / "run", log=log, **values)
     assert any("4 micro-batches of 3 images make the batch of 12" in text for text in said)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["accumulate"] == {"value": 4, "origin": "memory"}
+    assert config["grad_accum_steps"] == {"value": 4, "origin": "memory"}
     assert sha(tmp_path / "run/model.safetensors") == sha(tmp_path / "small/model.safetensors")
     assert records(tmp_path / "run") == records(tmp_path / "small")
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "remedy"), [(12, "--accumulate 4"), (4, "smaller --batch-size")]
+    ("batch_size", "remedy"), [(12, "--grad-accum-steps 4"), (4, "smaller --batch-size")]
 )
 def test_advice_on_memory_after_a_checkpoint_can_be_followed(
     batch_size: int, remedy: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """12 images in 2 pieces make 4 pieces of 3 next; 4 images in 2 pieces make no smaller ones."""
-    values = FIELDS | {"accumulate": 2, "batch_size": batch_size, "steps": 6}
+    values = FIELDS | {"grad_accum_steps": 2, "batch_size": batch_size, "steps": 6}
     api.train(data, out=tmp_path / "run", log=Interrupting(2), **values)
 
     def full(*_: Any, **__: Any) -> Any:
@@ -446,7 +446,7 @@ def test_a_full_disk_costs_nothing_once_there_is_room(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No checkpoint and no best weights can be written until step 7."""
-    values = FIELDS | {"save_every": 0.0, "evaluate_every": 0.25}
+    values = FIELDS | {"checkpoint_every": 0.0, "evaluate_every": 0.25}
     api.train(data, out=tmp_path / "whole", **values)
     said: list[dict[str, Any]] = []
     write = checkpoint._write_flushed

@@ -118,7 +118,7 @@ def test_validations_to_come_are_foreseen() -> None:
         Advice("precision", "fp32", 0.5),
         Advice("memory_format", "channels_last", 0.7),
         Advice("batch_size", 128, 0.3),
-        Advice("accumulate", 4, 0.8),
+        Advice("grad_accum_steps", 4, 0.8),
     ],
     ids=lambda advice: advice.name,
 )

@@ -138,14 +138,16 @@ def test_unreadable_files_are_skipped_and_listed(tmp_path: Path) -> None:
     fill(tmp_path, *(f"{name}/{k:02}.png" for name in "ab" for k in range(10)))
     (tmp_path / "a" / "03.png").write_bytes(b"")
     (tmp_path / "b" / "07.png").write_text("no picture")
-    data = open_data(tmp_path, max_bad=0.1)
+    data = open_data(tmp_path, max_corrupt=0.1)
     assert len(data.splits["all"]) == 18
     assert data.skipped == (
         ("a/03.png", "the file is empty"),
         ("b/07.png", "not a JPEG, PNG, WebP, GIF, BMP or TIFF image"),
     )
-    with pytest.raises(UserError, match=r"2 of 20 images \(10.0%\) .* --max-bad 0.09 allows: a/03"):
-        open_data(tmp_path, max_bad=0.09)
+    with pytest.raises(
+        UserError, match=r"2 of 20 images \(10.0%\) .* --max-corrupt 0.09 allows: a/03"
+    ):
+        open_data(tmp_path, max_corrupt=0.09)
 
 
 def test_a_long_list_is_cut_after_ten(tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def test_a_class_whose_images_are_all_unreadable(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "1.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"no image of the class 'c' .* can be read"):
-        open_data(tmp_path, max_bad=0.5)
+        open_data(tmp_path, max_corrupt=0.5)
 
 
 @pytest.mark.parametrize(
@@ -243,15 +245,15 @@ def test_other_files(tmp_path: Path, name: str, message: str) -> None:
         open_data(tmp_path / name)
 
 
-@pytest.mark.parametrize("max_bad", [-0.1, 1.1, float("nan")])
-def test_max_bad_is_checked(max_bad: float) -> None:
+@pytest.mark.parametrize("max_corrupt", [-0.1, 1.1, float("nan")])
+def test_max_bad_is_checked(max_corrupt: float) -> None:
     with pytest.raises(UserError, match="must lie between 0 and 1"):
-        open_data("fashion-mini", max_bad=max_bad)
+        open_data("fashion-mini", max_corrupt=max_corrupt)
 
 
 def test_the_package_imports_neither_torch_nor_numpy() -> None:
     code = (
-        "import sys, resnets.data.sources as s; "
+        "import sys, resnets.data as s; "
         "assert not {'torch', 'numpy', 'PIL'} & set(sys.modules); "
         "s.open_data; assert 'numpy' in sys.modules; assert 'torch' not in sys.modules"
     )
@@ -259,7 +261,7 @@ def test_the_package_imports_neither_torch_nor_numpy() -> None:
 
 
 def test_unknown_names_of_the_package() -> None:
-    import resnets.data.sources as sources
+    import resnets.data as sources
 
     with pytest.raises(AttributeError, match="no attribute 'opendata'"):
         _: Callable[..., object] = sources.opendata

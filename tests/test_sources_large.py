@@ -10,31 +10,32 @@ import numpy as np
 import pytest
 
 from pictures import fill, paint, painted
-from resnets.data import ImageFiles, decode, headers, open_data, rows
+from resnets.data import ImageFiles, decode, open_data
 from resnets.data.dataset import DataSet
 from resnets.data.packed_strings import Names
+from resnets.data.sources import header_cache, row_group_store
 
 
 @pytest.fixture
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files whose headers are read; two files are a large set, and settled."""
     monkeypatch.setenv("RESNETS_DATA", str(tmp_path / "home"))
-    monkeypatch.setattr(headers, "REMEMBERED_FROM", 2)
-    monkeypatch.setattr(headers, "SETTLED", 0)
+    monkeypatch.setattr(header_cache, "REMEMBERED_FROM", 2)
+    monkeypatch.setattr(header_cache, "SETTLED", 0)
     seen: list[str] = []
 
     def inspect(file: str) -> decode.Header:
         seen.append(Path(file).name)
         return decode.inspect(file)
 
-    monkeypatch.setattr(headers, "inspect", inspect)
+    monkeypatch.setattr(header_cache, "inspect", inspect)
     return seen
 
 
 def opens(folder: Path, opened: list[str]) -> tuple[DataSet, list[str]]:
     """The set, and the names of the files that were opened for it."""
     opened.clear()
-    data = open_data(folder, max_bad=0.5)
+    data = open_data(folder, max_corrupt=0.5)
     return data, sorted(opened)
 
 
@@ -57,7 +58,7 @@ def test_headers_are_read_once(tmp_path: Path, opened: list[str]) -> None:
     second, read = opens(folder, opened)
     assert read == []
     assert_alike(first, second)
-    assert second.parts["all"].read(2, 3).shape == (4, 6, 3)
+    assert second.splits["all"].read(2, 3).shape == (4, 6, 3)
     assert len(index_files(tmp_path)) == 1  # and nothing half-written beside it
 
 
@@ -93,7 +94,7 @@ def test_a_change_that_keeps_size_and_date_is_seen(tmp_path: Path, opened: list[
 def test_files_too_young_to_be_sure_of_are_read_again(
     tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(headers, "SETTLED", 3600 * 10**9)
+    monkeypatch.setattr(header_cache, "SETTLED", 3600 * 10**9)
     folder = fill(tmp_path / "data", "a/1.png", "b/2.png")
     opens(folder, opened)
     assert opens(folder, opened)[1] == ["1.png", "2.png"]
@@ -138,7 +139,7 @@ def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path, opened: list
 def test_small_folders_leave_nothing_behind(
     tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(headers, "REMEMBERED_FROM", 3)
+    monkeypatch.setattr(header_cache, "REMEMBERED_FROM", 3)
     opens(fill(tmp_path / "data", "a/1.png", "b/2.png"), opened)
     assert not (tmp_path / "home").exists()
 
@@ -166,13 +167,13 @@ def write_groups(path: Path, count: int, group: int) -> None:
 def test_parquet_is_read_by_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_groups(tmp_path / "a.parquet", 23, 5)
     loaded: list[int] = []
-    original = rows.Table.group
+    original = row_group_store.Table.group
 
-    def group(table: rows.Table, number: int) -> object:
+    def group(table: row_group_store.Table, number: int) -> object:
         loaded.append(number)
         return original(table, number)
 
-    monkeypatch.setattr(rows.Table, "group", group)
+    monkeypatch.setattr(row_group_store.Table, "group", group)
     part = open_data(tmp_path / "a.parquet").splits["all"]
     assert isinstance(part, ImageFiles)
     assert loaded == [0, 1, 2, 3, 4]  # for the headers; each group once
@@ -189,10 +190,10 @@ def test_parquet_takes_no_more_memory_than_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_groups(tmp_path / "a.parquet", 24, 4)
-    monkeypatch.setattr(rows, "KEPT", 2000)
+    monkeypatch.setattr(row_group_store, "KEPT", 2000)
     part = open_data(tmp_path / "a.parquet").splits["all"]
     assert isinstance(part, ImageFiles)
-    assert isinstance(part.files, rows.Rows)
+    assert isinstance(part.files, row_group_store.Rows)
     for index in np.random.default_rng(0).integers(0, 24, 40).tolist():
         assert part.read(index, 3)[0, 0].tolist() == [index, 0, 0]
         assert 0 < part.files.recent.num_bytes() <= 2000

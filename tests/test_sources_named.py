@@ -18,7 +18,8 @@ import pytest
 import torchvision
 
 from pictures import fill
-from resnets.data import Images, named, open_data
+from resnets.data import Images, open_data
+from resnets.data.sources import builtin
 from resnets.errors import UserError
 
 
@@ -48,7 +49,7 @@ def test_sets_installed_by_the_system(tmp_path: Path, monkeypatch: pytest.Monkey
     images, targets = some_digits()
     for prefix in ("train", "t10k"):
         write_idx(tmp_path / "mnist", prefix=prefix, images=images, targets=targets)
-    monkeypatch.setattr(named, "SYSTEM_FOLDERS", (tmp_path,))
+    monkeypatch.setattr(builtin, "SYSTEM_FOLDERS", (tmp_path,))
     monkeypatch.setenv("RESNETS_DATA", str(tmp_path / "none"))
     data = open_data("mnist")
     assert data.classes == tuple("0123456789")
@@ -96,7 +97,7 @@ def test_mnist_is_downloaded_once(
     resources = [(name, md5(served / name)) for name, _ in theirs.resources]
     monkeypatch.setattr(theirs, "resources", resources)
     monkeypatch.setattr(theirs, "mirrors", [url])
-    monkeypatch.setattr(named, "SYSTEM_FOLDERS", ())
+    monkeypatch.setattr(builtin, "SYSTEM_FOLDERS", ())
     home = tmp_path / "home"
     monkeypatch.setenv("RESNETS_DATA", str(home))
     data = open_data("kmnist")
@@ -111,7 +112,7 @@ def test_mnist_is_downloaded_once(
 def test_failed_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     monkeypatch.setattr(torchvision.datasets.CIFAR100, "url", "http://127.0.0.1:9/x.tar.gz")
-    monkeypatch.setattr(named, "SYSTEM_FOLDERS", ())
+    monkeypatch.setattr(builtin, "SYSTEM_FOLDERS", ())
     monkeypatch.setenv("RESNETS_DATA", str(tmp_path))
     for name in ("mnist", "cifar100"):
         with pytest.raises(UserError, match=f"could not download {name} .* RESNETS_DATA") as caught:
@@ -160,4 +161,4 @@ def test_cifar10_is_downloaded_once(
 def test_the_cache_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RESNETS_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert named.data_home() == tmp_path / "resnets"
+    assert builtin.data_home() == tmp_path / "resnets"

@@ -35,13 +35,13 @@ FIELDS: dict[str, Any] = {
     "precision": "fp32",
     "workers": 0,
     "crop": "shift",
-    "policy": "none",
+    "auto_augment": "none",
     "mixup": 0.2,
     "dropout": 0.1,
     "drop_path": 0.2,
     "ema": 0.8,
     "evaluate_every": 2.0,
-    "save_every": 0.0,
+    "checkpoint_every": 0.0,
 }
 PATIENCE = 600.0
 

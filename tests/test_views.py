@@ -14,7 +14,7 @@ from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile
 from resnets.inference.predictor import Predictor
-from resnets.inference.tta import SURE, TestTimeAugmentation, with_tta
+from resnets.inference.tta import SURE, TTAModel, with_tta
 from resnets.models.config import ResNetConfig
 from resnets.models.resnet import ResNet
 from resnets.training.recipe import Recipe
@@ -43,7 +43,7 @@ def test_sure_images_are_looked_at_once() -> None:
     plain = network(images)
     assert (plain.softmax(1).amax(1) > SURE).tolist() == [True, True, False, True, True]
     network.looks = 0
-    answer = TestTimeAugmentation(network, views="six")(images)
+    answer = TTAModel(network, tta="six")(images)
     assert network.looks == 5 + 5
     assert torch.equal(answer[[0, 1, 3, 4]], plain[[0, 1, 3, 4]])
 
@@ -52,7 +52,7 @@ def test_sure_images_are_looked_at_once() -> None:
 def test_the_mean_of_the_views(views: str) -> None:
     images = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     network = Corners(scale=1e-3)  # never sure
-    answer = TestTimeAugmentation(network, views=views)(images).numpy() * 1000
+    answer = TTAModel(network, tta=views)(images).numpy() * 1000
     pixels = images[:, 0].numpy()
     padded = np.pad(pixels, [(0, 0), (1, 1), (1, 1)], mode="reflect")
     looks = {"plain": pixels, "up": padded[:, :4, :4], "down": padded[:, 2:, 2:]}
@@ -68,7 +68,7 @@ def test_the_mean_of_the_views(views: str) -> None:
 
 def test_one_view_is_the_network_itself() -> None:
     network = Corners(scale=1.0)
-    assert with_tta(network, "one") is network
+    assert with_tta(network, "none") is network
 
 
 def test_a_predictor_looks_as_its_model_file_says() -> None:
@@ -85,8 +85,8 @@ def test_a_predictor_looks_as_its_model_file_says() -> None:
     )
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     mirrored = image[:, ::-1].copy()
-    for views, alike in (("one", False), ("mirror", True)):
-        predictor = Predictor(replace(file, preprocess=Preprocess(size=8, views=views)))
+    for views, alike in (("none", False), ("mirror", True)):
+        predictor = Predictor(replace(file, preprocess=Preprocess(size=8, tta=views)))
         one, other = (predictor(each) for each in (image, mirrored))
         assert one.probabilities[0] < SURE
         same = one.classes == other.classes and np.allclose(one.probabilities, other.probabilities)
@@ -95,9 +95,9 @@ def test_a_predictor_looks_as_its_model_file_says() -> None:
 
 def test_views_are_refused_where_mirror_images_mean_something_else() -> None:
     with pytest.raises(UserError, match="--flip none"):
-        Recipe(views="six", flip="none")
+        Recipe(tta="six", flip="none")
     with pytest.raises(UserError, match="mirror"):
-        Preprocess(size=8, views="mirrored")
+        Preprocess(size=8, tta="mirrored")
 
 
 def test_views_travel_in_the_model_file(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_views_travel_in_the_model_file(tmp_path: Path) -> None:
         size=8,
         steps=1,
         batch_size=4,
-        views="six",
+        tta="six",
         tune="off",
         device="cpu",
     )
-    assert read_model(result.model).preprocess.views == "six"
+    assert read_model(result.model).preprocess.tta == "six"

@@ -43,7 +43,7 @@ BASE: dict[str, Any] = {
     "precision": "fp32",
     "crop": "none",
     "flip": "none",
-    "policy": "none",
+    "auto_augment": "none",
     "label_smoothing": 0.0,
     "evaluate_every": 1.0,
     "optimizer": "sgd",
@@ -51,15 +51,15 @@ BASE: dict[str, Any] = {
 }
 HARD: dict[str, Any] = {
     "crop": "shift",
-    "shift": 2,
+    "crop_padding": 2,
     "flip": "random",
     "erasing": 0.3,
     "mixup": 0.4,
     "cutmix": 0.4,
     "ema": 0.9,
     "label_smoothing": 0.1,
-    "clip": 1.0,
-    "accumulate": 2,
+    "clip_grad_norm": 1.0,
+    "grad_accum_steps": 2,
 }
 RANDOM = {"dropout": 0.2, "drop_path": 0.3}
 
@@ -92,9 +92,9 @@ def images_of(num: int) -> Images:
 
 
 def stream_of(recipe: Recipe) -> TrainLoader:
-    shift = recipe.shift if recipe.crop == "shift" else 0
+    shift = recipe.crop_padding if recipe.crop == "shift" else 0
     names = ("crop", "fill", "flip", "erasing", "mixup", "cutmix")
-    augment = Augment(shift=shift, **{name: getattr(recipe, name) for name in names})
+    augment = Augment(crop_padding=shift, **{name: getattr(recipe, name) for name in names})
     assert recipe.batch_size is not None
     return TrainLoader(
         images_of(20),

@@ -126,16 +126,16 @@ def evaluate(
     part: str | None = None,
     device: str = "auto",
     workers: int = 2,
-    max_bad: float = 0.01,
+    max_corrupt: float = 0.01,
     report: str | Path | None = None,
     log: Log | None = None,
 ) -> Scores:
     """Score a model file on DATA; classes are matched by name.
 
     DATA without parts is used whole; with parts, `part` or else test, or else validation.
-    `workers` processes decode images that do not fit in memory; `max_bad` is the largest share of
-    unreadable ones. `report` is a folder for the page and its figures. `log` sees a notice of the
-    part that was taken and of whatever was left out, and a caution where the model carries one.
+    `workers` processes decode images that do not fit in memory; `max_corrupt` is the largest share
+    of unreadable ones. `report` is a folder for the page and its figures. `log` sees a notice of
+    the part that was taken and of whatever was left out, and a caution where the model carries one.
     Raises UserError for mistakes, ModelFileError for an unusable model file.
     """
     place = choose_device(device)
@@ -144,7 +144,7 @@ def evaluate(
     if report is not None and is_run(Path(report)):
         raise UserError(f"--report {report}: is a run with a page of its own; give another folder")
     file = model if isinstance(model, ModelFile) else read_model(model)
-    dataset = open_data(data, max_bad=max_bad, classes=file.classes)
+    dataset = open_data(data, max_corrupt=max_corrupt, classes=file.classes)
     chosen = choose_split(dataset.splits, part)
     images = dataset.splits[chosen]
     taken = f"{'the whole' if chosen == 'all' else f'the part {chosen}'} of {data}"
@@ -194,7 +194,7 @@ def choose_split(parts: Mapping[str, Split], part: str | None) -> str:
     name = "val" if part == "validation" else part
     if name not in parts:
         if "all" in parts:
-            raise UserError(f"--part {part}: these images have no parts; leave --part out")
+            raise UserError(f"--split {part}: these images have no parts; leave --split out")
         raise unknown("part", part, parts)
     return name
 
@@ -274,10 +274,10 @@ def _check_model(recipe: Recipe) -> None:
     weights = recipe.weights  # other forms than a path have a colon
     if weights is not None and ":" not in weights and not Path(weights).expanduser().exists():
         raise UserError(f"--weights {weights}: no such file")
-    if weights is None and recipe.head_first:
+    if weights is None and recipe.freeze_backbone:
         raise UserError(
-            f"--head-first {recipe.head_first:g} (recipe finetune has it) trains a head on weights "
-            "that know something: pass --weights, a run folder for example"
+            f"--freeze-backbone {recipe.freeze_backbone:g} (recipe finetune has it) trains a head "
+            "on weights that know something: pass --weights, a run folder for example"
         )
 
 

@@ -77,7 +77,7 @@ def follow(
         if ranks.count == 1 and folder.load() is None:
             raise  # nothing is lost by beginning anew in smaller pieces
         pieces = more_pieces(job.recipe, ranks=ranks.count)
-        smaller = f"go on with --resume {folder.path} --force --accumulate {pieces}"
+        smaller = f"go on with --resume {folder.path} --force --grad-accum-steps {pieces}"
         remedy = "begin anew with a smaller --batch-size" if pieces is None else smaller
         raise UserError(f"out of memory at step {state.step}: {remedy} ({error})") from None
     except NotSavedError as error:

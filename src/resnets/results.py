@@ -24,7 +24,15 @@ from resnets.training.checkpoint import MODEL_FILE, RunFolder
 from resnets.training.job import Job
 
 SAMPLES_SHOWN = 32
-OF_THE_MACHINE = ("threads", "tune", "workers", "cache_mb", "compile", "weights", "save_every")
+OF_THE_MACHINE = (
+    "threads",
+    "tune",
+    "workers",
+    "cache_mb",
+    "compile",
+    "weights",
+    "checkpoint_every",
+)
 """recipe fields that stay out of the model file: they say where it was made, not what it is"""
 
 

@@ -56,8 +56,8 @@ def start(
         return None if budget is None else budget - (time.perf_counter() - started)
 
     if recipe.batch_size is not None:
-        ranks.slice(recipe.batch_size, accumulate=recipe.accumulate)  # or refuse
-    dataset = ranks.in_turn(lambda: open_data(data, max_bad=recipe.max_bad))
+        ranks.slice(recipe.batch_size, grad_accum_steps=recipe.grad_accum_steps)  # or refuse
+    dataset = ranks.in_turn(lambda: open_data(data, max_corrupt=recipe.max_corrupt))
     ranks.agree_on(str(data), fingerprint(dataset) if ranks.count > 1 else "")
     notices = notices_of(dataset)
     for text in notices:
@@ -162,7 +162,7 @@ def resume_run(
         recipe, stored = override(before.recipe, changes), before.data
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
-        dataset = ranks.in_turn(lambda: open_data(stored["data"], max_bad=recipe.max_bad))
+        dataset = ranks.in_turn(lambda: open_data(stored["data"], max_corrupt=recipe.max_corrupt))
         if verify and "content" not in stored:
             raise UserError(f"--verify {folder.path}: the run was not begun with --verify")
         parts = make_splits(dataset, recipe, held_out=stored["held_out"])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Evaluate:
     """Score a model file on images with known classes, matched by name.
 
-    DATA without parts is used whole; with parts, --part, or else test, or else validation.
+    DATA without parts is used whole; with parts, --split, or else test, or else validation.
 
     for example:
       resnets evaluate runs/photos-001 held-out/
@@ -41,7 +41,7 @@ class Evaluate:
     """also write a page with pictures into this folder"""
     workers: int = 2
     """processes that decode images when they do not fit in memory"""
-    max_bad: float = 0.01
+    max_corrupt: float = 0.01
     """largest share of unreadable images"""
     device: Device = "auto"
     """where to compute"""
@@ -55,8 +55,8 @@ class Evaluate:
 
         if self.workers < 0:
             raise UserError(f"--workers {self.workers}: must be 0 or more")
-        if not 0 <= self.max_bad <= 1:
-            raise UserError(f"--max-bad {self.max_bad}: must be between 0 and 1")
+        if not 0 <= self.max_corrupt <= 1:
+            raise UserError(f"--max-corrupt {self.max_corrupt}: must be between 0 and 1")
         cautions: list[str] = []
         with Display(quiet=self.quiet) as display:
 
@@ -71,7 +71,7 @@ class Evaluate:
                 part=self.part,
                 device=self.device,
                 workers=self.workers,
-                max_bad=self.max_bad,
+                max_corrupt=self.max_corrupt,
                 report=self.report,
                 log=log,
             )

@@ -113,7 +113,7 @@ class Train:
             if rank_here() == 0:
                 print(
                     f"resnets: {error}; the checkpoints before it are kept. A smaller "
-                    "--learning-rate or --clip 1 helps",
+                    "--learning-rate or --clip-grad-norm 1 helps",
                     file=sys.stderr,
                 )
             return NOT_FINITE

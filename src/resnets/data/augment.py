@@ -36,7 +36,7 @@ Crop = Literal["none", "shift", "resized"]
 Fill = Literal["zero", "reflect"]
 Flip = Literal["none", "random", "alternating"]
 Policy = Literal["none", "randaugment", "trivialaugment"]
-CHOICES: dict[str, Any] = {"crop": Crop, "fill": Fill, "flip": Flip, "policy": Policy}
+CHOICES: dict[str, Any] = {"crop": Crop, "fill": Fill, "flip": Flip, "auto_augment": Policy}
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,23 @@ class Augment:
     """What is done to training images; the default does nothing."""
 
     crop: Crop = "none"
-    shift: int = 0  # pixels to each side, for crop = "shift"
+    crop_padding: int = 0  # pixels to each side, for crop = "shift"
     fill: Fill = "zero"  # what a shift uncovers: black (before normalisation), or the mirror image
     min_area: float = 0.35  # smallest share of the image, for crop = "resized"
     flip: Flip = "none"
     erasing: float = 0.0  # probability for a sample
     mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0 is off
     cutmix: float = 0.0
-    policy: Policy = "none"
+    auto_augment: Policy = "none"
 
     def __post_init__(self) -> None:
         for name, choice in CHOICES.items():
             if getattr(self, name) not in get_args(choice):
                 raise unknown(f"{name} of the augmentation", getattr(self, name), get_args(choice))
-        if self.shift < 0 or (self.crop == "shift") != (self.shift > 0):
+        if self.crop_padding < 0 or (self.crop == "shift") != (self.crop_padding > 0):
             raise UserError(
-                f"crop {self.crop!r} with shift {self.shift}: "
-                "crop 'shift' needs a shift of 1 pixel or more, any other crop a shift of 0"
+                f"crop {self.crop!r} with crop_padding {self.crop_padding}: "
+                "crop 'shift' needs 1 pixel or more, any other crop 0"
             )
         bounds = {"min_area": (0.01, 1), "erasing": (0, 1), "mixup": (0, 100), "cutmix": (0, 100)}
         for name, (low, high) in bounds.items():
@@ -136,7 +136,7 @@ def shift_and_flip(
     if augment.crop != "shift" and augment.flip == "none":
         return images
     N, C, H, W = images.shape
-    pad, device = augment.shift, images.device
+    pad, device = augment.crop_padding, images.device
     # Where each row and column of the result lies in the image with `pad` pixels around it.
     rows = whole(uniforms(keys, Draw.SHIFT_ROW) * (2 * pad + 1)) + np.arange(H)  # N H
     columns = whole(uniforms(keys, Draw.SHIFT_COLUMN) * (2 * pad + 1)) + np.arange(W)  # N W
@@ -191,7 +191,7 @@ def resized_crop(images: Tensor, box: Floats, *, size: int, mirrored: NDArray[np
     return (rows[:, None] @ narrow).add_(0.5).to(torch.uint8)  # N C S S
 
 
-def apply_policy(images: Tensor, keys: Keys, policy: Policy) -> Tensor:
+def apply_auto_augment(images: Tensor, keys: Keys, policy: Policy) -> Tensor:
     """RandAugment or TrivialAugment by torchvision, image by image, each under its own seed.
 
     torchvision draws from torch's global CPU generator (and from no other), so this generator is

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from resnets.data.augment import (
     Augment,
-    apply_policy,
+    apply_auto_augment,
     crop_boxes,
     erase,
     flips,
@@ -87,10 +87,10 @@ class TrainLoader:
         on_progress: Progress | None = None,
     ) -> None:
         check(part, batch_size=batch_size, workers=workers)
-        if augment.fill == "reflect" and augment.shift >= preprocess.size:
+        if augment.fill == "reflect" and augment.crop_padding >= preprocess.size:
             raise UserError(
-                f"shift {augment.shift} with fill 'reflect': must be below the size of the images, "
-                f"{preprocess.size}"
+                f"--crop-padding {augment.crop_padding} with --fill reflect: must be below the "
+                f"size of the images, {preprocess.size}"
             )
         self.part, self.preprocess, self.augment = part, preprocess, augment
         self.num_classes, self.batch_size, self.seed = num_classes, batch_size, seed
@@ -107,7 +107,7 @@ class TrainLoader:
             decoded = decode_all(part, kept, on_progress)
             self.shown, self.aspects = decoded.shown(), decoded.aspects
             # torchvision's policies work image by image, for which a GPU is the wrong place.
-            home = self.device if augment.policy == "none" else torch.device("cpu")
+            home = self.device if augment.auto_augment == "none" else torch.device("cpu")
             self.pixels = decoded.pixels.to(home)
         else:
             reader = TrainingReader(part, preprocess, augment, seed)
@@ -155,7 +155,9 @@ class TrainLoader:
         epochs, indices = request
         shown = self.shown[indices]
         images = self.pixels[torch.from_numpy(shown).to(self.pixels.device)]
-        return apply_policy(images, keys(self.seed, epochs, indices), self.augment.policy), shown
+        return apply_auto_augment(
+            images, keys(self.seed, epochs, indices), self.augment.auto_augment
+        ), shown
 
     def finish(self, step: int, images: Tensor, shown: Indices) -> Batch:
         """Everything that is done to whole batches on the device."""

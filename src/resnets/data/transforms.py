@@ -21,7 +21,7 @@ from resnets.errors import UserError, unknown
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 
 _FITS = ("crop", "squash")
-_VIEWS = ("one", "mirror", "six")
+_VIEWS = ("none", "mirror", "six")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Statistics of ImageNet's training images; for one channel the mean of the three.
 _MEANS = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
@@ -40,20 +40,22 @@ class Preprocess:
     channels: int = 3
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    fit: str = "crop"  # crop: keep the shape, cut the middle; squash: keep all, bend the shape
+    resize_mode: str = (
+        "crop"  # crop: keep the shape, cut the middle; squash: keep all, bend the shape
+    )
     crop_fraction: float = 1.0  # the part of the resized short side that the crop keeps
     interpolation: str = "bilinear"
-    views: str = "one"  # of an image that the network is unsure about: views.py
+    tta: str = "none"  # mirror | six: averaged for images that the network is unsure about
 
     def __post_init__(self) -> None:
         _check_count("size", self.size, range(1, 16385), "a whole number from 1 to 16384")
         _check_count("channels", self.channels, (1, 3), "1 (grey) or 3 (colour)")
-        if self.fit not in _FITS:
-            raise unknown("Preprocess fit", str(self.fit), _FITS)
+        if self.resize_mode not in _FITS:
+            raise unknown("resize_mode", str(self.resize_mode), _FITS)
         if self.interpolation not in _FILTERS:
             raise unknown("Preprocess interpolation", str(self.interpolation), _FILTERS)
-        if self.views not in _VIEWS:
-            raise unknown("Preprocess views", str(self.views), _VIEWS)
+        if self.tta not in _VIEWS:
+            raise unknown("tta", str(self.tta), _VIEWS)
         if not (_is_number(self.crop_fraction) and 0 < self.crop_fraction <= 1):
             raise UserError(
                 f"Preprocess crop_fraction is {self.crop_fraction!r}; it must be above 0, at most 1"
@@ -96,7 +98,7 @@ class Preprocess:
     def _box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Left, top, right, bottom of the part of the source that the output shows."""
         side = round(self.size / self.crop_fraction)
-        if self.fit == "squash":
+        if self.resize_mode == "squash":
             new_width = new_height = side
         elif width <= height:
             new_width, new_height = side, int(side * height / width)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from resnets.data.augment import Augment, apply_policy, crop_boxes, flips
+from resnets.data.augment import Augment, apply_auto_augment, crop_boxes, flips
 from resnets.data.dataset import Split
 from resnets.data.decode import DecodeError, Piece
 from resnets.data.rng import Keys, keys
@@ -118,7 +118,7 @@ def canvas(part: Split, preprocess: Preprocess) -> Preprocess:
     Squashed to a square: boxes are drawn in the original's aspect, so that the crops are not.
     """
     size = min(round(CANVAS * preprocess.size), max(preprocess.size, part.largest_side))
-    return replace(preprocess, size=size, fit="squash", crop_fraction=1.0)
+    return replace(preprocess, size=size, resize_mode="squash", crop_fraction=1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +142,7 @@ class TrainingReader:
                 return torch.empty(0), np.empty(0, dtype=np.int64)
             images.append(self.fit(image, mirror=mirror))
             shown.append(found)
-        batch = apply_policy(stacked(images), sample_keys, self.augment.policy)
+        batch = apply_auto_augment(stacked(images), sample_keys, self.augment.auto_augment)
         return batch, np.array(shown, dtype=np.int64)
 
     def pieces(self, sample_keys: Keys, indices: Indices) -> list[Piece] | list[None]:

@@ -34,7 +34,7 @@ def score(
 ) -> Scores:
     """The scores of a model file's network on the images, float32, whatever it was trained in."""
     model = place(file.build(), device=device, memory_format="channels_last")
-    network = with_tta(model, file.preprocess.views)
+    network = with_tta(model, file.preprocess.tta)
     batches = EvalLoader(
         images,
         preprocess=file.preprocess,

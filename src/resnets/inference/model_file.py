@@ -32,7 +32,7 @@ from resnets.models.resnet import ResNet
 
 FORMAT = 1
 KEY = "resnets"
-FIELDS = ("classes", "data", "digest", "format", "preprocess", "recipe", "scores", "config")
+FIELDS = ("classes", "config", "data", "digest", "format", "preprocess", "recipe", "scores")
 FILE_NAME = "model.safetensors"  # what a run folder calls its model file
 LENGTH_BYTES = 8  # a safetensors file is: length of the header, header (JSON), tensor bytes
 NO_DIGEST = "0" * 64
@@ -86,7 +86,8 @@ class ModelFile:
             first = wrong[0]
             raise ModelFileError(
                 f"{len(wrong)} tensors do not fit the network of the ResNetConfig, first "
-                f"{first}: shape {_shape(given.get(first))} where the network has {_shape(expected.get(first))}"
+                f"{first}: shape {_shape(given.get(first))} where the network "
+                f"has {_shape(expected.get(first))}"
             )
 
     def build(self) -> ResNet:

@@ -128,7 +128,7 @@ class Predictor:
     def _likeliest(self, images: Pixels, top: int) -> list[tuple[list[int], list[float]]]:
         """N H W C -> for each image the class indices and the probabilities, best first."""
         batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # N C H W, C last
-        network = with_tta(self.network, self.preprocess.views)
+        network = with_tta(self.network, self.preprocess.tta)
         logits = network(self.preprocess.normalise(batch)).float()  # N K
         # Stable: among equal logits the lower class index comes first, as in the scores.
         order = logits.argsort(dim=1, descending=True, stable=True)[:, :top]

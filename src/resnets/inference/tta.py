@@ -16,16 +16,16 @@ SURE = 0.6
 """probability of the likeliest class from which one look is enough"""
 
 
-class TestTimeAugmentation(nn.Module):
+class TTAModel(nn.Module):
     """`mirror` adds the mirror image; `six` both of them, shifted by a pixel to two corners.
 
     The image and its mirror image weigh as much as all that is shifted.
     """
 
-    def __init__(self, network: nn.Module, *, views: str) -> None:
+    def __init__(self, network: nn.Module, *, tta: str) -> None:
         super().__init__()
         self.network = network
-        self.shifts = () if views == "mirror" else ((0, 0), (2, 2))
+        self.shifts = () if tta == "mirror" else ((0, 0), (2, 2))
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images).float()  # N C H W -> N K
@@ -48,6 +48,6 @@ class TestTimeAugmentation(nn.Module):
         return answer
 
 
-def with_tta(network: nn.Module, views: str) -> nn.Module:
+def with_tta(network: nn.Module, tta: str) -> nn.Module:
     """The network itself where one view is all."""
-    return network if views == "one" else TestTimeAugmentation(network, views=views)
+    return network if tta == "none" else TTAModel(network, tta=tta)

@@ -108,7 +108,7 @@ def _held_out_images(
     """Images that the network was not trained on, as far as it is known which those are."""
     if data is None and run is not None:
         basis = Basis.stored(run)
-        dataset = open_data(basis.data["data"], max_bad=basis.recipe.max_bad)
+        dataset = open_data(basis.data["data"], max_corrupt=basis.recipe.max_corrupt)
         return make_splits(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
     name = file.data.get("name", "") if data is None else data
     if data is None and name not in NAMES:

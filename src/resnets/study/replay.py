@@ -76,7 +76,7 @@ def _first(state: State, stream: TrainLoader, recipe: Recipe) -> Iterator[tuple[
 
 def _job(folder: RunFolder, basis: Basis) -> Job:
     stored, recipe = basis.data, basis.recipe
-    dataset = open_data(stored["data"], max_bad=recipe.max_bad)
+    dataset = open_data(stored["data"], max_corrupt=recipe.max_corrupt)
     if fingerprint(dataset) != stored["fingerprint"]:
         raise UserError(f"{folder.path}: the images in {stored['data']} are not those of the run")
     parts = make_splits(dataset, recipe, held_out=stored["held_out"])

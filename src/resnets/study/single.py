@@ -82,12 +82,14 @@ def studied(data: str, *, side: int, held_out: float) -> Studied:
     if "train" not in found.splits or "test" not in found.splits:
         raise UserError(f"{data}: a study needs a part train and a part test in its data")
     train, test = found.splits["train"], found.splits["test"]
-    plain = Preprocess(size=side, channels=train.channels, fit="squash")
+    plain = Preprocess(size=side, channels=train.channels, resize_mode="squash")
     mean, std = channel_statistics(train, plain)
     kept, held = stratified_split(train.targets, fraction=held_out, seed=SPLIT_SEED)
     return Studied(
         classes=found.classes,
-        preprocess=Preprocess(size=side, channels=train.channels, fit="squash", mean=mean, std=std),
+        preprocess=Preprocess(
+            size=side, channels=train.channels, resize_mode="squash", mean=mean, std=std
+        ),
         train=train,
         val=train.subset(held),
         rest=train.subset(kept),
@@ -162,7 +164,9 @@ def _stream(job: Job, images: Studied) -> TrainLoader:
         images.rest if job.purpose == "tune" else images.train,
         preprocess=images.preprocess,
         augment=Augment(
-            crop="shift" if moves else "none", shift=recipe.shift if moves else 0, flip=recipe.flip
+            crop="shift" if moves else "none",
+            crop_padding=recipe.crop_padding if moves else 0,
+            flip=recipe.flip,
         ),
         num_classes=len(images.classes),
         batch_size=recipe.batch_size,

@@ -145,7 +145,7 @@ def plan(
     if recipe.workers is None:
         current = current.fill("measured", workers=recipe.threads or cores)
     if recipe.batch_size is None:
-        batch_size = _batch_size(facts.num_train, recipe.accumulate * ranks)
+        batch_size = _batch_size(facts.num_train, recipe.grad_accum_steps * ranks)
         current = current.fill("data", batch_size=batch_size)
     current = _tune(
         current, facts, cores, seconds=seconds, device=device, timing=timing, ranks=ranks
@@ -161,8 +161,8 @@ def plan(
     small = facts.side <= SMALL_SIDE
     if recipe.crop == "auto":
         current = current.fill("data", crop="shift" if small else "resized")
-    if recipe.policy == "auto":
-        current = current.fill("data", policy="none" if small else "trivialaugment")
+    if recipe.auto_augment == "auto":
+        current = current.fill("data", auto_augment="none" if small else "trivialaugment")
     return current
 
 
@@ -244,14 +244,14 @@ def _tune(
     options = candidates(facts, recipe)
     middle = options[(len(options) - 1) // 2]
     candidate = replace(middle, size=min(middle.size, PROBE_SIDE))
-    start = Setting(**values, images=recipe.batch_size // (recipe.accumulate * ranks))
+    start = Setting(**values, images=recipe.batch_size // (recipe.grad_accum_steps * ranks))
     found = probe(
         start,
         partial(timing, candidate),
         cores=cores,
         device=device,
         fixed=fixed,
-        accumulate=recipe.accumulate,
+        grad_accum_steps=recipe.grad_accum_steps,
         default_batch=_batch_size(facts.num_train, 1),
         seconds=max(PROBE_SECONDS, PROBE_SHARE * (seconds or 0)),
     )
@@ -302,10 +302,10 @@ def _warn_of_tiny_maps(current: Plan) -> Plan:
     return current.fill("", f"{name} shrinks {size} pixels to a 1x1 map; {more} keeps more")
 
 
-def _batch_size(num_train: int, accumulate: int) -> int:
+def _batch_size(num_train: int, grad_accum_steps: int) -> int:
     """128, or less where it would leave too few steps an epoch; a multiple of `accumulate`."""
     size = next((size for size in (128, 64, 32) if num_train >= FEWEST_STEPS * size), 16)
-    return accumulate * max(LEAST_IMAGES, round(size / accumulate))
+    return grad_accum_steps * max(LEAST_IMAGES, round(size / grad_accum_steps))
 
 
 def _validation_share(facts: Facts) -> float:

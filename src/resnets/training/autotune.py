@@ -147,7 +147,7 @@ def probe(
     cores: int,
     device: torch.device,
     fixed: Container[str],
-    accumulate: int,
+    grad_accum_steps: int,
     default_batch: int,
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
@@ -173,7 +173,7 @@ def probe(
     advice = tuple(
         Advice("batch_size", default_batch, found.time)
         if found.value > start.images
-        else Advice("accumulate", accumulate * start.images // found.value, found.time)
+        else Advice("grad_accum_steps", grad_accum_steps * start.images // found.value, found.time)
         for found in other.advice
     )
     return Tuned(tuned.setting, tuned.advice + advice, tuned.speeds)

@@ -70,14 +70,14 @@ class DistContext:
         torch.cuda.set_device(own)
         return own
 
-    def slice(self, batch_size: int, *, accumulate: int) -> NDArray[np.int64]:
+    def slice(self, batch_size: int, *, grad_accum_steps: int) -> NDArray[np.int64]:
         """Places in the global batch: this rank's share of each micro-batch, in order."""
-        if batch_size % (accumulate * self.count):
+        if batch_size % (grad_accum_steps * self.count):
             raise UserError(
                 f"--batch-size {batch_size}: must be divisible by {self.count} ranks x "
-                f"--accumulate {accumulate}"
+                f"--grad-accum-steps {grad_accum_steps}"
             )
-        places = np.arange(batch_size).reshape(accumulate, self.count, -1)
+        places = np.arange(batch_size).reshape(grad_accum_steps, self.count, -1)
         return places[:, self.rank].ravel()
 
     def part(self, images: Split) -> Split:

@@ -128,8 +128,8 @@ class Job:
         shape: dict[str, Any] = {
             "size": recipe.size,
             "channels": parts.train.channels,
-            "fit": recipe.fit,
-            "views": recipe.views,
+            "resize_mode": recipe.resize_mode,
+            "tta": recipe.tta,
         }
         if preprocess is None:
             plain = Preprocess(**shape)
@@ -149,7 +149,7 @@ class Job:
             batch_size=recipe.batch_size,
             seed=recipe.seed,
             **places,
-            places=ranks.slice(recipe.batch_size, accumulate=recipe.accumulate),
+            places=ranks.slice(recipe.batch_size, grad_accum_steps=recipe.grad_accum_steps),
         )
         validation = EvalLoader(
             ranks.part(parts.val), preprocess=exact, batch_size=VALIDATION_BATCH, **places
@@ -236,7 +236,7 @@ class Job:
                 break
         # Medians: a neighbour, or memory that the system has to find first, can stop one a while.
         head_only, whole = (statistics.median(times[kind] or times[False]) for kind in times)
-        seconds = recipe.head_first * head_only + (1 - recipe.head_first) * whole
+        seconds = recipe.freeze_backbone * head_only + (1 - recipe.freeze_backbone) * whole
         return seconds, self._image_seconds(trial.model, limit=limit / 4)
 
     def _image_seconds(self, model: nn.Module, *, limit: float) -> float:
@@ -265,17 +265,17 @@ class Job:
 
 def augmentation(recipe: Recipe) -> Augment:
     """The data room's record of the recipe's augmentation fields."""
-    assert recipe.crop != "auto" and recipe.policy != "auto", "resolve the recipe first"
+    assert recipe.crop != "auto" and recipe.auto_augment != "auto", "resolve the recipe first"
     return Augment(
         crop=recipe.crop,
-        shift=recipe.shift if recipe.crop == "shift" else 0,
+        crop_padding=recipe.crop_padding if recipe.crop == "shift" else 0,
         fill=recipe.fill,
         min_area=recipe.min_area,
         flip=recipe.flip,
         erasing=recipe.erasing,
         mixup=recipe.mixup,
         cutmix=recipe.cutmix,
-        policy=recipe.policy,
+        auto_augment=recipe.auto_augment,
     )
 
 

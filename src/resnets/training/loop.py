@@ -98,7 +98,7 @@ def train_step(
     # Global random state: dropout and stochastic depth follow the step, whatever was drawn before.
     torch.manual_seed(_step_seed(recipe.seed, state.step, ranks.rank))
     set_learning_rate(state.optimizer, learning_rate(recipe, state.step, steps=steps))
-    if recipe.head_first:
+    if recipe.freeze_backbone:
         _freeze(state.model, trains_only_head(recipe, state.step, steps=steps))
     device = batch.images.device
     total = torch.zeros((), device=device)
@@ -106,10 +106,12 @@ def train_step(
     state.optimizer.zero_grad(set_to_none=True)
     shown = _resized(batch.images, recipe, state.step, steps=steps)
     micro_batches = zip(
-        shown.chunk(recipe.accumulate), batch.targets.chunk(recipe.accumulate), strict=True
+        shown.chunk(recipe.grad_accum_steps),
+        batch.targets.chunk(recipe.grad_accum_steps),
+        strict=True,
     )
     for number, (images, targets) in enumerate(micro_batches, 1):
-        reduce_last(network, last=number == recipe.accumulate)
+        reduce_last(network, last=number == recipe.grad_accum_steps)
         images = images.contiguous(memory_format=FORMATS[recipe.memory_format])
         with autocast(device, recipe.precision):
             logits = network(images)  # N K
@@ -122,9 +124,9 @@ def train_step(
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         correct = correct + (logits.detach().argmax(1) == classes).sum()
         mark("backward")
-    if recipe.clip:
+    if recipe.clip_grad_norm:
         state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
+        nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     if state.average is not None:
@@ -201,7 +203,7 @@ def train(
             due = _owes_validation(state, recipe, num_images=num_images)
             # What a kill loses, also one at the end of a validation; the first may take any time.
             unsaved = time.perf_counter() - saved + (validation_seconds if due else 0)
-            saving = unsaved >= 60 * recipe.save_every
+            saving = unsaved >= 60 * recipe.checkpoint_every
             logging = meter.seconds() >= LOG_EVERY_SECONDS
             # A rank a row: all stop when one has heard a signal, and follow the clock of rank 0.
             told = ranks.exchange(interruption.heard, batch.replaced, saving, logging)

@@ -33,23 +33,23 @@ def fitting(
 def smaller_micro_batches(current: Plan, *, ranks: int) -> Plan:
     """At least twice as many micro-batches, of equal size."""
     share = _share(current.recipe, ranks)
-    accumulate = more_pieces(current.recipe, ranks=ranks)
-    if accumulate is None:
+    grad_accum_steps = more_pieces(current.recipe, ranks=ranks)
+    if grad_accum_steps is None:
         raise UserError(
-            f"out of memory with micro-batches of {share // current.recipe.accumulate} images: "
-            "take a smaller --size, --model or --batch-size"
+            f"out of memory with micro-batches of {share // current.recipe.grad_accum_steps} "
+            "images: take a smaller --size, --model or --batch-size"
         )
     reason = (
-        f"out of memory: {accumulate} micro-batches of {share // accumulate} images make the "
-        f"batch of {share}; batch norm takes its statistics over a micro-batch"
+        f"out of memory: {grad_accum_steps} micro-batches of {share // grad_accum_steps} images "
+        f"make the batch of {share}; batch norm takes its statistics over a micro-batch"
     )
-    return current.fill("memory", reason, accumulate=accumulate)
+    return current.fill("memory", reason, grad_accum_steps=grad_accum_steps)
 
 
 def more_pieces(recipe: Recipe, *, ranks: int) -> int | None:
     """The next number of micro-batches, at least twice as many, that divides a rank's batch."""
     share = _share(recipe, ranks)
-    pieces = range(2 * recipe.accumulate, share // LEAST_IMAGES + 1)
+    pieces = range(2 * recipe.grad_accum_steps, share // LEAST_IMAGES + 1)
     return next((number for number in pieces if share % number == 0), None)
 
 

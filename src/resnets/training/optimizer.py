@@ -54,7 +54,7 @@ def learning_rate(recipe: Recipe, step: int, *, steps: int) -> float:
 
 def trains_only_head(recipe: Recipe, step: int, *, steps: int) -> bool:
     """Whether this step belongs to the first part of fine-tuning."""
-    return step < recipe.head_first * steps
+    return step < recipe.freeze_backbone * steps
 
 
 def make_optimizer(model: ResNet, recipe: Recipe) -> torch.optim.Optimizer:

@@ -31,7 +31,7 @@ class Recipe:
     """start from these weights: a path, a URL, hub:owner/name or torchvision:IMAGENET1K_V1"""
     size: int | None = None
     """side of the square network input in pixels"""
-    fit: Literal["crop", "squash"] = "squash"
+    resize_mode: Literal["crop", "squash"] = "squash"
     """how an oblong image becomes square: cut the centre out, or squeeze all of it in"""
     epochs: float | None = None
     """passes over the training images"""
@@ -39,8 +39,8 @@ class Recipe:
     """optimizer steps, instead of epochs"""
     batch_size: int | None = None
     """images per optimizer step"""
-    accumulate: int = 1
-    """micro-batches per optimizer step; batch norm then sees batch-size / accumulate images"""
+    grad_accum_steps: int = 1
+    """micro-batches per optimizer step; batch norm sees one of them"""
     sync_batchnorm: bool = False
     """batch norm sees the images of all ranks under torchrun, not those of each rank alone"""
 
@@ -56,7 +56,7 @@ class Recipe:
     weight_decay: float = 5e-4
     """on convolution and linear weights, never on norms and biases; muon spares the filters, whose
     length it holds fixed"""
-    clip: float = 0.0
+    clip_grad_norm: float = 0.0
     """largest gradient norm; 0 does not clip"""
     schedule: Literal["cosine", "one_cycle", "step"] = "one_cycle"
     """shape of the learning rate over the run; one_cycle rises and falls linearly"""
@@ -64,7 +64,7 @@ class Recipe:
     """share of the run in which the learning rate rises from 0"""
     milestones: tuple[float, ...] = (0.5, 0.75)
     """shares of the run at which schedule `step` divides the learning rate by 10"""
-    head_first: float = 0.0
+    freeze_backbone: float = 0.0
     """share of the run that trains only the head (fine-tuning)"""
     layer_decay: float = 1.0
     """learning-rate factor from each stage to the one before it (discriminative rates)"""
@@ -79,7 +79,7 @@ class Recipe:
     """stochastic depth: drop probability of the last residual branch, linear in depth"""
     crop: Literal["auto", "none", "shift", "resized"] = "auto"
     """shift: pad and cut out; resized: a random part, resized"""
-    shift: int = 4
+    crop_padding: int = 4
     """pixels of padding for crop `shift`"""
     fill: Literal["zero", "reflect"] = "zero"
     """what the padding of crop `shift` holds"""
@@ -95,10 +95,10 @@ class Recipe:
     """alpha of the Beta law that blends pairs of images; 0 is off"""
     cutmix: float = 0.0
     """alpha of the Beta law that pastes rectangles between images; 0 is off"""
-    policy: Literal["auto", "none", "randaugment", "trivialaugment"] = "auto"
+    auto_augment: Literal["auto", "none", "randaugment", "trivialaugment"] = "auto"
     """per-image colour and shape distortions; auto takes trivialaugment for photos"""
 
-    views: Literal["one", "mirror", "six"] = "one"
+    tta: Literal["none", "mirror", "six"] = "none"
     """looks at a test image that the network is unsure about; six adds shifts by a pixel"""
     val_fraction: float = 0.1
     """share of the training images held out when DATA has no validation part"""
@@ -125,9 +125,9 @@ class Recipe:
     """processes that decode images when they do not fit in memory"""
     cache_mb: int = 1024
     """decoded images up to this many megabytes are kept in memory"""
-    max_bad: float = 0.01
+    max_corrupt: float = 0.01
     """largest share of unreadable images"""
-    save_every: float = 5.0
+    checkpoint_every: float = 5.0
     """minutes between checkpoints, the most that a hard kill loses; each best is saved too"""
 
     def __post_init__(self) -> None:
@@ -141,20 +141,21 @@ class Recipe:
                 raise UserError(f"--{flag} {value}: must be between {low:g} and {most}")
         if self.epochs is not None and self.steps is not None:
             raise UserError("--epochs and --steps both given: pass one of them")
-        if (self.batch_size or self.accumulate) % self.accumulate:
+        if (self.batch_size or self.grad_accum_steps) % self.grad_accum_steps:
             raise UserError(
-                f"--accumulate {self.accumulate}: must divide --batch-size {self.batch_size}"
-            )
-        if self.batch_size is not None and self.batch_size < LEAST_IMAGES * self.accumulate:
-            raise UserError(
-                f"--accumulate {self.accumulate}: makes micro-batches of one image, of which batch "
-                f"norm has no variance; at most {self.batch_size // LEAST_IMAGES} of --batch-size "
+                f"--grad-accum-steps {self.grad_accum_steps}: must divide --batch-size "
                 f"{self.batch_size}"
             )
-        if self.views != "one" and self.flip == "none":
+        if self.batch_size is not None and self.batch_size < LEAST_IMAGES * self.grad_accum_steps:
             raise UserError(
-                f"--views {self.views}: looks at mirror images, which --flip none never shows; "
-                "pass --views one"
+                f"--grad-accum-steps {self.grad_accum_steps}: makes micro-batches of one image, "
+                f"of which batch norm has no variance; at most "
+                f"{self.batch_size // LEAST_IMAGES} of --batch-size {self.batch_size}"
+            )
+        if self.tta != "none" and self.flip == "none":
+            raise UserError(
+                f"--tta {self.tta}: looks at mirror images, which --flip none never shows; "
+                "pass --tta none"
             )
         if not _rising_shares(self.milestones):
             raise UserError(f"--milestones {self.milestones}: must be rising shares in (0, 1)")
@@ -171,19 +172,19 @@ _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (0.001, 100_000),
     "steps": (1, 100_000_000),
     "batch_size": (2, 65_536),
-    "accumulate": (1, 4096),
+    "grad_accum_steps": (1, 4096),
     "learning_rate": (1e-8, 100),
     "momentum": (0, 0.9999),
     "weight_decay": (0, 1),
-    "clip": (0, _INFINITY),
+    "clip_grad_norm": (0, _INFINITY),
     "warmup": (0, 0.9),
-    "head_first": (0, 0.9),
+    "freeze_backbone": (0, 0.9),
     "layer_decay": (0.01, 1),
     "label_smoothing": (0, 0.9),
     "ema": (0, 0.99999),
     "dropout": (0, 0.95),
     "drop_path": (0, 0.95),
-    "shift": (0, 64),
+    "crop_padding": (0, 64),
     "min_area": (0.01, 1),
     "progressive": (0, 1),
     "erasing": (0, 1),
@@ -196,8 +197,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "threads": (1, 1024),
     "workers": (0, 256),
     "cache_mb": (0, _INFINITY),
-    "max_bad": (0, 1),
-    "save_every": (0, 100_000),
+    "max_corrupt": (0, 1),
+    "checkpoint_every": (0, 100_000),
 }
 
 

@@ -36,19 +36,19 @@ def fast() -> Recipe:
         model="resnet8_fast_wide",
         epochs=9,
         batch_size=500,
-        accumulate=2,
+        grad_accum_steps=2,
         optimizer="muon",
         learning_rate=0.1,
         momentum=0.85,
         warmup=0.0,
         label_smoothing=0.2,
         crop="shift",
-        shift=2,
+        crop_padding=2,
         fill="reflect",
         progressive=0.5,
         flip="alternating",
-        policy="none",
-        views="mirror",
+        auto_augment="none",
+        tta="mirror",
         val_fraction=0.02,
     )
 
@@ -74,9 +74,9 @@ def he2015() -> Recipe:
         warmup=0.0,
         label_smoothing=0.0,
         crop="shift",
-        shift=4,
+        crop_padding=4,
         flip="random",
-        policy="none",
+        auto_augment="none",
     )
 
 
@@ -95,7 +95,7 @@ def finetune() -> Recipe:
         weight_decay=1e-4,
         schedule="cosine",
         warmup=0.1,
-        head_first=0.2,
+        freeze_backbone=0.2,
         layer_decay=0.7,
     )
 
@@ -118,7 +118,7 @@ def torchvision_v2() -> Recipe:
     return Recipe(
         model="resnet50",
         size=176,
-        fit="crop",
+        resize_mode="crop",
         epochs=600,
         batch_size=1024,
         optimizer="sgd",
@@ -136,7 +136,7 @@ def torchvision_v2() -> Recipe:
         erasing=0.1,
         mixup=0.2,
         cutmix=1.0,
-        policy="trivialaugment",
+        auto_augment="trivialaugment",
     )
 
 

@@ -15,19 +15,19 @@ from resnets.errors import UserError
 from resnets.training.checkpoint import RunFolder
 from resnets.training.recipe import Recipe, override
 
-FREE = ("workers", "save_every", "max_bad")
+FREE = ("workers", "checkpoint_every", "max_corrupt")
 """recipe fields that decide no bit"""
 FIXED = (
     "model",
     "weights",
     "size",
-    "fit",
+    "resize_mode",
     "epochs",
     "optimizer",
     "ema",
     "val_fraction",
     "validate_on",
-    "views",
+    "tta",
 )
 """recipe fields with another value of which the checkpoints would be another run's"""
 

@@ -25,7 +25,7 @@ _KINDS = "a folder, a .csv or .jsonl manifest, an .npz or a .parquet file"
 
 
 def open_data(
-    data: str | Path, *, max_bad: float = 0.01, classes: Sequence[str] | None = None
+    data: str | Path, *, max_corrupt: float = 0.01, classes: Sequence[str] | None = None
 ) -> DataSet:
     """The images of `data`: a named set, a folder, a manifest, an .npz or parquet files.
 
@@ -33,16 +33,16 @@ def open_data(
     with images in the training part. With `classes` (a model's) targets index those, matched by
     name; the set may lack some but has no others. Files whose headers cannot be read are left out
     and listed in `skipped`. Raises UserError for what cannot be meant, and if more than the
-    fraction `max_bad` of the files is unreadable.
+    fraction `max_corrupt` of the files is unreadable.
     """
-    if not 0 <= max_bad <= 1:
-        raise UserError(f"max_bad is {max_bad}; it must lie between 0 and 1")
+    if not 0 <= max_corrupt <= 1:
+        raise UserError(f"max_corrupt is {max_corrupt}; it must lie between 0 and 1")
     found = _find(data)
     if classes is None:
         names, notices = _own_classes(found)
     else:
         names, notices = _model_classes(found, classes)
-    indexed, skipped, told = index_parts(found, max_bad=max_bad)
+    indexed, skipped, told = index_parts(found, max_corrupt=max_corrupt)
     parts = {name: _renumbered(part, found.classes, names) for name, part in indexed.items()}
     if classes is None:
         _check_none_lost(parts, names, found.name)

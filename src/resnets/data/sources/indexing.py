@@ -55,11 +55,11 @@ def numbered(labels: Sequence[str], classes: Sequence[str]) -> Array:
 
 
 def index_parts(
-    found: Found, *, max_bad: float
+    found: Found, *, max_corrupt: float
 ) -> tuple[dict[str, Split], Skipped, tuple[str, ...]]:
     """The parts, (id, reason) of the files that were skipped, and what to tell the user.
 
-    Raises UserError with the list if more than the fraction `max_bad` of all files is unreadable.
+    Raises UserError with the list if more than the fraction `max_corrupt` of all is unreadable.
     """
     parts: dict[str, Split] = {}
     skipped: list[tuple[str, str]] = []
@@ -71,8 +71,8 @@ def index_parts(
         parts[name], bad, told = _index(content, f"{found.source} {name}")
         skipped, notices = skipped + bad, notices + told
     total = sum(map(len, parts.values())) + len(skipped)
-    if len(skipped) > max_bad * total:
-        raise UserError(_too_many(skipped, total, max_bad))
+    if len(skipped) > max_corrupt * total:
+        raise UserError(_too_many(skipped, total, max_corrupt))
     return parts, tuple(skipped), notices
 
 
@@ -93,11 +93,12 @@ def _index(
     return part, bad, notices
 
 
-def _too_many(skipped: list[tuple[str, str]], total: int, max_bad: float) -> str:
+def _too_many(skipped: list[tuple[str, str]], total: int, max_corrupt: float) -> str:
     listing = "; ".join(f"{name} ({reason})" for name, reason in skipped[:_NUM_LISTED])
     more = len(skipped) - _NUM_LISTED
     return (
         f"{len(skipped)} of {total} images ({len(skipped) / total:.1%}) cannot be read, more than "
-        f"--max-bad {max_bad:g} allows: {listing}{f'; and {more} more' if more > 0 else ''}. "
-        "Repair or remove them, or raise --max-bad"
+        f"--max-corrupt {max_corrupt:g} allows: {listing}"
+        f"{f'; and {more} more' if more > 0 else ''}. "
+        "Repair or remove them, or raise --max-corrupt"
     )
