@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import importlib.util
 import inspect
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -226,6 +228,29 @@ def test_flags_named_exist(
         if flag not in known
     }
     assert wrong == set()
+
+
+def commands_shown() -> list[str]:
+    """Return the command lines of the pages that need no file to be parsed."""
+    lines: list[str] = []
+    for document in DOCUMENTS:
+        for script in SHELL.findall(document.read_text("utf-8")):
+            lines += re.findall(r"^resnets [^#|>\n]*", script.replace("\\\n", " "), re.MULTILINE)
+    skipped = ("--resume", "--recipe-file", "--tyro", "--version")
+    return [line for line in lines if not any(word in line for word in skipped)]
+
+
+def test_commands_shown_are_understood(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train", "evaluate", "predict", "show", "models", "study"):
+        module = importlib.import_module(f"resnets.cli.{name}")
+        for value in vars(module).values():
+            if inspect.isclass(value) and hasattr(value, "run"):
+                monkeypatch.setattr(value, "run", lambda self, started: 0)
+    assert len(commands_shown()) > 20
+    for command in commands_shown():
+        assert main(shlex.split(command)[1:]) == 0, command + capsys.readouterr().err
 
 
 def test_public_names_are_in_the_reference() -> None:
