@@ -345,12 +345,15 @@ def missing_sections(name: str, value: Any) -> list[str]:
         names = [] if value is resnets.Recipe else names
     else:
         section = "Args"
-    if names and f"{section}:" not in text:
+    # For tensors in and tensors out, a Shape section says both.
+    shaped = "Shape:" in text
+    if names and f"{section}:" not in text and not shaped:
         wrong.append(f"{section}:")
     wrong += [n for n in names if not re.search(rf"^ +\**{n}( \(.*\))?:", text, re.MULTILINE)]
     returns = str(signature.return_annotation)
     if not inspect.isclass(value) and returns not in ("None", "<class 'inspect._empty'>"):
-        wrong += [] if re.search(r"^(Returns|Yields):", text, re.MULTILINE) else ["Returns:"]
+        returned = shaped or re.search(r"^(Returns|Yields):", text, re.MULTILINE)
+        wrong += [] if returned else ["Returns:"]
     return wrong
 
 

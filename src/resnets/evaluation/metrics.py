@@ -51,26 +51,8 @@ class Bin:
 class Scores:
     """The scores of one network on one set of images; every score is a fraction from 0 to 1.
 
-    An image whose logits are not finite has no prediction: it counts as wrong in `top1`, `top5` and
-    recall, makes `loss` NaN, and is in neither `confusion` nor `reliability`. Intervals are
-    Wilson's 95 % intervals.
-
-    Attributes:
-        num_images: Number of images.
-        top1: Share of images whose likeliest class is the true one.
-        top1_interval: Its interval.
-        top5: Share whose true class is among the five likeliest; None with fewer than six classes.
-        top5_interval: Its interval, or None.
-        loss: Mean cross-entropy in nats; NaN unless finite.
-        balanced_accuracy: Mean recall over the classes that occur.
-        calibration_error: Expected calibration error; NaN if no image has a prediction.
-        classes: The K class names.
-        per_class: Precision, recall and number of images of each class.
-        confusion: K rows of true classes, K columns of predicted classes, in images.
-        reliability: Count, mean confidence and accuracy in each of 15 bins of confidence.
-
-    Raises:
-        UserError: There is no image, or the tables do not have one row a class.
+    An image whose logits are not finite has no prediction: it counts as wrong in `top1`, `top5`
+    and recall, makes `loss` NaN, and stands in neither `confusion` nor `reliability`.
     """
 
     num_images: int
@@ -78,12 +60,12 @@ class Scores:
     top1_interval: Interval
     top5: float | None
     top5_interval: Interval | None
-    loss: float
-    balanced_accuracy: float
-    calibration_error: float
+    loss: float  # mean cross-entropy in nats; NaN unless finite
+    balanced_accuracy: float  # mean recall over the classes that occur
+    calibration_error: float  # NaN if no image has a prediction
     classes: tuple[str, ...]
     per_class: tuple[ClassScore, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: tuple[tuple[int, ...], ...]  # K rows of true classes, K columns of predicted ones
     reliability: tuple[Bin, ...]
 
     def __post_init__(self) -> None:
@@ -100,27 +82,13 @@ class Scores:
         return isinstance(other, Scores) and self.to_dict() == other.to_dict()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scores as JSON types; a number that is not finite becomes None.
-
-        Returns:
-            A dictionary that `from_dict` reads back.
-        """
+        """Plain JSON types; a loss or calibration error that is not finite becomes null."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Scores:
-        """Return the scores that `to_dict` has written, also after a round trip through JSON.
-
-        Args:
-            record: The dictionary.
-
-        Returns:
-            Scores equal to the original ones.
-
-        Raises:
-            UserError: The record lacks a score.
-        """
+        """What `to_dict` gave, also after a journey through JSON."""
         missing = [field.name for field in fields(cls) if field.name not in record]
         if missing:
             raise UserError(f"a record of scores lacks {', '.join(missing)}")

@@ -45,28 +45,15 @@ class ModelFileError(UserError):
 
 @dataclass(frozen=True, eq=False)
 class ModelFile:
-    """The contents of a model file.
-
-    Attributes:
-        config: The network.
-        preprocess: How images become its input.
-        classes: Class names, in the order of the logits.
-        scores: Scores on held-out images, as `Scores.to_dict` returns them, or None.
-        recipe: Every resolved value of the training run.
-        data: Name, fingerprint and sizes of the training data.
-        weights: The state dict, in its own types.
-
-    Raises:
-        ModelFileError: The contents do not fit together.
-    """
+    """The contents of a model file; what fits together in memory can be saved and read back."""
 
     config: ResNetConfig
     preprocess: Preprocess
     classes: tuple[str, ...]
-    scores: dict[str, Any] | None
-    recipe: dict[str, Any]
-    data: dict[str, Any]
-    weights: dict[str, torch.Tensor]
+    scores: dict[str, Any] | None  # of the network on held-out images, as Scores.to_dict gives them
+    recipe: dict[str, Any]  # every resolved value of the training run
+    data: dict[str, Any]  # name, fingerprint and sizes of the training data
+    weights: dict[str, torch.Tensor]  # the state_dict; types are kept as they are
 
     def __post_init__(self) -> None:
         names = self.classes
@@ -104,7 +91,7 @@ class ModelFile:
             )
 
     def build(self) -> ResNet:
-        """Return the network with these weights: evaluation mode, float32, on the CPU."""
+        """The network with these weights, in evaluation mode, float32, on the CPU."""
         with torch.random.fork_rng(devices=[]):  # the initial values, soon overwritten, are drawn
             network = ResNet(self.config)
         network.load_state_dict(self.weights)

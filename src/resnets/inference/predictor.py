@@ -1,7 +1,8 @@
-"""Classify images with a model file alone.
+"""A model file and images enter; for each image the likeliest classes leave, in order.
 
-Decoding and preprocessing are those of training. Memory does not grow with the number of images:
-one batch is held, at the size the network takes.
+The model file alone says what to do: the pixels come through the one decoder, the tensor through
+the `Preprocess` that training used. Memory does not grow with the number of images: one batch of
+them is held, at the size the network takes. An image that cannot be read is reported in its place.
 
 Shapes: N images, K classes, C H W channels, height, width.
 """
@@ -32,31 +33,19 @@ DECODERS = 2  # threads; Pillow lets others run while it decodes
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one image.
+    """The likeliest classes of one image, best first; none and an `error` if there are none."""
 
-    Attributes:
-        source: The path, or "image 3" for the fourth source where sources have no path.
-        classes: Class names, best first; empty where there is an error.
-        probabilities: Softmax probability of each of these classes.
-        error: Why the image could not be classified, else None.
-    """
-
-    source: str
+    source: str  # the path, or "image 3" for the fourth of the sources that have none
     classes: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     error: str | None = None
 
 
 class Predictor:
-    """A trained network that classifies images. Threads may share it.
+    """A trained network, ready for images.
 
-    Args:
-        model: Path of a model file, a run folder, or the contents of a model file.
-        device: Where to compute, for example "cpu" or "cuda:1".
-
-    Raises:
-        ModelFileError: The file is damaged or not a model file.
-        UserError: The device cannot be used.
+    `model` is a model file's path, a run folder, or the contents of a model file. Safe to share
+    between threads. Raises ModelFileError for an unusable file, UserError for an unusable device.
     """
 
     def __init__(
@@ -74,34 +63,16 @@ class Predictor:
             raise UserError(f"the device {str(device)!r} cannot be used here: {reason}") from None
 
     def __call__(self, source: Source, *, top: int = 5) -> Prediction:
-        """Classify one image.
-
-        Args:
-            source: A path, the bytes of an image file, an array or a Pillow image.
-            top: Number of classes to return.
-
-        Returns:
-            The likeliest classes, or the error.
-        """
+        """The likeliest `top` classes of one image: a path, bytes, an array or a Pillow image."""
         return next(self.predict([source], top=top, batch_size=1))
 
     def predict(
         self, sources: Iterable[Source], *, top: int = 5, batch_size: int = 64
     ) -> Iterator[Prediction]:
-        """Classify several images, batch by batch, as the predictions are asked for.
+        """One prediction a source, in the order given, computed as they are asked for.
 
-        Args:
-            sources: Paths, bytes of image files, arrays or Pillow images. An array is uint8, H W
-                or H W C with 1 (grey), 3 (red, green, blue) or 4 (and alpha) channels.
-            top: Number of classes for each image; more than there are gives all of them.
-            batch_size: Number of images in a forward pass.
-
-        Returns:
-            An iterator over one prediction a source, in their order. A source that cannot be read
-            gives a prediction with an `error`.
-
-        Raises:
-            UserError: `sources` is a single image, or a number is below 1.
+        Arrays are uint8, H W or H W C with 1 (grey), 3 (red, green, blue) or 4 (and alpha)
+        channels. `top` beyond the number of classes gives all of them.
         """
         for name, value in (("top", top), ("batch_size", batch_size)):
             if value < 1:
