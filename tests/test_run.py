@@ -21,6 +21,7 @@ from resnets import api, results
 from resnets.data import open_data
 from resnets.errors import UserError
 from resnets.inference.model_file import read_model
+from resnets.report.page import ReportRecord
 from resnets.training import checkpoint, job, loop, profiler
 from resnets.training.checkpoint import RunFolder
 from resnets.training.nan_check import NotFiniteError
@@ -51,7 +52,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure for a moment only, log every step, and leave the page to its own tests."""
     monkeypatch.setattr(job, "MEASURED_SECONDS", 0.01)
     monkeypatch.setattr(loop, "LOG_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(results, "write_report", lambda folder, **facts: folder / "report.html")
+    monkeypatch.setattr(results, "write_report", lambda folder, record: folder / "report.html")
 
 
 def write_data(path: Path, seed: int = 0) -> Path:
@@ -162,11 +163,11 @@ def test_the_report_says_where_the_time_went(
 ) -> None:
     monkeypatch.setattr(profiler, "STEPS", 6)
     monkeypatch.setattr(profiler, "WARM_UP", 2)
-    given: dict[str, Any] = {}
-    monkeypatch.setattr(results, "write_report", lambda folder, **values: given.update(values))
+    given: list[ReportRecord] = []
+    monkeypatch.setattr(results, "write_report", lambda folder, record: given.append(record))
     said: list[str] = []
     api.train(data, out=tmp_path / "run", log=lambda r: said.append(r.get("text", "")), **FIELDS)
-    line = dict(given["facts"])["speed"]
+    [line] = [row["text"] for row in given[0].history if row["kind"] == "shares"]
     assert line in said
     assert "forward" in line
 
@@ -393,8 +394,8 @@ def test_advice_on_memory_after_a_checkpoint_can_be_followed(
 def test_a_lost_test_image_is_said_with_the_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page: dict[str, Any] = {}
-    monkeypatch.setattr(results, "write_report", lambda folder, **values: page.update(values))
+    pages: list[ReportRecord] = []
+    monkeypatch.setattr(results, "write_report", lambda folder, record: pages.append(record))
     photos = tmp_path / "photos"
     noise = np.random.default_rng(0)
     for part in ("train", "test"):
@@ -411,7 +412,7 @@ def test_a_lost_test_image_is_said_with_the_scores(
     )
     assert result.scores is not None and result.scores.num_images == 11
     words = "1 of the images could not be read and were left out"
-    assert words in said and words in page["notices"]
+    assert words in said and words in pages[0].notices
 
 
 def test_weights_are_found_again_from_any_folder(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from resnets.evaluation.evaluator import Mistakes, left_out, score
 from resnets.evaluation.metrics import Scores
 from resnets.inference.model_file import ModelFile, read_model, save_model
-from resnets.report import write_report
+from resnets.report.page import (
+    Mistake,
+    ReportRecord,
+    TrainingRecord,
+    missing_charts,
+    write_report,
+)
 from resnets.training.checkpoint import MODEL_FILE, RunFolder
 from resnets.training.job import Job
 
@@ -84,23 +90,15 @@ def finish(
             watch=mistakes,
             cache_mb=job.recipe.cache_mb,
         )
-        for text in left_out(scores, images):
+        for text in [*left_out(scores, images), *missing_charts()]:
             notices = [*notices, text]
             tell(text)
         record = scores.to_dict() | {"part": part, "validate_on": job.recipe.validate_on}
         record |= {"cautions": list(cautions)} if cautions else {}
         save_model(path, _contents(job, folder, scores=record))
-        write_report(
-            folder.path,
-            title=f"{job.recipe.model} on {folder.read_json('data.json')['name']}",
-            facts=_facts(job, folder, scores, part, cautions),
-            history=folder.history(),
-            scores=scores.to_dict(),
-            samples=_samples(job),
-            mistakes=mistakes.worst(),
-            notices=list(notices),
-            part=part,
-        )
+        page = _report(job, folder, scores, part, notices=notices, cautions=cautions)
+        shown = [Mistake(**row) for row in mistakes.worst()]
+        write_report(folder.path, replace(page, mistakes=shown))
         folder.write_json("scores.json", record)
     except OSError as error:
         return TrainingResult(folder.path, scores, part, caution, unsaved=str(error))
@@ -133,29 +131,37 @@ def _samples(job: Job) -> list[tuple[NDArray[np.uint8], str]]:
     return list(zip(pixels, labels, strict=True))[:SAMPLES_SHOWN]
 
 
-def _facts(
-    job: Job, folder: RunFolder, scores: Scores, part: str, cautions: Sequence[str]
-) -> list[tuple[str, str]]:
-    recipe, sizes = job.recipe, job.splits.sizes()
-    low, high = scores.top1_interval
-    best = folder.load_best().scalars
-    return [
-        (
-            f"top-1 on {scores.num_images:,} {part} images",
-            f"{scores.top1:.2%} (95 % interval {low:.2%} to {high:.2%})",
-        ),
-        ("network", f"{recipe.model}, {recipe.size} x {recipe.size} pixels"),
-        ("images", ", ".join(f"{count:,} {name}" for name, count in sizes.items())),
-        (
-            "run",
-            f"{recipe.steps:,} steps of {recipe.batch_size}, best validation at step "
-            f"{best['step']:,}",
-        ),
-        (
-            "recipe",
-            f"{recipe.optimizer}, {recipe.schedule}, peak learning rate "
-            f"{recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}",
-        ),
-        *[("speed", r["text"]) for r in folder.history() if r["kind"] == "shares"][-1:],
-        *(("caution", text) for text in cautions),
-    ]
+def _report(
+    job: Job,
+    folder: RunFolder,
+    scores: Scores,
+    part: str,
+    *,
+    notices: Sequence[str],
+    cautions: Sequence[str],
+) -> ReportRecord:
+    """Gather what the report page shows."""
+    recipe: Any = job.recipe  # resolved: none of these fields is None
+    training = TrainingRecord(
+        split_sizes=job.splits.sizes(),
+        steps=recipe.steps,
+        batch_size=recipe.batch_size,
+        best_step=folder.load_best().scalars["step"],
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+    )
+    return ReportRecord(
+        model=recipe.model,
+        image_size=recipe.size,
+        data=folder.read_json("data.json")["name"],
+        split=part,
+        scores=scores.to_dict(),
+        model_file=MODEL_FILE,
+        training=training,
+        history=folder.history(),
+        samples=_samples(job),
+        notices=notices,
+        cautions=cautions,
+    )
