@@ -352,7 +352,9 @@ def missing_sections(name: str, value: Any) -> list[str]:
     wrong += [n for n in names if not re.search(rf"^ +\**{n}( \(.*\))?:", text, re.MULTILINE)]
     returns = str(signature.return_annotation)
     if not inspect.isclass(value) and returns not in ("None", "<class 'inspect._empty'>"):
-        returned = shaped or re.search(r"^(Returns|Yields):", text, re.MULTILINE)
+        # Without parameters, a first line that says what is returned is enough.
+        returned = shaped or (not names and first.startswith("Return"))
+        returned = returned or re.search(r"^(Returns|Yields):", text, re.MULTILINE)
         wrong += [] if returned else ["Returns:"]
     return wrong
 
