@@ -319,6 +319,6 @@ def test_figures_in_print_are_drawn_where_they_are_comparable(tmp_path: Path) ->
 def test_help_of_the_group_says_what_it_does_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "--help"]) == 0
     out = capsys.readouterr().out
-    assert "without a verb does all of it" in out and "study report" in out
+    assert "run the whole study" in out and "study report" in out
     assert main(["study", "reprot"]) == 2
     assert "did you mean 'study report'" in capsys.readouterr().err
