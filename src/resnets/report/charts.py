@@ -510,6 +510,16 @@ def mean_layers(**style: Any) -> tuple[Layer, ...]:
     )
 
 
+def lost_layers(text: str, **style: Any) -> tuple[Layer, ...]:
+    """Return a cross for each cell with runs that diverged, and a text beside it."""
+    cross: dict[str, Any] = {"shape": "cross", "size": 60, "filled": False, "strokeWidth": 2}
+    beside: dict[str, Any] = {"align": "left", "dx": 9} | style
+    return (
+        layer("point", "lost", color=INK, **cross),
+        layer("text", "lost", encode={"text": text}, color=INK, **beside),
+    )
+
+
 def _switch(low: float, high: float) -> tuple[alt.Scale, alt.Axis]:
     """Scale from `low` (from 0, if linear) to `high`, with ticks of 1, 2 and 5 or of decades.
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import cycle
-from typing import Any
 
-import altair as alt
-
-from resnets.report.charts import BLUE, GREY, INK, ORANGE, Axis, Layer, Mark, Series, axis, layer
+from resnets.report.charts import BLUE, GREY, INK, ORANGE, Axis, Mark, Series, axis
 from resnets.study.report.figure_row import words_of
 from resnets.study.tables import Row
 
@@ -59,27 +56,3 @@ def at_init(rows: Iterable[Row]) -> Series:
 def block_axis(name: str = "unit", title: str = "block") -> Axis:
     """Return the axis of blocks or layers, counted from the first to the last."""
     return axis(name, title, grid=False, tickMinStep=1, tickCount=9, zero=False, padding=8)
-
-
-def lost_layers(text: str, **style: Any) -> tuple[Layer, ...]:
-    """Return a cross for each cell with runs that diverged, and a text beside it."""
-    cross: dict[str, Any] = {"shape": "cross", "size": 60, "filled": False, "strokeWidth": 2}
-    beside: dict[str, Any] = {"align": "left", "dx": 9} | style
-    return (
-        layer("point", "lost", color=INK, **cross),
-        layer("text", "lost", encode={"text": text}, color=INK, **beside),
-    )
-
-
-def similarity_map(across: tuple[str, int], up: tuple[str, int]) -> tuple[Any, ...]:
-    """Return axes and layers of CKA from 0 to 1, with rings; a side is a title and a last block."""
-    ticks = [list(range(0, last + 1, max(1, round(last / 8)))) for _, last in (across, up)]
-    legend = alt.Legend(titleOrient="left", gradientLength=160, gradientThickness=8, tickCount=3)
-    scale = alt.Scale(domain=[0, 1], scheme="viridis", clamp=True)
-    colour = {"color": alt.Color("value:Q", title="CKA", scale=scale, legend=legend)}
-    return (
-        axis("unit", across[0], "band", values=ticks[0]),
-        axis("x", up[0], "band", list(range(up[1], -1, -1)), values=ticks[1], format="d"),
-        layer("rect", encode=colour, tip=True, hover={"value:Q": "CKA|.3f"}),
-        layer("point", "matched", size=22, color="#ffffff", stroke="#1d1d1d"),
-    )

@@ -6,19 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from resnets.study.statistics import Estimate
-from resnets.study.tables import PROBE, Row, Tables, one, select
+from resnets.study.tables import Row, Tables, one, select
 
 TWINS = ("plain", "residual")
 # The networks of a figure: the deepest of those that were probed.
 MOST_NETWORKS = 4
 Networks = dict[str, list[Row]]
-
-
-def names_of(tables: Tables, table: str) -> list[str]:
-    """Return the tables in the folder that a name stands for; one that is missing is left out."""
-    if table in tables.tables:
-        return [table]
-    return [f"{table}_{network}" for network in networks(tables, table.removeprefix(PROBE))]
 
 
 def networks(tables: Tables, table: str, *metrics: str) -> Networks:

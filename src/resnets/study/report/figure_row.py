@@ -21,9 +21,9 @@ from jinja2 import Environment, StrictUndefined
 
 from resnets.report.charts import Axis, Figure, Layer, Series, plot, save_svg, together
 from resnets.report.html import finite, percent, picture_address, tidy
-from resnets.study.report.figure_data import names_of
+from resnets.study.report.figure_data import networks
 from resnets.study.statistics import Estimate
-from resnets.study.tables import Row, Tables
+from resnets.study.tables import PROBE, Row, Tables
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -118,7 +118,10 @@ def draw(
     for number, found in enumerate(panels, 1):
         description = ": ".join(filter(None, [found.title, words["title"]]))
         named.append(replace(found, name=f"{row.name}-{number}", description=description))
-    names = (name for table in row.tables for name in names_of(tables, table))
+    names: list[str] = []
+    for table in row.tables:  # a name of probes stands for a table of each network
+        probed = [f"{table}_{name}" for name in networks(tables, table.removeprefix(PROBE))]
+        names += [table] if table in tables.tables else probed
     columns = min(row.columns, len(named))
     return DrawnFigure(row.name, words, tuple(named), tuple(names), command, columns)
 
@@ -144,9 +147,9 @@ def words_of(name: str) -> dict[str, Any]:
 
 def interval(found: Estimate, sign: int = 1) -> str:
     """Return the ends of an estimate's interval in percentage points, and what they are."""
-    if found.low is None or found.high is None:
+    if found.spread is None:
         return "no interval"
-    low, high = sorted((100 * sign * found.low, 100 * sign * found.high))
+    low, high = sorted(100 * sign * end for end in found.spread)
     return f"{'range of 3 seeds' if found.is_range else '95 %'}: {low:.1f} to {high:.1f}"
 
 

@@ -11,6 +11,8 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import altair as alt
+
 from resnets.report.charts import (
     BLUE,
     GREY,
@@ -211,19 +213,29 @@ def _matched(rows: list[Row]) -> list[Row]:
 
 
 def _similarity(tables: Tables) -> Drawing:
-    """Draw each network's map, then those of compared networks, twins first."""
+    """Draw each network's map, then those of compared networks, twins first, with their rings."""
     within, across = networks(tables, "similarity", "cka"), networks(tables, "across", "cka_across")
     across = {name: across[name] for name in sorted(across, key=_of_one_family)}
-    panels, matched = [], {name: _matched(rows) for name, rows in across.items()}
+    matched, panels = {name: _matched(rows) for name, rows in across.items()}, []
+    legend = alt.Legend(titleOrient="left", gradientLength=160, gradientThickness=8, tickCount=3)
+    scale = alt.Scale(domain=[0, 1], scheme="viridis", clamp=True)
+    colour = {"color": alt.Color("value:Q", title="CKA", scale=scale, legend=legend)}
     for name, rows in (within | across).items():
         sides = [f"block of {side}" for side in name.split(AGAINST)]
-        titles = sides if name in across else ["block", "block"]
-        shown = look.similarity_map(*zip(titles, _lasts(rows), strict=True))
-        data, title = (
-            {"rows": rows, "matched": matched.get(name, [])},
+        titles, (n, m) = sides if name in across else ["block", "block"], _lasts(rows)
+        ticks = [list(range(0, last + 1, max(1, round(last / 8)))) for last in (n, m)]
+        drawn = panel(
             name.replace(AGAINST, " with "),
+            {"rows": rows, "matched": matched.get(name, [])},
+            axis("unit", titles[0], "band", values=ticks[0]),
+            axis("x", titles[1], "band", list(range(m, -1, -1)), values=ticks[1], format="d"),
+            layer("rect", encode=colour, tip=True, hover={"value:Q": "CKA|.3f"}),
+            layer("point", "matched", size=22, color="#ffffff", stroke="#1d1d1d"),
+            square=True,
+            width=330,
+            height=330,
         )
-        panels.append(panel(title, data, *shown, square=True, width=330, height=330))
+        panels.append(drawn)
 
     def near(rows: list[Row]) -> float | None:
         values = [row["value"] for row in rows if row["x"] == row["unit"] + 1]

@@ -25,6 +25,7 @@ from resnets.report.charts import (
     axis,
     layer,
     log_axis,
+    lost_layers,
     mean_layers,
     ordered,
     share_axis,
@@ -78,7 +79,7 @@ def _degradation(tables: Tables) -> Drawing:
             *mean_layers(),
             layer("point", "dots", tip=True, hover=runs, opacity=0.55),
             layer("point", "print", tip=True, hover={"status:N": "source"}, **hollow),
-            *look.lost_layers("count():Q"),
+            *lost_layers("count():Q"),
             series=series,
         )
         panels.append(drawn)
@@ -266,7 +267,7 @@ def _families(tables: Tables) -> Drawing:
             layer("point", "dots", size=16, opacity=0.5, color=GREY),
             layer("rule", "means", x="low", x2="high", where="isValid(datum.low)", encode=colour),
             layer("point", "means", tip=True, hover=RANGE, encode=colour, size=70),
-            *look.lost_layers("lost:N", align="right", dx=-9),
+            *lost_layers("lost:N", align="right", dx=-9),
             width=760,
             height=24 * len(cells),
         )
@@ -292,7 +293,7 @@ def _strength(tables: Tables) -> Drawing:
         share_axis("training error", top),
         *mean_layers(color=BLUE),
         layer("point", "dots", tip=True, hover=runs, opacity=0.55, color=BLUE),
-        *look.lost_layers("lost:N"),
+        *lost_layers("lost:N"),
         width=760,
     )
     ends = [row["family"] for row in ((means or cells)[0], (means or cells)[-1])]

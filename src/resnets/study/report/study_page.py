@@ -105,12 +105,11 @@ def command_of(tables: Tables, table: str) -> str:
         given = f" {data}" if own else ""  # images in place of the preset's
         return f"resnets study train{given} --preset {preset} --out {folder}"
 
-    def model(name: str) -> str:
-        kept = folder / "models" / f"{name}.safetensors"
-        return str(kept) if kept.exists() else "MODEL"
-
-    found = [network.split(AGAINST) for network in networks(tables, table.removeprefix(PROBE))]
-    named = [[model(name) for name in names] for names in found]
+    kept = {path.stem: str(path) for path in (folder / "models").glob("*.safetensors")}
+    named = [
+        [kept.get(name, "MODEL") for name in network.split(AGAINST)]
+        for network in networks(tables, table.removeprefix(PROBE))
+    ]
     if table == "probe_gradients" and not any("MODEL" in names for names in named):
         return f"resnets study --out {folder}"  # the plan repeats the first steps
     models = dict.fromkeys(" --against ".join(names) for names in named)
