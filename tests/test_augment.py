@@ -1,4 +1,4 @@
-"""Draws and augmentations against the published generator, plain loops, torch and torchvision."""
+"""Compare augmentation with the published generator, plain loops, torch and torchvision."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_flip_equals_torch() -> None:
     assert torch.equal(found[~mirrored], images[~mirrored])
 
 
-def test_flips_are_half_of_the_images_and_drawn_anew_each_epoch() -> None:
+def test_flips_are_half_of_the_images_and_drawn_again_each_epoch() -> None:
     first, second = flips_of("random", 0), flips_of("random", 1)
     for drawn in (first, second, first ^ second):
         assert abs(drawn.mean() - 0.5) < FIVE_SIGMA * 0.5 / np.sqrt(len(drawn))
@@ -346,7 +346,7 @@ def test_no_global_generator_is_touched() -> None:
         ({"crop": "shift"}, "needs 1 pixel"),
         ({"crop_padding": 2}, "any other crop 0"),
         ({"crop": "shift", "crop_padding": -1}, "crop_padding -1"),
-        ({"min_area": 0.0}, "min_area 0.0: must lie in 0.01..1"),
+        ({"min_area": 0.0}, "min_area 0.0: must be in 0.01..1"),
         ({"erasing": 1.5}, "erasing 1.5"),
         ({"mixup": -0.1}, "mixup -0.1"),
         ({"cutmix": float("nan")}, "cutmix nan"),

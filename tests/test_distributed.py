@@ -127,7 +127,7 @@ def scores_of(ranks: DistContext, model: nn.Module, interruption: SignalHandler)
     batches = ranks.in_step(validation_of(ranks), rounds=6, interruption=interruption)
     double = next(model.parameters()).dtype == torch.float64
     kept = Exact(batches) if double else batches
-    return evaluate(model, kept, tuple("abcd"), add_up=ranks.add_up)
+    return evaluate(model, kept, tuple("abcd"), all_reduce=ranks.add_up)
 
 
 def lived(

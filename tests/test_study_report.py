@@ -34,8 +34,11 @@ SECTIONS = {
     "trained": ("paths", "ablation", "blocks", "similarity", "landscape"),
 }
 FIGURES = [name for names in SECTIONS.values() for name in names]
-WRITE = {"training": lambda folder: write_training(folder, degrading), "initialisation": write_init,
-         "trained": write_probes}  # fmt: skip
+WRITE = {
+    "training": lambda folder: write_training(folder, degrading),
+    "initialisation": write_init,
+    "trained": write_probes,
+}
 
 
 class Page(HTMLParser):
@@ -237,8 +240,11 @@ def test_a_browser_draws_every_chart(study: Path, tmp_path: Path) -> None:
     page = study / "study.html"
     dom = subprocess.run(
         ["chromium", *flags.split(), "--disable-component-update", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
     names = list(Page(page).charts)
     assert len(names) > 20
     for name in names:
@@ -267,6 +273,6 @@ def test_figures_in_print_are_drawn_where_they_are_comparable(tmp_path: Path) ->
 def test_help_of_the_group_says_what_it_does_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "--help"]) == 0
     out = capsys.readouterr().out
-    assert "without a verb does all of it" in out and "study report" in out
+    assert "run the whole study" in out and "study report" in out
     assert main(["study", "reprot"]) == 2
     assert "did you mean 'study report'" in capsys.readouterr().err

@@ -61,12 +61,14 @@ def training_rows(errors: Callable[[str, int, int], float | None], *others: str)
     cells = dict(plan(*others).cells())
     rows = [
         run("tune", family, depth, lr, 1000, 0.3 + abs(lr - 0.1))
-        for family, depth in cells for lr in (0.03, 0.1, 0.3)
-    ]  # fmt: skip
+        for family, depth in cells
+        for lr in (0.03, 0.1, 0.3)
+    ]
     rows += [
         run("count", family, depth, 0.1, seed, errors(family, depth, seed))
-        for (family, depth), seeds in cells.items() for seed in seeds
-    ]  # fmt: skip
+        for (family, depth), seeds in cells.items()
+        for seed in seeds
+    ]
     return rows
 
 
@@ -143,8 +145,9 @@ def write_across(folder: Path, **alike: float) -> None:
         about: Row = {"study": "probe", "family": family, "depth": 56, "metric": "cka_across"}
         rows = [
             about | {"unit": u, "x": float(v), "value": value if v == (u + 1) // 2 else 0.1}
-            for u in range(BLOCKS + 1) for v in range(BLOCKS // 2 + 1)
-        ]  # fmt: skip
+            for u in range(BLOCKS + 1)
+            for v in range(BLOCKS // 2 + 1)
+        ]
         write_table(probe_path(folder, "across", f"{family}-56-against-{family}-8"), rows)
 
 
@@ -170,21 +173,30 @@ def _probe(family: str) -> dict[str, list[Row]]:
         use += [{"metric": "branch_ratio", "unit": u, "value": 1 / u} for u in units]
         paths = [*_paths()]
     landscape = [
-        {"metric": "line_loss_recalibrated", "draw": draw, "x": x,
-         "value": 0.5 + (1 + draw / 10 + plain) * x * x}
-        for draw in range(10) for x in (-1.0, -0.5, 0.0, 0.5, 1.0)
-    ]  # fmt: skip
+        {
+            "metric": "line_loss_recalibrated",
+            "draw": draw,
+            "x": x,
+            "value": 0.5 + (1 + draw / 10 + plain) * x * x,
+        }
+        for draw in range(10)
+        for x in (-1.0, -0.5, 0.0, 0.5, 1.0)
+    ]
     return {
-        "lesions": lesions, "use": use, "paths": paths, "landscape": landscape,
+        "lesions": lesions,
+        "use": use,
+        "paths": paths,
+        "landscape": landscape,
         "responses": [
             {"metric": "response_std", "x": float(u), "unit": u, "value": 2.0 + plain + u / 10}
             for u in units
         ],
         "similarity": [
             {"metric": "cka", "unit": u, "x": float(v), "value": 1 / (1 + abs(u - v))}
-            for u in range(BLOCKS + 1) for v in range(BLOCKS + 1)
+            for u in range(BLOCKS + 1)
+            for v in range(BLOCKS + 1)
         ],
-    }  # fmt: skip
+    }
 
 
 def _lesions(plain: bool) -> Iterator[Row]:

@@ -17,7 +17,7 @@ from resnets.course import Log
 from resnets.data import Split, open_data
 from resnets.device import choose_device, kept_threads
 from resnets.errors import UserError, unknown
-from resnets.evaluation.evaluator import Mistakes, left_out, score
+from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
 from resnets.evaluation.metrics import Scores
 from resnets.inference.model_file import ModelFile, ModelFileError, read_model
 from resnets.inference.predictor import Prediction, Predictor
@@ -123,7 +123,7 @@ def evaluate(
     model: str | Path | ModelFile,
     data: str | Path,
     *,
-    part: str | None = None,
+    split: str | None = None,
     device: str = "auto",
     workers: int = 2,
     max_corrupt: float = 0.01,
@@ -132,7 +132,7 @@ def evaluate(
 ) -> Scores:
     """Score a model file on DATA; classes are matched by name.
 
-    DATA without parts is used whole; with parts, `part` or else test, or else validation.
+    DATA without splits is used whole; with splits, `split` or else test, or else validation.
     `workers` processes decode images that do not fit in memory; `max_corrupt` is the largest share
     of unreadable ones. `report` is a folder for the page and its figures. `log` sees a notice of
     the part that was taken and of whatever was left out, and a caution where the model carries one.
@@ -145,14 +145,14 @@ def evaluate(
         raise UserError(f"--report {report}: is a run with a page of its own; give another folder")
     file = model if isinstance(model, ModelFile) else read_model(model)
     dataset = open_data(data, max_corrupt=max_corrupt, classes=file.classes)
-    chosen = choose_split(dataset.splits, part)
+    chosen = choose_split(dataset.splits, split)
     images = dataset.splits[chosen]
     taken = f"{'the whole' if chosen == 'all' else f'the part {chosen}'} of {data}"
     notices = notices_of(dataset)
     mistakes = Mistakes(images, file.classes, file.preprocess)
-    watch = None if report is None else mistakes
-    scores = score(file, images, device=place, workers=workers, watch=watch)
-    notices += left_out(scores, images)
+    callback = None if report is None else mistakes
+    scores = score(file, images, device=place, workers=workers, callback=callback)
+    notices += unreadable_notice(scores, images)
     notices += missing_charts() if report is not None else []
     cautions = [f"of its training: {text}" for text in _cautions(file)]
     if log is not None:
@@ -207,10 +207,7 @@ def predict(
     The model file is read at once, the images as the answers are asked for, in their order. One
     that cannot be read answers with an `error`. Raises UserError, ModelFileError.
     """
-    predictor = Predictor(model, device=choose_device(device))
-    array = hasattr(images, "__array_interface__") and getattr(images, "ndim", 2) < 4
-    single = array or isinstance(images, (str, bytes, Path))
-    return predictor.predict([images] if single else images, top=top)
+    return Predictor(model, device=choose_device(device)).predict(images, top=top)
 
 
 def load_model(model: str | Path) -> ResNet:

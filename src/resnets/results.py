@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnets.evaluation.evaluator import Mistakes, left_out, score
+from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
 from resnets.evaluation.metrics import Scores
 from resnets.inference.model_file import ModelFile, read_model, save_model
 from resnets.report.page import (
@@ -87,10 +87,10 @@ def finish(
             images,
             device=job.device,
             workers=job.recipe.workers or 0,
-            watch=mistakes,
+            callback=mistakes,
             cache_mb=job.recipe.cache_mb,
         )
-        for text in [*left_out(scores, images), *missing_charts()]:
+        for text in [*unreadable_notice(scores, images), *missing_charts()]:
             notices = [*notices, text]
             tell(text)
         record = scores.to_dict() | {"part": part, "validate_on": job.recipe.validate_on}

@@ -1,8 +1,4 @@
-"""Scoring the network of a model file: training's last step and `resnets evaluate` are both this.
-
-Enters: the contents of a model file and one part of a data set. Leaves: `Scores`, and on request
-the most confident mistakes as pictures.
-"""
+"""Score the network of a model file, and collect its most confident mistakes."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ from resnets.inference.model_file import ModelFile
 from resnets.inference.tta import with_tta
 
 BATCH_SIZE = 250
-# Pictures of mistakes: of each pair of classes, of how many pairs surely, and in all.
+# Pictures of mistakes: for each pair of classes, pairs that are always shown, and pictures in all.
 MISTAKES_PER_PAIR = 4
 PAIRS_SHOWN = 12
 MISTAKES_SHOWN = 60
@@ -33,10 +29,14 @@ def score(
     *,
     device: torch.device,
     workers: int,
-    watch: Callable[[Any, torch.Tensor], None] | None = None,
+    callback: Callable[[Any, torch.Tensor], None] | None = None,
     cache_mb: float = 1024,
 ) -> Scores:
-    """The scores of a model file's network on the images, float32, whatever it was trained in."""
+    """Score the network of a model file in float32, whatever precision it was trained in.
+
+    `callback` gets each batch and its logits N K. `workers` processes decode images that do not fit
+    into `cache_mb` megabytes of memory.
+    """
     model = place(file.build(), device=device, memory_format="channels_last")
     network = with_tta(model, file.preprocess.tta)
     batches = EvalLoader(
@@ -48,19 +48,19 @@ def score(
         cache_mb=cache_mb,
     )
     try:
-        return evaluate(network, batches, file.classes, watch=watch)
+        return evaluate(network, batches, file.classes, callback=callback)
     finally:
         batches.close()
 
 
-def left_out(scores: Scores, images: Split) -> list[str]:
-    """A notice of images that could not be read, if there are any."""
+def unreadable_notice(scores: Scores, images: Split) -> list[str]:
+    """Return a notice of the images that could not be read, or nothing."""
     lost = len(images) - scores.num_images
     return [f"{lost:,} of the images could not be read and were left out"] if lost else []
 
 
 class Mistakes:
-    """Watch an evaluation and keep the most confident mistakes of each pair of classes."""
+    """Keep the most confident mistakes of each pair of classes: a callback for `score`."""
 
     def __init__(self, images: Split, classes: tuple[str, ...], preprocess: Preprocess) -> None:
         self.images, self.classes, self.preprocess = images, classes, preprocess
@@ -69,7 +69,7 @@ class Mistakes:
         self.counts: Counter[tuple[int, int]] = Counter()
 
     def __call__(self, batch: Batch, logits: torch.Tensor) -> None:
-        """Look at one batch."""
+        """Keep the most confident mistakes so far and in this batch."""
         confidence, predicted = logits.softmax(1).max(1)
         for i in (predicted != batch.targets).nonzero().flatten().tolist():
             pair = int(batch.targets[i]), int(predicted[i])

@@ -274,6 +274,19 @@ class Mark:
         return SHAPES[self.shape]
 
 
+# From the first step or the shallowest network to the last.
+ORDERED = tuple(
+    Mark(colour, dash)
+    for colour, dash in zip(
+        ("#56B4E9", BLUE, "#009E73", "#E69F00", ORANGE, "#A0522D"),
+        ((1, 0), (8, 2), (5, 2), (3, 2), (2, 2), (1, 2)),
+        strict=True,
+    )
+)
+# What a point that stands for a mean shows under the pointer.
+RANGE = {"low:Q": "from|.2%", "high:Q": "to|.2%"}
+
+
 @dataclass(frozen=True)
 class Series:
     """What tells series apart: the words of a column, and their marks."""
@@ -311,6 +324,13 @@ class Series:
         }
 
 
+def ordered(words: Sequence[str]) -> Series:
+    """Return the series of depths or steps, the colours as far apart as they can be."""
+    gaps = max(1, len(words) - 1)
+    places = [round(place * (len(ORDERED) - 1) / gaps) for place in range(len(words))]
+    return Series(tuple(words), tuple(ORDERED[place] for place in places))
+
+
 @dataclass(frozen=True)
 class Axis:
     """A field of the rows, and how it is scaled.
@@ -325,6 +345,12 @@ class Axis:
     domain: Sequence[Any] | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     scale: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def hover(self) -> dict[str, str]:
+        """Return what is shown of this axis under the pointer."""
+        share = self.options.get("format", "").endswith("%")
+        kind = "O" if self.kind == "band" else "Q"
+        return {f"{self.field}:{kind}": f"{self.title or self.field}|{'.2%' if share else '~r'}"}
 
     def channel(self, channel: type[alt.X] | type[alt.Y]) -> Any:
         """Return the encoding of this axis."""
@@ -368,6 +394,7 @@ class Layer:
     fields: dict[str, Any]  # x, y, x2, y2
     encode: dict[str, Any]
     hover: Mapping[str, str]  # field:type -> "title" or "title|format"
+    tip: bool  # whether the fields of the series and the axes are shown too
     where: str
     style: dict[str, Any]
 
@@ -378,6 +405,7 @@ def layer(
     *,
     encode: dict[str, Any] | None = None,
     hover: Mapping[str, str] | None = None,
+    tip: bool = False,
     where: str = "",
     **options: Any,
 ) -> Layer:
@@ -387,7 +415,7 @@ def layer(
     """
     fields: dict[str, Any] = {}
     fields |= {key: options.pop(key) for key in ("x", "y", "x2", "y2") if key in options}
-    return Layer(mark, data, fields, encode or {}, hover or {}, where, options)
+    return Layer(mark, data, fields, encode or {}, hover or {}, tip, where, options)
 
 
 def plot(x: Axis, y: Axis, *layers: Layer, series: Series | None = None) -> alt.LayerChart:
@@ -433,10 +461,15 @@ def _layered(x: Axis, y: Axis, part: Layer, series: Series | None) -> alt.Chart:
         channels["x2"] = part.fields["x2"]
     if "y2" in part.fields:
         channels["y2"] = part.fields["y2"] + shown_suffix
-    if part.hover:
+    hover = dict(part.hover)
+    if part.tip:
+        own = {} if series is None else {f"{series.field}:N": series.field}
+        hover = own | x.hover() | y.hover() | hover
+    if hover:
         channels["tooltip"] = [
-            alt.Tooltip(name, title=words.partition("|")[0], format=words.partition("|")[2])
-            for name, words in part.hover.items()
+            alt.Tooltip(name, title=title or form, format=form if title else "")
+            for name, words in hover.items()
+            for title, _, form in (words.rpartition("|"),)
         ]
     chart = alt.Chart(alt.NamedData(name=part.data))
     if part.where:
@@ -454,6 +487,27 @@ def _layered(x: Axis, y: Axis, part: Layer, series: Series | None) -> alt.Chart:
         **(channels | part.encode)
     )
     return made
+
+
+def log_axis(name: str, title: str, values: Sequence[float], form: str = "~s") -> Axis:
+    """Return the logarithmic axis of depths or steps, with a tick at each."""
+    ends, title = (values[0] / 1.12, values[-1] * 1.12), f"{title} (log scale)"
+    return axis(name, title, "log", ends, values=list(values), format=form, grid=False)
+
+
+def share_axis(title: str, top: float | None = None) -> Axis:
+    """Return the axis of an error or another share, from 0."""
+    domain = None if top is None else (0, top)
+    return axis("value", title, domain=domain, format=".0%", tickCount=6)
+
+
+def mean_layers(**style: Any) -> tuple[Layer, ...]:
+    """Return a line of means within a band from `low` to `high`, with values to hover over."""
+    return (
+        layer("area", "means", y="low", y2="high", where="isValid(datum.low)", **style),
+        layer("line", "means", **style),
+        layer("point", "means", tip=True, hover=RANGE, **style | {"size": 110, "opacity": 0}),
+    )
 
 
 def _switch(low: float, high: float) -> tuple[alt.Scale, alt.Axis]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 
-from resnets.data.workers import start_worker
+from resnets.data.workers import init_worker
 from resnets.errors import UserError
 
 # Times that a cluster repeats a job whose worker was lost.
@@ -22,7 +22,7 @@ def on_this_machine(processes: int) -> Iterator[Executor]:
     pool = ProcessPoolExecutor(
         processes,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=start_worker,
+        initializer=init_worker,
         initargs=(0,),
     )
     try:

@@ -209,7 +209,7 @@ class Job:
             self.validation, rounds=rounds, interruption=interruption or SignalHandler()
         )
         with autocast(self.device, self.recipe.precision):
-            return evaluate(model, batches, self.classes, add_up=self.ranks.add_up)
+            return evaluate(model, batches, self.classes, all_reduce=self.ranks.add_up)
 
     def measure(self, model: ResNet, *, budget: float | None) -> tuple[float, float]:
         """Seconds of one training step, and of evaluating one image, on the real thing.

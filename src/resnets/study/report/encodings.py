@@ -8,19 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.charts import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    Axis,
-    Layer,
-    Mark,
-    Series,
-    axis,
-    layer,
-    plot,
-)
+from resnets.report.charts import BLUE, GREY, INK, ORANGE, Axis, Layer, Mark, Series, axis, layer
 from resnets.study.report.figure_row import words_of
 from resnets.study.tables import Row
 
@@ -39,17 +27,6 @@ MARKS = {
 # Names at initialisation, and of trained families; a family that is not here keeps its own.
 AT_INIT: dict[str, str] = words_of("at_init")
 TRAINED: dict[str, str] = words_of("trained")
-# From the first step or the shallowest network to the last.
-ORDERED = (
-    Mark("#56B4E9"),
-    Mark("#0072B2", (8, 2)),
-    Mark("#009E73", (5, 2)),
-    Mark("#E69F00", (3, 2)),
-    Mark("#D55E00", (2, 2)),
-    Mark("#A0522D", (1, 2)),
-)
-# What a point that stands for a mean shows under the pointer.
-RANGE = {"low:Q": "from|.2%", "high:Q": "to|.2%"}
 
 
 def marks_of(names: Sequence[str]) -> dict[str, Mark]:
@@ -79,37 +56,9 @@ def at_init(rows: Iterable[Row]) -> Series:
     return Series(tuple(AT_INIT[name] for name in families), tuple(marks_of(families).values()))
 
 
-def ordered(words: Sequence[str]) -> Series:
-    """Return the series of depths or steps, the colours as far apart as they can be."""
-    gaps = max(1, len(words) - 1)
-    places = [round(place * (len(ORDERED) - 1) / gaps) for place in range(len(words))]
-    return Series(tuple(words), tuple(ORDERED[place] for place in places))
-
-
-def log_axis(name: str, title: str, values: Sequence[float], form: str = "~s") -> Axis:
-    """Return the logarithmic axis of depths or steps, with a tick at each."""
-    ends, title = (values[0] / 1.12, values[-1] * 1.12), f"{title} (log scale)"
-    return axis(name, title, "log", ends, values=list(values), format=form, grid=False)
-
-
 def block_axis(name: str = "unit", title: str = "block") -> Axis:
     """Return the axis of blocks or layers, counted from the first to the last."""
     return axis(name, title, grid=False, tickMinStep=1, tickCount=9, zero=False, padding=8)
-
-
-def share_axis(title: str, top: float | None = None) -> Axis:
-    """Return the axis of an error or another share, from 0."""
-    domain = None if top is None else (0, top)
-    return axis("value", title, domain=domain, format=".0%", tickCount=6)
-
-
-def mean_layers(hover: dict[str, str], **style: Any) -> tuple[Layer, ...]:
-    """Return a line of means within a band from `low` to `high`, with values to hover over."""
-    return (
-        layer("area", "means", y="low", y2="high", where="isValid(datum.low)", **style),
-        layer("line", "means", **style),
-        layer("point", "means", hover=hover | RANGE, **style | {"size": 110, "opacity": 0}),
-    )
 
 
 def lost_layers(text: str, **style: Any) -> tuple[Layer, ...]:
@@ -122,21 +71,15 @@ def lost_layers(text: str, **style: Any) -> tuple[Layer, ...]:
     )
 
 
-def similarity_map(across: tuple[str, int], up: tuple[str, int]) -> alt.LayerChart:
-    """Return a map of CKA from 0 to 1, with rings at equal shares of depth.
-
-    Args:
-        across: Title and last block of the horizontal side.
-        up: The same of the vertical side.
-    """
+def similarity_map(across: tuple[str, int], up: tuple[str, int]) -> tuple[Any, ...]:
+    """Return axes and layers of CKA from 0 to 1, with rings; a side is a title and a last block."""
     ticks = [list(range(0, last + 1, max(1, round(last / 8)))) for _, last in (across, up)]
     legend = alt.Legend(titleOrient="left", gradientLength=160, gradientThickness=8, tickCount=3)
     scale = alt.Scale(domain=[0, 1], scheme="viridis", clamp=True)
     colour = {"color": alt.Color("value:Q", title="CKA", scale=scale, legend=legend)}
-    hover = {"unit:O": across[0], "x:O": up[0], "value:Q": "CKA|.3f"}
-    return plot(
+    return (
         axis("unit", across[0], "band", values=ticks[0]),
         axis("x", up[0], "band", list(range(up[1], -1, -1)), values=ticks[1], format="d"),
-        layer("rect", encode=colour, hover=hover),
-        layer("point", "matched", hover=hover, size=22, color="#ffffff", stroke="#1d1d1d"),
+        layer("rect", encode=colour, tip=True, hover={"value:Q": "CKA|.3f"}),
+        layer("point", "matched", size=22, color="#ffffff", stroke="#1d1d1d"),
     )

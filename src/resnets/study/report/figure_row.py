@@ -10,17 +10,16 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 from jinja2 import Environment, StrictUndefined
 
-from resnets.report.charts import Figure, save_svg, together
+from resnets.report.charts import Axis, Figure, Layer, Series, plot, save_svg, together
 from resnets.report.html import finite, percent, picture_address, tidy
 from resnets.study.report.figure_data import names_of
 from resnets.study.statistics import Estimate
@@ -31,7 +30,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+# The numbers of a caption, and what is true of them.
 Facts = Mapping[str, Any]
+# The panels of a figure, and its facts.
+Drawing = tuple[list[Figure], Facts]
 # The words of a figure; a key that captions.toml leaves out is empty.
 PARTS = ("title", "subtitle", "note", "not_shown")
 # Rows from which on a picture is a bitmap.
@@ -40,20 +42,14 @@ MANY = 2000
 
 @dataclass(frozen=True)
 class FigureRow:
-    """A figure of the page.
+    """A figure of the page."""
 
-    Args:
-        name: Its key in captions.toml, its file, its anchor.
-        tables: The tables that it is drawn from; `probe_paths` is that of every probed network.
-        panels: Draws it; a figure without panels is left out.
-        facts: The numbers of its caption, and what is true of them.
-        columns: Panels beside each other.
-    """
-
+    # Its key in captions.toml, its file, its anchor.
     name: str
+    # What it is drawn from; `probe_paths` is the table of every probed network.
     tables: tuple[str, ...]
-    panels: Callable[[Tables], Iterator[Figure]]
-    facts: Callable[[Tables], Facts]
+    # Draws it; a figure without panels is left out.
+    draw: Callable[[Tables], Drawing]
     columns: int = 2
 
 
@@ -84,18 +80,22 @@ class DrawnFigure:
 
 def panel(
     title: str,
-    chart: alt.LayerChart,
     data: Mapping[str, Iterable[Row]],
+    x: Axis,
+    y: Axis,
+    *layers: Layer,
+    series: Series | None = None,
     width: int = 400,
     height: int = 280,
-    **options: Any,
+    square: bool = False,
 ) -> Figure:
     """Return a chart of a figure with the columns that it draws, rounded; `draw` names it."""
+    chart = plot(x, y, *layers, series=series)
     spec = json.dumps(chart.to_dict(validate=False))
     used = set(re.findall(r'"field": "(\w+)"|datum\.(\w+)', spec))
     names = {name for pair in used for name in pair if name}
     kept = {part: [_rounded(row, names) for row in rows] for part, rows in data.items()}
-    return Figure("", title, "", chart, kept, width, height, **options)
+    return Figure("", title, "", chart, kept, width, height, square, series=series)
 
 
 def _rounded(row: Row, names: set[str]) -> Row:
@@ -109,18 +109,11 @@ def _rounded(row: Row, names: set[str]) -> Row:
 def draw(
     row: FigureRow, tables: Tables, verdicts: Mapping[str, str], command: str
 ) -> DrawnFigure | None:
-    """Return a figure of these tables; None where they have nothing to show.
-
-    Args:
-        row: The figure.
-        tables: Of the study.
-        verdicts: On the claims, by name.
-        command: That made the tables.
-    """
-    panels = list(row.panels(tables))
+    """Return a figure of these tables, which `command` made; None where nothing is to show."""
+    panels, facts = row.draw(tables)
     if not panels:
         return None
-    words = caption(row.name, row.facts(tables), verdicts)
+    words = caption(row.name, facts, verdicts)
     named = []
     for number, found in enumerate(panels, 1):
         description = ": ".join(filter(None, [found.title, words["title"]]))
@@ -141,15 +134,12 @@ def caption(name: str, facts: Facts, verdicts: Mapping[str, str]) -> dict[str, s
     }
 
 
+@cache
 def words_of(name: str) -> dict[str, Any]:
     """Return a table of captions.toml."""
-    found: dict[str, Any] = _captions()[name]
+    text = files(__package__).joinpath("captions.toml").read_text("utf-8")
+    found: dict[str, Any] = tomllib.loads(text)[name]
     return found
-
-
-@cache
-def _captions() -> dict[str, Any]:
-    return tomllib.loads(files(__package__).joinpath("captions.toml").read_text("utf-8"))
 
 
 def interval(found: Estimate, sign: int = 1) -> str:

@@ -7,18 +7,17 @@ gradient. Dense layers of the largest width; the tables hold the other widths an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import altair as alt
 
-from resnets.report.charts import GREY, Figure, Mark, Series, axis, layer, plot
+from resnets.report.charts import GREY, Mark, Series, axis, layer, log_axis, ordered
 from resnets.study.propagation.signal_propagation import INPUTS
 from resnets.study.propagation.stability import DECADES, NEIGHBOURS, SHATTERED
 from resnets.study.report import encodings as look
 from resnets.study.report.encodings import AT_INIT
 from resnets.study.report.figure_data import chance, depths_of, measured
-from resnets.study.report.figure_row import Facts, FigureRow, panel
+from resnets.study.report.figure_row import Drawing, FigureRow, panel
 from resnets.study.tables import Row, Tables, median_by, one, select
 
 KIND = "init-dense"
@@ -50,16 +49,6 @@ def _table(tables: Tables, name: str, **wanted: Any) -> list[Row]:
     return select(rows, width=width, **wanted)
 
 
-def _judged(tables: Tables) -> dict[str, list[Row]]:
-    """Verdicts by panel: the sweep both ways, and the study's own networks at their own batch."""
-    found = {
-        "Forward (signals)": _table(tables, "init", metric="verdict_forward"),
-        "Backward (gradients)": _table(tables, "init", metric="verdict_backward"),
-        OWN: select(tables.table("initial_gradients"), metric="verdict_backward"),
-    }
-    return {title: [_named(row, title) for row in rows] for title, rows in found.items() if rows}
-
-
 def _named(row: Row, title: str) -> Row:
     words = row["status"].replace("healthy", "stable").split(", ")
     letters = " ".join(word[0].upper() for word in words)
@@ -69,30 +58,35 @@ def _named(row: Row, title: str) -> Row:
     return row | {"name": name, "verdict": ", ".join(words), "series": words[0], "text": text}
 
 
-def _verdicts(tables: Tables) -> Iterator[Figure]:
-    for title, rows in _judged(tables).items():
+def _verdicts(tables: Tables) -> Drawing:
+    """Draw the sweep both ways, and the study's own networks at their own batch."""
+    found = {
+        "Forward (signals)": _table(tables, "init", metric="verdict_forward"),
+        "Backward (gradients)": _table(tables, "init", metric="verdict_backward"),
+        OWN: select(tables.table("initial_gradients"), metric="verdict_backward"),
+    }
+    judged = {title: [_named(row, title) for row in rows] for title, rows in found.items() if rows}
+    panels = []
+    for title, rows in judged.items():
         names = [name for name in AT_INIT.values() if name in {row["name"] for row in rows}]
         names = list(dict.fromkeys(names + [row["name"] for row in rows]))
-        hover = {"name:N": "family", "depth:O": "layers|,d", "verdict:N": "verdict"}
-        chart = plot(
+        drawn = panel(
+            title,
+            {"rows": rows},
             axis("depth", "layers", "band", depths_of(rows), format="~s"),
-            axis("name", None, "band", names, labelLimit=180),
-            layer("rect", hover=hover, stroke="white", strokeWidth=2),
+            axis("name", "", "band", names, labelLimit=180),
+            layer("rect", tip=True, hover={"verdict:N": "verdict"}, stroke="white", strokeWidth=2),
             layer("text", encode={"text": "text:N"}, fontWeight=600, color="#1d1d1d"),
             series=VERDICTS,
+            height=25 * len(names),
         )
-        yield panel(title, chart, {"rows": rows}, height=25 * len(names), series=VERDICTS)
-
-
-def _verdict_facts(tables: Tables) -> Facts:
-    judged = _judged(tables)
+        panels.append(drawn)
     own = judged.pop(OWN, [])
     rows = [row for found in judged.values() for row in found]
-    depth = max(depths_of(rows), default=0)
-    words: dict[str, set[str]] = {}
+    depth, words = max(depths_of(rows), default=0), dict[str, set[str]]()
     for row in select(rows, depth=depth):
         words.setdefault(row["name"], set()).update(row["verdict"].split(", "))
-    return {
+    return panels, {
         "depth": depth,
         "stable": [name for name, found in words.items() if found == {"stable"}],
         "plain": sorted(words.get(AT_INIT["plain-bn"], set()) - {"stable"}),
@@ -117,32 +111,31 @@ def _measured(tables: Tables) -> list[Row]:
     return found
 
 
-def _measure(tables: Tables) -> Iterator[Figure]:
-    rows = _measured(tables)
-    depths = depths_of(rows)
-    series = look.ordered([f"{depth} layers" for depth in depths])
-    named = f"datum.depth == {max(depths, default=0)} || datum.value > 0.25"
-    errors = [row["value"] for row in rows]
-    y = {"format": ".0%", "values": [0.05, 0.1, 0.2, 0.4, 0.8], "grid": True}
-    hover = {"name:N": "family", "depth:Q": "layers", "value:Q": "training error|.1%"}
-    hover |= {"size:Q": "powers of ten|.2f", "apart:Q": "1 - cosine|.2f", "lost:N": "runs"}
-    title = "training error after training (log scale)"
-    for measure, words in MEASURES.items() if len(rows) > 2 else ():
-        chart = plot(
-            axis(measure, words, grid=False, tickCount=6),
-            axis("value", title, "log", (min(errors) / 1.2, max(errors) * 1.2), **y),
-            layer("point", hover=hover, size=60, opacity=0.9),
-            layer("text", encode={"text": "name:N"}, where=named, align="left", dx=7, fontSize=10),
-            series=series,
-        )
-        yield panel("", chart, {"rows": rows}, height=340, series=series)
-
-
-def _measure_facts(tables: Tables) -> Facts:
+def _measure(tables: Tables) -> Drawing:
     rows, table = _measured(tables), tables.table("initial_gradients")
+    if len(rows) < 3:
+        return [], {}
+    depths, errors = depths_of(rows), [row["value"] for row in rows]
+    named = f"datum.depth == {max(depths)} || datum.value > 0.25"
+    ticks = {"format": ".0%", "values": [0.05, 0.1, 0.2, 0.4, 0.8]}
+    title, ends = "training error (log scale)", (min(errors) / 1.2, max(errors) * 1.2)
+    hover = {"name:N": "family", "lost:N": "runs"}
+    panels = [
+        panel(
+            "",
+            {"rows": rows},
+            axis(measure, words, grid=False, tickCount=6),
+            axis("value", title, "log", ends, **ticks),
+            layer("point", tip=True, hover=hover, size=60, opacity=0.9),
+            layer("text", encode={"text": "name:N"}, where=named, align="left", dx=7, fontSize=10),
+            series=ordered([f"{depth} layers" for depth in depths]),
+            height=340,
+        )
+        for measure, words in MEASURES.items()
+    ]
     names = {"size": "spearman_log10_gradient_span", "apart": "spearman_gradient_cosine"}
     found = {measure: select(table, metric=name) for measure, name in names.items()}
-    return {
+    return panels, {
         "count": len(rows),
         "few": len(rows) < FEW,
         "all": {measure: one(own, depth=None) for measure, own in found.items()},
@@ -153,103 +146,85 @@ def _measure_facts(tables: Tables) -> Facts:
     }
 
 
-def _gradients(tables: Tables) -> dict[tuple[Any, ...], float]:
-    """Powers of ten of the gradient over the last layer's, by family, depth and layer."""
-    rows = _table(tables, "init_backward", metric="log10_gradient")
-    medians = median_by(rows, "family", "depth", "unit")
-    last = {(family, depth, depth): 0.0 for family, depth, _ in medians}  # by definition
-    return dict(sorted((last | medians).items()))
-
-
-def _nearest(depths: set[int], wanted: int) -> int:
+def _nearest(depths: list[int], wanted: int) -> int:
     return min(depths, key=lambda depth: abs(depth - wanted))
 
 
-def _atlas(tables: Tables) -> Iterator[Figure]:
-    medians = _gradients(tables)
+def _atlas(tables: Tables) -> Drawing:
+    """Draw powers of ten of the gradient over the last layer's, whose own is 0 by definition."""
+    found = _table(tables, "init_backward", metric="log10_gradient")
+    medians, depths = median_by(found, "family", "depth", "unit"), depths_of(found)
+    medians |= {(family, depth, depth): 0.0 for family, depth, _ in medians}
+    if not medians:
+        return [], {}
     rows = [
         {"family": family, "series": AT_INIT[family], "depth": depth, "unit": unit, "value": value}
-        for (family, depth, unit), value in medians.items()
+        for (family, depth, unit), value in sorted(medians.items())
     ]
-    series, depths = look.at_init(rows), set(depths_of(rows))
-    shown = dict.fromkeys(_nearest(depths, wanted) for wanted in SHOWN if depths)
-    hover = {"series:N": "family", "unit:Q": "layer|,d", "value:Q": "power of ten|.2f"}
-    for ends, height in ((None, 340), ((-DECADES, DECADES), 220)):
-        for depth in shown:
-            chart = plot(
-                axis("unit", "layer", domain=(0, depth), grid=False, tickCount=5),
-                axis("value", "log10 of gradient / last layer's", domain=ends, tickCount=7),
-                layer("line", clip=True),
-                layer("point", hover=hover, size=24, clip=True),
-                series=series,
-            )
-            title = f"{depth:,} layers{', enlarged' if ends else ''}"
-            data = {"rows": select(rows, depth=depth)}
-            yield panel(title, chart, data, height=height, series=series)
+    shown = dict.fromkeys(_nearest(depths, wanted) for wanted in SHOWN)
+    panels = [
+        panel(
+            f"{depth:,} layers{', enlarged' if ends else ''}",
+            {"rows": select(rows, depth=depth)},
+            axis("unit", "layer", domain=(0, depth), grid=False, tickCount=5),
+            axis("value", "log10 of gradient / last layer's", domain=ends, tickCount=7),
+            layer("line", clip=True),
+            layer("point", tip=True, size=24, clip=True),
+            series=look.at_init(rows),
+            height=height,
+        )
+        for ends, height in ((None, 340), ((-DECADES, DECADES), 220))
+        for depth in shown
+    ]
 
-
-def _atlas_facts(tables: Tables) -> Facts:
-    medians = _gradients(tables)
-    families = look.families_of({"family": family} for family, _, _ in medians)
-    depths = {depth for _, depth, _ in medians}
-    far, depth = max(depths), _nearest(depths, SHOWN[-1])
-
-    def sized(depth: int, low: float, high: float) -> list[Row]:
+    def sized(depth: int) -> list[Row]:
         """Each family's gradient at the first layer; one that is 0 is as small as can be."""
-        found = ((AT_INIT[f], medians.get((f, depth, 0), -math.inf)) for f in families)
-        return [{"name": name, "decades": size} for name, size in found if low <= size <= high]
+        found = ((f, medians.get((f, depth, 0), -math.inf)) for f in look.families_of(rows))
+        return [{"name": AT_INIT[family], "decades": size} for family, size in found]
 
-    held, beyond = sized(far, -DECADES, DECADES), sized(far, -math.inf, math.inf)
-    return {
+    depth, far = _nearest(depths, SHOWN[-1]), max(depths)
+    return panels, {
         "depth": depth,
-        "count": len(families),
-        "grows": sized(depth, math.nextafter(DECADES, math.inf), math.inf),
-        "shrinks": sized(depth, -math.inf, math.nextafter(-DECADES, -math.inf)),
-        "holds": sized(depth, -DECADES, DECADES),
+        "count": len(sized(depth)),
+        "grows": [row for row in sized(depth) if row["decades"] > DECADES],
+        "shrinks": [row for row in sized(depth) if row["decades"] < -DECADES],
+        "holds": [row for row in sized(depth) if abs(row["decades"]) <= DECADES],
         "far": far,
-        "beyond": [row for row in beyond if row not in held],
+        "beyond": [row for row in sized(far) if abs(row["decades"]) > DECADES],
     }
 
 
-def _cosine_rows(tables: Tables) -> list[Row]:
-    """Medians over draws at the first layer, beside theory where it has a closed form."""
+def _cosines(tables: Tables) -> Drawing:
+    """Draw medians over draws at the first layer, beside theory where it has a closed form."""
     wanted = {"x": NEIGHBOURS, "unit": 0}
     backward = _table(tables, "init_backward", metric="gradient_cosine", **wanted)
     closed = _table(tables, "init_theory", metric="theory_gradient_cosine", **wanted)
-    theory = median_by(closed, "family", "depth")
-    return [
+    found, theory = median_by(backward, "family", "depth"), median_by(closed, "family", "depth")
+    if not found:
+        return [], {}
+    rows = [
         {"series": AT_INIT[cell[0]], "family": cell[0], "depth": cell[1]}
         | {"value": value, "theory": theory.get(cell)}
-        for cell, value in sorted(median_by(backward, "family", "depth").items())
+        for cell, value in sorted(found.items())
     ]
-
-
-def _cosines(tables: Tables) -> Iterator[Figure]:
-    rows = _cosine_rows(tables)
-    series = look.at_init(rows)
-    hover = {"series:N": "family", "depth:Q": "layers|,d"}
-    hover |= {"value:Q": "measured|.3f", "theory:Q": "theory|.3f"}
-    low = min((row["value"] for row in rows), default=0)
-    chart = plot(
-        look.log_axis("depth", "layers", depths_of(rows) or [1]),
-        axis("value", "cosine of the gradients", domain=(min(0, low) - 0.05, 1.05)),
+    depths, low = depths_of(rows), min(0, *found.values()) - 0.05
+    drawn = panel(
+        "",
+        {"rows": rows},
+        log_axis("depth", "layers", depths),
+        axis("value", "cosine of the gradients", domain=(low, 1.05)),
         layer("rule", x=None, encode={"y": alt.datum(0)}, color=GREY, strokeWidth=0.6),
         layer("line", y="theory", where="isValid(datum.theory)", strokeWidth=1.4),
-        layer("point", hover=hover, size=60),
-        series=series,
+        layer("point", tip=True, hover={"theory:Q": "theory|.3f"}, size=60),
+        series=look.at_init(rows),
+        width=760,
+        height=340,
     )
-    if rows:
-        yield panel("", chart, {"rows": rows}, 760, 340, series=series)
-
-
-def _cosine_facts(tables: Tables) -> Facts:
-    rows = _cosine_rows(tables)
-    found = {(row["family"], row["depth"]): row["value"] for row in rows}
 
     def apart(family: str) -> int | None:
         """The depth from which on they are unlike; None where they are alike in the deepest."""
-        alike = [d for d in depths_of(rows) if found.get((family, d), 0.0) >= SHATTERED]
-        return next((d for d in depths_of(rows) if d > max(alike, default=0)), None)
+        alike = [depth for depth in depths if found.get((family, depth), 0.0) >= SHATTERED]
+        return next((depth for depth in depths if depth > max(alike, default=0)), None)
 
     pairs = []
     for norm, names in enumerate(PAIRS):
@@ -257,15 +232,20 @@ def _cosine_facts(tables: Tables) -> Facts:
         delayed = (residual or math.inf) > (plain or math.inf)
         if set(names) <= {family for family, _ in found}:
             pairs.append({"norm": norm, "plain": plain, "residual": residual, "later": delayed})
-    misses = [abs(row["value"] - row["theory"]) for row in rows if row["theory"] is not None]
-    later = [pair["norm"] for pair in pairs if pair["later"]]
-    miss = max(misses, default=None)
-    return {"pairs": pairs, "later": later, "miss": miss, "near": NEIGHBOURS, "unlike": SHATTERED}
+    return [drawn], {
+        "pairs": pairs,
+        "later": [pair["norm"] for pair in pairs if pair["later"]],
+        "miss": max(
+            (abs(found[cell] - theory[cell]) for cell in found if cell in theory), default=None
+        ),
+        "near": NEIGHBOURS,
+        "unlike": SHATTERED,
+    }
 
 
 ROWS = (
-    FigureRow("verdicts", ("init",), _verdicts, _verdict_facts),
-    FigureRow("measure", ("initial_gradients",), _measure, _measure_facts),
-    FigureRow("atlas", ("init_backward",), _atlas, _atlas_facts),
-    FigureRow("cosines", ("init_backward", "init_theory"), _cosines, _cosine_facts),
+    FigureRow("verdicts", ("init",), _verdicts),
+    FigureRow("measure", ("initial_gradients",), _measure),
+    FigureRow("atlas", ("init_backward",), _atlas),
+    FigureRow("cosines", ("init_backward", "init_theory"), _cosines),
 )

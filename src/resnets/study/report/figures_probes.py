@@ -11,10 +11,21 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from resnets.report.charts import BLUE, GREY, ORANGE, Figure, Mark, Series, axis, layer, plot
+from resnets.report.charts import (
+    BLUE,
+    GREY,
+    ORANGE,
+    Mark,
+    Series,
+    axis,
+    layer,
+    log_axis,
+    ordered,
+    share_axis,
+)
 from resnets.study.report import encodings as look
-from resnets.study.report.figure_data import Networks, by_network, chance, measured, networks
-from resnets.study.report.figure_row import Facts, FigureRow, panel
+from resnets.study.report.figure_data import by_network, chance, measured, networks
+from resnets.study.report.figure_row import Drawing, FigureRow, panel
 from resnets.study.tables import AGAINST, Row, Tables, one, select
 from resnets.study.verdicts import LITTLE_LEFT
 
@@ -41,45 +52,40 @@ def _labelled(rows: list[Row], words: dict[str, str]) -> list[Row]:
     return [row | {"series": words[row["metric"]]} for row in rows if row["metric"] in words]
 
 
-def _profiles(tables: Tables) -> Networks:
-    """Gradients by step and block, of networks with two steps to compare."""
-    found = {}
+def _gradients(tables: Tables) -> Drawing:
+    """Draw gradients by step and block, of networks with two steps to compare."""
+    profiles = {}
     for name, rows in networks(tables, "gradients", "gradient_x").items():
         rows = [row for row in rows if row.get("step") is not None and row["value"] > 0]
         if len({row["step"] for row in rows}) > 1:
             rows = [row | {"series": f"step {row['step']}"} for row in rows]
-            found[name] = sorted(rows, key=lambda row: (row["step"], row["unit"]))
-    return found
-
-
-def _gradients(tables: Tables) -> Iterator[Figure]:
-    profiles = _profiles(tables)
+            profiles[name] = sorted(rows, key=lambda row: (row["step"], row["unit"]))
     every = [row for rows in profiles.values() for row in rows]
-    values = [math.log10(row["value"]) for row in every]
-    series = look.ordered(list(dict.fromkeys(row["series"] for row in every)))
-    hover = {"series:N": "after", "unit:Q": "block", "value:Q": "gradient norm|.3~g"}
-    for name, rows in profiles.items():
-        ends = (10 ** math.floor(min(values)), 10 ** math.ceil(max(values)))
-        chart = plot(
+    values = [math.log10(row["value"]) for row in every] or [0.0]
+    ends = (10 ** math.floor(min(values)), 10 ** math.ceil(max(values)))
+    series = ordered(list(dict.fromkeys(row["series"] for row in every)))
+    panels = [
+        panel(
+            name,
+            {"rows": rows},
             look.block_axis(),
             axis("value", "gradient norm |dL/dx|", "log", ends, format="~g", tickCount=5),
             # Where one step changes nothing, step 1 is drawn over step 0, so step 0 is broad.
             layer("line", where="datum.step == 0", strokeWidth=6, opacity=0.5),
             layer("line", where="datum.step > 0"),
-            layer("point", hover=hover, size=26),
+            layer("point", tip=True, size=26),
             series=series,
         )
-        yield panel(name, chart, {"rows": rows}, height=300, series=series)
+        for name, rows in profiles.items()
+    ]
 
-
-def _gradient_facts(tables: Tables) -> Facts:
     def decades(rows: list[Row], place: int) -> float:
         """Of the gradient at the stem to that at the last block, at the first or last step."""
         own = [row["value"] for row in rows if row["step"] == rows[place]["step"]]
         return math.log10(own[0] / own[-1])
 
-    return by_network(
-        _profiles(tables),
+    return panels, by_network(
+        profiles,
         before=lambda rows: decades(rows, 0),
         after=lambda rows: decades(rows, -1),
         step=lambda rows: rows[-1]["step"],
@@ -87,28 +93,22 @@ def _gradient_facts(tables: Tables) -> Facts:
     )
 
 
-def _with_paths(tables: Tables) -> Networks:
-    """Networks with more than one path."""
-    found = networks(tables, "paths")
-    return {name: rows for name, rows in found.items() if select(rows, metric="path_count")}
+def _paths(tables: Tables) -> Drawing:
+    """Draw networks with more than one path, which a plain one has not."""
+    every = networks(tables, "paths")
+    found = {name: rows for name, rows in every.items() if rows[0]["family"] != "plain"}
+    x, y = look.block_axis("x", "branches on the path"), share_axis("share")
+    layers, width = (layer("line"), layer("point", tip=True)), 400 if len(found) > 1 else 760
+    panels = [
+        panel(name, {"rows": _labelled(rows, SHARES)}, x, y, *layers, series=PATHS, width=width)
+        for name, rows in found.items()
+    ]
 
-
-def _paths(tables: Tables) -> Iterator[Figure]:
-    found = _with_paths(tables)
-    hover = {"series:N": "share", "x:Q": "branches", "value:Q": "share|.2%"}
-    for name, rows in found.items():
-        x, y = look.block_axis("x", "branches on the path"), look.share_axis("share")
-        chart = plot(x, y, layer("line"), layer("point", hover=hover), series=PATHS)
-        width = 400 if len(found) > 1 else 760
-        yield panel(name, chart, {"rows": _labelled(rows, SHARES)}, width, series=PATHS)
-
-
-def _path_facts(tables: Tables) -> Facts:
     def of(metric: str) -> Callable[[list[Row]], float]:
         return lambda rows: one(rows, metric=metric) or 0.0
 
     facts = by_network(
-        _with_paths(tables),
+        found,
         blocks=lambda rows: max(row["x"] for row in select(rows, metric="path_count")),
         energy_mean=of("path_energy_mean"),
         energy_low=of("path_energy_low"),
@@ -116,18 +116,15 @@ def _path_facts(tables: Tables) -> Facts:
         count_mean=of("path_count_mean"),
     )
     short = [row["energy_mean"] < row["count_mean"] for row in facts["rows"]]
-    return facts | {"short": all(short), "long": not any(short)}
+    return panels, facts | {"short": all(short), "long": not any(short)}
 
 
-def _ablation(tables: Tables) -> Iterator[Figure]:
-    found, error = networks(tables, "lesions"), look.share_axis("error", 1.0)
+def _ablation(tables: Tables) -> Drawing:
+    found, error, panels = networks(tables, "lesions"), share_axis("error", 1.0), []
     guess = [{"value": guess} for guess in (chance(tables),) if guess is not None]
     line = layer("rule", "chance", x=None, color=GREY, strokeDash=[1, 3])
-    hover = {"series:N": "with", "unit:Q": "block", "value:Q": "error|.1%"}
-    one_x = look.block_axis("unit", "block removed")
-    one_removed = (layer("rule", "whole", x=None), layer("point", hover=hover, opacity=0.85))
-    hover = {"series:N": "with", "x:Q": "blocks removed", "value:Q": "error|.1%"}
-    several = (layer("line", y="mean(value)"), layer("point", hover=hover, opacity=0.6))
+    one_removed = (layer("rule", "whole", x=None), layer("point", tip=True, opacity=0.85))
+    several = (layer("line", y="mean(value)"), layer("point", tip=True, opacity=0.6))
     for title, metric, layers in (
         ("one block removed", "removed_error", one_removed),
         ("several removed", "removed_several_error", several),
@@ -137,57 +134,51 @@ def _ablation(tables: Tables) -> Iterator[Figure]:
                 _labelled(rows, {f"{what}{end}": words for end, words in STATISTICS.items()})
                 for what in (metric, "intact_error")
             )
-            counts = sorted({row["x"] for row in drawn if "x" in row})
-            x = look.log_axis("x", "blocks removed", counts, "d") if counts else one_x
-            chart = plot(x, error, line, *layers, series=ABLATED)
+            x = look.block_axis("unit", "block removed")
+            if counts := sorted({row["x"] for row in drawn if "x" in row}):
+                x = log_axis("x", "blocks removed", counts, "d")
             data = {"rows": drawn, "whole": whole, "chance": guess}
-            yield panel(f"{name}: {title}", chart, data, height=240, series=ABLATED)
+            shown = (x, error, line, *layers)
+            panels.append(panel(f"{name}: {title}", data, *shown, series=ABLATED, height=240))
 
-
-def _ablation_facts(tables: Tables) -> Facts:
-    def whole(rows: list[Row]) -> float:
+    def whole_error(rows: list[Row]) -> float:
         return one(rows, metric="intact_error") or 0.0
 
     def cost(rows: list[Row]) -> float | None:
         errors = [row["value"] for row in measured(select(rows, metric="removed_error"))]
-        return 100 * (statistics.median(errors) - whole(rows)) if errors else None
+        return 100 * (statistics.median(errors) - whole_error(rows)) if errors else None
 
-    found = networks(tables, "lesions")
-    facts = by_network(found, whole=whole, points=cost)
+    facts = by_network(found, whole=whole_error, points=cost)
     removed = [row for rows in found.values() for row in select(rows, metric="removed_error")]
-    return facts | {
+    return panels, facts | {
         "hopeless": max((row["whole"] for row in facts["rows"]), default=0.0) > LITTLE_LEFT,
         "kept": sorted({row["unit"] for row in removed if "value" not in row}),
         "chance": chance(tables),
     }
 
 
-def _blocks(tables: Tables) -> Iterator[Figure]:
+def _blocks(tables: Tables) -> Drawing:
     use = networks(tables, "use", *BLOCK_MEASURES)
     outputs = networks(tables, "responses", "response_std")
     lines = [(use, metric, *words, "unit", "block") for metric, words in BLOCK_MEASURES.items()]
     last = ("Standard deviation of each layer's output", ".2~f", "x", "layer")
+    panels = []
     for found, metric, title, form, place, kind in (*lines, (outputs, "response_std", *last)):
         series = look.series_of(list(found), like=[rows[0]["family"] for rows in found.values()])
-        hover = {"series:N": "network", f"{place}:Q": kind, "value:Q": f"{title}|.3~f"}
-        y = axis("value", None, format=form, tickCount=5)
-        dots = layer("point", hover=hover, size=30)
-        chart = plot(look.block_axis(place, kind), y, layer("line"), dots, series=series)
         rows = [row for name, own in found.items() for row in _labelled(own, {metric: name})]
+        x, y = look.block_axis(place, kind), axis("value", None, format=form, tickCount=5)
+        shown = (x, y, layer("line"), layer("point", tip=True, size=30))
         if rows:
-            yield panel(title, chart, {"rows": rows}, height=240, series=series)
+            panels.append(panel(title, {"rows": rows}, *shown, series=series, height=240))
 
-
-def _block_facts(tables: Tables) -> Facts:
     def of(metric: str, number: Callable[[dict[int, float]], Any]) -> Callable[[list[Row]], Any]:
         """A number of the values by block; None without values."""
         return lambda rows: (
-            number({row["unit"]: row["value"] for row in found})
-            if (found := select(rows, metric=metric))
+            number({row["unit"]: row["value"] for row in own})
+            if (own := select(rows, metric=metric))
             else None
         )
 
-    use = networks(tables, "use", *BLOCK_MEASURES)
     angles = by_network(
         use,
         count=of("branch_angle", len),
@@ -201,17 +192,8 @@ def _block_facts(tables: Tables) -> Facts:
         low=of("probe_error", lambda values: min(values.values())),
         end=of("probe_error", lambda values: values[max(values)]),
     )
-    outputs = by_network(
-        networks(tables, "responses", "response_std"),
-        mean=lambda rows: statistics.fmean(row["value"] for row in rows),
-    )
-    return {"angles": angles["rows"], "probes": probes["rows"], "outputs": outputs}
-
-
-def _pairs(tables: Tables) -> Networks:
-    """Compared networks, twins first."""
-    found = networks(tables, "across", "cka_across")
-    return {name: found[name] for name in sorted(found, key=_of_one_family)}
+    means = by_network(outputs, mean=lambda rows: statistics.fmean(r["value"] for r in rows))
+    return panels, {"angles": angles["rows"], "probes": probes["rows"], "outputs": means}
 
 
 def _of_one_family(name: str) -> bool:
@@ -228,17 +210,21 @@ def _matched(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row["x"] == -(-row["unit"] * m // max(n, 1))]
 
 
-def _similarity(tables: Tables) -> Iterator[Figure]:
-    for name, rows in (networks(tables, "similarity", "cka") | _pairs(tables)).items():
+def _similarity(tables: Tables) -> Drawing:
+    """Draw each network's map, then those of compared networks, twins first."""
+    within, across = networks(tables, "similarity", "cka"), networks(tables, "across", "cka_across")
+    across = {name: across[name] for name in sorted(across, key=_of_one_family)}
+    panels, matched = [], {name: _matched(rows) for name, rows in across.items()}
+    for name, rows in (within | across).items():
         sides = [f"block of {side}" for side in name.split(AGAINST)]
-        pair = len(sides) > 1
-        titles = sides if pair else ["block", "block"]
-        chart = look.similarity_map(*zip(titles, _lasts(rows), strict=True))
-        data = {"rows": rows, "matched": _matched(rows) if pair else []}
-        yield panel(name.replace(AGAINST, " with "), chart, data, 330, 330, square=True)
+        titles = sides if name in across else ["block", "block"]
+        shown = look.similarity_map(*zip(titles, _lasts(rows), strict=True))
+        data, title = (
+            {"rows": rows, "matched": matched.get(name, [])},
+            name.replace(AGAINST, " with "),
+        )
+        panels.append(panel(title, data, *shown, square=True, width=330, height=330))
 
-
-def _similarity_facts(tables: Tables) -> Facts:
     def near(rows: list[Row]) -> float | None:
         values = [row["value"] for row in rows if row["x"] == row["unit"] + 1]
         return statistics.fmean(values) if values else None
@@ -246,15 +232,12 @@ def _similarity_facts(tables: Tables) -> Facts:
     def ends(rows: list[Row]) -> float | None:
         return one(rows, unit=0, x=float(max(row["unit"] for row in rows)))
 
-    means = {
-        name: statistics.fmean(row["value"] for row in _matched(rows))
-        for name, rows in _pairs(tables).items()
-        if _matched(rows)
-    }
+    pairs = {name: rows for name, rows in matched.items() if rows}
+    means = {name: statistics.fmean(row["value"] for row in rows) for name, rows in pairs.items()}
     kept = {name.split("-")[0]: mean for name, mean in means.items() if _of_one_family(name)}
     gap = kept.get("residual", math.nan) - kept.get("plain", math.nan)
-    return {
-        "within": by_network(networks(tables, "similarity", "cka"), near=near, ends=ends)["rows"],
+    return panels, {
+        "within": by_network(within, near=near, ends=ends)["rows"],
         "across": [
             {"name": n.replace(AGAINST, " with "), "mean": mean} for n, mean in means.items()
         ],
@@ -269,31 +252,33 @@ def _band(rows: list[Row]) -> Iterator[Row]:
     for x in sorted({row["x"] for row in rows}):
         values = [row["value"] for row in select(rows, x=x)]
         ends = statistics.quantiles(values, n=10, method="inclusive") if len(values) > 1 else values
-        yield {"x": x, "middle": statistics.median(values), "low": ends[0], "high": ends[-1]}
+        yield {"x": x, "value": statistics.median(values), "low": ends[0], "high": ends[-1]}
 
 
-def _landscape(tables: Tables) -> Iterator[Figure]:
+def _landscape(tables: Tables) -> Drawing:
     """Draw each direction thin, the median thick, the middle 80 % as a band."""
     found = networks(tables, "landscape", LINE)
+    if not found:
+        return [], {}
     values = [row["value"] for rows in found.values() for row in rows]
-    hover = {"x:Q": "step|+.1f", "middle:Q": "median loss|.3g"}
-    hover |= {"low:Q": "80 % from|.3g", "high:Q": "to|.3g"}
+    ends = (max(min(values) / 1.3, 1e-4), max(values) * 1.1)
+    hover = {"low:Q": "80 % from|.3g", "high:Q": "to|.3g"}
+    thin: dict[str, Any] = {"encode": {"detail": "draw:N"}, "strokeWidth": 0.7, "opacity": 0.45}
+    panels = []
     for name, rows in found.items():
         colour = look.series_of([rows[0]["family"]]).marks[0].colour
-        ends = (max(min(values) / 1.3, 1e-4), max(values) * 1.1)
-        thin: dict[str, Any] = {"encode": {"detail": "draw:N"}, "strokeWidth": 0.7}
-        chart = plot(
+        drawn = panel(
+            name,
+            {"rows": rows, "band": _band(rows)},
             axis("x", "step along the direction", grid=False, tickCount=5),
             axis("value", "loss (nats)", "switch", ends),
             layer("area", "band", y="low", y2="high", opacity=0.2, color=colour),
-            layer("line", color=colour, opacity=0.45, **thin),
-            layer("line", "band", y="middle", color=colour, strokeWidth=2.6),
-            layer("point", "band", y="middle", hover=hover, size=90, opacity=0),
+            layer("line", color=colour, **thin),
+            layer("line", "band", color=colour, strokeWidth=2.6),
+            layer("point", "band", tip=True, hover=hover, size=90, opacity=0),
         )
-        yield panel(name, chart, {"rows": rows, "band": _band(rows)})
+        panels.append(drawn)
 
-
-def _landscape_facts(tables: Tables) -> Facts:
     def nearest(rows: list[Row], distance: float) -> Any:
         return min({abs(row["x"]) for row in rows}, key=lambda x: abs(x - distance))
 
@@ -301,7 +286,6 @@ def _landscape_facts(tables: Tables) -> Facts:
         at = nearest(rows, distance)
         return statistics.median(row["value"] for row in rows if abs(row["x"]) == at)
 
-    found = networks(tables, "landscape", LINE)
     facts = by_network(
         found,
         start=lambda rows: median(rows, 0.0),
@@ -311,15 +295,15 @@ def _landscape_facts(tables: Tables) -> Facts:
     )
     starts = [row["start"] for row in facts["rows"]]
     draws = {row["draw"] for rows in found.values() for row in rows}
-    return facts | {"fair": max(starts) <= FAIR * min(starts), "draws": len(draws)}
+    return panels, facts | {"fair": max(starts) <= FAIR * min(starts), "draws": len(draws)}
 
 
 BY_BLOCK, MAPS = ("probe_use", "probe_responses"), ("probe_similarity", "probe_across")
 ROWS = (
-    FigureRow("gradients", ("probe_gradients",), _gradients, _gradient_facts),
-    FigureRow("paths", ("probe_paths",), _paths, _path_facts),
-    FigureRow("ablation", ("probe_lesions",), _ablation, _ablation_facts),
-    FigureRow("blocks", BY_BLOCK, _blocks, _block_facts),
-    FigureRow("similarity", MAPS, _similarity, _similarity_facts),
-    FigureRow("landscape", ("probe_landscape",), _landscape, _landscape_facts),
+    FigureRow("gradients", ("probe_gradients",), _gradients),
+    FigureRow("paths", ("probe_paths",), _paths),
+    FigureRow("ablation", ("probe_lesions",), _ablation),
+    FigureRow("blocks", BY_BLOCK, _blocks),
+    FigureRow("similarity", MAPS, _similarity),
+    FigureRow("landscape", ("probe_landscape",), _landscape),
 )

@@ -5,7 +5,7 @@ const MOST_ROWS = 500;
 for (const figure of document.querySelectorAll(".figure")) {
   const nodes = [...figure.querySelectorAll(".chart")];
   const set = (name, value) => {
-    for (const node of nodes) charts[node.id].then(({view}) => view.signal(name, value).runAsync());
+    for (const node of nodes) charts[node.id].then(({view}) => view.signal(name, value).runAsync()).catch(() => {});
   };
   const buttons = [...figure.querySelectorAll(".legend button")];
   for (const button of buttons) {

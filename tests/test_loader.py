@@ -1,4 +1,4 @@
-"""Batches: every image once an epoch, the same from any step and with any number of workers."""
+"""Test batches: every image once an epoch, from any step and with any number of workers."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ from torchvision.transforms import v2
 
 from resnets.data.augment import Augment, crop_boxes, flips, keys
 from resnets.data.dataset import ImageFiles, Images
-from resnets.data.file_store import Paths
+from resnets.data.file_store import FileStore, PackedStrings
 from resnets.data.loader import Batch, EvalLoader, TrainLoader, channel_statistics
-from resnets.data.packed_strings import Names
 from resnets.data.rng import permutation
 from resnets.data.transforms import Preprocess
-from resnets.data.workers import TrainingReader, unless_abandoned
+from resnets.data.workers import TrainReader, hide_broken_connection
 from resnets.errors import UserError
 
 ALL_ON = Augment(
@@ -73,7 +72,7 @@ def images(count: int, size: int = 16, channels: int = 3) -> Images:
 class Contents:
     """A store of files in memory."""
 
-    names: Names
+    names: PackedStrings
     contents: tuple[bytes, ...]
     num_readers = 1
 
@@ -96,9 +95,9 @@ def files(count: int, folder: Path | None = None) -> ImageFiles:
         encoded.append(buffer.getvalue())
         if folder is not None:
             (folder / f"{n}.png").write_bytes(buffer.getvalue())
-    names = Names.of(f"{n}.png" for n in range(count))
+    names = PackedStrings.of(f"{n}.png" for n in range(count))
     return ImageFiles(
-        files=Paths(str(folder), names) if folder else Contents(names, tuple(encoded)),
+        files=FileStore(str(folder), names) if folder else Contents(names, tuple(encoded)),
         targets=np.arange(count) % 3,
         widths_heights=np.tile(np.array([24, 20], np.int32), (count, 1)),
         num_bytes=np.array([len(content) for content in encoded]),
@@ -216,7 +215,7 @@ def test_no_global_generator_is_read_or_advanced() -> None:
 
 
 def test_what_workers_receive_can_be_pickled() -> None:
-    reader = TrainingReader(files(5), TO_16, ALL_ON_RESIZED, seed=1)
+    reader = TrainReader(files(5), TO_16, ALL_ON_RESIZED, seed=1)
     request = np.array([0, 1]), np.array([4, 2])
     copy = pickle.loads(pickle.dumps(reader))
     assert torch.equal(copy[request][0], reader[request][0])
@@ -268,7 +267,7 @@ def large_jpegs(folder: Path, count: int) -> ImageFiles:
     for n, pixels in enumerate(pixels_of(count, 96, 128)):
         Image.fromarray(pixels).save(folder / f"{n}.jpg")
     return ImageFiles(
-        files=Paths(str(folder), Names.of(f"{n}.jpg" for n in range(count))),
+        files=FileStore(str(folder), PackedStrings.of(f"{n}.jpg" for n in range(count))),
         targets=np.arange(count) % 3,
         widths_heights=np.tile(np.array([128, 96], np.int32), (count, 1)),
         num_bytes=np.ones(count, np.int64),
@@ -300,7 +299,7 @@ def test_a_streamed_box_is_torchvisions(tmp_path: Path) -> None:
     """Where nothing is reduced, the same pixels as cutting and resizing the whole image."""
     part, to_64 = large_jpegs(tmp_path, 8), Preprocess(size=64)
     augment = Augment(crop="resized", min_area=0.3, flip="random")
-    reader = TrainingReader(part, to_64, augment, seed=3)
+    reader = TrainReader(part, to_64, augment, seed=3)
     epochs, indices = np.zeros(8, np.int64), np.arange(8)
     sample_keys = keys(3, epochs, indices)
     boxes = crop_boxes(sample_keys, min_area=0.3, image_aspect=128 / 96).T
@@ -344,7 +343,7 @@ def test_no_readable_file_is_one_clear_line(tmp_path: Path, workers: int) -> Non
     for file in tmp_path.iterdir():
         file.unlink()
     for where in (STREAMED, CACHED):
-        with pytest.raises(UserError, match=r"^none of the images can be read any more.*$"):
+        with pytest.raises(UserError, match=r"^none of the images can be read.*$"):
             list(stream(part, workers=workers, **where).batches(0, 1))
         with pytest.raises(UserError, match="none of the images"):
             list(EvalLoader(part, preprocess=TO_16, batch_size=2, device="cpu", **where))
@@ -387,7 +386,7 @@ ENDLESS = """
 import signal, sys
 sys.path.insert(0, {folder!r})
 import torch; torch.set_num_threads(1)
-from test_batches import STREAMED, files, stream
+from test_loader import STREAMED, files, stream
 
 asked = []
 
@@ -444,9 +443,9 @@ def test_interrupts_are_for_the_main_process(endless: subprocess.Popen[str]) -> 
 def test_workers_speak_of_faults_but_not_of_a_lost_connection(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    unless_abandoned(ConnectionResetError, ConnectionResetError("gone"), None)
+    hide_broken_connection(ConnectionResetError, ConnectionResetError("gone"), None)
     assert capsys.readouterr().err == ""
-    unless_abandoned(ValueError, ValueError("a fault"), None)
+    hide_broken_connection(ValueError, ValueError("a fault"), None)
     assert "a fault" in capsys.readouterr().err
 
 
@@ -521,14 +520,6 @@ def test_evaluation_leaves_out_and_counts(
     assert sum(len(batch.images) for batch in batches) == len(left)
     assert all(len(batch.images) for batch in batches)
     assert sum(batch.replaced for batch in batches) == len(lost)
-
-
-def test_progress_is_told() -> None:
-    told: list[tuple[int, int]] = []
-    part = images(150)
-    stream(part, on_progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (150, 150)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
 # --- statistics

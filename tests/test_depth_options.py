@@ -1,4 +1,4 @@
-"""What a study of depth varies: strength and kind of the shortcut, scale and law of residuals."""
+"""Test what a study of depth varies: shortcuts, scale and initialisation of residuals."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from resnets.errors import UserError
-from resnets.models.blocks import make_block
+from resnets.models.blocks import BlockConfig, Gate, NoShortcut, make_block, make_shortcut
 from resnets.models.config import ResNetConfig
 from resnets.models.layers import ScalarBias, ScalarGain, ShiftedConv2d
 from resnets.models.resnet import ResNet
-from resnets.models.shortcuts import BlockConfig, Gate, NoShortcut, make_shortcut
 
 FLOAT32 = 1e-5  # a few sums of numbers near 1 in another order
 
@@ -65,16 +64,16 @@ def test_twins_start_from_the_same_tensors() -> None:
 def test_strength_and_scale_stand_in_the_equation(shortcut: str, order: str) -> None:
     usual = BlockConfig(8, 16, 16, stride=2, dilation_before=1, dilation=1, drop_path=0.0)
     torch.manual_seed(0)
-    unit = make_block(usual, config(shortcut=shortcut, order=order)).eval()
+    block = make_block(usual, config(shortcut=shortcut, order=order)).eval()
     torch.manual_seed(0)
     ideas = {"shortcut_strength": 0.25, "residual_scale": 0.5}
     weak = make_block(usual, config(shortcut=shortcut, order=order, **ideas)).eval()
-    assert [*weak.state_dict()] == [*unit.state_dict()]
+    assert [*weak.state_dict()] == [*block.state_dict()]
     x = torch.randn(2, 8, 5, 5)
     seen = {}
-    for name, part in (("shortcut", unit.downsample), ("residual", unit.se)):
+    for name, part in (("shortcut", block.downsample), ("residual", block.se)):
         part.register_forward_hook(lambda *call, name=name: seen.__setitem__(name, call[-1]))
-    unit(x)
+    block(x)
     expected = 0.25 * seen["shortcut"] + 0.5 * seen["residual"]
     expected = expected.relu() if order == "post" else expected
     torch.testing.assert_close(weak(x), expected, atol=FLOAT32, rtol=0)
@@ -107,7 +106,7 @@ def test_fixup_starts_at_its_shortcuts_and_shrinks_with_depth() -> None:
     first = model.layer1[3].conv1
     assert isinstance(first, ShiftedConv2d) and first.bias is None
     torch.testing.assert_close(first.weight, usual.layer1[3].conv1.weight / math.sqrt(16))
-    zeros = [model.fc.weight, model.fc.bias, *(unit.conv2.weight for unit in model.layer2)]
+    zeros = [model.fc.weight, model.fc.bias, *(block.conv2.weight for block in model.layer2)]
     assert not any(tensor.any() for tensor in zeros)
     x = torch.randn(2, 8, 5, 5).relu()
     assert torch.equal(model.layer1(x), x)
@@ -167,14 +166,17 @@ def test_it_learns_and_survives_json(ideas: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("ideas", "message"),
     [
-        ({"shortcut_strength": 2}, "shortcut_strength = 2: must be a number from 0 to 1"),
+        ({"shortcut_strength": 2}, r"shortcut_strength = 2: must be a number in \[0, 1\]"),
         ({"residual_scale": float("nan")}, "residual_scale = nan"),
         ({"shortcut": "none", "shortcut_strength": 0.5}, "nothing to weaken"),
         ({"shortcut_strength": 0, "drop_path": 0.1}, "with shortcut_strength = 0 a dropped"),
         ({"shortcut": "gate", "widths": (16, 8)}, "'gate' can only add channels"),
-        ({"residual_init": "fixup"}, "stands for norm = 'bias', not 'batch'"),
+        ({"residual_init": "fixup"}, "needs norm = 'bias', not 'batch'"),
         ({"residual_init": "scalar", "residual_scale": 0.5}, "learns a factor of its own"),
-        ({"residual_init": "fixup", "norm": "bias", "init": "dirac"}, "has a law of its own"),
+        (
+            {"residual_init": "fixup", "norm": "bias", "init": "dirac"},
+            "needs init = 'fan_out'",
+        ),
         ({"init": "he"}, "unknown init 'he'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Every row of the table: its sizes against print, its shapes, its gradients, its small images.
+"""Test every row of the table: its sizes against print, its shapes, gradients and small images.
 
 Networks are built on the meta device: shapes without values, in a fraction of a second.
 """
@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from functools import cache
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cases import for_each
 from resnets.errors import UserError
 from resnets.models.registry import MODELS, create_model, list_models
 from resnets.models.resnet import ResNet, ResNetConfig
@@ -106,18 +110,19 @@ wrn40_10 55,841,754 8.074G 227
 resnext29_8x64d 34,426,698 5.387G 188
 resnext29_16x64d 68,155,210 10.689G 188
 """
-ROWS = [line.split() for line in PRINTED.strip().splitlines()]
+ROWS = {line.split()[0]: line.split()[1:] for line in PRINTED.strip().splitlines()}
+Sizes = NDArray[np.int64]
 ROUNDED = 0.51  # of the last digit: a few figures were rounded twice on their way into print
 
 
 def cut(config: ResNetConfig) -> ResNetConfig:
-    """The same network with at most two units a stage: what a third one does, the second did."""
+    """The same network with at most two blocks a stage: what a third one does, the second did."""
     return dataclasses.replace(config, depths=tuple(min(depth, 2) for depth in config.depths))
 
 
 # Rows that differ in depth alone have one cut network, and so one test.
 CUT = {cut(row.config): name for name, row in reversed(MODELS.items())}
-cut_networks = pytest.mark.parametrize("config", CUT, ids=CUT.values())
+SMALLEST = {name: config for config, name in CUT.items()}
 
 
 def on_meta(config: ResNetConfig) -> ResNet:
@@ -129,9 +134,9 @@ def meta_images(config: ResNetConfig, side: int) -> Tensor:
     return torch.empty(2, config.in_channels, side, side, device="meta")
 
 
-@pytest.mark.parametrize(("name", "params", "macs", "keys"), ROWS, ids=[row[0] for row in ROWS])
-def test_rows_carry_the_printed_sizes(name: str, params: str, macs: str, keys: str) -> None:
-    row = MODELS[name]
+@for_each(ROWS)
+def test_rows_carry_the_printed_sizes(name: str) -> None:
+    row, (params, macs, keys) = MODELS[name], ROWS[name]
     assert row.params == int(params.replace(",", ""))
     assert row.keys == int(keys)
     if macs != "-":
@@ -140,26 +145,51 @@ def test_rows_carry_the_printed_sizes(name: str, params: str, macs: str, keys: s
         assert abs(row.macs / unit - float(macs[:-1])) <= ROUNDED * last_digit
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_networks_have_the_sizes_of_their_rows(name: str) -> None:
-    row, model = MODELS[name], on_meta(MODELS[name].config)
-    layers = layer_table(model, row.input_size)
-    assert count_parameters(model) == sum(layer.parameters for layer in layers) == row.params
-    assert sum(layer.macs for layer in layers) == row.macs
-    assert len(model.state_dict()) == row.keys
-    uses = Counter(layer.name for layer in layers)  # one module for one use
+@cache
+def sizes(config: ResNetConfig, side: int) -> Sizes:
+    """Parameters, MACs and entries of the state dict; each layer is used once."""
+    model = on_meta(config)
+    layers = layer_table(model, side)
+    uses = Counter(layer.name for layer in layers)
     assert set(uses.values()) == {1}
     leaves = {name for name, m in model.named_modules() if not any(m.children())}
-    idle = leaves - set(uses)
-    assert all(isinstance(model.get_submodule(name), nn.Identity) for name in idle)
+    assert all(isinstance(model.get_submodule(name), nn.Identity) for name in leaves - set(uses))
     assert not any(getattr(module, "inplace", False) for module in model.modules())
+    params = count_parameters(model)
+    assert params == sum(layer.parameters for layer in layers)
+    return np.array([params, sum(layer.macs for layer in layers), len(model.state_dict())])
 
 
-@cut_networks
-def test_each_stage_has_its_channels_and_stride_and_gradients_reach_the_stem(
-    config: ResNetConfig,
-) -> None:
-    model, side = on_meta(config), 64
+def extrapolated_sizes(config: ResNetConfig, side: int) -> Sizes:
+    """The same for a deep network: a third block of a stage costs what the second costs."""
+    small = cut(config)
+    total = sizes(small, side)
+    for stage, depth in enumerate(config.depths):
+        if depth > 2:
+            depths = (*small.depths[:stage], 1, *small.depths[stage + 1 :])
+            without = sizes(dataclasses.replace(small, depths=depths), side)
+            total = total + (depth - 2) * (sizes(small, side) - without)
+    return total
+
+
+@for_each(MODELS)
+def test_networks_have_the_sizes_of_their_rows(name: str) -> None:
+    row = MODELS[name]
+    count = sizes if row.layers <= 60 else extrapolated_sizes
+    assert count(row.config, row.input_size).tolist() == [row.params, row.macs, row.keys]
+
+
+@pytest.mark.slow
+@for_each(name for name, row in MODELS.items() if row.layers > 60)
+def test_deep_networks_have_the_sizes_of_their_rows(name: str) -> None:
+    row = MODELS[name]
+    assert sizes(row.config, row.input_size).tolist() == [row.params, row.macs, row.keys]
+
+
+@for_each(SMALLEST)
+def test_stages_have_their_channels_and_strides_and_gradients_reach_the_stem(name: str) -> None:
+    config, side = SMALLEST[name], 64
+    model = on_meta(config)
     stages = tuple(range(1, len(config.depths) + 1))
     maps = model.features(meta_images(config, side), stages)
     first = config.stem_stride * config.first_stride
@@ -172,13 +202,14 @@ def test_each_stage_has_its_channels_and_stride_and_gradients_reach_the_stem(
     assert next(model.parameters()).grad is not None
 
 
-@cut_networks
-def test_shortcut_and_residual_have_equal_shapes_at_any_size(config: ResNetConfig) -> None:
+@for_each(SMALLEST)
+def test_shortcut_and_residual_have_equal_shapes_at_any_size(name: str) -> None:
+    config = SMALLEST[name]
     model = on_meta(config).eval()
     seen: list[bool] = []
 
-    def compare(unit: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        shortcut = unit.downsample(args[0])
+    def compare(block: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        shortcut = block.downsample(args[0])
         plain = shortcut.dim() == 0 and config.shortcut == "none"
         seen.append(plain or shortcut.shape == output.shape)
 
@@ -191,8 +222,9 @@ def test_shortcut_and_residual_have_equal_shapes_at_any_size(config: ResNetConfi
     assert all(seen)
 
 
-@cut_networks
-def test_two_images_train_down_to_a_map_of_one_pixel(config: ResNetConfig) -> None:
+@for_each(SMALLEST)
+def test_two_images_train_down_to_a_map_of_one_pixel(name: str) -> None:
+    config = SMALLEST[name]
     side = 17 if config.blur else 1
     features = on_meta(config).forward_features(meta_images(config, side))
     assert features.shape[2:] == (1, 1)

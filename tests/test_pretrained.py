@@ -1,4 +1,4 @@
-"""Other people's weights: a network filled from a foreign file computes what its source computed.
+"""Test foreign weights: a network filled from a file computes what its source computed.
 
 References: torchvision and timm (networks, and timm's rule for input channels). What downloads is
 served on loopback, broken in all the ways that servers break.
@@ -32,8 +32,9 @@ from torch import nn
 
 from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
+from resnets.fileio import cache_dir
 from resnets.inference.model_file import ModelFile, save_model
-from resnets.models.download import TORCHVISION_NETWORKS, cache_folder, torchvision_url
+from resnets.models.download import TORCHVISION_NETWORKS, torchvision_url
 from resnets.models.pretrained import load_weights
 from resnets.models.registry import MODELS, create_model
 from resnets.models.resnet import ResNet, ResNetConfig
@@ -360,7 +361,7 @@ def test_a_pickle_that_needs_more_than_tensors_is_refused_and_not_run(tmp_path: 
     arguments = argparse.Namespace(lr=0.1)
     message = refusal(saved(tmp_path / "a.pth", {"model": state, "args": arguments}))
     assert "argparse.Namespace" in message
-    assert "state_dict alone" in message
+    assert "only its state_dict" in message
     victim = tmp_path / "victim"
     assert "more than tensors" in refusal(saved(tmp_path / "b.pth", Touch(victim)))
     (tmp_path / "c.pth").write_bytes(pickle.dumps(Touch(victim)))
@@ -381,7 +382,7 @@ def test_what_is_no_weight_file(tmp_path: Path) -> None:
         file.write_bytes(content)
         assert words in refusal(file)
     np.savez(tmp_path / "a.npz", weight=np.zeros(3))
-    assert "no file of torch.save" in refusal(tmp_path / "a.npz")
+    assert "not written by torch.save" in refusal(tmp_path / "a.npz")
 
 
 def test_truncated_files(tmp_path: Path) -> None:
@@ -397,14 +398,14 @@ def test_truncated_files(tmp_path: Path) -> None:
 
 
 def test_no_table_of_tensors(tmp_path: Path) -> None:
-    assert "no table of tensors" in refusal(saved(tmp_path / "a.pth", torch.zeros(3)))
-    assert "no table of tensors" in refusal(saved(tmp_path / "a.pth", {"state_dict": {}}))
+    assert "contains no state_dict" in refusal(saved(tmp_path / "a.pth", torch.zeros(3)))
+    assert "contains no state_dict" in refusal(saved(tmp_path / "a.pth", {"state_dict": {}}))
     message = refusal(saved(tmp_path / "a.pth", {"weights": {"fc.weight": torch.zeros(3)}}))
-    assert "no tensors are weights" in message
+    assert "not tensors: weights" in message
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    assert "is no file here" in refusal(tmp_path / "absent.pth")
+    assert "is not a file" in refusal(tmp_path / "absent.pth")
     assert "torchvision:TAG" in refusal("IMAGENET1K_V1")  # what torchvision itself takes
     assert "folder without model.safetensors" in refusal(tmp_path)
     assert "must be a text" in refusal(True)
@@ -470,7 +471,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def cached() -> list[Path]:
-    return sorted(cache_folder().iterdir()) if cache_folder().is_dir() else []
+    return sorted(cache_dir("weights").iterdir()) if cache_dir("weights").is_dir() else []
 
 
 def as_bytes(model: nn.Module) -> bytes:
@@ -506,7 +507,9 @@ def test_the_checksum_in_a_file_name_is_checked(server: Server) -> None:
 
 def test_failed_downloads_say_why_and_leave_nothing(server: Server) -> None:
     body = as_bytes(network(0))
-    zipped = saved(cache_folder().parent.parent / "a.pth", network(0).state_dict()).read_bytes()
+    zipped = saved(
+        cache_dir("weights").parent.parent / "a.pth", network(0).state_dict()
+    ).read_bytes()
     size = str(len(body) + 100)
     cases = {
         server.offer("/gone.pth", b"", 404): "404 Not Found",
@@ -543,9 +546,9 @@ def test_a_cache_that_cannot_be_written(
 def test_the_cache_without_a_choice_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RESNETS_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache_folder() == Path("/somewhere/resnets/weights")
+    assert cache_dir("weights") == Path("/somewhere/resnets/weights")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache/resnets/weights"
+    assert cache_dir("weights") == Path.home() / ".cache/resnets/weights"
 
 
 # torchvision -------------------------------------------------------------------------------------
@@ -561,7 +564,7 @@ def test_every_torchvision_network_of_ours_has_an_address() -> None:
 def test_torchvision_weights(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     source = drawn(torchvision.models.resnet18())
-    file = cache_folder().parent.parent / "a.pth"
+    file = cache_dir("weights").parent.parent / "a.pth"
     body = saved(file, source.state_dict()).read_bytes()
     entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value
     url = server.offer(f"/models/resnet18-{sha256(body).hexdigest()[:8]}.pth", body)
@@ -631,7 +634,7 @@ def test_the_hub_gives_safetensors_before_pickles(hub: Server, tmp_path: Path) -
 
 
 def test_without_the_hub_its_cache_answers(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    offer_on_hub(hub, "pytorch_model.bin", as_bytes(network(0)))  # told by its bytes
+    offer_on_hub(hub, "pytorch_model.bin", as_bytes(network(0)))  # detected by its bytes
     load(network(1), "hub:owner/name")
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library tries again and again
     hub.close()

@@ -1,4 +1,4 @@
-"""What leaves the sources: parts in memory and on disk, fingerprints, the split."""
+"""Test splits in memory and on disk, fingerprints, and the stratified split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def both_kinds(tmp_path: Path) -> list[Images | ImageFiles]:
     return [files, Images(pixels=stacked, targets=files.targets, ids=tuple(files.ids))]
 
 
-def test_both_kinds_of_part_agree(tmp_path: Path) -> None:
+def test_both_kinds_of_split_agree(tmp_path: Path) -> None:
     files, images = both_kinds(tmp_path)
     for part in (files, images):
         assert len(part) == 6
@@ -125,5 +125,5 @@ def test_split_is_a_pure_function() -> None:
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.5, 2])
 def test_split_refuses_other_fractions(fraction: float) -> None:
-    with pytest.raises(UserError, match="must lie between 0 and 1"):
+    with pytest.raises(UserError, match="must be between 0 and 1"):
         stratified_split(np.arange(4) % 2, fraction=fraction, seed=0)

@@ -1,4 +1,4 @@
-"""Preprocess against torchvision's transforms, and its own promises."""
+"""Compare Preprocess with torchvision's transforms, and test its own properties."""
 
 from __future__ import annotations
 

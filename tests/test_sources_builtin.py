@@ -1,4 +1,4 @@
-"""The sets that have a name: found on the machine, or downloaded once (here from loopback)."""
+"""Test the sets that have a name: found on the machine, or downloaded once (here from loopback)."""
 
 from __future__ import annotations
 
@@ -161,4 +161,4 @@ def test_cifar10_is_downloaded_once(
 def test_the_cache_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RESNETS_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert builtin.data_home() == tmp_path / "resnets"
+    assert builtin.cache_dir() == tmp_path / "resnets"
