@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,9 +28,8 @@ from resnets.study.propagation.weight_sampling import Convolution, Dense
 from resnets.study.tables import Row, write_table
 from resnets.study.twins.study_config import SWEEP, SweepConfig
 
-# The deepest for convolutions, and their draws.
-SHALLOW, SHALLOW_DRAWS = 1000, 3
-CONVOLUTION = Convolution(16, 6)
+# The layer of networks of convolutions, and their draws.
+CONVOLUTION, CONV_DRAWS = Convolution(16, 6), 3
 # Draws that one job takes at once: more are faster, fewer leave no core idle at the end.
 TOGETHER = 3
 
@@ -86,7 +85,7 @@ def measure_init(
     if not depths or min(depths) < 1 or not widths or min(widths) < 2 or config.draws < 1:
         raise UserError(f"{config}: needs depths from 1, widths from 2 and at least one draw")
     data = _prepare(out)
-    jobs = _jobs(depths, widths, config.draws, seed)
+    jobs = _jobs(config, depths, seed)
     workers = min(processes or usable_cpus(), len(jobs))
     log(f"{len(jobs)} parts, {max(depths):,} layers, {workers} at a time")
     done: dict[SweepJob, Tables] = {}
@@ -119,12 +118,12 @@ def _prepare(out: Path) -> Path:
     return data
 
 
-def _jobs(depths: tuple[int, ...], widths: Sequence[int], draws: int, seed: int) -> list[SweepJob]:
-    shallow = tuple(depth for depth in depths if depth <= SHALLOW) or (min(depths),)
-    numbers = tuple(range(draws))
-    portions = [numbers[start : start + TOGETHER] for start in range(0, draws, TOGETHER)]
-    jobs = [SweepJob(Dense(n), depths, seed, some) for n in widths for some in portions]
-    return [*jobs, SweepJob(CONVOLUTION, shallow, seed, numbers[:SHALLOW_DRAWS])]
+def _jobs(config: SweepConfig, depths: tuple[int, ...], seed: int) -> list[SweepJob]:
+    shallow = tuple(depth for depth in depths if depth <= config.conv_depth) or (min(depths),)
+    draws = tuple(range(config.draws))
+    portions = [draws[start : start + TOGETHER] for start in range(0, len(draws), TOGETHER)]
+    jobs = [SweepJob(Dense(n), depths, seed, some) for n in config.widths for some in portions]
+    return [*jobs, SweepJob(CONVOLUTION, shallow, seed, draws[:CONV_DRAWS])]
 
 
 def _run(jobs: list[SweepJob], workers: int) -> Iterator[tuple[SweepJob, Tables]]:

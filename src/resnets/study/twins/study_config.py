@@ -58,6 +58,7 @@ class SweepConfig:
     depths: tuple[int, ...] = (10, 30, 100, 300, 1000, 3000, 10000)
     widths: tuple[int, ...] = (64, 128)
     draws: int = 5
+    conv_depth: int = 1000  # the deepest network of convolutions
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ PRESETS: dict[str, StudyConfig] = {
             groups=(Group(TWINS, (8, 32), THREE),),
             rates=(0.1,),
             reserve=0,
-            sweep=SweepConfig((10, 30, 100, 300, 1000), (64,)),
+            sweep=SweepConfig((10, 30, 100, 300, 1000), (64,), conv_depth=100),
             probe=ProbeConfig(images=200, directions=5, replay_steps=(0, 1, 10), threads=1),
         ),
         MINUTES,
