@@ -78,8 +78,7 @@ class Estimate:
 def estimate(values: Sequence[float]) -> Estimate | None:
     """Return the mean with Student's 95 % interval; None of nothing.
 
-    Three values have their range in place of an interval, two neither. Equal values have an
-    interval of no width.
+    Three values have their range instead, two neither; equal values an interval of no width.
     """
     count = len(values)
     if count == 0:
@@ -105,12 +104,10 @@ def spearman(xs: Sequence[float], ys: Sequence[float]) -> float | None:
 
 
 def sign_flip(differences: Sequence[float]) -> float | None:
-    """Return the one-sided p of the exact sign-flip test; None of nothing.
+    """Return the one-sided p of the exact sign-flip test (Fisher 1935); None of nothing.
 
-    Fisher 1935: the share of all 2^n sign patterns of n paired differences whose mean is at least
-    the observed one, so the smallest p is 2^-n. It tests that the differences are symmetric about 0
-    against that they are larger. An infinite one, of a run that diverged, outweighs all finite ones
-    together.
+    The share of all 2^n sign patterns of n paired differences whose mean is at least the observed
+    one. An infinite difference, of a run that diverged, outweighs all finite ones together.
     """
     if not differences:
         return None

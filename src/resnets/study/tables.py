@@ -38,11 +38,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """Every table of a study by its name, and its plan of training where there is one.
-
-    Nothing but `DIR/data` is read, so a page shows what the tables hold, whoever made them. A table
-    that is missing is empty.
-    """
+    """Every table in DIR/data by its name, and the plan of training; a missing one is empty."""
 
     folder: Path
     tables: dict[str, list[Row]]

@@ -19,10 +19,9 @@ def layer_responses(chain: Chain, images: Tensor) -> list[Row]:
     """Measure the standard deviation of each layer's response over N, C, H, W.
 
     The response of a convolution is its norm's output, before the ReLU or the addition (He 2015,
-    arXiv 1512.03385, section 4.2 and figure 7): layers of a residual network respond more weakly,
-    the more so the deeper it is. In pre-activation order the norm is before the convolution, and
-    its output is taken; without norms the convolution's own. The column `x` counts the layers of
-    the blocks from 1, `unit` is the block.
+    arXiv 1512.03385, figure 7); in pre-activation order, where the norm is first, the norm's;
+    without norms the convolution's own. The column `x` counts the layers of the blocks from 1,
+    `unit` is the block.
     """
     rows: list[Row] = []
 
@@ -53,11 +52,9 @@ def _responding(residual: nn.Module) -> list[nn.Module]:
 
 
 def gradient_profile(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
-    """Measure ||dL/dx_l|| for l = 0 to n.
+    """Measure ||dL/dx_l|| for l = 0 to n, L the mean cross-entropy of the batch.
 
-    L is the mean cross-entropy of the batch, the norm is over the whole tensor. Batch norms use the
-    batch's own statistics, as in training: there a plain network's gradient grows backwards
-    (Yang 2019, arXiv 1902.08129), and it is measured which way it goes, not assumed.
+    Batch norms use the batch's own statistics, as in training (Yang 2019, arXiv 1902.08129).
     """
     with batch_statistics(chain.network):
         _, gradients = chain.gradients(images, targets, reduction="mean")

@@ -20,10 +20,9 @@ RIDGE = 1e-2
 def branch_use(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     """Measure ||F_l|| / ||S(x_(l-1))|| and cos(F_l, -dL/dx_(l-1)), means over images; per block.
 
-    The ratio is the share of the stream that a block rewrites. The cosine asks whether it steps
-    against the gradient of the loss, L(x + F) ~ L(x) + F . g (iterative inference: Jastrzebski
-    2018, arXiv 1710.04773); it needs equal shapes. Evaluation mode, sum of the images' losses, so
-    that each image has its own gradient. A plain block has no shortcut to compare with.
+    The ratio is the share of the stream that a block rewrites; the cosine whether it steps against
+    the gradient of the loss (iterative inference: Jastrzebski 2018, arXiv 1710.04773). Evaluation
+    mode, sum of the images' losses. A plain block has no shortcut to compare with.
     """
     xs, gradients = chain.gradients(images, targets, reduction="sum")
     rows: list[Row] = []

@@ -45,15 +45,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Prober:
-    """Probes model files and run folders into the tables OUT/data/probe_*.csv.
-
-    Attributes:
-        out: Folder of the study.
-        device: Where to compute.
-        log: Gets a line for each part.
-        data: Images, as for `resnets evaluate`; a run's own held-out ones when left out.
-        config: How much is measured.
-    """
+    """Probes model files and run folders into the tables OUT/data/probe_*.csv."""
 
     out: Path
     device: str
@@ -64,8 +56,7 @@ class Prober:
     def probe(self, model: Path, *, job: TwinJob | None = None) -> list[Path]:
         """Probe the network of a model file or run folder; return the tables.
 
-        `job` is the run of a study that made the network; its first steps are repeated. Raises
-        UserError for a model or images that cannot be used.
+        `job` is the run of a study that made the network; its first steps are repeated.
         """
         if self.out.is_file():
             raise UserError(f"--out {self.out}: is a file; pass a folder")
@@ -83,8 +74,7 @@ class Prober:
     def compare(self, model: Path, against: Path) -> Path:
         """Compare every layer of two networks on held-out images of the first; return the table.
 
-        The column `unit` is the block of the first network, x that of the second. Raises UserError
-        for a model or images that cannot be used.
+        The column `unit` is the block of the first network, x that of the second.
         """
         files, place = (read_model(model), read_model(against)), self._place()
         if files[0].preprocess.channels != files[1].preprocess.channels:
@@ -175,13 +165,12 @@ def probe(
         network: The network; it is left in evaluation mode.
         images: N C H W, normalised as the network takes them, in random order.
         targets: Their classes, N.
-        by_step: Networks of the same run with their steps, for the gradient profile; rows without
-            a step are about `network` itself.
+        by_step: Networks of the same run with their steps, for the gradient profile.
         log: Gets a line for each part.
         config: How much is measured.
 
     Returns:
-        Rows by the name of their table.
+        Rows by the name of their table; those without a step are about `network` itself.
 
     Raises:
         UserError: The network cannot be taken apart, or there are too few images.

@@ -88,11 +88,7 @@ class Chain:
 
 @contextmanager
 def batch_statistics(network: nn.Module, *, wanted: bool = True) -> Iterator[None]:
-    """Let batch norms use mean and variance of the batch they see, and remember nothing.
-
-    That re-estimates their statistics on the images at hand, for the network as it is then (Nado
-    2020, arXiv 2006.10963). Dropout and stochastic depth stay off.
-    """
+    """Let batch norms use statistics of the batch they see (Nado 2020, 2006.10963); no dropout."""
     norms = [m for m in network.modules() if wanted and isinstance(m, _BatchNorm)]
     before = [(norm, norm.training, norm.track_running_stats) for norm in norms]
     for norm in norms:

@@ -1,12 +1,9 @@
 """Propagate a batch of inputs forward and gradients backward; no network is ever held in memory.
 
 The forward pass keeps the streams at the ends of short segments; the backward pass makes each
-segment's weights and activations again. Networks of all depths share their first blocks, so one
-pass serves them all (but for families whose law depends on the depth).
-
-No number leaves the range of floats: ReLU networks without norm are positively homogeneous and the
-backward pass is linear, so after each segment streams and gradients are divided by a power of two,
-which is exact. The blocks at which ordinary float32 would overflow or underflow are recorded.
+segment's weights and activations again. One pass serves networks of all depths. ReLU networks
+without norm are positively homogeneous, so after each segment streams and gradients are divided by
+a power of two, which is exact; where ordinary float32 would overflow or underflow is recorded.
 
 Shapes: D draws of weights, N inputs, R members of a stack, G gradients of a stack; streams are
 D N R C (H W), gradients D N G C (H W), powers of two D R and D G.

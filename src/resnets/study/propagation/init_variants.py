@@ -82,7 +82,7 @@ class Stack:
 def stacks(families: tuple[Family, ...], *, depths: tuple[int, ...]) -> tuple[Stack, ...]:
     """Group families by norm, in each group those of equal weights side by side.
 
-    A family whose law depends on L has one member for each depth; they are last, the deepest first.
+    A family whose law depends on L has one member for each depth, last, the deepest first.
     """
     groups: dict[Norm, list[Member]] = {}
     for family in sorted(families, key=lambda family: family.weights, reverse=True):

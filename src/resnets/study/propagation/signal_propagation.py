@@ -1,16 +1,12 @@
 """Measure how signals and gradients propagate through networks at initialisation, block by block.
 
-The inputs are chosen so that angles mean something: the first is the base, the next four have given
-cosines to it, then come three pairs of neighbours; all others are independent.
-
 Metrics of the forward pass, after blocks 0 ... L:
     log10_variance       log10 of q_l / q_0, q the mean square of the stream
     cosine_distance      1 - cosine of two inputs' streams; x is the cosine of the inputs
 and of the backward pass, for each depth L:
     log10_gradient       log10 of |dL/dx_l| / |dL/dx_L|
     gradient_cosine      cosine of dL/dx_0 at two inputs; x is the cosine of the inputs
-A row without a depth holds for networks of every depth: their first blocks are the same. The column
-`unit` is the number of the block.
+A row without a depth holds for networks of every depth; the column `unit` is the block.
 
 Shapes: D draws, N inputs, R members, G gradients, C channels (H W); metrics in double precision.
 """
@@ -58,11 +54,7 @@ def measured_blocks(depths: Sequence[int]) -> tuple[int, ...]:
 def propagate(
     layer: Layer, *, depths: Sequence[int], seed: int, draws: Sequence[int]
 ) -> dict[str, list[Row]]:
-    """Send signals through all ten families at all depths, and gradients back.
-
-    Returns:
-        Rows of the tables `forward`, `backward` and `float32` (where float32 would overflow).
-    """
+    """Send signals through all ten families at all depths, and gradients back: rows by table."""
     made = stacks(FAMILIES, depths=tuple(depths))
     blocks = measured_blocks(depths)
     networks = NetworkSet(layer, made, tuple(depths), blocks, seed, tuple(draws))
@@ -147,8 +139,7 @@ def make_inputs(shape: tuple[int, ...], *, seed: int, draws: Sequence[int]) -> T
 def make_readout(shape: tuple[int, ...], *, seed: int, draws: Sequence[int]) -> Tensor:
     """Draw dL/dx at the end: one direction of length 1 with a random sign an input, D N C (H W).
 
-    Inputs that are compared have the same sign. Were all equal, batch norm, which takes away what
-    all inputs share, would see a special case.
+    Inputs that are compared have one sign. Were all equal, batch norm would see a special case.
     """
     groups = torch.tensor([0, 0, 0, 0, 0, 5, 5, 7, 7, 9, 9, 11, 12, 13, 14, 15])
     out = []
@@ -181,10 +172,7 @@ def cosine_distances(x: Tensor) -> Tensor:
 
 
 def gradient_cosines(g: Tensor) -> Tensor:
-    """Return the gradients' cosine at two inputs, for each of COSINES: D N G C (H W) -> D 4 G.
-
-    The last is the mean over PAIRS.
-    """
+    """Return cosines of gradients for COSINES, the last over PAIRS: D N G C (H W) -> D 4 G."""
     rows = normalize(g.double().flatten(3), dim=-1)
     base, near = (list(side) for side in zip(*PAIRS, strict=True))
     neighbours = (rows[:, base] * rows[:, near]).sum(-1).mean(1, keepdim=True)

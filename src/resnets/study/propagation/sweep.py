@@ -1,8 +1,4 @@
-"""Sweep networks at initialisation over families, widths and depths, into tables of a study.
-
-`init.csv` has verdicts, slopes and where float32 overflows; `init_forward.csv`, `init_backward.csv`
-profiles by block; `init_theory.csv` closed forms. They do not depend on which process ends first.
-"""
+"""Sweep networks at initialisation over families, widths and depths, into tables of a study."""
 
 from __future__ import annotations
 
@@ -70,15 +66,7 @@ def measure_init(
 ) -> list[Stability]:
     """Measure ten families at initialisation, write the tables into out/data, judge each cell.
 
-    Args:
-        out: Folder of the study.
-        log: Gets a line for each finished part.
-        config: Depths, widths and draws of weights, which all families share.
-        seed: Seed of weights and inputs.
-        processes: Parts at a time; as many as cores when left out.
-
-    Raises:
-        UserError: A number is out of range, or the folder cannot be written.
+    Raises UserError for a number out of range, and for a folder that cannot be written.
     """
     start = time.perf_counter()
     depths, widths = tuple(sorted(set(config.depths))), config.widths

@@ -1,8 +1,6 @@
 """Sample the weights of single blocks, under three laws from one Gaussian draw.
 
-A network of 10,000 layers is never in memory: block l's weights are a function of (seed, draw, l),
-made by the forward pass and made again by the backward pass. `Dense` and `Convolution` are the two
-kinds of layer; all other files of this package work with either.
+Block l's weights are a function of (seed, draw, l), made again by each pass.
 
 Shapes: D draws, N images, R members, C channels, H W sides; U blocks.
 """
@@ -61,10 +59,9 @@ class Dense:
 
 @dataclass(frozen=True)
 class Convolution:
-    """3x3 convolutions of one width on square periodic maps.
+    """3x3 convolutions of one width on square periodic maps, where no signal is lost at edges.
 
-    With zeros beyond the edge every layer would lose signal there, whatever the family (Xiao 2018
-    has periodic maps for the same reason). The orthogonal law is that paper's delta-orthogonal.
+    The orthogonal law is Xiao 2018's delta-orthogonal.
     """
 
     width: int
@@ -111,9 +108,8 @@ Layer = Dense | Convolution
 def haar(gaussian: Tensor) -> Tensor:
     """Make uniformly distributed orthogonal matrices from Gaussian ones, ... n n -> ... n n.
 
-    Stewart 1980: the product of reflections of n, n-1, ... 1 Gaussian numbers needs no
-    factorisation; here they are the columns of the lower triangle. The signs are those that QR
-    would need to make its R positive.
+    Stewart 1980: the product of reflections of n, n-1, ... 1 Gaussian numbers, the columns of the
+    lower triangle. The signs are those that QR would need to make its R positive.
     """
     size = gaussian.shape[-1]
     lower = gaussian * torch.ones(size, size).tril()

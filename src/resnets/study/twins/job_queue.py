@@ -81,19 +81,15 @@ def run_jobs(store: RunStore, *, executor: Executor, log: Log) -> None:
         # Good rows are kept before a failure is raised.
         for future in sorted(finished, key=lambda f: f.cancelled() or bool(f.exception())):
             job = running.pop(future)
-            store.add(job, _result(future, store))
+            try:
+                store.add(job, future.result())
+            except (BrokenExecutor, CancelledError):
+                raise UserError(
+                    "the workers are gone: one was killed, perhaps for lack of memory, or the "
+                    f"cluster was closed; {len(store.rows)} runs are kept in {store.folder}, and "
+                    "the same command resumes the study"
+                ) from None
             log(progress.line(job, store.rows[job.key]))
-
-
-def _result(future: Future[TrialResult], store: RunStore) -> TrialResult:
-    try:
-        return future.result()
-    except (BrokenExecutor, CancelledError):
-        raise UserError(
-            "the workers are gone: one was killed, perhaps for lack of memory, or the cluster was "
-            f"closed; {len(store.rows)} runs are kept in {store.folder}, and the same command "
-            "resumes the study"
-        ) from None
 
 
 class _Progress:

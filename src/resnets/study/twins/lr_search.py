@@ -1,6 +1,5 @@
 """Choose the learning rate of every cell, and return the runs that a study still needs.
 
-That is a pure function of the config and the rows, so a killed study resumes by reading its rows.
 Every cell chooses its rate on a seed that is not counted, at half length, by the loss on images
 that were held out. A best rate at the edge asks for one more beyond it, as long as the reserve
 lasts. Other runs start once the shallowest plain network has learned: else a study would show

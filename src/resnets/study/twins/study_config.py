@@ -173,7 +173,7 @@ class StudyConfig:
     def trials(self, cell: Cell, rate: float) -> Iterator[TwinJob]:
         """Yield every run that a cell needs once its rate is chosen, those of budgets last.
 
-        Budgets use the rate that was tuned for runs that count; these serve as one of the budgets.
+        Budgets use the rate of the runs that count; these serve as one of the budgets.
         """
         for seed in dict(self.cells())[cell]:
             yield self.counted(cell, rate, seed)
