@@ -146,10 +146,6 @@ def _measure(tables: Tables) -> Drawing:
     }
 
 
-def _nearest(depths: list[int], wanted: int) -> int:
-    return min(depths, key=lambda depth: abs(depth - wanted))
-
-
 def _atlas(tables: Tables) -> Drawing:
     """Draw powers of ten of the gradient over the last layer's, whose own is 0 by definition."""
     found = _table(tables, "init_backward", metric="log10_gradient")
@@ -161,7 +157,7 @@ def _atlas(tables: Tables) -> Drawing:
         {"family": family, "series": AT_INIT[family], "depth": depth, "unit": unit, "value": value}
         for (family, depth, unit), value in sorted(medians.items())
     ]
-    shown = dict.fromkeys(_nearest(depths, wanted) for wanted in SHOWN)
+    shown = [min(depths, key=lambda depth: abs(depth - at)) for at in SHOWN]
     panels = [
         panel(
             f"{depth:,} layers{', enlarged' if ends else ''}",
@@ -174,7 +170,7 @@ def _atlas(tables: Tables) -> Drawing:
             height=height,
         )
         for ends, height in ((None, 340), ((-DECADES, DECADES), 220))
-        for depth in shown
+        for depth in dict.fromkeys(shown)
     ]
 
     def sized(depth: int) -> list[Row]:
@@ -182,7 +178,7 @@ def _atlas(tables: Tables) -> Drawing:
         found = ((f, medians.get((f, depth, 0), -math.inf)) for f in look.families_of(rows))
         return [{"name": AT_INIT[family], "decades": size} for family, size in found]
 
-    depth, far = _nearest(depths, SHOWN[-1]), max(depths)
+    depth, far = shown[-1], max(depths)
     return panels, {
         "depth": depth,
         "count": len(sized(depth)),
