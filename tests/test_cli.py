@@ -25,9 +25,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import resnets.results
-import resnets.run
-import resnets.training.job
+import resnets.training.trainer
 from resnets import Predictor, Recipe, __version__
 from resnets.cli.demo import SECONDS
 from resnets.cli.main import VERBS, main
@@ -81,7 +79,7 @@ def draw(folder: Path, *, images: int, seed: int = 0) -> Path:
 def quickly() -> Iterator[None]:
     """No two seconds of timing before each tiny run, and no terminal's width from outside."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnets.training.job, "MEASURED_SECONDS", 0.01)
+        patch.setattr(resnets.training.trainer.Trainer, "measure_seconds", 0.01)
         for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR"):
             patch.delenv(name, raising=False)
         yield
@@ -114,7 +112,7 @@ def run(trained: tuple[Path, Answer]) -> Path:
 @pytest.fixture
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs whose page nobody looks at."""
-    monkeypatch.setattr(resnets.results, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr(resnets.training.trainer, "write_report", lambda *_, **__: None)
 
 
 def names_below(folder: Path) -> set[str]:
@@ -142,7 +140,7 @@ def test_a_run_folder_holds_exactly_what_is_promised(run: Path) -> None:
     }
     outside = [path for path in run.rglob("*.safetensors") if path.parent.name != "checkpoints"]
     assert outside == [run / "model.safetensors"]
-    assert list(run.rglob("*.partial")) == []
+    assert list(run.rglob(".*.part")) == []
 
 
 def test_config_holds_every_value_with_its_origin(run: Path) -> None:
@@ -223,7 +221,7 @@ def test_validating_on_test_images_is_said_everywhere(data: Path, tmp_path: Path
     shown = resnets_("show", out, "--quiet", "--format", "json").out
     assert json.loads(shown)["scores"]["validate_on"] == "test"
     again = resnets_("evaluate", out, data, "--quiet")
-    assert again.err == "" and "caution: of its training" in again.out
+    assert again.err == "" and "caution: from training" in again.out
     (caution,) = json.loads(resnets_("evaluate", out, data, "--format", "json").out)["cautions"]
     assert "--validate-on test" in caution
     resnets_("evaluate", out, data, "--report", tmp_path / "page")
@@ -280,7 +278,7 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes
     """The model file of the run that the interrupted ones should become."""
     out = tmp_path_factory.mktemp("long") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnets.results, "write_report", lambda *_, **__: None)
+        patch.setattr(resnets.training.trainer, "write_report", lambda *_, **__: None)
         assert resnets_("train", data, *LONG, "--out", out).code == 0
     return (out / "model.safetensors").read_bytes()
 
@@ -305,10 +303,10 @@ def test_a_signal_saves_and_resume_ends_in_the_same_bytes(
         process.kill()
     assert process.returncode == code, err
     assert "Traceback" not in err and not (out / "scores.json").exists()
-    hint = re.search(r"go on with: (.*) train --resume (.*)", err)
+    hint = re.search(r"resume with:\n  (.*) train --resume (.*)", err)
     assert hint and shlex.split(hint[1]) == [sys.executable, "-m", "resnets"]
     answer = resnets_("train", "--resume", *shlex.split(hint[2]))
-    assert answer.code == 0 and "going on" in answer.err
+    assert answer.code == 0 and "resuming" in answer.err
     assert (out / "model.safetensors").read_bytes() == uninterrupted
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == sorted(steps) and steps[-1] == 40
@@ -344,7 +342,7 @@ def test_an_interrupt_before_there_is_a_folder(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(resnets.run, "open_data", interrupted)
+    monkeypatch.setattr(resnets.training.trainer, "open_data", interrupted)
     answer = resnets_("train", data, "--out", tmp_path / "run")
     assert (answer.code, answer.err) == (130, "resnets: interrupted\n")
     assert names_below(tmp_path) == set()
@@ -356,17 +354,18 @@ def test_what_cannot_be_saved_is_exit_4_and_saved_by_resume(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    write_report, out = resnets.results.write_report, tmp_path / "run"
-    monkeypatch.setattr(resnets.results, "write_report", full)
+    write_report, out = resnets.training.trainer.write_report, tmp_path / "run"
+    monkeypatch.setattr(resnets.training.trainer, "write_report", full)
     answer = resnets_("train", data, *FLAGS, "--steps", 1, "--out", out)
     assert answer.code == 4 and answer.out.startswith("top-1 ")
-    assert "No space left on device" in answer.err.splitlines()[-1]
-    assert answer.err.splitlines()[-1].startswith("resnets: ")
-    monkeypatch.setattr(resnets.results, "write_report", write_report)
+    complaint = answer.err.splitlines()[-3]
+    assert "No space left on device" in complaint and complaint.startswith("resnets: ")
+    assert answer.err.splitlines()[-1].endswith(f"train --resume {out}")
+    monkeypatch.setattr(resnets.training.trainer, "write_report", write_report)
     assert resnets_("train", "--resume", out).code == 0
     assert (out / "report.html").is_file() and (out / "scores.json").is_file()
 
-    monkeypatch.setattr(resnets.results, "save_model", full)
+    monkeypatch.setattr(resnets.training.trainer, "save_model", full)
     answer = resnets_("train", data, *FLAGS, "--steps", 1, "--out", tmp_path / "other")
     assert answer.code == 4 and answer.out == ""
 
@@ -394,11 +393,11 @@ def test_evaluate_json_has_the_named_fields(run: Path, data: Path) -> None:
 
 def test_evaluate_takes_the_part_asked_for_and_says_which(run: Path, data: Path) -> None:
     answer = resnets_("evaluate", run / "model.safetensors", data, "--split", "train")
-    assert answer.code == 0 and "the part train" in answer.err
+    assert answer.code == 0 and "split train" in answer.err
     assert re.search(r"^images +36$", answer.out, re.MULTILINE)
     assert all(re.search(rf"^{name} +12 ", answer.out, re.MULTILINE) for name in CLASSES)
     whole = resnets_("evaluate", run, data / "test")  # a folder without parts: never split
-    assert "the whole of" in whole.err and re.search(r"^images +12$", whole.out, re.MULTILINE)
+    assert "all of" in whole.err and re.search(r"^images +12$", whole.out, re.MULTILINE)
     assert resnets_("evaluate", run, data, "--quiet").err == ""
 
 
@@ -551,7 +550,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     "train {single}": "a single class",
     "train {hollow}": "class folders without images",
     "train {run}": "the folder of a run",
-    "train {pair}": "one image of each class",
+    "train {pair}": "every class has one image",
     "train {note}": "is no data set",
     TRAIN + "--model resnet5O": "did you mean 'resnet50'",
     TRAIN + "--model alexnet": "unknown model 'alexnet'; `resnets models` lists all",
@@ -579,7 +578,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     TRAIN + "--milestones 0.8 0.2": "--milestones",
     TRAIN + "--device cuda": "--device cuda: not available",
     TRAIN + "--model resnet20 --precision fp32 --weights nothing.pth": "nothing.pth",
-    "train {data}/test --out new --validate-on test": "no test part",
+    "train {data}/test --out new --validate-on test": "no test split",
     "train {data} --out {data}": "the folder is not empty",
     "train {data} --out {run}": "--resume",
     "train {data} --out {note}": "is a file",
@@ -594,7 +593,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     "evaluate {note} {data}": "note.txt",
     "evaluate {run} nowhere": "nor is there a file or folder",
     "evaluate {run} {strangers}": "does not know: zebra",
-    "evaluate {run} {data} --split val": "unknown part 'val'",
+    "evaluate {run} {data} --split val": "unknown split 'val'",
     "evaluate {run} {data}/test --split val": "leave --split out",
     "evaluate {run} {data} --report {run}": "a run with a page of its own",
     "evaluate {run} {data} --workers -1": "--workers -1",
@@ -782,7 +781,7 @@ def test_the_demo_and_the_commands_that_it_prints(
 ) -> None:
     train = resnets.api.train
 
-    def shorter(data: str, *, time: str, **rest: Any) -> resnets.results.TrainingResult:
+    def shorter(data: str, *, time: str, **rest: Any) -> resnets.training.trainer.TrainingResult:
         assert time == f"{SECONDS:g}s"
         quick = {"steps": 2, "batch_size": 8, "precision": "fp32", "val_fraction": 0.01}
         return train(data, **quick, **rest)

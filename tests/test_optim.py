@@ -13,11 +13,11 @@ from resnets.models.registry import create_model
 from resnets.models.resnet import ResNet, ResNetConfig
 from resnets.training.optimizer import (
     default_learning_rate,
+    is_backbone_frozen,
     learning_rate,
     make_average,
     make_optimizer,
     set_learning_rate,
-    trains_only_head,
 )
 from resnets.training.recipe import Recipe
 from resnets.training.recipes import named_recipe
@@ -27,8 +27,8 @@ PEAK = 0.4
 
 
 def rates(steps: int, **values: Any) -> list[float]:
-    recipe = Recipe(optimizer="sgd", learning_rate=PEAK, **values)
-    return [learning_rate(recipe, step, steps=steps) for step in range(steps)]
+    recipe = Recipe(optimizer="sgd", learning_rate=PEAK, steps=steps, **values)
+    return [learning_rate(recipe, step) for step in range(steps)]
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.25])
@@ -52,7 +52,7 @@ def test_step_schedule_with_warmup() -> None:
 
 def test_he2015_drops_at_32k_and_48k() -> None:
     recipe = named_recipe("he2015")
-    found = {step: learning_rate(recipe, step, steps=64_000) for step in DROPS}
+    found = {step: learning_rate(recipe, step) for step in DROPS}
     assert found == pytest.approx(DROPS, rel=EXACT)
 
 
@@ -71,10 +71,11 @@ def test_default_learning_rate_is_the_papers_at_its_batch_size() -> None:
     assert default_learning_rate(Recipe(optimizer="adamw"), batch_size=512) == pytest.approx(2e-3)
 
 
-def test_trains_only_head_for_its_share() -> None:
-    flags = [trains_only_head(Recipe(freeze_backbone=0.3), step, steps=10) for step in range(10)]
+def test_is_backbone_frozen_for_its_share() -> None:
+    recipe = Recipe(freeze_backbone=0.3, steps=10)
+    flags = [is_backbone_frozen(recipe, step) for step in range(10)]
     assert flags == [True] * 3 + [False] * 7
-    assert not trains_only_head(Recipe(), 0, steps=10)
+    assert not is_backbone_frozen(Recipe(steps=10), 0)
 
 
 NETWORKS = [

@@ -68,7 +68,7 @@ class Evaluate:
             scores = api.evaluate(
                 self.model,
                 self.data,
-                part=self.part,
+                split=self.part,
                 device=self.device,
                 workers=self.workers,
                 max_corrupt=self.max_corrupt,

@@ -18,7 +18,7 @@ from resnets.training.recipe import TIME_OR_LENGTH, Recipe
 from resnets.training.recipes import named_recipe, read_recipe
 
 if TYPE_CHECKING:
-    from resnets.results import TrainingResult
+    from resnets.training.trainer import TrainingResult
 
 NOT_FINITE, NOT_SAVED, SIGNALLED = 3, 4, 128
 
@@ -85,8 +85,8 @@ class Train:
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         from resnets import api
         from resnets.cli.progress import Display
-        from resnets.training.distributed import rank_here
-        from resnets.training.nan_check import NotFiniteError
+        from resnets.training.distributed import current_rank
+        from resnets.training.step_metrics import NotFiniteError
 
         file = self.recipe_file
         recipe = self.recipe if file is None else read_recipe(file)
@@ -95,7 +95,7 @@ class Train:
             base = _stored(self.resume)
         flags = {k: v for k, v in asdict(self.options).items() if v != getattr(base, k)}
         try:
-            with Display(quiet=self.quiet or rank_here() > 0) as display:
+            with Display(quiet=self.quiet or current_rank() > 0) as display:
                 result = api.train(
                     self.data,
                     recipe=recipe,
@@ -110,14 +110,14 @@ class Train:
                     **flags,
                 )
         except NotFiniteError as error:
-            if rank_here() == 0:
+            if current_rank() == 0:
                 print(
                     f"resnets: {error}; the checkpoints before it are kept. A smaller "
                     "--learning-rate or --clip-grad-norm 1 helps",
                     file=sys.stderr,
                 )
             return NOT_FINITE
-        return announce(result) if rank_here() == 0 else exit_code(result)
+        return announce(result) if current_rank() == 0 else exit_code(result)
 
 
 def exit_code(result: TrainingResult) -> int:
@@ -134,19 +134,19 @@ def announce(result: TrainingResult) -> int:
     folder = shlex.quote(str(result.folder))
     resume = f"{launcher()} train --resume {folder}"
     if result.signal is not None and result.unsaved is None:
-        print(f"stopped; go on with: {resume}", file=sys.stderr)
+        print(f"stopped; resume with:\n  {resume}", file=sys.stderr)
         return exit_code(result)
     if result.scores is not None:
         low, high = result.scores.top1_interval
         print(
             f"top-1 {result.scores.top1:.2%} (95 % interval {low:.2%} to {high:.2%}) "
-            f"on {result.scores.num_images:,} {result.part} images"
+            f"on {result.scores.num_images:,} {result.split} images"
         )
     if result.caution:
         print(f"caution: {result.caution}")
     if result.unsaved is not None:
-        reason = f"not all could be saved: {result.unsaved}"
-        print(f"resnets: {reason}; make room, then: {resume}", file=sys.stderr)
+        print(f"resnets: not everything could be saved: {result.unsaved}", file=sys.stderr)
+        print(f"free some disk space, then resume with:\n  {resume}", file=sys.stderr)
         return exit_code(result)
     print(f"model   {result.model}\nreport  {result.folder / 'report.html'}")
     print(f"next    {program()} predict {folder} IMAGES\n        {program()} show {folder}")
@@ -155,10 +155,10 @@ def announce(result: TrainingResult) -> int:
 
 def _stored(folder: str | Path) -> Recipe:
     """The recipe of the run to be resumed."""
-    from resnets.training.checkpoint import RunFolder
     from resnets.training.reproducibility import stored_recipe
+    from resnets.training.run_dir import RunDir
 
-    return stored_recipe(RunFolder.open(folder))
+    return stored_recipe(RunDir.open(folder))
 
 
 def _value(flag: str, arguments: Sequence[str]) -> str | None:

@@ -1,8 +1,7 @@
-"""Parameter groups, optimizers, the schedule step -> learning rate, and the weight average.
+"""Build optimizers and their parameter groups, learning-rate schedules and the weight average.
 
-Enters: a network and a recipe. Leaves: a torch optimizer whose groups know their factor, and the
-learning rate as a *pure function of the step*: nothing is chained, so nothing can be restored
-wrongly (chained schedulers break on resuming, pytorch issue 60265).
+The learning rate is a pure function of the step: a chained scheduler could be restored wrongly
+(pytorch issue 60265).
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from resnets.training.muon import Muon
 from resnets.training.recipe import Recipe
 
 ADAMW_LEARNING_RATE = 2e-3
+# Muon: size of a step relative to the filters, at batch 500.
 MUON_LEARNING_RATE = 0.1
-"""size of a step relative to the filters, at batch 500"""
+# Muon multiplies its learning rate by this for parameters that are not filters.
 OTHERS_FACTOR = 3.0
-"""what Muon multiplies its rate by for all that is no filter"""
+# He et al. 2015 use 0.1 at batch 128; scaled linearly (Goyal et al., arXiv 1706.02677).
 SGD_LEARNING_RATE_PER_IMAGE = 0.1 / 128
-"""He et al. 2015 use 0.1 at batch 128; scaled linearly (Goyal et al., arXiv 1706.02677)."""
 
 
 def default_learning_rate(recipe: Recipe, *, batch_size: int) -> float:
-    """The peak learning rate when none is asked for."""
+    """Return the peak learning rate when the user gives none."""
     if recipe.optimizer == "adamw":
         return ADAMW_LEARNING_RATE
     if recipe.optimizer == "muon":
@@ -37,10 +36,10 @@ def default_learning_rate(recipe: Recipe, *, batch_size: int) -> float:
     return SGD_LEARNING_RATE_PER_IMAGE * batch_size
 
 
-def learning_rate(recipe: Recipe, step: int, *, steps: int) -> float:
-    """The learning rate of one step, 0 <= step < steps; the recipe must be resolved."""
-    assert recipe.learning_rate is not None, "resolve the recipe first"
-    share = (step + 0.5) / steps
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Return the learning rate of one step of a resolved recipe, 0 <= step < steps."""
+    assert recipe.learning_rate is not None and recipe.steps, "resolve the recipe first"
+    share = (step + 0.5) / recipe.steps
     if share < recipe.warmup:
         return recipe.learning_rate * share / recipe.warmup
     if recipe.schedule == "step":
@@ -52,15 +51,18 @@ def learning_rate(recipe: Recipe, step: int, *, steps: int) -> float:
     return recipe.learning_rate * (1 - rest)
 
 
-def trains_only_head(recipe: Recipe, step: int, *, steps: int) -> bool:
-    """Whether this step belongs to the first part of fine-tuning."""
-    return step < recipe.freeze_backbone * steps
+def is_backbone_frozen(recipe: Recipe, step: int) -> bool:
+    """Return whether this step trains the head alone."""
+    assert recipe.steps is not None, "resolve the recipe first"
+    return step < recipe.freeze_backbone * recipe.steps
 
 
 def make_optimizer(model: ResNet, recipe: Recipe) -> torch.optim.Optimizer:
-    """An optimizer over groups with `factor` (discriminative rate) and their own weight decay.
+    """Build the optimizer; its groups have a `factor` of the learning rate and a weight decay.
 
-    Raises UserError for Muon with a network without norms: it holds the length of filters fixed.
+    Raises:
+        UserError: Muon for a network without norms: Muon holds the length of filters fixed.
+
     """
     groups = list(_parameter_groups(model, recipe))
     rate = recipe.learning_rate
@@ -84,13 +86,13 @@ def make_optimizer(model: ResNet, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Write this step's rate into every group."""
+    """Set the learning rate of every group, times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
 
 
 def make_average(model: nn.Module, decay: float) -> AveragedModel | None:
-    """Exponential moving average of weights and buffers, or None when it is off."""
+    """Return an exponential moving average of weights and buffers, or None if `decay` is 0."""
     if not decay:
         return None
     average = get_ema_multi_avg_fn(decay)
@@ -98,9 +100,9 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel | None:
 
 
 def _parameter_groups(model: ResNet, recipe: Recipe) -> Iterator[dict[str, object]]:
-    """Groups of equal depth and equal weight decay, in the order of the network.
+    """Yield groups of equal depth and equal weight decay, in the order of the network.
 
-    The head has groups of its own: fused SGD needs gradients for all of a group or none of it.
+    The head has its own groups: fused SGD needs gradients for all of a group or none of it.
     """
     head = len(model.stage_names) + 1
     depths = {name: _depth(name, head=head) for name, _ in model.named_parameters()}
@@ -121,24 +123,24 @@ def _parameter_groups(model: ResNet, recipe: Recipe) -> Iterator[dict[str, objec
 
 
 def _filters(model: ResNet) -> set[Tensor]:
-    """The weights of convolutions without a bias, for a norm has it: Muon's own.
+    """Return the filters that Muon orthogonalises: convolutions without a bias.
 
-    The two of squeeze-and-excitation are none: no norm follows, so their length means something.
+    Those of squeeze-and-excitation have a bias: no norm follows, so their length has a meaning.
     """
     layers = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
     return {layer.weight for layer in layers if layer.bias is None}
 
 
 def _kind(parameter: Tensor, filters: set[Tensor]) -> str:
-    """Vectors are norms and biases."""
+    """Tell filters, other matrices, and vectors (norms and biases) apart."""
     if parameter.ndim < 2:
         return "vectors"
     return "filters" if parameter in filters else "matrices"
 
 
 def _depth(name: str, *, head: int) -> int:
-    """0 for the stem, i for stage i, the last stage's for the norm after it, then the head."""
-    room = name.split(".")[0]
-    if room.startswith("layer"):
-        return int(room.removeprefix("layer"))
-    return {"norm": head - 1, "fc": head}.get(room, 0)
+    """Return 0 for the stem, i for stage i (the last for the final norm), then the head."""
+    module = name.split(".")[0]
+    if module.startswith("layer"):
+        return int(module.removeprefix("layer"))
+    return {"norm": head - 1, "fc": head}.get(module, 0)

@@ -239,3 +239,21 @@ def override(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     elif clean.get("steps") is not None and "epochs" not in clean:
         clean["epochs"] = None
     return replace(recipe, **clean)
+
+
+def augmentation(recipe: Recipe) -> Any:
+    """Return the augmentation of a resolved recipe."""
+    from resnets.data.augment import Augment
+
+    assert recipe.crop != "auto" and recipe.auto_augment != "auto", "resolve the recipe first"
+    return Augment(
+        crop=recipe.crop,
+        crop_padding=recipe.crop_padding if recipe.crop == "shift" else 0,
+        fill=recipe.fill,
+        min_area=recipe.min_area,
+        flip=recipe.flip,
+        erasing=recipe.erasing,
+        mixup=recipe.mixup,
+        cutmix=recipe.cutmix,
+        auto_augment=recipe.auto_augment,
+    )

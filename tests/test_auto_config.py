@@ -10,17 +10,21 @@ import pytest
 import torch
 
 from resnets.errors import UserError
-from resnets.training.auto_config import Facts, Plan, plan, with_steps
+from resnets.training.auto_config import DataFacts, ResolvedConfig, resolve, resolve_steps
 from resnets.training.recipe import LEAST_EPOCHS, Recipe
 
 STEP, IMAGE = 0.1, 0.001  # measured seconds
-FACTS = Facts(num_train=12_800, num_val=1000, num_test=2000, side=32, channels=3, num_classes=10)
+FACTS = DataFacts(
+    num_train=12_800, num_val=1000, num_test=2000, side=32, channels=3, num_classes=10
+)
 
 
-def planned(*, seconds: float | None = None, facts: Facts = FACTS, **values: Any) -> Plan:
+def planned(
+    *, seconds: float | None = None, facts: DataFacts = FACTS, **values: Any
+) -> ResolvedConfig:
     recipe = Recipe(batch_size=128, learning_rate=0.1, **values)
-    start = Plan(recipe, dict.fromkeys(asdict(recipe), "flag"))
-    return with_steps(start, facts, seconds=seconds, step_seconds=STEP, image_seconds=IMAGE)
+    start = ResolvedConfig(recipe, dict.fromkeys(asdict(recipe), "flag"))
+    return resolve_steps(start, facts, seconds=seconds, step_seconds=STEP, image_seconds=IMAGE)
 
 
 @pytest.mark.parametrize(
@@ -64,14 +68,16 @@ def test_without_time_and_epochs_the_run_ends_by_itself() -> None:
     current = planned()
     assert current.recipe.steps is not None
     assert 1 <= current.recipe.steps * STEP < 3600
-    small = Facts(num_train=200, num_val=20, num_test=0, side=32, channels=3, num_classes=2)
+    small = DataFacts(num_train=200, num_val=20, num_test=0, side=32, channels=3, num_classes=2)
     assert (planned(facts=small).recipe.steps or 0) < current.recipe.steps
 
 
 def test_a_batch_left_open_has_no_micro_batch_of_one_image() -> None:
     recipe = Recipe(model="resnet20", tune="off", epochs=1, grad_accum_steps=128)
     origins = dict.fromkeys(asdict(recipe), "flag")
-    found = plan(recipe, origins, FACTS, seconds=None, device=torch.device("cpu"))
+    found = resolve(
+        ResolvedConfig(recipe, origins), FACTS, seconds=None, device=torch.device("cpu")
+    )
     assert found.recipe.batch_size == 2 * 128
 
 
@@ -109,17 +115,23 @@ def test_the_plan_states_steps_epochs_and_duration() -> None:
 )
 def test_the_optimizer_and_its_rate(given: dict[str, Any], optimizer: str, rate: float) -> None:
     recipe = Recipe(model="resnet20", tune="off", batch_size=128, **given)
-    found = plan(
-        recipe, {}, FACTS, seconds=60, device=torch.device("cpu"), timing=lambda *_: STEP / 128
+    found = resolve(
+        ResolvedConfig(recipe),
+        FACTS,
+        seconds=60,
+        device=torch.device("cpu"),
+        timing=lambda *_: STEP / 128,
     ).recipe
     assert (found.optimizer, found.learning_rate) == (optimizer, pytest.approx(rate))
 
 
 def test_fill_remembers_where_values_came_from() -> None:
-    current = Plan(Recipe(), {"size": "default"}).fill("data", "the reason", size=32, workers=0)
+    current = ResolvedConfig(Recipe(), {"size": "default"}).set(
+        "data", "the reason", size=32, workers=0
+    )
     assert (current.recipe.size, current.recipe.workers) == (32, 0)
     assert current.origins == {"size": "data", "workers": "data"}
     assert current.reasons == ("the reason",)
-    assert current.fill("measured", threads=2).reasons == ("the reason",)
+    assert current.set("measured", threads=2).reasons == ("the reason",)
     with pytest.raises(UserError, match="--size"):
-        current.fill("data", size=4)
+        current.set("data", size=4)

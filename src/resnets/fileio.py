@@ -1,0 +1,120 @@
+"""Write files whole or not at all, append and read JSON lines, hash files, find the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from resnets.errors import UserError
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes its name only after its last byte has reached the disk.
+
+    A reader, and a process that is killed, finds the old content or the new one. Several processes
+    may write the same path; the last one to finish wins.
+
+    Args:
+        path: Final place of the file. Its folder must exist.
+
+    Yields:
+        A binary file beside `path`. An exception in the block deletes it and leaves `path` alone.
+
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Replace a file by this content (text as UTF-8), whole or not at all."""
+    with atomic_writer(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, whole or not at all. NaN and infinity are refused."""
+    write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def append_jsonl(path: Path, record: Any) -> None:
+    """Append one record as a line of JSON, on the disk when this returns."""
+    line = json.dumps(record, allow_nan=False) + "\n"
+    with path.open("ab") as file:
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_jsonl(path: Path, *, repair: bool = False) -> list[Any]:
+    """Read the records of a file of JSON lines.
+
+    Args:
+        path: The file. One that does not exist has no records.
+        repair: Whether to cut off the file what a killed process left after its last whole line.
+
+    Returns:
+        The records of all whole lines; a last line without its end is left out.
+
+    Raises:
+        UserError: A whole line is not JSON.
+
+    """
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if repair and len(whole) < len(content):
+        os.truncate(path, len(whole))
+    try:
+        return [json.loads(line) for line in whole.splitlines()]
+    except ValueError:
+        raise UserError(f"{path} is damaged: a line of it is not JSON") from None
+
+
+def sha256(source: Path | bytes) -> str:
+    """Return the SHA-256 of a file, read in pieces, or of bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    if isinstance(source, bytes):
+        digest.update(source)
+    else:
+        with source.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def cache_dir(*names: str) -> Path:
+    """Return the folder for downloads and indexes, or one below it; it may not exist yet.
+
+    It is RESNETS_DATA where that is set, else `resnets` in XDG_CACHE_HOME or ~/.cache.
+    """
+    if given := os.environ.get("RESNETS_DATA"):
+        return Path(given).expanduser().joinpath(*names)
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches, "resnets", *names)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder survive a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
