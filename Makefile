@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup check slow clean
-demo: .venv/core-installed
+.PHONY: demo test setup check slow wheel clean
+demo: .venv/demo-installed
 	$(BIN)/resnets demo
 
 test: .venv/dev-installed
@@ -15,17 +15,28 @@ check: .venv/dev-installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 slow: .venv/dev-installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 -m slow
 
-.venv/core-installed: pyproject.toml
+# The wheel alone, in an empty environment: it holds no tests, and it trains.
+wheel:
+	rm -rf dist build/wheel
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	! $(PYTHON) -m zipfile --list dist/resnets-*.whl | grep -E '(^|/)(tests|benchmarks)/'
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install --quiet --disable-pip-version-check dist/resnets-*.whl
+	cd build/wheel && bin/resnets --help >/dev/null && \
+	  bin/resnets train fashion-mini --model resnet8_fast_half --epochs 1 --out run --quiet
+
+.venv/demo-installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing resnets and its core libraries into .venv (torch is large: a minute or more)"
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@echo "installing resnets with its charts into .venv (torch is large: a minute or more)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[report]'
 	touch $@
 
-.venv/dev-installed: pyproject.toml .venv/core-installed
+.venv/dev-installed: pyproject.toml .venv/demo-installed
 	@echo "installing the extras and the developers' tools into .venv"
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@

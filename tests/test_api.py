@@ -17,7 +17,7 @@ import resnets.training.trainer
 from resnets.api import choose_split, parse_time
 from resnets.data.dataset import notices_of
 from resnets.data.decode import decode
-from resnets.errors import UserError, nearest, unknown
+from resnets.errors import UserError
 from resnets.inference.model_file import ModelFileError, read_model
 from resnets.training.auto_config import ResolvedConfig
 from resnets.training.trainer import CAUTION, Trainer, TrainingResult
@@ -274,24 +274,3 @@ def test_a_long_list_of_unreadable_images_is_shortened() -> None:
 
 def test_the_caution_names_its_flag() -> None:
     assert "--validate-on test" in CAUTION and "optimistic" in CAUTION
-
-
-@pytest.mark.parametrize(
-    ("given", "meant"),
-    [
-        ("resnet5O", "resnet50"),
-        ("ResNet50", "resnet50"),
-        ("resnetl8", "resnet18"),
-        ("resnext50-32x4d", "resnext50_32x4d"),
-        ("renset18", "resnet18"),
-        ("wrn2810", "wrn28_10"),
-    ],
-)
-def test_the_nearest_spelling(given: str, meant: str) -> None:
-    assert nearest(given, resnets.list_models()) == meant
-    assert f"did you mean {meant!r}" in str(unknown("model", given, resnets.list_models()))
-
-
-def test_nothing_near_is_suggested_for_something_else() -> None:
-    error = unknown("part", "qqq", ["train", "test"])
-    assert str(error) == "unknown part 'qqq'; allowed: train, test"

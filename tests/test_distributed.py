@@ -124,7 +124,7 @@ def scores_of(dist: DistContext, model: nn.Module, signals: SignalHandler) -> Sc
     batches = dist.in_lockstep(validation_of(dist), rounds=6, signals=signals)
     double = next(model.parameters()).dtype == torch.float64
     kept = Exact(batches) if double else batches
-    return evaluate(model, kept, tuple("abcd"), add_up=dist.all_reduce_metrics)
+    return evaluate(model, kept, tuple("abcd"), all_reduce=dist.all_reduce_metrics)
 
 
 def lived(

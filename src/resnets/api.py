@@ -13,7 +13,7 @@ from resnets.data import Split, open_data
 from resnets.data.dataset import notices_of
 from resnets.device import choose_device, restore_num_threads
 from resnets.errors import UserError, unknown
-from resnets.evaluation.evaluator import Mistakes, left_out, score
+from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
 from resnets.evaluation.metrics import Scores
 from resnets.inference.model_file import ModelFile, ModelFileError, read_model
 from resnets.inference.predictor import Prediction, Predictor
@@ -172,9 +172,9 @@ def evaluate(
     taken = f"{'all' if chosen == 'all' else f'split {chosen}'} of {data}"
     notices = notices_of(dataset)
     mistakes = Mistakes(images, file.classes, file.preprocess)
-    watch = None if report is None else mistakes
-    scores = score(file, images, device=place, workers=workers, watch=watch)
-    notices += left_out(scores, images)
+    callback = None if report is None else mistakes
+    scores = score(file, images, device=place, workers=workers, callback=callback)
+    notices += unreadable_notice(scores, images)
     cautions = [f"from training: {text}" for text in (file.scores or {}).get("cautions", ())]
     if log is not None:
         scored = f"scored: {taken}, {len(images):,} images"
@@ -241,10 +241,7 @@ def predict(
         ModelFileError: The model file cannot be used.
 
     """
-    predictor = Predictor(model, device=choose_device(device))
-    array = hasattr(images, "__array_interface__") and getattr(images, "ndim", 2) < 4
-    single = array or isinstance(images, (str, bytes, Path))
-    return predictor.predict([images] if single else images, top=top)
+    return Predictor(model, device=choose_device(device)).predict(images, top=top)
 
 
 def load_model(model: str | Path) -> ResNet:

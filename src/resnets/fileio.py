@@ -26,7 +26,6 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
     Yields:
         A binary file beside `path`. An exception in the block deletes it and leaves `path` alone.
-
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -72,7 +71,6 @@ def read_jsonl(path: Path, *, repair: bool = False) -> list[Any]:
 
     Raises:
         UserError: A whole line is not JSON.
-
     """
     if not path.exists():
         return []

@@ -9,3 +9,5 @@ import tyro
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 ModelPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+# A flag that is off when left out, without its opposite --no-NAME.
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]

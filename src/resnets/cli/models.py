@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
-from resnets.cli.flags import Device
-from resnets.errors import UserError, nearest, unknown
-
-if TYPE_CHECKING:
-    pass
+from resnets.cli.flags import Switch
+from resnets.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -23,88 +20,65 @@ class Models:
       resnets models resnet50 --layers
     """
 
-    pattern: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATTERN")] = "*"
+    pattern: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="PATTERN", help_behavior_hint="(default: all)"),
+    ] = "*"
     """name or pattern such as 'resnet*'"""
-    layers: bool = False
-    """print one network's layer table with shapes instead"""
-    device: Device = "auto"
-    """accepted like everywhere; nothing is computed"""
-    quiet: bool = False
+    layers: Switch = False
+    """print the layers of one network with their shapes"""
+    quiet: Switch = False
     """names only"""
 
     def run(self, started: float) -> int:
-        """Print the rows."""
-        from resnets.models.registry import MODELS, list_models
+        """Print the networks, or the layers of one."""
+        from resnets.models.registry import list_models, unknown_model
 
-        if self.layers:
-            if self.pattern not in MODELS:
-                advice = "--layers takes one name: resnets models resnet50 --layers"
-                raise _none(self.pattern, advice)
-            _print_layers(self.pattern)
-            return 0
         names = list_models(self.pattern)
         if not names:
-            raise _none(self.pattern, "`resnets models` lists all")
-        if self.quiet:
+            raise unknown_model(self.pattern)
+        if self.layers and len(names) > 1:
+            raise UserError("--layers takes one name: resnets models resnet50 --layers")
+        if self.layers:
+            _print_layers(names[0])
+        elif self.quiet:
             print("\n".join(names))
         else:
-            _print_rows(names)
+            _print_models(names)
         return 0
 
 
-def _none(pattern: str, advice: str) -> UserError:
-    """No network of that name, or none that the pattern matches."""
+def _print_models(names: list[str]) -> None:
+    from resnets.cli.progress import print_table
     from resnets.models.registry import MODELS
 
-    if nearest(pattern, MODELS) and "*" not in pattern:
-        return UserError(f"{unknown('model', pattern, MODELS)}; {advice}")
-    return UserError(f"no network is called {pattern!r}; {advice}")
-
-
-def _print_rows(names: list[str]) -> None:
-    from rich.table import Table
-
-    from resnets.cli.progress import printer
-    from resnets.models.registry import MODELS
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("name", no_wrap=True)
-    for title in ("layers", "parameters", "MACs", "input", "error %"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("source")
+    titles = ("name", "layers", "parameters", "MACs", "input", "error %", "source")
+    rows = []
     for name in names:
-        row = MODELS[name]
-        table.add_row(
-            name,
-            str(row.layers),
-            f"{row.params:,}",
-            _macs(row.macs),
-            str(row.input_size),
-            row.error or "-",
-            row.source or f"sizes: {row.counted}",
-        )
-    printer().print(table)
+        entry = MODELS[name]
+        numbers = str(entry.layers), f"{entry.params:,}", _macs(entry.macs), str(entry.input_size)
+        source = entry.source or f"sizes: {entry.counted}"
+        rows.append((name, *numbers, entry.error or "-", source))
+    print_table(titles, "nrrrrrl", rows)
 
 
 def _print_layers(name: str) -> None:
     import torch
-    from rich.table import Table
 
-    from resnets.cli.progress import printer
+    from resnets.cli.progress import print_table
     from resnets.models.registry import MODELS, create_model
     from resnets.models.summary import layer_table
 
     with torch.device("meta"):
-        rows = layer_table(create_model(name), MODELS[name].input_size)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("layer", "type", "output C H W"):
-        table.add_column(title, no_wrap=True)
-    for title in ("parameters", "MACs"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        shape = " x ".join(map(str, row.shape))
-        table.add_row(row.name, row.type, shape, f"{row.parameters:,}", _macs(row.macs))
-    printer().print(table)
+        layers = layer_table(create_model(name), MODELS[name].input_size)
+    titles = ("layer", "type", "output C H W", "parameters", "MACs")
+    rows = []
+    for layer in layers:
+        shape = " x ".join(map(str, layer.shape))
+        numbers = f"{layer.parameters:,}", _macs(layer.macs)
+        rows.append((layer.name, layer.type, shape, *numbers))
+    print_table(titles, "nnnrr", rows)
 
 
 def _macs(count: int) -> str:

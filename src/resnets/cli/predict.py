@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import csv
 import glob
-import io
 import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from resnets.cli.flags import Device, ModelPath
+from resnets.cli.flags import Device, ModelPath, Switch
 from resnets.errors import UserError
 
 if TYPE_CHECKING:
     from resnets.inference.predictor import Prediction
 
 UNREADABLE = 2
+# Predictions printed at a time, with aligned columns: what the predictor computes at a time.
+CHUNK = 64
 
 
 @dataclass(frozen=True)
 class Predict:
     """Classify images with a model file alone.
 
-    IMAGES are files, folders (searched at any depth) or patterns; `-` reads one path a line from
-    standard input. An image that cannot be read is reported, the rest is predicted, exit 2.
+    IMAGES are files, folders (searched at any depth) or patterns. `-` reads one path per line from
+    standard input. An unreadable image is reported, and the exit code is 2 after the others.
 
     for example:
       resnets predict runs/photos-001 new/ --top 3
@@ -37,28 +39,33 @@ class Predict:
 
     model: ModelPath
     """model file or run folder"""
-    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
+    images: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGES", help_behavior_hint="(required)"),
+    ]
     """files, folders, patterns or -"""
     top: int = 5
     """classes shown for each image"""
     format: Literal["table", "json", "csv"] = "table"
-    """json is one document on standard output"""
+    """table for people, one JSON document, or CSV with a row per image and class"""
     device: Device = "auto"
     """where to compute"""
-    quiet: bool = False
-    """do not repeat unreadable images on standard error"""
+    quiet: Switch = False
+    """leave out the messages about unreadable images"""
 
     def run(self, started: float) -> int:
-        """Predict and print."""
-        from resnets import api
-
+        """Classify the images and print the predictions."""
         if self.top < 1:
             raise UserError(f"--top {self.top}: must be at least 1")
         if not self.images:
-            raise UserError("no IMAGES given: files, folders, patterns or - for standard input")
-        found = api.predict(self.model, find_images(self.images), top=self.top, device=self.device)
+            raise UserError("IMAGES is missing: give files, folders, patterns or -")
+        from resnets import api
+
+        images = find_images(self.images)
+        predictions = api.predict(self.model, images, top=self.top, device=self.device)
         code = 0
-        for prediction in _print(found, self.format):
+        for prediction in _print(predictions, self.format):
             if prediction.error is not None:
                 code = UNREADABLE
                 if not self.quiet:
@@ -67,30 +74,29 @@ class Predict:
 
 
 def find_images(patterns: Iterable[str]) -> Iterator[str]:
-    """Paths of images: a folder at any depth, a pattern, a file, or the lines of standard input."""
+    """Yield paths of images: of files, folders at any depth, patterns and standard input."""
     for pattern in patterns:
         if not pattern:
             raise UserError("an empty text among IMAGES: give a file, a folder, a pattern or -")
         if pattern == "-":
-            named = False
-            for line in filter(str.strip, sys.stdin):
-                named = True
-                yield line.rstrip("\r\n")
-            if not named:
+            lines = filter(str.strip, sys.stdin)
+            first = next(lines, None)
+            if first is None:
                 raise UserError("-: standard input names no image")
+            yield first.rstrip("\r\n")
+            yield from (line.rstrip("\r\n") for line in lines)
         elif Path(pattern).is_dir():
             yield from _images_in(Path(pattern))
         elif Path(pattern).exists() or not glob.has_magic(pattern):
             yield pattern
-        else:
-            matches = sorted(glob.glob(pattern, recursive=True))
-            if not matches:
-                raise UserError(f"{pattern}: the pattern matches no file")
+        elif matches := sorted(glob.glob(pattern, recursive=True)):
             yield from matches
+        else:
+            raise UserError(f"{pattern}: the pattern matches no file")
 
 
 def _images_in(folder: Path) -> list[str]:
-    """Every image at any depth, sorted; what is hidden is passed over, as in training."""
+    """Return every image at any depth, sorted; hidden files are skipped, as in training."""
     from resnets.data.decode import SUFFIXES
 
     images = [
@@ -106,36 +112,47 @@ def _images_in(folder: Path) -> list[str]:
 
 
 def _print(predictions: Iterable[Prediction], form: str) -> Iterator[Prediction]:
-    """Print each prediction in its form and hand it on."""
+    """Print the predictions and pass them on, `CHUNK` at a time."""
     if form == "json":
         listed = list(predictions)
         print(json.dumps([_record(prediction) for prediction in listed]))
         yield from listed
         return
+    csv_writer = csv.writer(sys.stdout, lineterminator="\n")
     if form == "csv":
-        print("path,rank,class,probability")
-    for prediction in predictions:
-        if prediction.error is None:
-            sys.stdout.write(_csv(prediction) if form == "csv" else _lines(prediction))
-        yield prediction
+        csv_writer.writerow(("path", "rank", "class", "probability"))
+    remaining = iter(predictions)
+    while chunk := list(islice(remaining, CHUNK)):
+        if form == "csv":
+            csv_writer.writerows(
+                (prediction.source, rank, name, f"{probability:.6f}")
+                for prediction in chunk
+                for rank, (name, probability) in enumerate(_pairs(prediction), 1)
+            )
+        else:
+            _print_aligned([prediction for prediction in chunk if prediction.error is None])
+        yield from chunk
+
+
+def _pairs(prediction: Prediction) -> zip[tuple[str, float]]:
+    return zip(prediction.classes, prediction.probabilities, strict=True)
 
 
 def _record(prediction: Prediction) -> dict[str, object]:
-    pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-    top = [{"class": name, "probability": probability} for name, probability in pairs]
+    top = [{"class": name, "probability": probability} for name, probability in _pairs(prediction)]
     return {"path": prediction.source, "top": top, "error": prediction.error}
 
 
-def _csv(prediction: Prediction) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-    for rank, (name, probability) in enumerate(pairs, 1):
-        writer.writerow([prediction.source, rank, name, f"{probability:.6f}"])
-    return buffer.getvalue()
+def _print_aligned(predictions: list[Prediction]) -> None:
+    from rich.cells import cell_len
 
-
-def _lines(prediction: Prediction) -> str:
-    pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-    shown = "   ".join(f"{name} {probability:.1%}" for name, probability in pairs)
-    return f"{prediction.source}   {shown}\n"
+    rows = [
+        [prediction.source, *(f"{share:6.1%} {name}" for name, share in _pairs(prediction))]
+        for prediction in predictions
+    ]
+    widths = [max(map(cell_len, column)) for column in zip_longest(*rows, fillvalue="")]
+    for row in rows:
+        cells = (
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=False)
+        )
+        print("  ".join(cells).rstrip())

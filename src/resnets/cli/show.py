@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from resnets.cli.flags import Device, ModelPath
+from resnets.cli.flags import ModelPath, Switch
 
 if TYPE_CHECKING:
     from resnets.inference.model_file import ModelFile
 
+# Fields of the scores that are too long for a summary.
 TABLES = ("classes", "per_class", "confusion", "reliability")
-"""fields of the scores that are too long for a summary"""
 
 
 @dataclass(frozen=True)
@@ -26,40 +27,32 @@ class Show:
     model: ModelPath
     """model file or run folder"""
     format: Literal["table", "json"] = "table"
-    """json is one document on standard output"""
-    device: Device = "auto"
-    """accepted like everywhere; nothing is computed"""
-    quiet: bool = False
+    """table for people, or one JSON document on standard output"""
+    quiet: Switch = False
     """leave the recipe out"""
 
     def run(self, started: float) -> int:
-        """Read, verify, print."""
-        import json
-
+        """Read the model file, verify it and print its contents."""
         from resnets.cli.progress import printer
         from resnets.inference.model_file import read_model
 
-        parts = _contents(read_model(self.model))
+        contents = _contents(read_model(self.model))
         if self.quiet:
-            del parts["recipe"]
+            del contents["recipe"]
         if self.format == "json":
-            print(json.dumps(parts))
+            print(json.dumps(contents))
             return 0
-        console = printer()
-        for title, part in parts.items():
-            console.print(title, style="bold")
-            for name, value in part.items():
-                if name in TABLES:
-                    continue
-                text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-                console.print(f"  {name:20} {text}", markup=False, soft_wrap=True)
+        for title, section in contents.items():
+            printer().print(title, style="bold")
+            for name, value in section.items():
+                if name not in TABLES:
+                    print(f"  {name:20} {_text(value)}")
         return 0
 
 
 def _contents(file: ModelFile) -> dict[str, dict[str, Any]]:
-    """All but the weights, which are counted, in titled parts."""
-    model = file.build()
-    network = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    """Return everything but the weights, which are counted."""
+    network = {"parameters": sum(weight.numel() for weight in file.build().parameters())}
     return {
         "network": network | asdict(file.config),
         "classes": {str(index): name for index, name in enumerate(file.classes)},
@@ -68,3 +61,14 @@ def _contents(file: ModelFile) -> dict[str, dict[str, Any]]:
         "recipe": file.recipe,
         "data": file.data,
     }
+
+
+def _text(value: Any) -> str:
+    """Format a value for people: 0.9175 instead of 0.9175000000000001, - where nothing is set."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(item)}" for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "-" if value is None else str(value)

@@ -1,1 +1,1 @@
-"""Score networks and model files."""
+"""Provide the scores of classifiers."""

@@ -1,8 +1,4 @@
-"""Scoring the network of a model file: training's last step and `resnets evaluate` are both this.
-
-Enters: the contents of a model file and one part of a data set. Leaves: `Scores`, and on request
-the most confident mistakes as pictures.
-"""
+"""Score the network of a model file, and collect its most confident mistakes."""
 
 from __future__ import annotations
 
@@ -29,10 +25,14 @@ def score(
     *,
     device: torch.device,
     workers: int,
-    watch: Callable[[Any, torch.Tensor], None] | None = None,
+    callback: Callable[[Any, torch.Tensor], None] | None = None,
     cache_mb: float = 1024,
 ) -> Scores:
-    """The scores of a model file's network on the images, float32, whatever it was trained in."""
+    """Score the network of a model file in float32, whatever precision it was trained in.
+
+    `callback` gets each batch and its logits N K. `workers` processes decode images that do not fit
+    into `cache_mb` megabytes of memory.
+    """
     model = place(file.build(), device=device, memory_format="channels_last")
     network = with_tta(model, file.preprocess.tta)
     batches = EvalLoader(
@@ -44,26 +44,26 @@ def score(
         cache_mb=cache_mb,
     )
     try:
-        return evaluate(network, batches, file.classes, watch=watch)
+        return evaluate(network, batches, file.classes, callback=callback)
     finally:
         batches.close()
 
 
-def left_out(scores: Scores, images: Split) -> list[str]:
-    """A notice of images that could not be read, if there are any."""
+def unreadable_notice(scores: Scores, images: Split) -> list[str]:
+    """Return a notice of the images that could not be read, or nothing."""
     lost = len(images) - scores.num_images
     return [f"{lost:,} of the images could not be read and were left out"] if lost else []
 
 
 class Mistakes:
-    """Watches an evaluation and keeps the most confident mistakes."""
+    """Collect the most confident mistakes: a callback for `score`."""
 
     def __init__(self, images: Split, classes: tuple[str, ...], preprocess: Preprocess) -> None:
         self.images, self.classes, self.preprocess = images, classes, preprocess
         self.kept: list[tuple[float, int, int, int]] = []
 
     def __call__(self, batch: Batch, logits: torch.Tensor) -> None:
-        """Look at one batch."""
+        """Keep the most confident mistakes so far and in this batch."""
         confidence, predicted = logits.softmax(1).max(1)
         wrong = (predicted != batch.targets).nonzero().flatten().tolist()
         self.kept += [
@@ -73,7 +73,7 @@ class Mistakes:
         self.kept = sorted(self.kept)[:MISTAKES_SHOWN]
 
     def worst(self) -> list[dict[str, Any]]:
-        """Pictures and names, most confident first."""
+        """Return pictures, names and confidences, most confident first."""
         return [
             {
                 "image": self.preprocess.resize(self.images.read(index, self.preprocess.channels)),

@@ -1,1 +1,1 @@
-"""Store trained networks in model files and classify images with them."""
+"""Provide model files, prediction and test-time augmentation."""

@@ -1,20 +1,14 @@
-"""The model file: a trained network and all that is needed to use it, in one `.safetensors` file.
+"""Save and read model files: a trained network and all that its use needs, in one file.
 
-It holds weights, ResNetConfig, Preprocess, class names, scores, recipe and the fingerprint of the
-data, and is verified when it is read. Any safetensors reader opens it: the tensors carry the names
-of the network's state_dict, and one metadata key, `resnets`, holds the rest as canonical JSON
-(sorted keys, no spaces, ASCII), so the same contents give the same bytes.
-
-The digest is the SHA-256 of the whole file as it stands while the digest's own 64 characters are
-zeros. It covers every byte: lengths, names, types, shapes, padding, JSON and weights.
+A model file is a `.safetensors` file that any safetensors reader opens. Its tensors have the names
+of the network's state_dict. One metadata key, `resnets`, holds everything else as canonical JSON
+(sorted keys, no spaces, ASCII), so the same contents give the same bytes. The digest is the SHA-256
+of the whole file with 64 zeros in the place of the digest, so it covers every byte.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,48 +21,62 @@ import torch
 
 from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
+from resnets.fileio import sha256, write_atomic
 from resnets.models.config import ResNetConfig
 from resnets.models.resnet import ResNet
 
 FORMAT = 1
 KEY = "resnets"
 FIELDS = ("classes", "config", "data", "digest", "format", "preprocess", "recipe", "scores")
-FILE_NAME = "model.safetensors"  # what a run folder calls its model file
-LENGTH_BYTES = 8  # a safetensors file is: length of the header, header (JSON), tensor bytes
+# The name of the model file in a run folder.
+FILE_NAME = "model.safetensors"
+# A safetensors file is: length of the header, header (JSON), bytes of the tensors.
+LENGTH_BYTES = 8
 NO_DIGEST = "0" * 64
 DAMAGED = "copy or download it again"
+TAKE_WEIGHTS = "to take weights from it, use create_model(name, weights=path)"
 
 
 class ModelFileError(UserError):
-    """A file that cannot be taken for a model file, or contents that cannot become one."""
+    """A file that is no valid model file, or contents that cannot become one."""
 
 
 @dataclass(frozen=True, eq=False)
 class ModelFile:
-    """The contents of a model file; what fits together in memory can be saved and read back."""
+    """The contents of a model file, checked to fit together.
+
+    Args:
+        config: Configuration of the network.
+        preprocess: From decoded images to the tensors that the network takes.
+        classes: Class names, in the order of the network's outputs.
+        scores: Scores on held-out images as `Scores.to_dict` returns them, or None.
+        recipe: Every resolved value of the training run.
+        data: Name, fingerprint and sizes of the training data.
+        weights: The state_dict of the network; types are kept.
+
+    Raises:
+        ModelFileError: Two of them contradict each other.
+    """
 
     config: ResNetConfig
     preprocess: Preprocess
     classes: tuple[str, ...]
-    scores: dict[str, Any] | None  # of the network on held-out images, as Scores.to_dict gives them
-    recipe: dict[str, Any]  # every resolved value of the training run
-    data: dict[str, Any]  # name, fingerprint and sizes of the training data
-    weights: dict[str, torch.Tensor]  # the state_dict; types are kept as they are
+    scores: dict[str, Any] | None
+    recipe: dict[str, Any]
+    data: dict[str, Any]
+    weights: dict[str, torch.Tensor]
 
     def __post_init__(self) -> None:
         names = self.classes
         if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
             raise ModelFileError(f"class names must be different strings, not {list(names)}")
         if len(names) != self.config.num_classes:
-            raise ModelFileError(
-                f"{len(names)} class names do not fit a network of "
-                f"{self.config.num_classes} classes"
-            )
+            network = f"a network of {self.config.num_classes} classes"
+            raise ModelFileError(f"{len(names)} class names do not fit {network}")
         if self.preprocess.channels != self.config.in_channels:
-            raise ModelFileError(
-                f"a preprocessing to {self.preprocess.channels} channels does not fit a network "
-                f"that takes {self.config.in_channels}"
-            )
+            network = f"a network that takes {self.config.in_channels}"
+            given = f"a preprocessing to {self.preprocess.channels} channels"
+            raise ModelFileError(f"{given} does not fit {network}")
         for name in ("scores", "recipe", "data"):
             value = getattr(self, name)
             if not isinstance(value, dict) and not (name == "scores" and value is None):
@@ -76,54 +84,70 @@ class ModelFile:
         self._check_weights()
 
     def _check_weights(self) -> None:
-        with torch.device("meta"):  # names and shapes only: nothing is computed, nothing drawn
-            expected = {name: t.shape for name, t in ResNet(self.config).state_dict().items()}
-        given = {name: tensor.shape for name, tensor in self.weights.items()}
-        wrong = sorted(
-            name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)
-        )
-        if wrong:
-            first = wrong[0]
-            raise ModelFileError(
-                f"{len(wrong)} tensors do not fit the network of the ResNetConfig, first "
-                f"{first}: shape {_shape(given.get(first))} where the network "
-                f"has {_shape(expected.get(first))}"
-            )
+        with torch.device("meta"):  # names and shapes only: no computation, no random numbers
+            expected = _shapes(ResNet(self.config).state_dict())
+        given = _shapes(self.weights)
+        names = expected.keys() | given.keys()
+        if wrong := sorted(name for name in names if expected.get(name) != given.get(name)):
+            found, needed = (sizes.get(wrong[0], "none (absent)") for sizes in (given, expected))
+            first = f"{wrong[0]}: shape {found} where the network has {needed}"
+            raise ModelFileError(f"{len(wrong)} tensors do not fit the network, first {first}")
 
     def build(self) -> ResNet:
-        """The network with these weights, in evaluation mode, float32, on the CPU."""
-        with torch.random.fork_rng(devices=[]):  # the initial values, soon overwritten, are drawn
+        """Return the network with these weights, in evaluation mode, float32, on the CPU."""
+        with torch.random.fork_rng(devices=[]):  # for the initial values, which are overwritten
             network = ResNet(self.config)
         network.load_state_dict(self.weights)
         return network.eval()
 
 
-def _shape(size: torch.Size | None) -> str:
-    return "none (absent)" if size is None else str(tuple(size))
+def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def save_model(path: Path | str, contents: ModelFile) -> str:
-    """Write `contents` to `path` in one step and give the digest back.
+    """Write a model file. A reader sees the old file or the new one, never a part.
 
-    A reader sees the old file or the new one, never a part. Raises ModelFileError if the contents
-    cannot be written as JSON and tensors, OSError if the disk refuses.
+    Args:
+        path: Place of the file. Its folder must exist.
+        contents: What the file holds.
+
+    Returns:
+        The digest of the file, 64 hexadecimal digits.
+
+    Raises:
+        ModelFileError: The folder does not exist, or JSON and tensors cannot hold the contents.
+        OSError: The disk refuses to store the file.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise ModelFileError(f"the folder {path.parent} for the model file does not exist")
     with _named(f"cannot write model file {path}:"):
         digest, blob = _serialise(contents)
-    _write_atomically(path, blob)
+    write_atomic(path, blob)
     return digest
 
 
 def read_model(path: Path | str) -> ModelFile:
-    """Read and verify a model file, or the one in a run folder.
+    """Read a model file and verify every byte of it.
 
-    Raises ModelFileError with one line for whatever is wrong with it: absent, another kind of file,
-    truncated, damaged anywhere, incomplete, or written by a newer version.
+    Args:
+        path: A model file, or a run folder that holds one.
+
+    Returns:
+        Its contents.
+
+    Raises:
+        ModelFileError: The file is absent, of another kind, truncated, damaged anywhere,
+            incomplete, or written by a newer version. The message says which, in one line.
     """
-    path = _locate(Path(path))
+    path = Path(path)
+    if path.is_dir() and not (path / FILE_NAME).is_file():
+        advice = "give a model file or a finished run folder"
+        raise ModelFileError(f"{path} is a folder without {FILE_NAME}: {advice}")
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.exists():
+        raise ModelFileError(f"there is no model file {path}")
     try:
         blob = path.read_bytes()
     except OSError as error:
@@ -134,36 +158,17 @@ def read_model(path: Path | str) -> ModelFile:
 
 @contextmanager
 def _named(opening: str) -> Iterator[None]:
-    """Put the file's name before whatever the user did wrong, and let faults of ours through."""
+    """Put the file's name before the message of a UserError."""
     try:
         yield
     except UserError as error:
         raise ModelFileError(f"{opening} {error}") from None
 
 
-def _locate(path: Path) -> Path:
-    if path.is_dir():
-        if (path / FILE_NAME).is_file():
-            return path / FILE_NAME
-        raise ModelFileError(
-            f"{path} is a folder without {FILE_NAME}: give a model file or a finished run folder"
-        )
-    if not path.exists():
-        raise ModelFileError(f"there is no model file {path}")
-    return path
-
-
 def _serialise(contents: ModelFile) -> tuple[str, bytes]:
-    record = {
-        "classes": contents.classes,
-        "data": contents.data,
-        "digest": NO_DIGEST,
-        "format": FORMAT,
-        "preprocess": asdict(contents.preprocess),
-        "recipe": contents.recipe,
-        "scores": contents.scores,
-        "config": asdict(contents.config),
-    }
+    record = {name: getattr(contents, name) for name in ("classes", "data", "recipe", "scores")}
+    record |= {name: asdict(getattr(contents, name)) for name in ("config", "preprocess")}
+    record |= {"digest": NO_DIGEST, "format": FORMAT}
     # Clones, since tensors that share memory or lie channels-last cannot be written as they are.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -174,46 +179,25 @@ def _serialise(contents: ModelFile) -> tuple[str, bytes]:
         blob = safetensors.torch.save(tensors, {KEY: text})
     except (TypeError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise ModelFileError(f"its contents do not fit the format: {error}") from None
-    digest = hashlib.sha256(blob).hexdigest()
-    return digest, _exchange(blob, NO_DIGEST, digest)
+    digest = sha256(blob)
+    return digest, _replace_digest(blob, NO_DIGEST, digest)
 
 
-def _exchange(blob: bytes, old: str, new: str) -> bytes:
-    """The same bytes with another digest in its place."""
+def _replace_digest(blob: bytes, old: str, new: str) -> bytes:
     # Backslashes, because the record is a JSON text inside the header's JSON.
-    place = rf"\"digest\":\"{old}\"".encode(errors="replace")
-    if blob.count(place) != 1:
+    field = rf"\"digest\":\"{old}\"".encode(errors="replace")
+    if blob.count(field) != 1:
         raise ModelFileError(f"must hold its digest exactly once: {DAMAGED}")
-    return blob.replace(place, rf"\"digest\":\"{new}\"".encode())
-
-
-def _write_atomically(path: Path, blob: bytes) -> None:
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # the name, too, must survive a power cut; not on Windows
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    return blob.replace(field, rf"\"digest\":\"{new}\"".encode())
 
 
 def _parse(blob: bytes) -> ModelFile:
-    header = _parse_header(blob)
+    start, header = _parse_header(blob)
     record = _parse_record(header)
-    _check_size(blob, header)
-    digest = record["digest"]
-    if digest != hashlib.sha256(_exchange(blob, str(digest), NO_DIGEST)).hexdigest():
+    _check_size(blob, start, header)
+    if record["digest"] != sha256(_replace_digest(blob, str(record["digest"]), NO_DIGEST)):
         raise ModelFileError(f"is damaged: its contents do not match its digest; {DAMAGED}")
     try:
-        weights = safetensors.torch.load(blob)
         return ModelFile(
             config=ResNetConfig(**record["config"]),
             preprocess=Preprocess(**record["preprocess"]),
@@ -221,55 +205,50 @@ def _parse(blob: bytes) -> ModelFile:
             scores=record["scores"],
             recipe=record["recipe"],
             data=record["data"],
-            weights=weights,
+            weights=safetensors.torch.load(blob),
         )
     except (TypeError, UserError, safetensors.SafetensorError) as error:
         raise ModelFileError(f"holds what this version cannot take: {error}") from None
 
 
-def _parse_header(blob: bytes) -> dict[str, Any]:
+def _parse_header(blob: bytes) -> tuple[int, dict[str, Any]]:
+    """Return where the tensors start, and the header."""
     if not blob:
         raise ModelFileError(f"is empty: {DAMAGED}")
-    start, end = LENGTH_BYTES, LENGTH_BYTES + int.from_bytes(blob[:LENGTH_BYTES], "little")
-    if blob[start : start + 1] != b"{":
+    end = LENGTH_BYTES + int.from_bytes(blob[:LENGTH_BYTES], "little")
+    if blob[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
         if blob.startswith((b"PK\x03\x04", b"\x80")):
-            raise ModelFileError(
-                "is a torch file, not a model file: to take weights from it, use "
-                "create_model(name, weights=path)"
-            )
-        raise ModelFileError(f"is not a safetensors file, or its beginning is damaged; {DAMAGED}")
+            raise ModelFileError(f"is a torch file, not a model file: {TAKE_WEIGHTS}")
+        raise ModelFileError(f"is not a safetensors file, or its start is damaged; {DAMAGED}")
     if end > len(blob):
-        raise ModelFileError(
-            f"is truncated or damaged: {len(blob)} bytes where the header alone ends at {end}; "
-            f"{DAMAGED}"
-        )
-    try:
-        header = json.loads(blob[start:end].decode())
-    except (ValueError, RecursionError):
-        raise ModelFileError(f"is damaged: its header is not JSON; {DAMAGED}") from None
+        found = f"{len(blob)} bytes where the header alone ends at {end}"
+        raise ModelFileError(f"is truncated or damaged: {found}; {DAMAGED}")
+    header = _parse_json(blob[LENGTH_BYTES:end])
     if not isinstance(header, dict):
-        raise ModelFileError(f"is damaged: its header is not a table; {DAMAGED}")
-    return header
+        raise ModelFileError(f"is damaged: its header is not a JSON table; {DAMAGED}")
+    return end, header
+
+
+def _parse_json(text: Any) -> Any:
+    """Return the value of a JSON text, or None."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
 
 
 def _parse_record(header: dict[str, Any]) -> dict[str, Any]:
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or KEY not in metadata:
-        raise ModelFileError(
-            f"has no {KEY!r} entry: it is a plain safetensors file (or damaged); to take weights "
-            "from it, use create_model(name, weights=path)"
-        )
-    try:
-        record = json.loads(metadata[KEY])
-    except (ValueError, TypeError, RecursionError):
-        record = None
+        kind = "it is a plain safetensors file (or damaged)"
+        raise ModelFileError(f"has no {KEY!r} entry: {kind}; {TAKE_WEIGHTS}")
+    record = _parse_json(metadata[KEY])
     if not isinstance(record, dict) or len(metadata) != 1:
         raise ModelFileError(f"is damaged: its {KEY!r} entry is not one JSON record; {DAMAGED}")
     version = record.get("format")
     if isinstance(version, int) and version > FORMAT:
-        raise ModelFileError(
-            f"has format {version}, this version reads up to {FORMAT}: upgrade resnets"
-        )
+        readable = f"this version reads up to {FORMAT}"
+        raise ModelFileError(f"has format {version}, {readable}: upgrade resnets")
     missing = [name for name in FIELDS if name not in record]
     if missing or version != FORMAT:
         what = f"lacks {', '.join(missing)}" if missing else f"has the unknown format {version!r}"
@@ -277,8 +256,7 @@ def _parse_record(header: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _check_size(blob: bytes, header: dict[str, Any]) -> None:
-    start = LENGTH_BYTES + int.from_bytes(blob[:LENGTH_BYTES], "little")
+def _check_size(blob: bytes, start: int, header: dict[str, Any]) -> None:
     tensors = [entry for name, entry in header.items() if name != "__metadata__"]
     try:
         size = start + max((int(entry["data_offsets"][1]) for entry in tensors), default=0)

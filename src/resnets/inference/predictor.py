@@ -1,8 +1,4 @@
-"""A model file and images enter; for each image the likeliest classes leave, in order.
-
-The model file alone says what to do: the pixels come through the one decoder, the tensor through
-the `Preprocess` that training used. Memory does not grow with the number of images: one batch of
-them is held, at the size the network takes. An image that cannot be read is reported in its place.
+"""Classify images with a model file alone, in batches of bounded memory.
 
 Shapes: N images, K classes, C H W channels, height, width.
 """
@@ -28,24 +24,40 @@ from resnets.inference.tta import with_tta
 
 Source = str | Path | bytes | NDArray[Any] | Image.Image
 Pixels = NDArray[np.uint8]
-DECODERS = 2  # threads; Pillow lets others run while it decodes
+# Threads that decode; Pillow releases the interpreter lock meanwhile.
+DECODERS = 2
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one image, best first; none and an `error` if there are none."""
+    """The most probable classes of one image.
 
-    source: str  # the path, or "image 3" for the fourth of the sources that have none
+    Args:
+        source: The path of the image, or "image 3" for the fourth source where it has no path.
+        classes: Class names, most probable first; empty where the image cannot be read.
+        probabilities: Their probabilities, 0 to 1.
+        error: Why there is no prediction, or None.
+    """
+
+    source: str
     classes: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     error: str | None = None
 
 
 class Predictor:
-    """A trained network, ready for images.
+    """A trained network that classifies images; threads may share it.
 
-    `model` is a model file's path, a run folder, or the contents of a model file. Safe to share
-    between threads. Raises ModelFileError for an unusable file, UserError for an unusable device.
+    Pixels come through the package's decoder and the `Preprocess` in the model file, as in
+    training.
+
+    Args:
+        model: Path of a model file, a run folder, or the contents of a model file.
+        device: Where to compute, such as "cpu" or "cuda:0".
+
+    Raises:
+        ModelFileError: The model file cannot be used.
+        UserError: The device cannot be used.
     """
 
     def __init__(
@@ -63,26 +75,33 @@ class Predictor:
             raise UserError(f"the device {str(device)!r} cannot be used here: {reason}") from None
 
     def __call__(self, source: Source, *, top: int = 5) -> Prediction:
-        """The likeliest `top` classes of one image: a path, bytes, an array or a Pillow image."""
+        """Classify one image; arguments are as in `predict`."""
         return next(self.predict([source], top=top, batch_size=1))
 
     def predict(
-        self, sources: Iterable[Source], *, top: int = 5, batch_size: int = 64
+        self, sources: Source | Iterable[Source], *, top: int = 5, batch_size: int = 64
     ) -> Iterator[Prediction]:
-        """One prediction a source, in the order given, computed as they are asked for.
+        """Classify images, one batch at a time, as the predictions are asked for.
 
-        Arrays are uint8, H W or H W C with 1 (grey), 3 (red, green, blue) or 4 (and alpha)
-        channels. `top` beyond the number of classes gives all of them.
+        Args:
+            sources: One image or several. An image is a path, the bytes of a file, a Pillow image,
+                or a uint8 array H W or H W C with 1 (grey), 3 (red, green, blue) or 4 (and alpha)
+                channels.
+            top: How many of the most probable classes to return; at most all of them.
+            batch_size: Images computed at a time, which bounds the memory.
+
+        Returns:
+            A prediction for each image, in the order given; `error` is set where it cannot be read.
+
+        Raises:
+            UserError: `top` or `batch_size` is below 1.
         """
         for name, value in (("top", top), ("batch_size", batch_size)):
             if value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1")
         one_array = isinstance(sources, np.ndarray) and sources.ndim < 4
         if isinstance(sources, (str, bytes, Path, Image.Image)) or one_array:
-            raise UserError(
-                "predict takes several images, in a list for example; "
-                "for a single one call the predictor itself: predictor(image)"
-            )
+            sources = [sources]  # type: ignore[list-item]
         return self._predictions(enumerate(sources), top, batch_size)
 
     def _predictions(
@@ -95,7 +114,7 @@ class Predictor:
                 yield from self._classify(names, images, top)
 
     def _read(self, source: Source) -> Pixels | str:
-        """The pixels that the network takes, H W C, or why there are none."""
+        """Return the pixels that the network takes, H W C, or why there are none."""
         channels = self.preprocess.channels
         try:
             if isinstance(source, (str, Path, bytes)):
@@ -112,21 +131,21 @@ class Predictor:
         self, names: list[str], images: list[Pixels | str], top: int
     ) -> Iterator[Prediction]:
         readable = [image for image in images if not isinstance(image, str)]
-        answers = iter(self._likeliest(np.stack(readable), top) if readable else ())
+        rows = iter(self._most_probable(np.stack(readable), top) if readable else ())
         for name, image in zip(names, images, strict=True):
             if isinstance(image, str):
                 yield Prediction(name, error=image)
                 continue
-            indices, probabilities = next(answers)
-            if not np.isfinite(probabilities).all():
-                yield Prediction(name, error="the network's answer is not finite")
-                continue
-            classes = tuple(self.classes[index] for index in indices)
-            yield Prediction(name, classes, tuple(probabilities))
+            indices, probabilities = next(rows)
+            if np.isfinite(probabilities).all():
+                classes = tuple(self.classes[index] for index in indices)
+                yield Prediction(name, classes, tuple(probabilities))
+            else:
+                yield Prediction(name, error="the network's output is not finite")
 
     @torch.inference_mode()
-    def _likeliest(self, images: Pixels, top: int) -> list[tuple[list[int], list[float]]]:
-        """N H W C -> for each image the class indices and the probabilities, best first."""
+    def _most_probable(self, images: Pixels, top: int) -> list[tuple[list[int], list[float]]]:
+        """Return class indices and probabilities of each image, N H W C, best first."""
         batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # N C H W, C last
         network = with_tta(self.network, self.preprocess.tta)
         logits = network(self.preprocess.normalise(batch)).float()  # N K
@@ -144,15 +163,13 @@ def _picture(source: object) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
     if not isinstance(source, np.ndarray):
-        raise UserError(
-            f"{type(source).__name__} is no image: give a path, the file's bytes, a uint8 array "
-            "or a Pillow image"
-        )
+        kinds = "a path, the bytes of a file, a uint8 array or a Pillow image"
+        raise UserError(f"{type(source).__name__} is no image: give {kinds}")
     channels = source.shape[2] if source.ndim == 3 else 1
     if source.dtype != np.uint8 or source.ndim not in (2, 3) or channels not in (1, 3, 4):
         raise UserError(
-            f"an array of {source.dtype} and shape {source.shape} is no image: "
-            "uint8 H W or H W C with 1, 3 or 4 channels is needed"
+            f"an array of {source.dtype} and shape {source.shape} is no image: give uint8 H W "
+            "or H W C with 1, 3 or 4 channels"
         )
     if not source.size:
         raise UserError(f"an array of shape {source.shape} has no pixels")

@@ -27,7 +27,7 @@ from resnets.data.transforms import Preprocess
 from resnets.data.workers import usable_cpus
 from resnets.device import autocast, describe_environment, keep_freed_memory
 from resnets.errors import UserError
-from resnets.evaluation.evaluator import Mistakes, left_out, score
+from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
 from resnets.evaluation.metrics import Scores, evaluate
 from resnets.inference.model_file import ModelFile, read_model, save_model
 from resnets.models.config import ResNetConfig
@@ -544,7 +544,7 @@ class Trainer:
         rounds = math.ceil(len(self.splits.val) / (dist.world_size * VALIDATION_BATCH))
         batches = dist.in_lockstep(self.val_loader, rounds=rounds, signals=self.signals)
         with autocast(self.device, self.recipe.precision):
-            return evaluate(model, batches, self.data.classes, add_up=dist.all_reduce_metrics)
+            return evaluate(model, batches, self.data.classes, all_reduce=dist.all_reduce_metrics)
 
     def _validate(self) -> None:
         """Evaluate, keep the best weights, and save if they improved."""
@@ -673,10 +673,10 @@ class Trainer:
                     images,
                     device=self.device,
                     workers=self.recipe.workers or 0,
-                    watch=mistakes,
+                    callback=mistakes,
                     cache_mb=self.recipe.cache_mb,
                 )
-                for text in left_out(scores, images):
+                for text in unreadable_notice(scores, images):
                     self.notices.append(text)
                     self.notify(text)
                 # Tables of runs call the split "part".

@@ -1,4 +1,4 @@
-"""More views of unsure images: the arithmetic, who is looked at again, and that it travels."""
+"""Test-time augmentation: its arithmetic, which images it is used for, and the model file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile
 from resnets.inference.predictor import Predictor
-from resnets.inference.tta import SURE, TTAModel, with_tta
+from resnets.inference.tta import CONFIDENT, TTAModel, with_tta
 from resnets.models.config import ResNetConfig
 from resnets.models.resnet import ResNet
 from resnets.training.recipe import Recipe
@@ -23,46 +23,46 @@ TOLERANCE = 1e-6
 
 
 class Corners(nn.Module):
-    """Linear, and looks at single pixels: who is shifted or mirrored can be told."""
+    """Linear in single pixels, so that a shift or a mirror image changes the logits."""
 
     def __init__(self, scale: float) -> None:
         super().__init__()
-        self.scale, self.looks = scale, 0
+        self.scale, self.num_images = scale, 0
 
     def forward(self, images: Tensor) -> Tensor:
-        self.looks += len(images)
+        self.num_images += len(images)
         pixels: Tensor = images[:, 0] * self.scale
         return torch.stack([pixels[:, 0, 0], pixels[:, 1, 0], pixels[:, 3, 3]], dim=1)
 
 
-def test_sure_images_are_looked_at_once() -> None:
+def test_confident_images_have_one_view() -> None:
     images = torch.rand(5, 1, 4, 4)
     images[2] = 0  # all classes alike
     images[[0, 1, 3, 4], 0, 0, 0] = 3
     network = Corners(scale=10.0)
     plain = network(images)
-    assert (plain.softmax(1).amax(1) > SURE).tolist() == [True, True, False, True, True]
-    network.looks = 0
+    assert (plain.softmax(1).amax(1) > CONFIDENT).tolist() == [True, True, False, True, True]
+    network.num_images = 0
     answer = TTAModel(network, tta="six")(images)
-    assert network.looks == 5 + 5
+    assert network.num_images == 5 + 5
     assert torch.equal(answer[[0, 1, 3, 4]], plain[[0, 1, 3, 4]])
 
 
-@pytest.mark.parametrize("views", ["mirror", "six"])
-def test_the_mean_of_the_views(views: str) -> None:
+@pytest.mark.parametrize("tta", ["mirror", "six"])
+def test_the_mean_of_the_views(tta: str) -> None:
     images = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     network = Corners(scale=1e-3)  # never sure
-    answer = TTAModel(network, tta=views)(images).numpy() * 1000
+    answer = TTAModel(network, tta=tta)(images).numpy() * 1000
     pixels = images[:, 0].numpy()
     padded = np.pad(pixels, [(0, 0), (1, 1), (1, 1)], mode="reflect")
-    looks = {"plain": pixels, "up": padded[:, :4, :4], "down": padded[:, 2:, 2:]}
-    looks |= {f"{name} mirrored": look[:, :, ::-1] for name, look in list(looks.items())}
+    views = {"plain": pixels, "up": padded[:, :4, :4], "down": padded[:, 2:, 2:]}
+    views |= {f"{name} mirrored": view[:, :, ::-1] for name, view in list(views.items())}
     weights = {"plain": 1 / 2, "plain mirrored": 1 / 2}
-    if views == "six":
-        weights = dict.fromkeys(looks, 1 / 8) | {"plain": 1 / 4, "plain mirrored": 1 / 4}
+    if tta == "six":
+        weights = dict.fromkeys(views, 1 / 8) | {"plain": 1 / 4, "plain mirrored": 1 / 4}
     places = [(0, 0), (1, 0), (3, 3)]
     for column, (row, col) in enumerate(places):
-        expected = sum(weight * looks[name][:, row, col] for name, weight in weights.items())
+        expected = sum(weight * views[name][:, row, col] for name, weight in weights.items())
         np.testing.assert_allclose(answer[:, column], expected, atol=TOLERANCE * 1000)
 
 
@@ -71,7 +71,7 @@ def test_one_view_is_the_network_itself() -> None:
     assert with_tta(network, "none") is network
 
 
-def test_a_predictor_looks_as_its_model_file_says() -> None:
+def test_a_predictor_uses_the_views_of_its_model_file() -> None:
     torch.manual_seed(0)
     config = ResNetConfig((1,), "basic", (8,), num_classes=3, stem="small")
     file = ModelFile(
@@ -88,7 +88,7 @@ def test_a_predictor_looks_as_its_model_file_says() -> None:
     for views, alike in (("none", False), ("mirror", True)):
         predictor = Predictor(replace(file, preprocess=Preprocess(size=8, tta=views)))
         one, other = (predictor(each) for each in (image, mirrored))
-        assert one.probabilities[0] < SURE
+        assert one.probabilities[0] < CONFIDENT
         same = one.classes == other.classes and np.allclose(one.probabilities, other.probabilities)
         assert same == alike
 

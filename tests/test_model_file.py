@@ -1,4 +1,4 @@
-"""The model file: what goes in comes out, the same bytes each time, and no damage goes unseen."""
+"""The model file: reading returns what was saved, bytes are reproducible, damage is detected."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from resnets.inference.model_file import (
 from resnets.models.config import ResNetConfig
 from resnets.models.resnet import ResNet
 
+FIELDS = ["classes", "config", "data", "digest", "format", "preprocess", "recipe", "scores"]
 CLASSES = ("Apfel", "Börse", "猫")  # beyond ASCII, in the order of training
 
 
@@ -72,7 +73,7 @@ def record_of(path: Path) -> dict[str, Any]:
 
 
 def forge(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the record and sign the file anew, as a faulty or newer writer would."""
+    """Change the record and sign the file again, as a faulty or newer writer does."""
     record = record_of(path)
     change(record)
     signed = "digest" in record
@@ -122,8 +123,7 @@ def test_the_record_is_canonical_json_with_nothing_of_the_machine(path: Path) ->
     record = json.loads(text)
     assert text == json.dumps(record, sort_keys=True, separators=(",", ":"))
     assert text.isascii()
-    fields = ["classes", "config", "data", "digest", "format", "preprocess", "recipe", "scores"]
-    assert list(record) == fields
+    assert list(record) == FIELDS
     assert record["format"] == 1
 
 
@@ -139,7 +139,7 @@ def test_the_digest_is_of_the_file_with_zeros_in_its_place(path: Path, tmp_path:
 def test_the_same_contents_give_the_same_bytes_in_every_process(path: Path, tmp_path: Path) -> None:
     program = (
         "import sys; sys.path[:0] = sys.argv[1:3]\n"
-        "from test_modelfile import make_contents\n"
+        "from test_model_file import make_contents\n"
         "from resnets.inference.model_file import save_model\n"
         "save_model(sys.argv[3], make_contents())"
     )
@@ -185,19 +185,20 @@ def test_types_are_kept_and_the_network_computes_in_float32(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x20, 0x80, 0xFF])
-def test_a_flipped_byte_anywhere_is_seen(path: Path, tmp_path: Path, mask: int) -> None:
+def test_a_flipped_byte_anywhere_is_seen(path: Path, mask: int) -> None:
     blob = path.read_bytes()
     start = 8 + int.from_bytes(blob[:8], "little")
     positions = [*range(start), *range(start, len(blob), 7), len(blob) - 1]
-    damaged = tmp_path / "damaged.safetensors"
-    for position in positions:
-        flipped = bytearray(blob)
-        flipped[position] ^= mask
-        damaged.write_bytes(flipped)
-        with pytest.raises(ModelFileError) as caught:
-            read_model(damaged)
-        assert str(damaged) in str(caught.value)
-        assert "\n" not in str(caught.value)
+    with path.open("r+b", buffering=0) as file:
+        for position in positions:
+            file.seek(position)
+            file.write(bytes([blob[position] ^ mask]))
+            with pytest.raises(ModelFileError) as caught:
+                read_model(path)
+            assert str(path) in str(caught.value)
+            assert "\n" not in str(caught.value)
+            file.seek(position)
+            file.write(blob[position : position + 1])
 
 
 def test_a_truncation_anywhere_is_seen(path: Path, tmp_path: Path) -> None:
@@ -228,13 +229,13 @@ def test_a_changed_weight_and_trailing_bytes_have_their_own_line(path: Path) -> 
         read_model(path)
 
 
-@pytest.mark.parametrize(
-    "field", ["classes", "data", "digest", "format", "preprocess", "recipe", "scores", "config"]
-)
-def test_a_missing_field_is_named(path: Path, field: str) -> None:
-    forge(path, lambda record: record.pop(field))
-    with pytest.raises(ModelFileError, match=f"lacks {field}"):
-        read_model(path)
+def test_a_missing_field_is_named(path: Path) -> None:
+    blob = path.read_bytes()
+    for field in FIELDS:
+        path.write_bytes(blob)
+        forge(path, lambda record, field=field: record.pop(field))
+        with pytest.raises(ModelFileError, match=f"lacks {field}"):
+            read_model(path)
 
 
 @pytest.mark.parametrize(

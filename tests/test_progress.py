@@ -1,4 +1,4 @@
-"""What a person reads while a run goes on, on a terminal and in a file."""
+"""The progress of a run, on a terminal and in a file, and the hints."""
 
 from __future__ import annotations
 
@@ -83,6 +83,10 @@ def test_the_time_left_counts_from_where_a_run_went_on(capsys: pytest.CaptureFix
     assert "left 0:50" in shown(capsys, START, TRAIN | {"seconds": 50.0})
 
 
+def test_hours_are_shown_as_hours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "left 5:00:00" in shown(capsys, START, TRAIN | {"seconds": 18_000.0})
+
+
 def test_a_notice_is_printed_as_it_is_and_never_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
     text = "a/b [red] " * 40
     assert shown(capsys, NOTICE | {"text": text}) == text + "\n"
@@ -104,6 +108,8 @@ def test_a_terminal_sees_one_block_redrawn_in_place() -> None:
     assert "7 images [bold] left out" in text
     for word in ("60/110", "110/110", "87.5%", "75.0%", "100%", "left"):
         assert word in text
+    history = [line for line in text.splitlines() if "val acc 75.0%" in line]
+    assert len(history) == 1 and "step 60/110" in history[0], "a row stays for a validation"
     assert display.live is None and text.endswith("\x1b[?25h"), "the cursor is shown again"
 
 
@@ -147,4 +153,4 @@ def test_hints_call_the_program_as_the_user_did(
     monkeypatch.setattr(sys, "argv", ["/somewhere/resnets/__main__.py"])
     assert program() == "'/opt/python 3/python' -m resnets"
     monkeypatch.setattr(sys, "argv", ["/somewhere/pytest/__main__.py"])
-    assert program() == "resnets", "another program calls the functions: say the usual name"
+    assert program() == "resnets", "another program calls the functions: the usual name"
