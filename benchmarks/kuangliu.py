@@ -26,6 +26,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from resnets.training.job import Job, make_splits
+from resnets.training.loop import train_step
+from resnets.training.train_state import State
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
@@ -33,10 +36,7 @@ from torchvision.transforms import v2
 import resnets
 from resnets.data import DataSet, open_data
 from resnets.training.auto_config import plan
-from resnets.training.job import Job, make_splits
-from resnets.training.loop import train_step
 from resnets.training.recipe import Recipe
-from resnets.training.train_state import State
 
 BATCH, SIDE, EPOCHS = 128, 32, 200
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -84,7 +84,7 @@ def peer(model: nn.Module, images: Tensor, targets: Tensor) -> Iterator[None]:
 def ours(data: DataSet) -> Iterator[None]:
     """The loop's own step over the loop's own stream, computed as the probe chooses."""
     device = torch.device("cpu")
-    wanted = Recipe(model="resnet18_cifar", size=SIDE, batch_size=BATCH)
+    wanted = Recipe().override(model="resnet18_cifar", size=SIDE, batch_size=BATCH)
     parts = make_splits(data, wanted)
     chosen = plan(wanted, {}, parts.facts(data.classes), seconds=900, device=device)
     print(*chosen.reasons, sep="\n")

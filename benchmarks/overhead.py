@@ -25,19 +25,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from resnets.training.job import Job, make_splits
+from resnets.training.loop import train
+from resnets.training.train_state import State
 from torch import nn
 
 from resnets.cli.progress import Display
 from resnets.data import open_data
 from resnets.device import keep_freed_memory
 from resnets.training.checkpoint import RunFolder
-from resnets.training.job import Job, make_splits
-from resnets.training.loop import train
 from resnets.training.optimizer import make_optimizer
 from resnets.training.profiler import Clock, Outlook, Shares
 from resnets.training.recipe import Recipe
 from resnets.training.signals import SignalHandler
-from resnets.training.train_state import State
 
 
 def bare(job: Job, steps: int) -> float:
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=128)
     options = parser.parse_args()
-    recipe = Recipe(
+    recipe = Recipe().override(
         model="resnet20",
         size=28,
         steps=options.steps,

@@ -23,7 +23,7 @@ from resnets.data import DataSet, open_data
 from resnets.models.config import ResNetConfig
 from resnets.models.registry import MODELS
 from resnets.training.auto_config import DataFacts, ResolvedConfig, resolve
-from resnets.training.recipe import Recipe, override
+from resnets.training.recipe import Recipe
 from resnets.training.recipes import RECIPES, named_recipe
 from resnets.training.train_step import TrainState, train_step
 from resnets.training.trainer import Trainer, splits_for
@@ -60,7 +60,7 @@ def images() -> DataSet:
 @WITH_TINY
 def settled(name: str, data: DataSet) -> Recipe:
     """The recipe on the tiny network, with nothing left open."""
-    recipe = override(named_recipe(name), PINNED)
+    recipe = Recipe().override(**named_recipe(name)).override(**PINNED)
     facts = DataFacts.of(splits_for(data, recipe), num_classes=len(data.classes))
     return resolve(ResolvedConfig(recipe), facts, seconds=None, device=CPU).recipe
 

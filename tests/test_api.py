@@ -68,7 +68,7 @@ def result(
     data: Path, records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> TrainingResult:
     """A finished run."""
-    recipe = resnets.Recipe(max_corrupt=0.2, label_smoothing=0.2)
+    recipe = resnets.Recipe().override(max_corrupt=0.2, label_smoothing=0.2)
     out = tmp_path_factory.mktemp("runs") / "one"
     return resnets.train(
         data, recipe=recipe, out=out, log=lambda record: records.append(dict(record)), **SMALL
@@ -111,7 +111,7 @@ def test_origins_of_a_given_recipe(result: TrainingResult) -> None:
     config = json.loads((result.folder / "config.json").read_text())
     origins = {name: entry["origin"] for name, entry in config.items()}
     assert origins["label_smoothing"] == "recipe" and origins["size"] == "flag"
-    assert origins["momentum"] == "default" and origins["crop"] == "data"
+    assert origins["momentum"] == "recipe" and origins["crop"] == "data"
 
 
 def test_a_time_replaces_a_recipes_own_length(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +128,7 @@ def test_a_time_replaces_a_recipes_own_length(data: Path, monkeypatch: pytest.Mo
     for time in (None, "5m"):
         with pytest.raises(StartedError):
             resnets.train(data, recipe="he2015", time=time)
-    assert [recipe.steps for recipe in seen] == [64_000, None]
+    assert [recipe.schedule.steps for recipe in seen] == [64_000, None]
     with pytest.raises(UserError, match="--time together with --epochs"):
         resnets.train(data, time="5m", epochs=3)
 
@@ -233,7 +233,7 @@ def test_resume_refuses_changed_images(
         ("1.5h", 5400),
         ("1h30m", 5400),
         ("1m30s", 90),
-        (" 45 ", 45),
+        (" 45s ", 45),
         (45, 45),
         (2.5, 2.5),
         ("2H", 7200),
@@ -243,10 +243,15 @@ def test_durations(text: str | float, seconds: float) -> None:
     assert parse_time(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-5m", "5 apples", "0", "30s5m", "nan", "1e3"])
+@pytest.mark.parametrize("text", ["", "soon", "-5m", "5 apples", "0s", "30s5m", "nan", "1e3"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(UserError, match="expected a duration"):
         parse_time(text)
+
+
+def test_a_number_without_a_unit_is_asked_about() -> None:
+    with pytest.raises(UserError, match="10 seconds or minutes\\? write 10s or 10m"):
+        parse_time("10")
 
 
 def test_which_part_is_evaluated() -> None:

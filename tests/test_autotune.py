@@ -135,7 +135,7 @@ def test_who_is_clearly_behind_leaves_early() -> None:
 
 def planned(machine: Machine, **values: Any) -> ResolvedConfig:
     """Everything is chosen, on a planted machine where all costs hold for every network."""
-    recipe = Recipe(model="resnet20", **values)
+    recipe = Recipe().override(model="resnet20", **values)
     return resolve(
         ResolvedConfig(recipe),
         FACTS,
@@ -148,8 +148,8 @@ def planned(machine: Machine, **values: Any) -> ResolvedConfig:
 def test_the_plan_records_what_was_measured() -> None:
     current = planned(Machine(precision={"bf16": 0.5}))
     recipe = current.recipe
-    assert (recipe.precision, recipe.memory_format) == ("bf16", "channels_last")
-    assert recipe.threads == torch.get_num_threads()
+    assert (recipe.runtime.precision, recipe.runtime.memory_format) == ("bf16", "channels_last")
+    assert recipe.runtime.threads == torch.get_num_threads()
     for name in ("precision", "memory_format", "threads"):
         assert current.origins[name] == "measured"
     assert "precision fp32: 1000, bf16: 2000" in current.reasons[0]
@@ -160,7 +160,11 @@ def test_a_flag_is_never_overridden() -> None:
     machine = Machine(precision={"bf16": 0.5}, memory_format={"contiguous": 2.0})
     current = planned(machine, precision="fp32", memory_format="contiguous", threads=1)
     recipe = current.recipe
-    assert (recipe.precision, recipe.memory_format, recipe.threads) == ("fp32", "contiguous", 1)
+    assert (recipe.runtime.precision, recipe.runtime.memory_format, recipe.runtime.threads) == (
+        "fp32",
+        "contiguous",
+        1,
+    )
     assert current.origins.get("precision", "default") == "default"
     assert {advice.flag for advice in current.advice} == {
         "--precision bf16",
@@ -173,12 +177,12 @@ def test_tune_off_takes_fixed_defaults_and_measures_nothing() -> None:
     machine = Machine(precision={"bf16": 0.1}, memory_format={"contiguous": 0.1})
     current = planned(machine, tune="off", size=32)
     recipe = current.recipe
-    assert (recipe.precision, recipe.memory_format) == ("fp32", "channels_last")
-    assert recipe.threads == torch.get_num_threads()
+    assert (recipe.runtime.precision, recipe.runtime.memory_format) == ("fp32", "channels_last")
+    assert recipe.runtime.threads == torch.get_num_threads()
     assert current.origins.get("precision", "default") == "default"
     assert not machine.passes
     kept = planned(machine, tune="off", precision="bf16", memory_format="contiguous").recipe
-    assert (kept.precision, kept.memory_format) == ("bf16", "contiguous")
+    assert (kept.runtime.precision, kept.runtime.memory_format) == ("bf16", "contiguous")
 
 
 def test_the_stopwatch_measures_here() -> None:

@@ -67,7 +67,7 @@ def digest(checkpoint: Checkpoint) -> str:
 
 def recipe_of(**values: Any) -> Recipe:
     given = {"steps": 3, "optimizer": "sgd", "learning_rate": 0.1, "precision": "fp32"}
-    return Recipe(**given | {"memory_format": "channels_last"} | values)
+    return Recipe().override(**given | {"memory_format": "channels_last"} | values)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_state_comes_back_to_the_last_bit(tmp_path: Path, values: dict[str, An
     other.restore(load_checkpoint(path))
     assert digest(other.checkpoint()) == digest(state.checkpoint())
     assert other.step == 3
-    if recipe.precision == "fp16":
+    if recipe.runtime.precision == "fp16":
         assert other.scaler.get_scale() == 1024.0
 
 

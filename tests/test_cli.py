@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ import pytest
 from PIL import Image
 
 import resnets.training.trainer
-from resnets import Predictor, Recipe, __version__
+from resnets import Predictor, __version__
 from resnets.cli.demo import SECONDS
 from resnets.cli.main import COMMANDS, main
 from resnets.cli.progress import Display
 from resnets.models.registry import MODELS
+from resnets.training.recipe import FIELDS
 from resnets.training.recipes import RECIPES
 
 CLASSES = ("apple", "berry", "cherry")
@@ -145,7 +146,7 @@ def test_a_run_folder_holds_exactly_what_is_promised(run: Path) -> None:
 
 def test_config_holds_every_value_with_its_origin(run: Path) -> None:
     config = load(run / "config.json")
-    assert set(config) == {field.name for field in fields(Recipe)}
+    assert set(config) == set(FIELDS)
     assert all(set(entry) == {"value", "origin"} for entry in config.values())
     assert config["model"] == {"value": "resnet20", "origin": "flag"}
     assert config["momentum"] == {"value": 0.9, "origin": "default"}
@@ -243,10 +244,13 @@ def test_without_out_runs_are_numbered(
 def test_a_recipe_is_read_first_and_flags_override_it(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "named"
     words = ("--recipe", "he2015", "--epochs", 0.5, "--precision", "fp32", "--workers", 0)
+    words += ("--learning-rate", 0.1, "--drop-path", 0.0)  # as in the recipe, and the default
     assert resnets_("train", data, *words, "--clip-grad-norm", 1, "--out", out).code == 0
     config = load(out / "config.json")
     assert config["schedule"] == {"value": "step", "origin": "recipe he2015"}
     assert config["clip_grad_norm"] == {"value": 1.0, "origin": "flag"}
+    assert config["learning_rate"] == {"value": 0.1, "origin": "flag"}
+    assert config["drop_path"] == {"value": 0.0, "origin": "flag"}
     assert config["batch_size"]["value"] == 128 and config["steps"]["value"] == 1
 
     file, out = tmp_path / "mine.toml", tmp_path / "file"
@@ -579,7 +583,8 @@ MISTAKES = {  # what is typed -> what the answer must name
     TRAIN + "--time 5m --epochs 3": "--time together with --epochs",
     TRAIN + "--recipe fast --time 5m --epochs 9": "--time together with --epochs",
     TRAIN + "--time soon": "--time 'soon'",
-    TRAIN + "--time 0": "--time '0'",
+    TRAIN + "--time 0s": "--time '0s'",
+    TRAIN + "--time 10": "write 10s or 10m",
     TRAIN + "--model resnet20 --precision fp32 --time 1s": "give more time",
     TRAIN + "--batch-size 1": "--batch-size 1",
     TRAIN + "--batch-size 60000": "more than the 32 training images",
@@ -717,9 +722,9 @@ def test_help_of_each_command(monkeypatch: pytest.MonkeyPatch) -> None:
             assert not re.search(r"\(default: (None|False)?\)|--no-quiet", answer.out), name
             assert computes or "--device" not in answer.out
     answer = resnets_("train", "--help")
-    flags = [field.name.replace("_", "-") for field in fields(Recipe)]
+    flags = [name.replace("_", "-") for name in FIELDS]
     assert [flag for flag in flags if not re.search(rf"^. --{flag}\b", answer.out, re.M)] == []
-    listed = re.search(r"flags override:(.*?)\(default", answer.out, re.DOTALL)
+    listed = re.search(r"options override:(.*?)\(default", answer.out, re.DOTALL)
     assert listed and re.findall(r"[\w-]+", listed[1]) == list(RECIPES)
 
 

@@ -19,7 +19,7 @@ from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
 from resnets.evaluation.metrics import Scores, evaluate
 from resnets.training.distributed import SINGLE_PROCESS, DistContext
-from resnets.training.recipe import Recipe, augmentation
+from resnets.training.recipe import Recipe
 from resnets.training.run_dir import RunDir, load_checkpoint
 from resnets.training.signals import SignalHandler
 from resnets.training.step_metrics import NotFiniteError
@@ -40,17 +40,19 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="no
 
 
 def stream_of(recipe: Recipe, dist: DistContext, *, cache_mb: float = 1024) -> TrainLoader:
-    assert recipe.batch_size is not None
+    assert recipe.schedule.batch_size is not None
     return TrainLoader(
         images_of(NUM),
         preprocess=Preprocess(size=12),
-        augment=augmentation(recipe),
+        augment=recipe.augment,
         num_classes=K,
-        batch_size=recipe.batch_size,
+        batch_size=recipe.schedule.batch_size,
         seed=recipe.seed,
         device=CPU,
         cache_mb=cache_mb,
-        places=dist.shard_batch(recipe.batch_size, grad_accum_steps=recipe.grad_accum_steps),
+        places=dist.shard_batch(
+            recipe.schedule.batch_size, grad_accum_steps=recipe.optimizer.grad_accum_steps
+        ),
     )
 
 
@@ -81,7 +83,9 @@ def test_ranks_divide_the_batches_of_one_process(
     for batch, *parts in zip(whole, *slices, strict=True):
         for name in ("images", "targets", "indices"):
             pieces = [torch.as_tensor(getattr(part, name)) for part in parts]
-            rows = zip(*(piece.chunk(recipe.grad_accum_steps) for piece in pieces), strict=True)
+            rows = zip(
+                *(piece.chunk(recipe.optimizer.grad_accum_steps) for piece in pieces), strict=True
+            )
             joined = torch.cat([torch.cat(row) for row in rows])
             assert torch.equal(joined, torch.as_tensor(getattr(batch, name))), name
 
@@ -140,7 +144,7 @@ def lived(
 ) -> TrainState:
     """One rank's run, or what is left of it."""
     model = network(**config)
-    if recipe.sync_batchnorm:
+    if recipe.model.sync_batchnorm:
         convert_sync_batchnorm(model, dist=dist, device=CPU)
     state = TrainState.start(model.double() if double else model, recipe, device=CPU)
     checkpoint = dist.on_rank_zero(folder.load) if resumed else None

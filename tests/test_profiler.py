@@ -14,7 +14,7 @@ from resnets.training.recipe import Recipe
 from resnets.training.run_dir import RunDir
 from tiny_runs import recipe_of, run, start
 
-RECIPE = Recipe(steps=1000, batch_size=32, size=64, workers=0, evaluate_every=1.0)
+RECIPE = Recipe().override(steps=1000, batch_size=32, size=64, workers=0, evaluate_every=1.0)
 SOUND = ProfileContext(RECIPE, num_train=3200, num_val=320, cores=4, streamed=False)
 STEP = {"copy": 0.01, "forward": 0.03, "backward": 0.05, "optimizer": 0.01}
 
@@ -83,7 +83,7 @@ def test_a_sound_run_has_no_remedy() -> None:
     ],
 )
 def test_waiting_for_decoding(workers: int, waited: float, remedy: str) -> None:
-    context = replace(SOUND, streamed=True, recipe=replace(RECIPE, workers=workers))
+    context = replace(SOUND, streamed=True, recipe=RECIPE.override(workers=workers))
     record = record_of(context, waited=waited)
     assert (record["bottleneck"], record["remedy"]) == ("data wait", remedy)
     assert remedy in record["text"]
@@ -97,7 +97,7 @@ def test_evaluating_too_often() -> None:
 
 def test_the_cache_that_is_advised_holds_all_images() -> None:
     """At 30 pixels a canvas is 38 a side, not 37.5: 200,000 of them in colour take 826.3 MiB."""
-    recipe = replace(RECIPE, workers=4, size=30)
+    recipe = RECIPE.override(workers=4, size=30)
     context = replace(SOUND, streamed=True, recipe=recipe, num_train=200_000, num_val=0)
     assert record_of(context, waited=0.1)["remedy"] == "--cache-mb 827"
 
@@ -107,7 +107,7 @@ def test_validations_to_come_are_foreseen() -> None:
     record = record_of(context)
     assert record["shares"]["evaluation"] == pytest.approx(0.3 / 0.4)  # by forward passes
     assert record["bottleneck"] == "evaluation"
-    once = replace(context, recipe=replace(RECIPE, steps=100))  # nothing but the one at the end
+    once = replace(context, recipe=RECIPE.override(steps=100))  # nothing but the one at the end
     assert record_of(once)["shares"]["evaluation"] == 0.0
 
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
+from resnets.config_fields import Rule
 from resnets.errors import UserError
-from resnets.training.recipe import Recipe
+from resnets.training.recipe import Recipe, fields_with
 from resnets.training.reproducibility import (
-    FIXED,
-    FREE,
     RunFingerprint,
     check_unchanged,
     reproducibility_caveats,
@@ -33,7 +32,7 @@ ENVIRONMENT = {
     "device_name": "x86_64 AVX512",
     "threads": 2,
 }
-BEFORE = RunFingerprint(Recipe(steps=10), DATA, ENVIRONMENT)
+BEFORE = RunFingerprint(Recipe().override(steps=10), DATA, ENVIRONMENT)
 
 
 @pytest.fixture
@@ -53,10 +52,13 @@ def changed(folder: RunDir, after: RunFingerprint, *, force: bool = False) -> li
     ("after", "words"),
     [
         (
-            replace(BEFORE, recipe=Recipe(steps=10, memory_format="contiguous")),
+            replace(BEFORE, recipe=Recipe().override(steps=10, memory_format="contiguous")),
             "--memory-format changed from auto to contiguous",
         ),
-        (replace(BEFORE, recipe=Recipe(steps=10, threads=3)), "--threads changed from None to 3"),
+        (
+            replace(BEFORE, recipe=Recipe().override(steps=10, threads=3)),
+            "--threads changed from None to 3",
+        ),
         (
             replace(BEFORE, data=DATA | {"fingerprint": "abcdef0123"}),
             "the images in photos changed from 1,000 train, 100 val (index 01234567) to "
@@ -83,9 +85,9 @@ def test_what_decides_bits_is_refused_unless_forced(
 
 def test_what_decides_no_bit_is_free(folder: RunDir) -> None:
     values: dict[str, Any] = {"workers": 3, "checkpoint_every": 1.0, "max_corrupt": 0.5}
-    assert set(values) == set(FREE)
+    assert set(values) == set(fields_with(Rule.FREE))
     environment = ENVIRONMENT | {"versions": {"torch": "2.14.0", "safetensors": "0.7"}}
-    after = RunFingerprint(Recipe(steps=10, **values), DATA, environment)
+    after = RunFingerprint(Recipe().override(steps=10, **values), DATA, environment)
     assert changed(folder, after) == []
     update_run_config(folder, RunFingerprint.stored(folder), after, changed=[], step=4)
     assert RunFingerprint.stored(folder).recipe == after.recipe
@@ -95,10 +97,14 @@ def test_what_decides_no_bit_is_free(folder: RunDir) -> None:
 
 def test_another_run_cannot_be_forced(folder: RunDir) -> None:
     with pytest.raises(UserError, match="--model cannot change; start a new run"):
-        changed(folder, replace(BEFORE, recipe=Recipe(steps=10, model="resnet32")), force=True)
+        changed(
+            folder,
+            replace(BEFORE, recipe=Recipe().override(steps=10, model="resnet32")),
+            force=True,
+        )
     with pytest.raises(UserError, match="the classes changed from ant, bee to ant, cat"):
         changed(folder, replace(BEFORE, data=DATA | {"classes": ["ant", "cat"]}), force=True)
-    assert set(FIXED) < set(Recipe.__dataclass_fields__)
+    assert "model" in fields_with(Rule.FIXED)
 
 
 def test_a_forced_change_is_remembered_for_ever(folder: RunDir) -> None:

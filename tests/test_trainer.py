@@ -35,7 +35,7 @@ from resnets.models.resnet import ResNet
 from resnets.training import autotune
 from resnets.training import trainer as trainer_module
 from resnets.training.auto_config import DataFacts, ResolvedConfig
-from resnets.training.recipe import Recipe, augmentation
+from resnets.training.recipe import Recipe
 from resnets.training.run_dir import RunDir
 from resnets.training.train_step import TrainState
 from resnets.training.trainer import Trainer, splits_for
@@ -73,7 +73,7 @@ def recipe_of(**values: Any) -> Recipe:
         "memory_format": "channels_last",
         "optimizer": "sgd",
     }
-    return Recipe(**given | values)
+    return Recipe().override(**given | values)
 
 
 def trainer_of(recipe: Recipe | None = None, **sizes: int) -> Trainer:
@@ -253,14 +253,9 @@ def test_a_step_that_stalls_does_not_count(
     assert seconds == pytest.approx(expected)
 
 
-def test_augmentation_takes_the_recipes_fields() -> None:
-    recipe = recipe_of(
-        crop_padding=3, fill="reflect", erasing=0.1, mixup=0.2, cutmix=0.3, flip="none"
-    )
-    found = asdict(augmentation(recipe))
-    assert found == {name: getattr(recipe, name) for name in found}
-    assert augmentation(recipe_of(crop="none")).crop_padding == 0
-    assert augmentation(recipe_of(crop="resized", min_area=0.5)).min_area == 0.5
+def test_images_are_padded_for_crop_shift_alone() -> None:
+    assert recipe_of(crop_padding=3).augment.padding == 3
+    assert recipe_of(crop="none").augment.padding == 0
 
 
 def test_a_retry_after_exhausted_memory_has_freed_the_failed_attempt(
@@ -292,7 +287,7 @@ def test_a_retry_after_exhausted_memory_has_freed_the_failed_attempt(
     with Trainer(ResolvedConfig(recipe), data, splits, device=CPU, run_dir=run_dir) as trainer:
         assert trainer.fit().signal == 2
     assert (len(made), alive) == (2, [False])
-    assert trainer.recipe.grad_accum_steps == 2
+    assert trainer.recipe.optimizer.grad_accum_steps == 2
 
 
 def test_six_frames_lie_between_the_shell_and_the_step(

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from resnets.data import DataSet, Images
-from resnets.data.augment import Augment
 from resnets.data.dataset import Splits
 from resnets.data.loader import Batch, TrainLoader
 from resnets.data.transforms import Preprocess
@@ -75,7 +74,7 @@ def network(**values: Any) -> ResNet:
 
 
 def recipe_of(**values: Any) -> Recipe:
-    return Recipe(**BASE | values)
+    return Recipe().override(**BASE | values)
 
 
 def start(recipe: Recipe, **values: Any) -> TrainState:
@@ -97,16 +96,13 @@ def images_of(num: int) -> Images:
 
 
 def stream_of(recipe: Recipe) -> TrainLoader:
-    shift = recipe.crop_padding if recipe.crop == "shift" else 0
-    names = ("crop", "fill", "flip", "erasing", "mixup", "cutmix")
-    augment = Augment(crop_padding=shift, **{name: getattr(recipe, name) for name in names})
-    assert recipe.batch_size is not None
+    assert recipe.schedule.batch_size is not None
     return TrainLoader(
         images_of(20),
         preprocess=Preprocess(size=12),
-        augment=augment,
+        augment=recipe.augment,
         num_classes=K,
-        batch_size=recipe.batch_size,
+        batch_size=recipe.schedule.batch_size,
         seed=recipe.seed,
         device=CPU,
     )
@@ -142,7 +138,7 @@ def trainer_of(
     signals: SignalHandler | None = None,
 ) -> Trainer:
     """A trainer of tiny images, with a stream and a validation of the test's own."""
-    recipe = replace(recipe, model="resnet20", size=12, workers=0)
+    recipe = recipe.override(model="resnet20", size=12, workers=0)
     images = images_of(num)
     made = Trainer(
         ResolvedConfig(recipe),

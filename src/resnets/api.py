@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time as clock
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,17 @@ from resnets.models.resnet import ResNet
 from resnets.report import write_report
 from resnets.training.auto_config import ResolvedConfig
 from resnets.training.distributed import init_distributed
-from resnets.training.recipe import TIME_OR_LENGTH, Recipe, override
+from resnets.training.recipe import TIME_OR_LENGTH, Recipe
 from resnets.training.recipes import named_recipe
 from resnets.training.run_dir import RunDir, find_restarted_run, is_run, num_restarts
 from resnets.training.trainer import Log, Trainer, TrainingResult
-
-NO_DATA = "no DATA given: a folder of images, or a name such as fashion-mini"
 
 
 @restore_num_threads()
 def train(
     data: str | Path | None = None,
     *,
-    recipe: str | Recipe = "default",
+    recipe: str | Recipe | Mapping[str, Any] = "default",
     time: str | float | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
@@ -51,7 +48,7 @@ def train(
     Args:
         data: A folder of class folders, a manifest, an .npz, a parquet data set, or a name such as
             "cifar10".
-        recipe: The name of a recipe, or a `Recipe`.
+        recipe: The name of a recipe, a `Recipe`, or the fields that it sets.
         time: Wall-clock time from `started` to the finished run folder: "20m", "1h30m", seconds.
         out: The run folder; None takes the next `runs/NAME-NNN`.
         resume: Folder of an interrupted run to resume, with its own data and recipe.
@@ -84,11 +81,11 @@ def train(
     else:
         choose_device(device)
         if data is None:
-            raise UserError(NO_DATA)
+            raise UserError("no DATA given: a folder of images, or a name such as fashion-mini")
         budget = None if time is None else parse_time(time)
         config = _configured(recipe, fields, timed=budget is not None)
         asked = {"data": str(data), "time": budget, "name": name, "device": device}
-        command = asked | {"verify": verify, "recipe": asdict(config.recipe)}
+        command = asked | {"verify": verify, "recipe": config.recipe.flat()}
     with init_distributed() as dist:
         if resume is not None:
             run_dir: RunDir | None = dist.on_rank_zero(lambda: RunDir.open(resume))
@@ -265,6 +262,11 @@ def load_model(model: str | Path) -> ResNet:
 
 def parse_time(text: str | float) -> float:
     """Return the seconds of "90s", "20m", "1.5h" or "1h30m"; a number is already in seconds."""
+    if isinstance(text, str) and re.fullmatch(r"\s*\d+(\.\d+)?\s*", text):
+        number = text.strip()
+        raise UserError(
+            f"--time {number!r}: {number} seconds or minutes? write {number}s or {number}m"
+        )
     pattern = r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?"
     match = re.fullmatch(pattern, str(text).strip().lower())
     hours, minutes, seconds = match.groups(default="0") if match else ("0", "0", "0")
@@ -274,50 +276,46 @@ def parse_time(text: str | float) -> float:
     return total
 
 
-def _configured(recipe: str | Recipe, fields: Mapping[str, Any], *, timed: bool) -> ResolvedConfig:
+def _configured(
+    recipe: str | Recipe | Mapping[str, Any], fields: Mapping[str, Any], *, timed: bool
+) -> ResolvedConfig:
     """Return the recipe with the fields that override it, and who set each."""
-    base = named_recipe(recipe) if isinstance(recipe, str) else recipe
-    label = f"recipe {recipe}" if isinstance(recipe, str) else "recipe"
-    wanted = override(base, fields)
-    if timed:
+    if isinstance(recipe, Recipe):
+        config = ResolvedConfig(recipe, dict.fromkeys(recipe.flat(), "recipe"))
+    elif isinstance(recipe, str):
+        config = ResolvedConfig().set(f"recipe {recipe}", **named_recipe(recipe))
+    else:
+        config = ResolvedConfig().set("recipe", **recipe)
+    config = config.set("flag", **{name.replace("-", "_"): fields[name] for name in fields})
+    if timed:  # a time replaces a recipe's own length
         if fields.get("epochs") or fields.get("steps"):
             raise UserError(TIME_OR_LENGTH)
-        wanted = replace(wanted, epochs=None, steps=None)  # a time replaces a recipe's own length
-    _check_model(wanted)
-    wanted = _with_absolute_weights(wanted)
-    origins = {key: _origin(label, base, wanted, key) for key in asdict(wanted)}
-    if wanted.model is None and wanted.weights is not None:
-        wanted = replace(wanted, model=_model_of(wanted.weights))
-        origins["model"] = "weights"
-    return ResolvedConfig(wanted, origins)
+        length: dict[str, Any] = {
+            n: None for n in ("epochs", "steps") if config.recipe.flat()[n] is not None
+        }
+        config = config.set("time budget", **length)
+    weights = _check_model(config.recipe)
+    if weights is not None and ":" not in weights:  # found from any folder when resumed
+        absolute = str(Path(weights).expanduser().absolute())
+        config = config.set(config.origins.get("weights", "default"), weights=absolute)
+    if weights is not None and config.recipe.model.name is None:
+        config = config.set("weights", model=_model_of(weights))
+    return config
 
 
-def _origin(label: str, base: Recipe, wanted: Recipe, field: str) -> str:
-    """Return who set a field: a flag, the recipe, or nobody."""
-    if getattr(wanted, field) != getattr(base, field):
-        return "flag"
-    return "default" if getattr(base, field) == getattr(Recipe(), field) else label
-
-
-def _check_model(recipe: Recipe) -> None:
-    """Raise UserError for names and paths that do not exist, before anything is measured."""
-    if recipe.model is not None and recipe.model not in MODELS:
-        raise unknown_model(recipe.model)
-    weights = recipe.weights  # other forms than a path have a colon
+def _check_model(recipe: Recipe) -> str | None:
+    """Raise UserError for names and paths that do not exist; return the weights."""
+    name, weights, frozen = recipe.model.name, recipe.model.weights, recipe.schedule.freeze_backbone
+    if name is not None and name not in MODELS:
+        raise unknown_model(name)
     if weights is not None and ":" not in weights and not Path(weights).expanduser().exists():
         raise UserError(f"--weights {weights}: no such file")
-    if weights is None and recipe.freeze_backbone:
+    if weights is None and frozen:
         raise UserError(
-            f"--freeze-backbone {recipe.freeze_backbone:g} (as in recipe finetune) needs "
-            "pretrained weights: pass --weights, for example a run folder"
+            f"--freeze-backbone {frozen:g} (as in recipe finetune) needs pretrained weights: pass "
+            "--weights, for example a run folder"
         )
-
-
-def _with_absolute_weights(recipe: Recipe) -> Recipe:
-    """Make the path of the weights absolute; other forms than a path have a colon."""
-    if recipe.weights is None or ":" in recipe.weights:
-        return recipe
-    return replace(recipe, weights=str(Path(recipe.weights).expanduser().absolute()))
+    return weights
 
 
 def _model_of(weights: str) -> str:

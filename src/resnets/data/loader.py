@@ -87,7 +87,7 @@ class TrainLoader:
         on_progress: Progress | None = None,
     ) -> None:
         check(part, batch_size=batch_size, workers=workers)
-        if augment.fill == "reflect" and augment.crop_padding >= preprocess.size:
+        if augment.fill == "reflect" and augment.padding >= preprocess.size:
             raise UserError(
                 f"--crop-padding {augment.crop_padding} with --fill reflect: must be below the "
                 f"size of the images, {preprocess.size}"

@@ -106,7 +106,7 @@ def _held_out_images(file: ModelFile, run: RunDir | None, data: str | None, mode
     """Images that the network was not trained on, as far as it is known which those are."""
     if data is None and run is not None:
         basis = RunFingerprint.stored(run)
-        dataset = open_data(basis.data["data"], max_corrupt=basis.recipe.max_corrupt)
+        dataset = open_data(basis.data["data"], max_corrupt=basis.recipe.runtime.max_corrupt)
         return splits_for(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
     name = file.data.get("name", "") if data is None else data
     if data is None and name not in NAMES:
@@ -142,5 +142,5 @@ def _of_run(run: RunDir | None, say: Say) -> Iterator[tuple[int, nn.Module]]:
 def _of_job(job: Job, end: nn.Module) -> Iterator[tuple[int, nn.Module]]:
     """The networks at the first steps of a study's run, and the one that it ended with."""
     yield from networks_of_job(job)
-    assert job.recipe.steps is not None
-    yield job.recipe.steps, end
+    assert job.recipe.schedule.steps is not None
+    yield job.recipe.schedule.steps, end

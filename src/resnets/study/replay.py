@@ -42,11 +42,11 @@ def networks_by_step(folder: RunDir) -> Iterator[tuple[int, ResNet]]:
         raise UserError(f"{folder.path}: it ran on {ranks} ranks, and is repeated on one only")
     if basis.environment.get("forced"):
         raise UserError(f"{folder.path}: it went on with --force, so its beginning is not recorded")
-    assert recipe.steps is not None, "a run folder holds a resolved recipe"
+    assert recipe.schedule.steps is not None, "a run folder holds a resolved recipe"
     trainer = _trainer(folder, basis)
     with restore_num_threads():
-        if recipe.threads:
-            torch.set_num_threads(recipe.threads)
+        if recipe.runtime.threads:
+            torch.set_num_threads(recipe.runtime.threads)
         try:
             state = TrainState.start(trainer.new_model(), recipe, device=trainer.device)
             yield from _first(state, trainer.train_loader, recipe)
@@ -65,8 +65,8 @@ def networks_of_job(job: StudyJob) -> Iterator[tuple[int, ResNet]]:
 
 
 def _first(state: TrainState, stream: TrainLoader, recipe: Recipe) -> Iterator[tuple[int, ResNet]]:
-    assert recipe.steps is not None
-    for step in (step for step in STEPS if step <= recipe.steps):
+    assert recipe.schedule.steps is not None
+    for step in (step for step in STEPS if step <= recipe.schedule.steps):
         state.model.train()
         for batch in stream.batches(state.step, step):
             train_step(state, state.model, batch, recipe)
@@ -76,7 +76,7 @@ def _first(state: TrainState, stream: TrainLoader, recipe: Recipe) -> Iterator[t
 
 def _trainer(folder: RunDir, basis: RunFingerprint) -> Trainer:
     stored, recipe = basis.data, basis.recipe
-    dataset = open_data(stored["data"], max_corrupt=recipe.max_corrupt)
+    dataset = open_data(stored["data"], max_corrupt=recipe.runtime.max_corrupt)
     if fingerprint(dataset) != stored["fingerprint"]:
         raise UserError(f"{folder.path}: the images in {stored['data']} are not those of the run")
     return Trainer(

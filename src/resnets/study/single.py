@@ -115,8 +115,8 @@ def run(job: Job) -> Result:
         losses = _train(job, state, stream)
         row: Row = {
             "purpose": job.purpose, "family": job.family, "depth": job.depth, "lr": job.rate,
-            "seed": job.seed, "steps": job.recipe.steps, "num_classes": len(images.classes),
-            "curve": thinned(losses),
+            "seed": job.seed, "steps": job.recipe.schedule.steps,
+            "num_classes": len(images.classes), "curve": thinned(losses),
         }  # fmt: skip
         row["status"] = divergence(losses, num_classes=len(images.classes))
         test: Scores | None = None
@@ -157,18 +157,18 @@ def _start(job: Job, images: Studied) -> TrainState:
 
 def _stream(job: Job, images: Studied) -> TrainLoader:
     recipe = job.recipe
-    assert recipe.batch_size is not None
-    moves = recipe.crop == "shift"
+    assert recipe.schedule.batch_size is not None
+    moves = recipe.augment.crop == "shift"
     return TrainLoader(
         images.rest if job.purpose == "tune" else images.train,
         preprocess=images.preprocess,
         augment=Augment(
             crop="shift" if moves else "none",
-            crop_padding=recipe.crop_padding if moves else 0,
-            flip=recipe.flip,
+            crop_padding=recipe.augment.crop_padding if moves else 0,
+            flip=recipe.augment.flip,
         ),
         num_classes=len(images.classes),
-        batch_size=recipe.batch_size,
+        batch_size=recipe.schedule.batch_size,
         seed=job.seed,
         device=job.setup.device,
     )
@@ -177,7 +177,7 @@ def _stream(job: Job, images: Studied) -> TrainLoader:
 def _train(job: Job, state: TrainState, stream: TrainLoader) -> list[float]:
     """The loss of every step, up to the last or to the first look that finds one not finite."""
     recipe = job.recipe
-    steps = recipe.steps
+    steps = recipe.schedule.steps
     assert steps is not None, "a plan says how long it trains"
     state.model.train()
     losses: list[float] = []

@@ -105,7 +105,7 @@ class ResolvedConfig:
         """Return the same with some fields set, and remember where they came from."""
         reasons = (*self.reasons, reason) if reason else self.reasons
         origins = {**self.origins, **dict.fromkeys(values, origin)}
-        recipe = replace(self.recipe, **values)
+        recipe = self.recipe.override(**values)
         return replace(self, recipe=recipe, origins=origins, reasons=reasons)
 
 
@@ -131,14 +131,14 @@ def candidates(facts: DataFacts, recipe: Recipe) -> list[Candidate]:
     """Return networks and input sizes worth trying on such images, cheapest first."""
     small = facts.side <= SMALL_SIDE
     own_size = max(facts.side, 16) if small else 128
-    if recipe.model is not None:
-        sizes = [64, 96, 128, 160, 224] if recipe.size is None and not small else [own_size]
-        return [Candidate(recipe.model, recipe.size or size) for size in sizes]
+    if recipe.model.name is not None:
+        sizes = [64, 96, 128, 160, 224] if recipe.model.size is None and not small else [own_size]
+        return [Candidate(recipe.model.name, recipe.model.size or size) for size in sizes]
     if small:
-        return [Candidate(name, recipe.size or own_size) for name in SMALL_LADDER]
-    if recipe.size is not None:
+        return [Candidate(name, recipe.model.size or own_size) for name in SMALL_LADDER]
+    if recipe.model.size is not None:
         names = dict.fromkeys(name for name, _ in PHOTO_LADDER)
-        return [Candidate(name, recipe.size) for name in names]
+        return [Candidate(name, recipe.model.size) for name in names]
     # A larger input than the photos themselves adds cost, not detail.
     fitting = [step for step in PHOTO_LADDER if step[1] <= facts.side * 1.34]
     return [Candidate(*step) for step in fitting or PHOTO_LADDER[:1]]
@@ -170,26 +170,26 @@ def resolve(
     recipe, current, cores, ranks = config.recipe, config, torch.get_num_threads(), world_size
     if timing is None:
         timing = Stopwatch(channels=facts.channels, num_classes=facts.num_classes, device=device)
-    if recipe.workers is None:
-        current = current.set("measured", workers=recipe.threads or cores)
-    if recipe.batch_size is None:
-        batch_size = _batch_size(facts.num_train, recipe.grad_accum_steps * ranks)
+    if recipe.runtime.workers is None:
+        current = current.set("measured", workers=recipe.runtime.threads or cores)
+    if recipe.schedule.batch_size is None:
+        batch_size = _batch_size(facts.num_train, recipe.optimizer.grad_accum_steps * ranks)
         current = current.set("data", batch_size=batch_size)
     current = _tune(
         current, facts, cores, seconds=seconds, device=device, timing=timing, ranks=ranks
     )
     current = _choose_network(current, facts, seconds=seconds, timing=timing, ranks=ranks)
     current = _warn_of_tiny_maps(current)
-    if recipe.optimizer == "auto":
-        current = current.set("default", optimizer="sgd" if recipe.weights else "muon")
-    if recipe.learning_rate is None:
-        assert current.recipe.batch_size is not None
-        rate = default_learning_rate(current.recipe, batch_size=current.recipe.batch_size)
+    if recipe.optimizer.name == "auto":
+        current = current.set("default", optimizer="sgd" if recipe.model.weights else "muon")
+    if recipe.optimizer.learning_rate is None:
+        assert current.recipe.schedule.batch_size is not None
+        rate = default_learning_rate(current.recipe, batch_size=current.recipe.schedule.batch_size)
         current = current.set("default", learning_rate=rate)
     small = facts.side <= SMALL_SIDE
-    if recipe.crop == "auto":
+    if recipe.augment.crop == "auto":
         current = current.set("data", crop="shift" if small else "resized")
-    if recipe.auto_augment == "auto":
+    if recipe.augment.auto_augment == "auto":
         current = current.set("data", auto_augment="none" if small else "trivialaugment")
     return current
 
@@ -220,13 +220,13 @@ def resolve_steps(
     """
     current = config
     recipe = current.recipe
-    assert recipe.batch_size is not None
-    steps_an_epoch = facts.num_train / recipe.batch_size
-    if recipe.epochs is not None:
-        steps = max(1, round(recipe.epochs * steps_an_epoch))
-        asked = f"{current.origins['epochs']} --epochs {recipe.epochs:g}"
+    assert recipe.schedule.batch_size is not None
+    steps_an_epoch = facts.num_train / recipe.schedule.batch_size
+    if recipe.schedule.epochs is not None:
+        steps = max(1, round(recipe.schedule.epochs * steps_an_epoch))
+        asked = f"{current.origins['epochs']} --epochs {recipe.schedule.epochs:g}"
         current = current.set(asked, steps=steps, epochs=None)
-    elif recipe.steps is None:
+    elif recipe.schedule.steps is None:
         steps = _affordable_steps(
             facts,
             seconds=DEFAULT_SECONDS if seconds is None else seconds,
@@ -236,14 +236,14 @@ def resolve_steps(
         if seconds is None:
             steps = min(steps, round(GENEROUS * target_epochs(facts.num_train) * steps_an_epoch))
         current = current.set("default" if seconds is None else "time budget", steps=steps)
-    total = current.recipe.steps
+    total = current.recipe.schedule.steps
     assert total is not None
     epochs = total / steps_an_epoch
-    if recipe.evaluate_every is None:
+    if recipe.evaluation.evaluate_every is None:
         current = current.set("derived", evaluate_every=_evaluate_every(epochs, facts))
     training = total * step_seconds * (1 + min(EVALUATION_SHARE, _validation_share(facts)))
     duration = _duration(training + _ending_seconds(facts, image_seconds))
-    steps_text = f"{total:,} steps of {recipe.batch_size} images, {epochs:.1f} epochs"
+    steps_text = f"{total:,} steps of {recipe.schedule.batch_size} images, {epochs:.1f} epochs"
     return current.set("", f"{steps_text}: about {duration}")
 
 
@@ -255,12 +255,12 @@ def smaller_micro_batches(config: ResolvedConfig, *, world_size: int) -> Resolve
 
     """
     recipe = config.recipe
-    assert recipe.batch_size is not None, "resolve the recipe first"
-    images = recipe.batch_size // world_size
+    assert recipe.schedule.batch_size is not None, "resolve the recipe first"
+    images = recipe.schedule.batch_size // world_size
     number = more_micro_batches(recipe, world_size=world_size)
     if number is None:
         raise UserError(
-            f"out of memory with micro-batches of {images // recipe.grad_accum_steps} "
+            f"out of memory with micro-batches of {images // recipe.optimizer.grad_accum_steps} "
             "images: take a smaller --size, --model or --batch-size"
         )
     reason = (
@@ -272,9 +272,9 @@ def smaller_micro_batches(config: ResolvedConfig, *, world_size: int) -> Resolve
 
 def more_micro_batches(recipe: Recipe, *, world_size: int) -> int | None:
     """Return the next number of micro-batches that divides the batch of a rank, or None."""
-    assert recipe.batch_size is not None, "resolve the recipe first"
-    images = recipe.batch_size // world_size
-    numbers = range(2 * recipe.grad_accum_steps, images // LEAST_IMAGES + 1)
+    assert recipe.schedule.batch_size is not None, "resolve the recipe first"
+    images = recipe.schedule.batch_size // world_size
+    numbers = range(2 * recipe.optimizer.grad_accum_steps, images // LEAST_IMAGES + 1)
     return next((number for number in numbers if images % number == 0), None)
 
 
@@ -311,24 +311,27 @@ def _tune(
     A value that the user gave stays; a faster one is only advised.
     """
     recipe = current.recipe
-    assert recipe.batch_size is not None
+    assert recipe.schedule.batch_size is not None
     values: dict[str, Any] = {"threads": cores} | FIXED
-    opened = [name for name in values if getattr(recipe, name) in (None, "auto")]
+    given = recipe.flat()
+    opened = [name for name in values if given[name] in (None, "auto")]
     fixed = values.keys() - opened
-    values |= {name: getattr(recipe, name) for name in fixed}
-    if recipe.tune == "off":
+    values |= {name: given[name] for name in fixed}
+    if recipe.runtime.tune == "off":
         return current.set("default", **{name: values[name] for name in opened})
     options = candidates(facts, recipe)
     middle = options[(len(options) - 1) // 2]
     candidate = replace(middle, size=min(middle.size, TUNE_SIDE))
-    start = Setting(**values, images=recipe.batch_size // (recipe.grad_accum_steps * ranks))
+    start = Setting(
+        **values, images=recipe.schedule.batch_size // (recipe.optimizer.grad_accum_steps * ranks)
+    )
     found = autotune(
         start,
         partial(timing, candidate),
         cores=cores,
         device=device,
         fixed=fixed,
-        grad_accum_steps=recipe.grad_accum_steps,
+        grad_accum_steps=recipe.optimizer.grad_accum_steps,
         default_batch=_batch_size(facts.num_train, 1),
         seconds=max(TUNE_SECONDS, TUNE_SHARE * (seconds or 0)),
     )
@@ -344,10 +347,15 @@ def _choose_network(
 ) -> ResolvedConfig:
     recipe = current.recipe
     options = candidates(facts, recipe)
-    assert recipe.threads is not None
-    setting = Setting(recipe.threads, recipe.precision, recipe.memory_format, images=NETWORK_IMAGES)
+    assert recipe.runtime.threads is not None
+    setting = Setting(
+        recipe.runtime.threads,
+        recipe.runtime.precision,
+        recipe.runtime.memory_format,
+        images=NETWORK_IMAGES,
+    )
     available = DEFAULT_SECONDS if seconds is None else seconds
-    wanted = recipe.epochs or target_epochs(facts.num_train)
+    wanted = recipe.schedule.epochs or target_epochs(facts.num_train)
     chosen, reason = options[0], ""
     for option in options if len(options) > 1 else ():
         image_seconds = time_pass(partial(timing, option), setting) / ranks
@@ -362,14 +370,14 @@ def _choose_network(
     values = {
         name: value
         for name, value in (("model", chosen.model), ("size", chosen.size))
-        if getattr(recipe, name) is None
+        if recipe.flat()[name] is None
     }
     return current.set("measured" if reason else "data", reason, **values)
 
 
 def _warn_of_tiny_maps(current: ResolvedConfig) -> ResolvedConfig:
     """Warn of a network that shrinks the image to one pixel before the mean."""
-    name, size = current.recipe.model, current.recipe.size
+    name, size = current.recipe.model.name, current.recipe.model.size
     assert name is not None and size is not None
     config = MODELS[name].config
     if size > config.natural_stride:

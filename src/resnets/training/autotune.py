@@ -308,8 +308,8 @@ def time_training(
         The seconds of one training step, and of evaluating one image.
 
     """
-    trial_recipe = replace(
-        recipe, learning_rate=TRIAL_LEARNING_RATE, steps=TRIAL_STEPS, epochs=None
+    trial_recipe = recipe.override(
+        learning_rate=TRIAL_LEARNING_RATE, steps=TRIAL_STEPS, epochs=None
     )
     trial = TrainState.start(copy.deepcopy(model), trial_recipe, device=device)
     trial.model.train()
@@ -327,8 +327,10 @@ def time_training(
             break
     # Medians: another process, or memory that the system has to find first, can delay a step.
     frozen, whole = (statistics.median(times[kind] or times[False]) for kind in times)
-    step_seconds = recipe.freeze_backbone * frozen + (1 - recipe.freeze_backbone) * whole
-    precision = recipe.precision
+    step_seconds = (
+        recipe.schedule.freeze_backbone * frozen + (1 - recipe.schedule.freeze_backbone) * whole
+    )
+    precision = recipe.runtime.precision
     return step_seconds, _image_seconds(
         trial.model, val_loader, device, precision, seconds / 4, clock
     )

@@ -1,11 +1,11 @@
-"""Muon: orthogonalised momentum for convolution filters, SGD for everything else.
+"""Provide Muon: orthogonalised momentum for convolution filters, SGD for all other parameters.
 
 From Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, and the
-CIFAR-10 speed record airbench94_muon. A filter bank is a matrix with a row per output channel. The update
-is the matrix with orthonormal rows nearest to the momentum, so every direction learns at one
-speed. The filters keep the length of such a matrix: a norm that follows cancels the length anyway,
-and before a sum (pre-activation order) it fixes the share of the branch. The learning rate is
-therefore the size of an update relative to the filters.
+CIFAR-10 speed record airbench94_muon. A filter bank is a matrix with a row per output channel.
+Its update is the matrix with orthonormal rows nearest to the momentum, so every direction learns at
+one speed. The filters keep the length of such a matrix: a norm that follows cancels the length
+anyway, and before a sum (pre-activation order) it fixes the share of the branch. The learning
+rate is therefore the size of an update relative to the filters.
 """
 
 from __future__ import annotations

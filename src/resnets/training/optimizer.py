@@ -29,32 +29,34 @@ SGD_LEARNING_RATE_PER_IMAGE = 0.1 / 128
 
 def default_learning_rate(recipe: Recipe, *, batch_size: int) -> float:
     """Return the peak learning rate when the user gives none."""
-    if recipe.optimizer == "adamw":
+    if recipe.optimizer.name == "adamw":
         return ADAMW_LEARNING_RATE
-    if recipe.optimizer == "muon":
+    if recipe.optimizer.name == "muon":
         return MUON_LEARNING_RATE * math.sqrt(batch_size / 500)
     return SGD_LEARNING_RATE_PER_IMAGE * batch_size
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Return the learning rate of one step of a resolved recipe, 0 <= step < steps."""
-    assert recipe.learning_rate is not None and recipe.steps, "resolve the recipe first"
-    share = (step + 0.5) / recipe.steps
-    if share < recipe.warmup:
-        return recipe.learning_rate * share / recipe.warmup
-    if recipe.schedule == "step":
-        drops = sum(share >= milestone for milestone in recipe.milestones)
-        return recipe.learning_rate * 0.1**drops
-    rest = (share - recipe.warmup) / (1 - recipe.warmup)
-    if recipe.schedule == "cosine":
-        return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * rest))
-    return recipe.learning_rate * (1 - rest)
+    assert recipe.optimizer.learning_rate is not None and recipe.schedule.steps, (
+        "resolve the recipe first"
+    )
+    share = (step + 0.5) / recipe.schedule.steps
+    if share < recipe.schedule.warmup:
+        return recipe.optimizer.learning_rate * share / recipe.schedule.warmup
+    if recipe.schedule.name == "step":
+        drops = sum(share >= milestone for milestone in recipe.schedule.milestones)
+        return recipe.optimizer.learning_rate * 0.1**drops
+    rest = (share - recipe.schedule.warmup) / (1 - recipe.schedule.warmup)
+    if recipe.schedule.name == "cosine":
+        return recipe.optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * rest))
+    return recipe.optimizer.learning_rate * (1 - rest)
 
 
 def is_backbone_frozen(recipe: Recipe, step: int) -> bool:
     """Return whether this step trains the head alone."""
-    assert recipe.steps is not None, "resolve the recipe first"
-    return step < recipe.freeze_backbone * recipe.steps
+    assert recipe.schedule.steps is not None, "resolve the recipe first"
+    return step < recipe.schedule.freeze_backbone * recipe.schedule.steps
 
 
 def make_optimizer(model: ResNet, recipe: Recipe) -> torch.optim.Optimizer:
@@ -65,22 +67,28 @@ def make_optimizer(model: ResNet, recipe: Recipe) -> torch.optim.Optimizer:
 
     """
     groups = list(_parameter_groups(model, recipe))
-    rate = recipe.learning_rate
-    assert rate is not None and recipe.optimizer != "auto", "resolve the recipe first"
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, betas=(recipe.momentum, 0.999), fused=True)
-    if recipe.optimizer == "muon":
+    rate = recipe.optimizer.learning_rate
+    assert rate is not None and recipe.optimizer.name != "auto", "resolve the recipe first"
+    if recipe.optimizer.name == "adamw":
+        return torch.optim.AdamW(
+            groups, lr=rate, betas=(recipe.optimizer.momentum, 0.999), fused=True
+        )
+    if recipe.optimizer.name == "muon":
         if model.config.norm in ("none", "bias"):
             raise UserError("--optimizer muon needs a network with norms; use sgd or adamw")
-        dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if recipe.runtime.precision == "bf16" else torch.float32
         return Muon(
-            groups, lr=rate, momentum=recipe.momentum, nesterov=recipe.nesterov, dtype=dtype
+            groups,
+            lr=rate,
+            momentum=recipe.optimizer.momentum,
+            nesterov=recipe.optimizer.nesterov,
+            dtype=dtype,
         )
     return torch.optim.SGD(
         groups,
         lr=rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov and recipe.momentum > 0,
+        momentum=recipe.optimizer.momentum,
+        nesterov=recipe.optimizer.nesterov and recipe.optimizer.momentum > 0,
         fused=True,
     )
 
@@ -106,18 +114,18 @@ def _parameter_groups(model: ResNet, recipe: Recipe) -> Iterator[dict[str, objec
     """
     head = len(model.stage_names) + 1
     depths = {name: _depth(name, head=head) for name, _ in model.named_parameters()}
-    filters = _filters(model) if recipe.optimizer == "muon" else set()
+    filters = _filters(model) if recipe.optimizer.name == "muon" else set()
     for depth in range(head + 1):
-        factor = recipe.layer_decay ** (head - depth)
+        factor = recipe.optimizer.layer_decay ** (head - depth)
         members = [p for name, p in model.named_parameters() if depths[name] == depth]
         for kind in ("filters", "matrices", "vectors"):
             parameters: list[Tensor] = [p for p in members if _kind(p, filters) == kind]
             if parameters:
-                others = recipe.optimizer == "muon" and kind != "filters"
+                others = recipe.optimizer.name == "muon" and kind != "filters"
                 yield {
                     "params": parameters,
                     "factor": factor * (OTHERS_FACTOR if others else 1.0),
-                    "weight_decay": 0.0 if kind == "vectors" else recipe.weight_decay,
+                    "weight_decay": 0.0 if kind == "vectors" else recipe.optimizer.weight_decay,
                     "filters": kind == "filters",
                 }
 

@@ -147,11 +147,17 @@ class Profiler:
         The validation after the last step does not count: no setting avoids it.
         """
         recipe = self.context.recipe
-        assert recipe.steps and recipe.batch_size and recipe.evaluate_every
-        per_image = forward / recipe.batch_size
-        steps_between = self.context.num_train * recipe.evaluate_every / recipe.batch_size
+        assert (
+            recipe.schedule.steps
+            and recipe.schedule.batch_size
+            and recipe.evaluation.evaluate_every
+        )
+        per_image = forward / recipe.schedule.batch_size
+        steps_between = (
+            self.context.num_train * recipe.evaluation.evaluate_every / recipe.schedule.batch_size
+        )
         steps_between = max(1.0, steps_between)
-        if steps_between >= recipe.steps:
+        if steps_between >= recipe.schedule.steps:
             return 0.0
         return per_image * self.context.num_val / steps_between
 
@@ -182,23 +188,23 @@ def suggestions(shares: Mapping[str, float], context: ProfileContext) -> Iterato
 def _against_waiting(share: float, context: ProfileContext) -> str:
     """Return as many workers as keep up with the rest of the step, or a larger cache."""
     recipe = context.recipe
-    assert recipe.workers is not None and recipe.size is not None
+    assert recipe.runtime.workers is not None and recipe.model.size is not None
     busy = max(1 - share, 0.01)
     # Without workers the wait is the decoding itself; workers decode all the time.
-    needed = math.ceil((recipe.workers or share) / busy)
+    needed = math.ceil((recipe.runtime.workers or share) / busy)
     workers = max(1, min(needed, context.cores))
-    if workers > recipe.workers:
+    if workers > recipe.runtime.workers:
         return f"--workers {workers}"
     # The most that the cache can need: large enough to crop, in colour.
-    megabytes = context.num_train * 3 * round(CANVAS * recipe.size) ** 2 / 2**20
+    megabytes = context.num_train * 3 * round(CANVAS * recipe.model.size) ** 2 / 2**20
     return f"--cache-mb {math.ceil(megabytes)}"
 
 
 def _against_evaluation(share: float, recipe: Recipe) -> str:
     """Return an interval at which validations take their planned share of the time."""
-    assert recipe.evaluate_every is not None
+    assert recipe.evaluation.evaluate_every is not None
     rarer = share / max(1 - share, 0.01) * (1 - EVALUATION_SHARE) / EVALUATION_SHARE
-    return f"--evaluate-every {recipe.evaluate_every * rarer:.2g}"
+    return f"--evaluate-every {recipe.evaluation.evaluate_every * rarer:.2g}"
 
 
 def _summary(shares: Mapping[str, float], best: Suggestion) -> str:

@@ -7,28 +7,13 @@ run ends in the bits of the uninterrupted one; with `--force` it continues and s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from resnets.config_fields import Rule, flag_of
 from resnets.errors import UserError
-from resnets.training.recipe import Recipe, override
+from resnets.training.recipe import Recipe, fields_with
 from resnets.training.run_dir import RunDir
-
-# Recipe fields that decide no bit.
-FREE = ("workers", "checkpoint_every", "max_corrupt")
-# Recipe fields that cannot change on resume, even with --force.
-FIXED = (
-    "model",
-    "weights",
-    "size",
-    "resize_mode",
-    "epochs",
-    "optimizer",
-    "ema",
-    "val_fraction",
-    "validate_on",
-    "tta",
-)
 
 
 @dataclass(frozen=True)
@@ -55,13 +40,14 @@ class RunFingerprint:
     def facts(self) -> dict[str, Any]:
         """Return all that is compared, by the names that the user knows."""
         data, environment = self.data, self.environment
-        recipe = {k: v for k, v in asdict(self.recipe).items() if k not in FREE}
+        free = fields_with(Rule.FREE)
+        recipe = {k: v for k, v in self.recipe.flat().items() if k not in free}
         versions = {k: v for k, v in environment["versions"].items() if k != "safetensors"}
         sizes = ", ".join(f"{count:,} {split}" for split, count in data["sizes"].items())
         return {
             f"the images in {data['data']}": f"{sizes} (index {data['fingerprint'][:8]})",
             f"the content of images in {data['data']}": data.get("content", "")[:8],
-            **{_flag(name): value for name, value in recipe.items()},
+            **{flag_of(name): value for name, value in recipe.items()},
             **versions,
             "the device": f"{environment['device']} ({environment['device_name']})",
             "the number of threads": environment["threads"],
@@ -72,7 +58,7 @@ class RunFingerprint:
 def stored_recipe(run_dir: RunDir) -> Recipe:
     """Return the resolved recipe that the run folder recorded."""
     config = run_dir.read_json("config.json")
-    return override(Recipe(), {name: entry["value"] for name, entry in config.items()})
+    return Recipe().override(**{name: entry["value"] for name, entry in config.items()})
 
 
 def check_unchanged(
@@ -85,10 +71,11 @@ def check_unchanged(
             cannot accept.
 
     """
-    for name in FIXED:
-        if getattr(before.recipe, name) != getattr(after.recipe, name):
+    old_values, new_values = before.recipe.flat(), after.recipe.flat()
+    for name in fields_with(Rule.FIXED):
+        if old_values[name] != new_values[name]:
             raise UserError(
-                f"--resume {run_dir.path}: {_flag(name)} cannot change; start a new run"
+                f"--resume {run_dir.path}: {flag_of(name)} cannot change; start a new run"
             )
     if before.data["classes"] != after.data["classes"]:
         old, new = (", ".join(found.data["classes"]) for found in (before, after))
@@ -119,8 +106,9 @@ def update_run_config(
 ) -> None:
     """Write into the run folder what changed at `step`."""
     config = run_dir.read_json("config.json")
-    for name, value in asdict(after.recipe).items():
-        if value != getattr(before.recipe, name):
+    old_values = before.recipe.flat()
+    for name, value in after.recipe.flat().items():
+        if value != old_values[name]:
             config[name] = {"value": value, "origin": f"flag at step {step}"}
     run_dir.write_json("config.json", config)
     run_dir.write_json("data.json", after.data)
@@ -137,7 +125,3 @@ def reproducibility_caveats(run_dir: RunDir) -> list[str]:
         + "; ".join(entry["changes"])
         for entry in run_dir.read_json("environment.json").get("forced", ())
     ]
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

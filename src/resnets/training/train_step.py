@@ -77,9 +77,11 @@ class TrainState:
     @classmethod
     def start(cls, model: ResNet, recipe: Recipe, *, device: torch.device) -> TrainState:
         """Move the network to the device and return the state before step 0."""
-        place(model, device=device, memory_format=recipe.memory_format)
-        scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-        return cls(model, make_optimizer(model, recipe), make_average(model, recipe.ema), scaler)
+        place(model, device=device, memory_format=recipe.runtime.memory_format)
+        scaler = torch.amp.GradScaler(device.type, enabled=recipe.runtime.precision == "fp16")
+        return cls(
+            model, make_optimizer(model, recipe), make_average(model, recipe.optimizer.ema), scaler
+        )
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -88,9 +90,9 @@ class TrainState:
 
     def update(self, recipe: Recipe) -> None:
         """Clip the gradients, take the optimizer's step, and update the average."""
-        if recipe.clip_grad_norm:
+        if recipe.optimizer.clip_grad_norm:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad_norm)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
@@ -184,18 +186,18 @@ def train_step(
     # The global generator: dropout and stochastic depth depend on the step alone.
     torch.manual_seed(_step_seed(recipe.seed, state.step, dist.rank))
     set_learning_rate(state.optimizer, learning_rate(recipe, state.step))
-    if recipe.freeze_backbone:
+    if recipe.schedule.freeze_backbone:
         _freeze(state.model, is_backbone_frozen(recipe, state.step))
     total = torch.zeros((), device=batch.images.device)
     correct = torch.zeros((), device=batch.images.device)
     state.optimizer.zero_grad(set_to_none=True)
     for number, (images, targets) in enumerate(_micro_batches(batch, recipe, state.step), 1):
-        dist.gradient_sync(network, enabled=number == recipe.grad_accum_steps)
-        with autocast(images.device, recipe.precision):
+        dist.gradient_sync(network, enabled=number == recipe.optimizer.grad_accum_steps)
+        with autocast(images.device, recipe.runtime.precision):
             logits = network(images)  # N C H W -> N K
         share = len(images) / len(batch.images)
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = share * F.cross_entropy(exact, targets, label_smoothing=recipe.label_smoothing)
+        loss = share * F.cross_entropy(exact, targets, label_smoothing=recipe.loss.label_smoothing)
         profiler.mark("forward")
         state.scaler.scale(loss).backward()
         total = total + loss.detach()
@@ -209,10 +211,10 @@ def train_step(
 
 def _micro_batches(batch: Batch, recipe: Recipe, step: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the images and targets of each forward pass."""
-    images = _resized(batch.images, recipe, step).chunk(recipe.grad_accum_steps)
-    targets = batch.targets.chunk(recipe.grad_accum_steps)
+    images = _resized(batch.images, recipe, step).chunk(recipe.optimizer.grad_accum_steps)
+    targets = batch.targets.chunk(recipe.optimizer.grad_accum_steps)
     for piece, labels in zip(images, targets, strict=True):
-        yield piece.contiguous(memory_format=FORMATS[recipe.memory_format]), labels
+        yield piece.contiguous(memory_format=FORMATS[recipe.runtime.memory_format]), labels
 
 
 def _resized(images: Tensor, recipe: Recipe, step: int) -> Tensor:
@@ -220,8 +222,8 @@ def _resized(images: Tensor, recipe: Recipe, step: int) -> Tensor:
 
     N C H W -> N C 3H/4 3W/4, antialiased, at 9/16 of the cost.
     """
-    assert recipe.steps is not None
-    if (step + 0.5) / recipe.steps >= recipe.progressive:
+    assert recipe.schedule.steps is not None
+    if (step + 0.5) / recipe.schedule.steps >= recipe.schedule.progressive:
         return images
     side = round(SMALLER * images.shape[-1])
     return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)

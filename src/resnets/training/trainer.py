@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from resnets.config_fields import Rule
 from resnets.data import NAMES, DataSet, open_data
 from resnets.data.dataset import Splits, content_digest, fingerprint, make_splits, notices_of
 from resnets.data.loader import Batch, EvalLoader, TrainLoader, channel_statistics
@@ -48,7 +49,7 @@ from resnets.training.checkpoint import Checkpoint, NotSavedError
 from resnets.training.distributed import SINGLE_PROCESS, DistContext, is_lost_rank
 from resnets.training.optimizer import learning_rate
 from resnets.training.profiler import Clock, ProfileContext, Profiler
-from resnets.training.recipe import Recipe, augmentation, override
+from resnets.training.recipe import Recipe, fields_with
 from resnets.training.reproducibility import (
     RunFingerprint,
     check_unchanged,
@@ -72,16 +73,6 @@ MEASURE_SHARE = 0.01
 # Images of a lost batch that are named, and augmented images on the report.
 IDS_SHOWN = 8
 SAMPLES_SHOWN = 32
-# Recipe fields that stay out of the model file: they depend on the machine.
-OF_THE_MACHINE = (
-    "threads",
-    "tune",
-    "workers",
-    "cache_mb",
-    "compile",
-    "weights",
-    "checkpoint_every",
-)
 
 
 @dataclass(frozen=True)
@@ -217,10 +208,12 @@ class Trainer:
             if log is not None and dist.is_first:
                 log({"kind": "notice", "text": text})
 
-        if recipe.batch_size is not None:  # refuse a batch that the ranks cannot share
-            dist.shard_batch(recipe.batch_size, grad_accum_steps=recipe.grad_accum_steps)
+        if recipe.schedule.batch_size is not None:  # refuse a batch that the ranks cannot share
+            dist.shard_batch(
+                recipe.schedule.batch_size, grad_accum_steps=recipe.optimizer.grad_accum_steps
+            )
         with dist.local_rank_zero_first():
-            dataset = open_data(data, max_corrupt=recipe.max_corrupt)
+            dataset = open_data(data, max_corrupt=recipe.runtime.max_corrupt)
         dist.check_equal(str(data), fingerprint(dataset) if dist.world_size > 1 else "")
         for text in notices_of(dataset):
             notice(text)
@@ -229,7 +222,7 @@ class Trainer:
             raise UserError(
                 f"{data}: every class has one image, so none can be held out for validation"
             )
-        asked = config.origins.get("batch_size") == "flag" and recipe.batch_size
+        asked = config.origins.get("batch_size") == "flag" and recipe.schedule.batch_size
         if asked and asked > len(splits.train):
             raise UserError(
                 f"--batch-size {asked}: more than the {len(splits.train):,} training images"
@@ -242,8 +235,8 @@ class Trainer:
                 config, facts, seconds=seconds_left(), device=device, world_size=world_size
             )
         )
-        assert config.recipe.threads is not None
-        torch.set_num_threads(config.recipe.threads)
+        assert config.recipe.runtime.threads is not None
+        torch.set_num_threads(config.recipe.runtime.threads)
         trainer = cls(config, dataset, splits, device=device, dist=dist, log=log)
         try:
             step_seconds, image_seconds = trainer._measure(seconds_left())
@@ -376,11 +369,11 @@ class Trainer:
                 return RunFingerprint.stored(run_dir)
 
             before = dist.on_rank_zero(read_stored)
-            recipe, stored = override(before.recipe, changes or {}), before.data
-            if recipe.threads:
-                torch.set_num_threads(recipe.threads)
+            recipe, stored = before.recipe.override(**changes or {}), before.data
+            if recipe.runtime.threads:
+                torch.set_num_threads(recipe.runtime.threads)
             with dist.local_rank_zero_first():
-                dataset = open_data(stored["data"], max_corrupt=recipe.max_corrupt)
+                dataset = open_data(stored["data"], max_corrupt=recipe.runtime.max_corrupt)
             if verify and "content" not in stored:
                 raise UserError(f"--verify {run_dir.path}: the run was not started with --verify")
             splits = splits_for(dataset, recipe, held_out=stored["held_out"])
@@ -478,7 +471,7 @@ class Trainer:
         """Build the network and its optimizer, and restore the checkpoint if there is one."""
         with self.dist.local_rank_zero_first():
             model = self.new_model(pretrained=self.checkpoint is None)
-        if self.recipe.sync_batchnorm:
+        if self.recipe.model.sync_batchnorm:
             convert_sync_batchnorm(model, dist=self.dist, device=self.device)
         state = TrainState.start(model, self.recipe, device=self.device)
         if self.checkpoint is not None:
@@ -494,10 +487,10 @@ class Trainer:
 
         """
         state, dist, recipe = self.running_state, self.dist, self.recipe
-        assert recipe.steps and recipe.batch_size, "resolve the recipe first"
-        compiled: Any = torch.compile(state.model) if recipe.compile else state.model
+        assert recipe.schedule.steps and recipe.schedule.batch_size, "resolve the recipe first"
+        compiled: Any = torch.compile(state.model) if recipe.runtime.compile else state.model
         network = dist.distributed_data_parallel(compiled)
-        batches = self.train_loader.batches(state.step, recipe.steps)
+        batches = self.train_loader.batches(state.step, recipe.schedule.steps)
         self._started = time.perf_counter() - self.run_dir.seconds()
         self._saved, self._validation_seconds = time.perf_counter(), math.inf
         self.metrics.reset()
@@ -508,7 +501,7 @@ class Trainer:
             while True:
                 if self._needs_validation():
                     self._validate()
-                finished = state.step == recipe.steps or self._is_out_of_patience()
+                finished = state.step == recipe.schedule.steps or self._is_out_of_patience()
                 if finished:
                     break
                 with self.signals.interruptible():
@@ -543,7 +536,7 @@ class Trainer:
         dist.broadcast_buffers(model)
         rounds = math.ceil(len(self.splits.val) / (dist.world_size * VALIDATION_BATCH))
         batches = dist.in_lockstep(self.val_loader, rounds=rounds, signals=self.signals)
-        with autocast(self.device, self.recipe.precision):
+        with autocast(self.device, self.recipe.runtime.precision):
             return evaluate(model, batches, self.data.classes, all_reduce=dist.all_reduce_metrics)
 
     def _validate(self) -> None:
@@ -558,7 +551,7 @@ class Trainer:
         improved = state.record_score(scores.top1)
         self.log("validation", **self._progress(), loss=scores.loss, top1=scores.top1)
         self._validation_seconds = time.perf_counter() - begin
-        if improved and state.step < (self.recipe.steps or 0):
+        if improved and state.step < (self.recipe.schedule.steps or 0):
             self._save()
         self.metrics.reset()
 
@@ -567,7 +560,7 @@ class Trainer:
         due = self._needs_validation()
         # A kill loses the time since the last save. The first validation may take any time.
         unsaved = time.perf_counter() - self._saved + (self._validation_seconds if due else 0)
-        saving = unsaved >= 60 * self.recipe.checkpoint_every
+        saving = unsaved >= 60 * self.recipe.runtime.checkpoint_every
         logging = due or self.metrics.seconds() >= self.log_every
         rows = self.dist.all_gather(self.signals.received, batch.replaced, saving, logging)
         self.running_state.replaced += int(rows[:, 1].sum())
@@ -591,14 +584,25 @@ class Trainer:
         There is no validation within the first half of an interval.
         """
         recipe, state = self.recipe, self.running_state
-        assert recipe.steps and recipe.batch_size and recipe.evaluate_every
-        every = max(1, round(recipe.evaluate_every * len(self.splits.train) / recipe.batch_size))
-        left = recipe.steps - state.step
+        assert (
+            recipe.schedule.steps
+            and recipe.schedule.batch_size
+            and recipe.evaluation.evaluate_every
+        )
+        every = max(
+            1,
+            round(
+                recipe.evaluation.evaluate_every
+                * len(self.splits.train)
+                / recipe.schedule.batch_size
+            ),
+        )
+        left = recipe.schedule.steps - state.step
         due = left == 0 or (left % every == 0 and 2 * state.step >= every)
         return due and state.validated < state.step
 
     def _is_out_of_patience(self) -> bool:
-        return 0 < self.recipe.patience <= self.running_state.validations_since_best
+        return 0 < self.recipe.evaluation.patience <= self.running_state.validations_since_best
 
     # Out of memory, and other ends
 
@@ -672,9 +676,9 @@ class Trainer:
                     read_model(path),
                     images,
                     device=self.device,
-                    workers=self.recipe.workers or 0,
+                    workers=self.recipe.runtime.workers or 0,
                     callback=mistakes,
-                    cache_mb=self.recipe.cache_mb,
+                    cache_mb=self.recipe.runtime.cache_mb,
                 )
                 for text in unreadable_notice(scores, images):
                     self.notices.append(text)
@@ -682,13 +686,13 @@ class Trainer:
                 # Tables of runs call the split "part".
                 record = scores.to_dict() | {
                     "part": split,
-                    "validate_on": self.recipe.validate_on,
+                    "validate_on": self.recipe.evaluation.validate_on,
                 }
                 record |= {"cautions": self.cautions} if self.cautions else {}
                 save_model(path, self._model_file(scores=record))
                 write_report(
                     self.run_dir.path,
-                    title=f"{self.recipe.model} on {self._data_record()['name']}",
+                    title=f"{self.recipe.model.name} on {self._data_record()['name']}",
                     facts=self._report_facts(scores),
                     history=self.run_dir.history(),
                     scores=scores.to_dict(),
@@ -703,7 +707,8 @@ class Trainer:
         return TrainingResult(self.run_dir.path, scores, split, caution)
 
     def _model_file(self, *, scores: dict[str, Any] | None) -> ModelFile:
-        recipe = {k: v for k, v in asdict(self.recipe).items() if k not in OF_THE_MACHINE}
+        local = fields_with(Rule.LOCAL)
+        recipe = {k: v for k, v in self.recipe.flat().items() if k not in local}
         stored = self._data_record()
         return ModelFile(
             config=self.new_model_config(),
@@ -726,17 +731,18 @@ class Trainer:
                 f"top-1 on {scores.num_images:,} {split} images",
                 f"{scores.top1:.2%} (95 % interval {low:.2%} to {high:.2%})",
             ),
-            ("network", f"{recipe.model}, {recipe.size} x {recipe.size} pixels"),
+            ("network", f"{recipe.model.name}, {recipe.model.size} x {recipe.model.size} pixels"),
             ("images", sizes),
             (
                 "run",
-                f"{recipe.steps:,} steps of {recipe.batch_size}, best validation at step "
-                f"{best['step']:,}",
+                f"{recipe.schedule.steps:,} steps of {recipe.schedule.batch_size}, best validation "
+                f"at step {best['step']:,}",
             ),
             (
                 "recipe",
-                f"{recipe.optimizer}, {recipe.schedule}, peak learning rate "
-                f"{recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}",
+                f"{recipe.optimizer.name}, {recipe.schedule.name}, peak learning rate "
+                f"{recipe.optimizer.learning_rate:g}, weight decay "
+                f"{recipe.optimizer.weight_decay:g}",
             ),
             *(("speed", text) for text in speed),
             *(("caution", text) for text in self.cautions),
@@ -775,7 +781,7 @@ class Trainer:
 
         """
         torch.manual_seed(self.recipe.seed)
-        weights = self.recipe.weights if pretrained else None
+        weights = self.recipe.model.weights if pretrained else None
         model = self._create_model(weights=weights)
         if weights is not None:
             # Equally many classes need not be the same classes: fine-tuning has its own head.
@@ -791,10 +797,10 @@ class Trainer:
 
     def _create_model(self, *, weights: str | None) -> ResNet:
         recipe = self.recipe
-        assert recipe.model is not None, "resolve the recipe first"
-        extra = {"dropout": recipe.dropout, "drop_path": recipe.drop_path}
+        assert recipe.model.name is not None, "resolve the recipe first"
+        extra = {"dropout": recipe.model.dropout, "drop_path": recipe.model.drop_path}
         return create_model(
-            recipe.model,
+            recipe.model.name,
             num_classes=len(self.data.classes),
             in_channels=self.preprocess.channels,
             weights=weights,
@@ -819,12 +825,12 @@ class Trainer:
         if stored is not None:
             return Preprocess(**stored)
         recipe, train = self.recipe, self.splits.train
-        assert recipe.size is not None, "resolve the recipe first"
+        assert recipe.model.size is not None, "resolve the recipe first"
         plain = Preprocess(
-            size=recipe.size,
+            size=recipe.model.size,
             channels=train.channels,
-            resize_mode=recipe.resize_mode,
-            tta=recipe.tta,
+            resize_mode=recipe.model.resize_mode,
+            tta=recipe.evaluation.tta,
         )
         mean, std = channel_statistics(train, plain)
         return replace(plain, mean=mean, std=std)
@@ -832,20 +838,22 @@ class Trainer:
     def _loaders(self) -> tuple[TrainLoader, EvalLoader]:
         """Decode what fits in memory; each rank has its slice of every batch and evaluation."""
         recipe, dist = self.recipe, self.dist
-        assert recipe.batch_size is not None and recipe.workers is not None
+        assert recipe.schedule.batch_size is not None and recipe.runtime.workers is not None
         shared: dict[str, Any] = {
             "preprocess": self.preprocess,
             "device": self.device,
-            "workers": recipe.workers,
-            "cache_mb": recipe.cache_mb,
+            "workers": recipe.runtime.workers,
+            "cache_mb": recipe.runtime.cache_mb,
         }
         train_loader = TrainLoader(
             self.splits.train,
-            augment=augmentation(recipe),
+            augment=recipe.augment,
             num_classes=len(self.data.classes),
-            batch_size=recipe.batch_size,
+            batch_size=recipe.schedule.batch_size,
             seed=recipe.seed,
-            places=dist.shard_batch(recipe.batch_size, grad_accum_steps=recipe.grad_accum_steps),
+            places=dist.shard_batch(
+                recipe.schedule.batch_size, grad_accum_steps=recipe.optimizer.grad_accum_steps
+            ),
             **shared,
         )
         val_images = dist.shard(self.splits.val)
@@ -894,15 +902,19 @@ class Trainer:
 
     def _progress(self) -> dict[str, float]:
         state = self.running_state
-        epoch = state.step * (self.recipe.batch_size or 0) / len(self.splits.train)
+        epoch = state.step * (self.recipe.schedule.batch_size or 0) / len(self.splits.train)
         return {"step": state.step, "epoch": epoch, "seconds": time.perf_counter() - self._started}
 
     def _log_start(self) -> None:
         """Log where the run starts, and what must be said wherever its scores are shown."""
-        step, steps, seconds = self.running_state.step, self.recipe.steps, self.run_dir.seconds()
+        step, steps, seconds = (
+            self.running_state.step,
+            self.recipe.schedule.steps,
+            self.run_dir.seconds(),
+        )
         self.log("start", step=step, steps=steps, seconds=seconds)
         if not self.cautions:
-            self.cautions = [CAUTION] if self.recipe.validate_on == "test" else []
+            self.cautions = [CAUTION] if self.recipe.evaluation.validate_on == "test" else []
             self.cautions += self.dist.on_rank_zero(lambda: reproducibility_caveats(self.run_dir))
             for text in self.cautions:
                 self.notify(text)
@@ -912,8 +924,8 @@ def splits_for(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None 
     """Return the splits that a recipe asks for; `held_out` repeats those of an earlier run."""
     return make_splits(
         data,
-        validate_on=recipe.validate_on,
-        val_fraction=recipe.val_fraction,
+        validate_on=recipe.evaluation.validate_on,
+        val_fraction=recipe.evaluation.val_fraction,
         seed=recipe.seed,
         held_out=held_out,
     )
@@ -921,7 +933,7 @@ def splits_for(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None 
 
 def _write_config(run_dir: RunDir, config: ResolvedConfig) -> None:
     """Write every resolved value with its origin."""
-    values = asdict(config.recipe)
+    values = config.recipe.flat()
     record = {
         name: {"value": value, "origin": config.origins.get(name, "default")}
         for name, value in values.items()
