@@ -19,9 +19,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from resnets.training.job import Job, make_splits
-from resnets.training.loop import train_step
-from resnets.training.train_state import State
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
@@ -29,7 +26,10 @@ from torchvision.transforms import v2
 from resnets import create_model
 from resnets.data import open_data
 from resnets.models.summary import count_macs
+from resnets.training.auto_config import ResolvedConfig
 from resnets.training.recipe import Recipe
+from resnets.training.train_step import TrainState, train_step
+from resnets.training.trainer import Trainer, splits_for
 
 BATCH = 128
 SIDE = 32
@@ -90,16 +90,16 @@ def plain(memory_format: torch.memory_format, *, compiled: bool) -> Iterator[Non
 
 
 def ours(recipe: Recipe, data: str) -> Iterator[None]:
-    """The loop's own step over the loop's own stream."""
+    """The trainer's own step over the trainer's own batches."""
     dataset = open_data(data)
-    job = Job.build(
-        recipe, make_splits(dataset, recipe), classes=dataset.classes, device=torch.device("cpu")
-    )
-    state = State.start(job.new_model(), recipe, device=job.device)
+    recipe, device = recipe.override(steps=1_000_000), torch.device("cpu")
+    splits = splits_for(dataset, recipe)
+    trainer = Trainer(ResolvedConfig(recipe), dataset, splits, device=device)
+    state = TrainState.start(trainer.new_model(), recipe, device=device)
     model = state.model.train()
     network: Any = torch.compile(model) if recipe.runtime.compile else model
-    for batch in job.stream.batches(0, 1_000_000):
-        train_step(state, network, batch, recipe, steps=1_000_000)
+    for batch in trainer.train_loader.batches(0, 1_000_000):
+        train_step(state, network, batch, recipe)
         state.step += 1
         yield
 
