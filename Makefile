@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup check slow wheel clean
+.PHONY: demo test setup check slow docs notebook wheel clean
 demo: .venv/demo-installed
 	$(BIN)/resnets demo
 
@@ -19,6 +19,14 @@ check: .venv/dev-installed
 
 slow: .venv/dev-installed
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# The site; warnings are errors.
+docs: .venv/docs-installed
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "site: docs/_build/html/index.html"
+
+notebook: .venv/docs-installed
+	$(BIN)/python docs/tour_notebook.py
 
 # The wheel alone, in an empty environment: it holds no tests, and it trains.
 wheel:
@@ -41,5 +49,10 @@ wheel:
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
+.venv/docs-installed: pyproject.toml .venv/demo-installed
+	@echo "installing what builds the site into .venv"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist docs/_build

@@ -1,4 +1,4 @@
-"""Small picture files for the tests of the data wing."""
+"""Provide small image files for the tests of the data package."""
 
 from __future__ import annotations
 

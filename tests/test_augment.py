@@ -1,4 +1,4 @@
-"""Draws and augmentations against the published generator, plain loops, torch and torchvision."""
+"""Compare augmentation with the published generator, plain loops, torch and torchvision."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_flip_equals_torch() -> None:
     assert torch.equal(found[~mirrored], images[~mirrored])
 
 
-def test_flips_are_half_of_the_images_and_drawn_anew_each_epoch() -> None:
+def test_flips_are_half_of_the_images_and_drawn_again_each_epoch() -> None:
     first, second = flips_of("random", 0), flips_of("random", 1)
     for drawn in (first, second, first ^ second):
         assert abs(drawn.mean() - 0.5) < FIVE_SIGMA * 0.5 / np.sqrt(len(drawn))

@@ -1,8 +1,7 @@
-"""The equation and its parts: shortcuts, residual units, and the layers they are made of."""
+"""Test the equation and its parts: shortcuts, residual blocks, and the layers they are made of."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 
 import pytest
@@ -11,12 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.errors import UserError
-from resnets.models import blocks
-from resnets.models.blocks import BLOCKS, make_block
+from resnets.models.blocks import (
+    BLOCKS,
+    BlockConfig,
+    PadShortcut,
+    last_weighted_layer,
+    make_block,
+    make_shortcut,
+)
 from resnets.models.config import ResNetConfig
-from resnets.models.layers import BlurPool, DropPath, SqueezeExcite, Whitening, normalisation
+from resnets.models.layers import BlurPool, Whitening, drop_path, normalisation, squeeze_excite
 from resnets.models.registry import create_model
-from resnets.models.shortcuts import BlockConfig, PadShortcut, make_shortcut
 
 FLOAT64 = 1e-12  # the same few sums in another order
 
@@ -34,23 +38,28 @@ def plan(in_channels: int = 8, width: int = 16, stride: int = 2, **rest: float) 
 # The equation ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("order", "last"), [("post", "self.activation("), ("pre", "")])
-def test_the_last_line_of_a_unit_is_the_equation(order: str, last: str) -> None:
-    close = ")" if last else ""
-    for (_, unit_order), unit in BLOCKS.items():
-        if unit_order == order:
-            line = inspect.getsource(unit.forward).strip().splitlines()[-1]
-            assert line.strip() == f"return {last}shortcut + residual{close}"
+def test_a_block_is_the_equation() -> None:
+    for (kind, order), cls in BLOCKS.items():
+        given = plan(out_channels=64) if kind == "bottleneck" else plan()
+        module = make_block(given, config(block=kind, order=order)).eval()
+        assert isinstance(module, cls)
+        terms: list[Tensor] = []
+        for name in ("downsample", "drop_path"):
+            layer = module.get_submodule(name)
+            layer.register_forward_hook(lambda *call, terms=terms: terms.append(call[-1]))
+        output = module(torch.randn(2, 8, 5, 5))
+        total = terms[0] + terms[1]
+        assert torch.equal(output, total.relu() if order == "post" else total)
 
 
 @pytest.mark.parametrize("order", ["post", "pre"])
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
-def test_with_a_residual_of_zero_a_unit_is_its_shortcut(block: str, order: str) -> None:
+def test_with_a_residual_of_zero_a_block_is_its_shortcut(block: str, order: str) -> None:
     same = plan(16, 16, stride=1) if block == "basic" else plan(16, 4, stride=1, out_channels=16)
-    unit = make_block(same, config(block=block, order=order))
-    nn.init.zeros_(blocks.last_weighted_layer(unit).weight)
+    module = make_block(same, config(block=block, order=order))
+    nn.init.zeros_(last_weighted_layer(module).weight)
     x = torch.randn(2, 16, 5, 5)
-    assert torch.equal(unit(x), x.relu() if order == "post" else x)
+    assert torch.equal(module(x), x.relu() if order == "post" else x)
 
 
 class Off(nn.Module):
@@ -81,8 +90,8 @@ def test_a_residual_network_without_its_shortcuts_is_the_plain_network(
     images = torch.randn(2, 3, 32, 32)
     assert not torch.allclose(network(images), control(images))
     for stage in network.stage_names:
-        for unit in network.get_submodule(stage):
-            unit.downsample = Off(unit.downsample)
+        for block in network.get_submodule(stage):
+            block.downsample = Off(block.downsample)
     network.load_state_dict(weights)  # as they were before the first batch
     control.load_state_dict(weights)
     assert torch.equal(network(images), control(images))
@@ -116,22 +125,22 @@ def test_the_pad_shortcut_is_centred_and_free() -> None:
 
 
 def test_a_pre_activation_projection_shares_the_first_activation_and_has_no_norm() -> None:
-    unit = make_block(plan(), config(order="pre")).eval()
-    assert [type(layer) for layer in unit.downsample] == [nn.Conv2d]
-    nn.init.zeros_(unit.conv2.weight)
+    block = make_block(plan(), config(order="pre")).eval()
+    assert [type(layer) for layer in block.downsample] == [nn.Conv2d]
+    nn.init.zeros_(block.conv2.weight)
     x = torch.randn(1, 8, 4, 4)
-    assert torch.equal(unit(x), unit.downsample(unit.bn1(x).relu()))
+    assert torch.equal(block(x), block.downsample(block.bn1(x).relu()))
 
 
 # Places of stride, dilation and dropout ----------------------------------------------------------
 
 
-def strides(unit: nn.Module) -> list[int]:
-    return [layer.stride[0] for layer in unit.children() if isinstance(layer, nn.Conv2d)]
+def strides(block: nn.Module) -> list[int]:
+    return [layer.stride[0] for layer in block.children() if isinstance(layer, nn.Conv2d)]
 
 
 @pytest.mark.parametrize("order", ["post", "pre"])
-def test_stride_is_where_the_spec_puts_it(order: str) -> None:
+def test_stride_is_where_the_config_puts_it(order: str) -> None:
     place = plan(8, 8, out_channels=32)
     assert strides(make_block(plan(), config(order=order))) == [2, 1]
     assert strides(make_block(place, config(block="bottleneck", order=order))) == [1, 2, 1]
@@ -143,7 +152,7 @@ def test_stride_is_where_the_spec_puts_it(order: str) -> None:
     ("block", "order", "inside"),
     [("basic", "pre", True), ("bottleneck", "pre", False), ("basic", "post", False)],
 )
-def test_dropout_is_inside_wide_units_and_else_before_the_classifier(
+def test_dropout_is_inside_wide_blocks_and_else_before_the_classifier(
     block: str, order: str, inside: bool
 ) -> None:
     model = create_model("resnet20", block=block, order=order, dropout=0.3)
@@ -158,14 +167,14 @@ def test_dropout_is_inside_wide_units_and_else_before_the_classifier(
 
 
 def test_squeeze_and_excitation_scales_channels_by_their_gates() -> None:
-    layer = SqueezeExcite(32, share=1 / 4).double()
+    layer = squeeze_excite(32, config(se=1 / 4)).double()
     x = torch.randn(2, 32, 3, 5, dtype=torch.float64)
     first, second = (c.weight.flatten(1) for c in (layer.fc1, layer.fc2))
     means = x.flatten(2).mean(2)
     hidden = F.relu(means @ first.T + layer.fc1.bias)
     gates = torch.sigmoid(hidden @ second.T + layer.fc2.bias)
     assert torch.allclose(layer(x), x * gates[:, :, None, None], atol=FLOAT64)
-    assert SqueezeExcite(64, share=1 / 16).fc1.out_channels == 8  # 4, rounded as timm does
+    assert squeeze_excite(64, config(se=1 / 16)).fc1.out_channels == 8  # 4, rounded as timm does
 
 
 @pytest.mark.parametrize("size", [3, 5])
@@ -202,11 +211,11 @@ def test_whitened_patches_are_uncorrelated_and_of_variance_one(channels: int) ->
 def test_a_maximum_halves_before_the_first_norm() -> None:
     torch.manual_seed(0)
     model = create_model("resnet8_fast").eval()
-    unit, x = model.layer2[0], torch.randn(2, 64, 9, 9)
-    halved = F.max_pool2d(unit.conv1(x), 2, ceil_mode=True)
-    residual = unit.bn2(unit.conv2(F.relu(unit.bn1(halved))))
+    block, x = model.layer2[0], torch.randn(2, 64, 9, 9)
+    halved = F.max_pool2d(block.conv1(x), 2, ceil_mode=True)
+    residual = block.bn2(block.conv2(F.relu(block.bn1(halved))))
     assert residual.shape[2:] == (5, 5)
-    assert torch.equal(unit(x), F.relu(unit.downsample(x) + residual))
+    assert torch.equal(block(x), F.relu(block.downsample(x) + residual))
 
 
 def test_group_norm_has_32_groups_or_two_channels_in_each() -> None:
@@ -218,7 +227,7 @@ def test_group_norm_has_32_groups_or_two_channels_in_each() -> None:
 
 def test_drop_path_keeps_the_expectation_and_drops_whole_images() -> None:
     torch.manual_seed(0)
-    layer, x = DropPath(0.25), torch.ones(20_000, 2, 1, 1)
+    layer, x = drop_path(0.25), torch.ones(20_000, 2, 1, 1)
     out = layer(x)
     assert set(out.unique().tolist()) == {0.0, float(torch.tensor(1.0) / 0.75)}
     assert torch.equal(out[:, 0], out[:, 1])
@@ -228,10 +237,10 @@ def test_drop_path_keeps_the_expectation_and_drops_whole_images() -> None:
 
 def test_drop_path_rates_rise_linearly_from_zero() -> None:
     model = create_model("resnet20", drop_path=0.4)
-    units = [unit for stage in model.stage_names for unit in model.get_submodule(stage)]
-    rates = [1 - unit.drop_path.keep for unit in units if isinstance(unit.drop_path, DropPath)]
+    blocks = [block for stage in model.stage_names for block in model.get_submodule(stage)]
+    rates = [block.drop_path.p for block in blocks[1:]]
     assert rates == pytest.approx([0.05 * i for i in range(1, 9)])
-    assert isinstance(units[0].drop_path, nn.Identity)
+    assert isinstance(blocks[0].drop_path, nn.Identity)
 
 
 def test_draws_inside_the_network_follow_the_global_seed() -> None:
@@ -267,7 +276,7 @@ def test_residuals_that_start_at_zero_leave_the_shortcuts_alone(
 ) -> None:
     model = create_model("resnet20", residual_init=start, order=order, norm=norm).eval()
     shortcuts: list[Callable[[Tensor], Tensor]] = [model.conv1, model.bn1, model.relu]
-    shortcuts += [unit.downsample for s in model.stage_names for unit in model.get_submodule(s)]
+    shortcuts += [block.downsample for s in model.stage_names for block in model.get_submodule(s)]
     x = torch.randn(2, 3, 32, 32)
     expected = x
     for shortcut in shortcuts:

@@ -1,4 +1,4 @@
-"""The one decoder: depths, colours, transparency, turns, limits and damage."""
+"""Test the decoder: depths, colours, transparency, rotation, limits and damage."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_cmyk() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_transparency_lies_on_white(kind: str) -> None:
+def test_transparency_is_on_white(kind: str) -> None:
     pixels = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [200, 0, 0, 128]]], np.uint8)
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
     content = saved(Image.fromarray(pixels), kind, **options)

@@ -1,4 +1,4 @@
-"""The embedded set: what it holds, and that the script makes it from the official files."""
+"""Test the embedded set and the script that makes it from the official files."""
 
 from __future__ import annotations
 

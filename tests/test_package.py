@@ -21,7 +21,7 @@ def test_no_two_modules_share_a_stem() -> None:
     stems = Counter(
         path.stem
         for path in SOURCE.rglob("*.py")
-        if path.stem not in ("__init__", "__main__") and path.parent.name != "cli" and "study" not in path.parts
+        if path.stem not in ("__init__", "__main__") and path.parent.name != "cli"
     )
     assert stems["resnet"] == 1
     assert [stem for stem, count in stems.items() if count > 1] == []

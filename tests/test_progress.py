@@ -110,6 +110,7 @@ def test_a_terminal_sees_one_block_redrawn_in_place() -> None:
         assert word in text
     history = [line for line in text.splitlines() if "val acc 75.0%" in line]
     assert len(history) == 1 and "step 60/110" in history[0], "a row stays for a validation"
+    assert "[green]" not in text and "[dim]" not in text
     assert display.live is None and text.endswith("\x1b[?25h"), "the cursor is shown again"
 
 

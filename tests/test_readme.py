@@ -1,4 +1,4 @@
-"""README's commands, run as they stand but for paths and the values of --time and --epochs."""
+"""README's commands and Python run as they stand, except for paths and lengths of training."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ COMMANDS = [
     for line in text.splitlines()
     if line.startswith("resnets ")
 ]
-LONG = {"resnets study"}  # eight minutes; `test_study_everything.py` does the same on tiny networks
 SNIPPETS = [text for kind, text in BLOCKS if kind == "python"]
 SHORT = {"--time": "15s", "--epochs": "0.1"}
+# What takes more than three seconds: `resnets study` takes minutes. `home` trains quickly.
+SLOW = [line for line in COMMANDS if re.match(r"resnets (study|train (?!--resume))", line)]
 
 
 @pytest.fixture(scope="session")
@@ -46,46 +47,62 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(home / "new-photos" / "0.jpg", home / "new-photos" / "one.jpg")
     run = home / "runs" / "photos-001"
     arguments = ["--model", "resnet20", "--size", "16", "--epochs", "1", "--batch-size", "8"]
+    arguments += ["--tune", "off", "--workers", "0"]
     assert main(["train", str(home / "photos"), "--out", str(run), *arguments]) == 0
     return home
 
 
+@pytest.fixture
+def folder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, as the current folder."""
+    shutil.copytree(home, tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    return tmp_path / "home"
+
+
 def shortened(command: str) -> list[str]:
-    """The words after `resnets`, with short values for the two flags that take long."""
+    """Return the words after `resnets`, with short values for the flags that take long."""
     words = shlex.split(command)[1:]
     return [SHORT.get(before, word) for before, word in zip(["", *words], words, strict=False)]
 
 
 def test_readme_shows_both_make_commands_first() -> None:
     assert BLOCKS[0][0] == "sh"
-    assert [line.split("#")[0].strip() for line in BLOCKS[0][1].splitlines()] == [
-        "make demo",
-        "make test",
-    ]
+    commands = [line.split("#")[0].strip() for line in BLOCKS[0][1].splitlines()]
+    assert commands == ["make demo", "make test"]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [pytest.param(line, marks=pytest.mark.slow) if line in LONG else line for line in COMMANDS],
-)
-def test_readme_command(
-    command: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(home, tmp_path / "home")
-    monkeypatch.chdir(tmp_path / "home")
-    if "--resume" in command:  # an unfinished run is one without its final scores
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 130
+    assert len(COMMANDS) >= 8
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in SLOW])
+def test_readme_command(command: str, folder: Path) -> None:
+    words = shlex.split(command)[1:]
+    if "--resume" in words:  # an unfinished run is one without its final scores
         Path("runs/photos-001/scores.json").unlink()
+    assert main(words) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", SLOW)
+def test_readme_command_that_trains(command: str, folder: Path) -> None:
     assert main(shortened(command)) == 0
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS)
+@pytest.mark.parametrize("snippet", [text for text in SNIPPETS if "time=" not in text])
 def test_readme_snippet(
-    snippet: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    snippet: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(home, tmp_path / "home")
-    monkeypatch.chdir(tmp_path / "home")
     weights = tmp_path / "resnet50.pth"
     if "torchvision:" in snippet:  # stands in for the download of the same tensors
         torch.save(torchvision.models.resnet50().state_dict(), weights)
         monkeypatch.setattr("resnets.models.pretrained.local_file", lambda *_, **__: weights)
+    exec(snippet, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("snippet", [text for text in SNIPPETS if "time=" in text])
+def test_readme_snippet_that_trains(snippet: str, folder: Path) -> None:
     exec(snippet.replace('time="10m"', f'time="{SHORT["--time"]}"'), {})

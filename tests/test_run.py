@@ -20,6 +20,7 @@ from resnets import api
 from resnets.data import open_data
 from resnets.errors import UserError
 from resnets.inference.model_file import read_model
+from resnets.report.page import ReportRecord
 from resnets.training import autotune, checkpoint, trainer
 from resnets.training.recipe import FIELDS as RECIPE_FIELDS
 from resnets.training.recipe import Recipe
@@ -160,12 +161,12 @@ def test_the_scores_are_those_of_the_model_file(data: Path, tmp_path: Path) -> N
 def test_the_report_says_where_the_time_went(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: dict[str, Any] = {}
-    quick_runs(monkeypatch, report=lambda folder, **values: given.update(values))
+    given: list[ReportRecord] = []
+    quick_runs(monkeypatch, report=lambda folder, record: given.append(record))
     monkeypatch.setattr(Trainer, "profile", {"steps": 6, "warm_up": 2})
     said: list[str] = []
     api.train(data, out=tmp_path / "run", log=lambda r: said.append(r.get("text", "")), **FIELDS)
-    line = dict(given["facts"])["speed"]
+    [line] = [row["text"] for row in given[0].history if row["kind"] == "shares"]
     assert line in said
     assert "forward" in line
 
@@ -392,8 +393,8 @@ def test_advice_on_memory_after_a_checkpoint_can_be_followed(
 def test_a_lost_test_image_is_said_with_the_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page: dict[str, Any] = {}
-    quick_runs(monkeypatch, report=lambda folder, **values: page.update(values))
+    pages: list[ReportRecord] = []
+    quick_runs(monkeypatch, report=lambda folder, record: pages.append(record))
     photos = tmp_path / "photos"
     noise = np.random.default_rng(0)
     for part in ("train", "test"):
@@ -410,7 +411,7 @@ def test_a_lost_test_image_is_said_with_the_scores(
     )
     assert result.scores is not None and result.scores.num_images == 11
     words = "1 of the images could not be read and were left out"
-    assert words in said and words in page["notices"]
+    assert words in said and words in pages[0].notices
 
 
 def test_weights_are_found_again_from_any_folder(

@@ -1,4 +1,4 @@
-"""Opening data: folders in every layout, damaged files, classes, and every mistake."""
+"""Test how data is opened: folders in every layout, damaged files, classes, and user errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_agrees_with_torchvision(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("validation", ["val", "valid", "validation", "Val"])
-def test_parts(tmp_path: Path, validation: str) -> None:
+def test_splits(tmp_path: Path, validation: str) -> None:
     names = [f"{part}/{c}/x.png" for part in ("train", validation, "test") for c in ("a", "b")]
     data = open_data(fill(tmp_path, *names))
     assert list(data.splits) == ["train", "val", "test"]
@@ -60,15 +60,15 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert list(data.splits) == ["all"]
 
 
-def test_what_lies_beside_the_parts_is_named(tmp_path: Path) -> None:
+def test_what_is_beside_the_splits_is_named(tmp_path: Path) -> None:
     fill(tmp_path, "train/a/1.png", "train/b/1.png", "extra/a/1.png", "cover.png", "train/0.png")
     (tmp_path / "labels.csv").write_text("")
     (tmp_path / "test").mkdir()
     data = open_data(tmp_path)
     assert list(data.splits) == ["train"]
     assert data.notices == (
-        "ignored beside the parts test, train: cover.png, extra, labels.csv",
-        "1 images lie in train itself, in no class folder: ignored",
+        "ignored beside the splits test, train: cover.png, extra, labels.csv",
+        "1 images are in train itself, outside the class folders: ignored",
         "test has no class folders with images: ignored",
     )
 
@@ -114,10 +114,8 @@ def test_words_on_other_formats_and_lookalikes(tmp_path: Path) -> None:
     (tmp_path / "Training" / "a" / "2.heic").write_bytes(b"x")
     data = open_data(tmp_path)
     assert data.classes == ("Testing", "Training")
-    assert (
-        data.notices[0] == "pictures of formats that are not read, ignored: 1 .heic; convert them"
-    )
-    assert "hold the same folders, a, b: if they are parts" in data.notices[1]
+    assert data.notices[0] == "images of formats that are not read, ignored: 1 .heic; convert them"
+    assert "have the same folders, a, b: if they are splits" in data.notices[1]
 
 
 def test_index_of_files(tmp_path: Path) -> None:
@@ -185,7 +183,7 @@ def test_a_class_whose_images_are_all_unreadable(tmp_path: Path) -> None:
         (["train/a/1.png", "train/b/1.png", "val/a/1.png"], ["val/b"], "without images: val/b"),
         (["a/1.png"], [], "single class, 'a'; a classifier needs at least two"),
         (["1.png", "2.png"], [], "the 2 images in .* have no classes: put them into one folder"),
-        (["val/a/1.png", "valid/a/1.png", "train/a/1.png"], [], "two folders for one part: val"),
+        (["val/a/1.png", "valid/a/1.png", "train/a/1.png"], [], "two folders for one split: val"),
         ([], [], "no images in "),
         ([], ["a", "b"], "no images in "),
     ],
@@ -199,11 +197,11 @@ def test_wrong_layouts(tmp_path: Path, names: list[str], folders: list[str], mes
     assert "\n" not in str(caught.value)
 
 
-def test_a_class_missing_from_a_later_part_is_a_notice(tmp_path: Path) -> None:
+def test_a_class_missing_from_a_later_split_is_a_notice(tmp_path: Path) -> None:
     data = open_data(fill(tmp_path, "train/a/1.png", "train/b/1.png", "test/b/1.png"))
     assert data.classes == ("a", "b")
     assert data.splits["test"].targets.tolist() == [1]
-    assert data.notices == ("the part test has no images of: a",)
+    assert data.notices == ("the split test has no images of: a",)
 
 
 def test_classes_of_a_model(tmp_path: Path) -> None:
@@ -237,7 +235,7 @@ def test_missing(
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("a.zip", "is an archive"), ("a.png", "is no data set"), ("a.txt", "is no data set")],
+    [("a.zip", "is an archive"), ("a.png", "is not a data set"), ("a.txt", "is not a data set")],
 )
 def test_other_files(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / name).write_text("x")
@@ -247,7 +245,7 @@ def test_other_files(tmp_path: Path, name: str, message: str) -> None:
 
 @pytest.mark.parametrize("max_corrupt", [-0.1, 1.1, float("nan")])
 def test_max_bad_is_checked(max_corrupt: float) -> None:
-    with pytest.raises(UserError, match="must lie between 0 and 1"):
+    with pytest.raises(UserError, match="must be between 0 and 1"):
         open_data("fashion-mini", max_corrupt=max_corrupt)
 
 

@@ -1,4 +1,4 @@
-"""Large sets: headers remembered and never stale, names in one buffer, parquet by row group."""
+"""Test large sets: cached headers, names in one buffer, parquet by row group."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from pictures import fill, paint, painted
 from resnets.data import ImageFiles, decode, open_data
 from resnets.data.dataset import DataSet
-from resnets.data.packed_strings import Names
-from resnets.data.sources import header_cache, row_group_store
+from resnets.data.file_store import PackedStrings
+from resnets.data.sources import header_cache, parquet
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path, opened: list
     for _ in range(2):
         data, read = opens(folder, opened)
         assert read == ["1.png", "2.png"]
-        assert "could not be remembered" in data.notices[-1]
+        assert "could not be cached" in data.notices[-1]
 
 
 def test_small_folders_leave_nothing_behind(
@@ -146,13 +146,13 @@ def test_small_folders_leave_nothing_behind(
 
 def test_names_are_a_sequence_of_strings() -> None:
     given = ["a/1.png", "", "é/日.png", os.fsdecode(b"b/\xff.png")]
-    names = Names.of(given)
+    names = PackedStrings.of(given)
     assert len(names) == 4
     assert list(names) == ["a/1.png", "", "é/日.png", "b/\ufffd.png"]
     assert [os.fsdecode(raw) for raw in names.raws()] == given
     assert [names[index] for index in (2, 0)] == list(names.subset(np.array([2, 0])))
     assert names.subset([1, 3]).buffer is names.buffer
-    assert list(Names.of([])) == []
+    assert list(PackedStrings.of([])) == []
 
 
 def write_groups(path: Path, count: int, group: int) -> None:
@@ -167,13 +167,13 @@ def write_groups(path: Path, count: int, group: int) -> None:
 def test_parquet_is_read_by_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_groups(tmp_path / "a.parquet", 23, 5)
     loaded: list[int] = []
-    original = row_group_store.Table.group
+    original = parquet.ParquetTable.group
 
-    def group(table: row_group_store.Table, number: int) -> object:
+    def group(table: parquet.ParquetTable, number: int) -> object:
         loaded.append(number)
         return original(table, number)
 
-    monkeypatch.setattr(row_group_store.Table, "group", group)
+    monkeypatch.setattr(parquet.ParquetTable, "group", group)
     part = open_data(tmp_path / "a.parquet").splits["all"]
     assert isinstance(part, ImageFiles)
     assert loaded == [0, 1, 2, 3, 4]  # for the headers; each group once
@@ -190,10 +190,10 @@ def test_parquet_takes_no_more_memory_than_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_groups(tmp_path / "a.parquet", 24, 4)
-    monkeypatch.setattr(row_group_store, "KEPT", 2000)
+    monkeypatch.setattr(parquet, "KEPT", 2000)
     part = open_data(tmp_path / "a.parquet").splits["all"]
     assert isinstance(part, ImageFiles)
-    assert isinstance(part.files, row_group_store.Rows)
+    assert isinstance(part.files, parquet.RowGroupStore)
     for index in np.random.default_rng(0).integers(0, 24, 40).tolist():
         assert part.read(index, 3)[0, 0].tolist() == [index, 0, 0]
         assert 0 < part.files.recent.num_bytes() <= 2000

@@ -1,4 +1,4 @@
-"""Manifests, arrays and parquet files, right and wrong."""
+"""Test manifests, arrays and parquet files, right and wrong."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_jsonl(tmp_path: Path) -> None:
         ("a.jsonl", '{"path": "1.png", "label": null}\n', "line 1 of .* has no label"),
         ("a.jsonl", '{"path": "\\u0000", "label": "a"}\n', "line 1 of .* that no file can have"),
         ("a.jsonl", '{"path": "\\ud800", "label": "a"}\n', "line 1 of .* that no file can have"),
-        ("a.csv", "path,label,split\n1.png,a,test\n", "has no training part, only test"),
+        ("a.csv", "path,label,split\n1.png,a,test\n", "has no training split, only test"),
     ],
 )
 def test_wrong_manifests(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -190,11 +190,11 @@ def test_parquet_folder(tmp_path: Path) -> None:
     assert data.splits["train"].read(2, 3)[0, 0].tolist() == [0, 255, 0]
     assert data.notices[:2] == (
         "rows without a label, ignored: 2",
-        "parquet files of no known part, ignored: unsupervised-0.parquet",
+        "parquet files without a split in their name, ignored: unsupervised-0.parquet",
     )
 
 
-def test_parquet_in_folders_of_parts(tmp_path: Path) -> None:
+def test_parquet_in_folders_of_splits(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train/0000.parquet", [("red", 1), ("blue", 0)])
     write_parquet(tmp_path / "test/0000.parquet", [("red", 1)])
     assert list(open_data(tmp_path).splits) == ["train", "test"]
@@ -214,7 +214,7 @@ def test_parquet_bad_rows(tmp_path: Path) -> None:
     write_parquet(path, [("red", 1), (None, 0), ("blue", 0)])
     assert open_data(path, max_corrupt=0.5).skipped == (("a.parquet#1", "the file is empty"),)
     write_parquet(path, [("red", 1), ("blue", 3)])
-    with pytest.raises(UserError, match="the label 3; it has 3 classes"):
+    with pytest.raises(UserError, match="the label 3, but 3 classes"):
         open_data(path)
     write_parquet(path, [("red", -1)])
     with pytest.raises(UserError, match="no labelled images"):

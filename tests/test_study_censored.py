@@ -11,14 +11,12 @@ import pytest
 from resnets.cli.main import main
 from resnets.study.account import summary_lines
 from resnets.study.report.claims import STORED, read_claims
-from resnets.study.report.degradation import training_figures
 from resnets.study.report.evidence import Evidence
-from resnets.study.report.exhibit import Exhibit
 from resnets.study.report.judging import Judged, judge_all
-from resnets.study.report.page import study_page
+from resnets.study.report.study_page import study_page
 from resnets.study.summary import summarise
 from resnets.study.tables import read_table, write_table
-from tiny_evidence import degrading, plan, training_rows, write_training
+from tiny_evidence import degrading, figure_of, plan, training_rows, write_training
 
 Errors = Callable[[str, int, int], float | None]
 ALL = range(6)
@@ -75,7 +73,7 @@ def test_what_diverged_stands_beside_every_verdict(
     for name in ("shortcuts", "residual-gains"):
         assert any(f"  {name}  " in line and words in line for line in told), name
     assert not any("plain-degrades" in line and "diverged" in line for line in told)
-    page = study_page(facts=[], judged=[*judged(tmp_path).values()], sections=[])
+    page = study_page({}, [*judged(tmp_path).values()], {})
     assert page.count("<small>2 of 6 runs of residual-56 diverged</small>") == 2
     lines = [*summary_lines(summarise(plan(), training_rows(errors)))]
     assert sum(words in line for line in lines) == 2
@@ -85,7 +83,7 @@ def test_the_strongest_degradation_leaves_a_row(tmp_path: Path) -> None:
     write_training(tmp_path, losing("plain", 56))
     found = judged(tmp_path)["shortcuts"]
     assert (found.effect, found.p, found.verdict) == (None, 1 / 64, "supported")
-    page = study_page(facts=[], judged=[found], sections=[])
+    page = study_page({}, [found], {})
     assert "no two runs to compare, p = 0.0156<small>6 of 6 runs of plain-56 diverged" in page
     assert "1 supported" in page
 
@@ -117,44 +115,31 @@ def test_a_claim_on_another_number_counts_them_too(tmp_path: Path) -> None:
         assert found.notes == ("1 of 6 runs of plain-56 diverged",)
 
 
-def figure(folder: Path, name: str) -> Exhibit:
-    return next(one for one in training_figures(Evidence.read(folder)) if one.name == name)
-
-
 def test_runs_that_diverged_are_marked_and_counted(tmp_path: Path) -> None:
     write_training(tmp_path, losing("plain", 56, [0, 1]))
-    found = figure(tmp_path, "degradation")
-    assert "% at 56, 2 diverged)" in found.sentence
-    assert found.sentence.endswith("(95 %: 45.0 to 45.0) in pairs of runs that did not diverge.")
+    found = figure_of(tmp_path, "degradation")
+    told = found.caption["subtitle"]
+    assert "60.4% (2 diverged) at 56 layers" in told
+    assert "(95 %: 45.0 to 45.0; p = 0.016) in pairs of runs that did not diverge." in told
     assert len(found.panels[0].data["lost"]) == 2
     assert len(found.panels[0].data["dots"]) == 34
 
 
-@pytest.mark.parametrize(
-    ("family", "depth", "opening"),
-    [
-        ("plain", 56, "Plain networks of 56 layers diverged, while residual"),
-        ("plain", 8, "Plain networks of 8 layers diverged, while residual"),
-    ],
-)
-def test_the_sentence_names_the_cell_that_was_lost(
-    tmp_path: Path, family: str, depth: int, opening: str
-) -> None:
-    write_training(tmp_path, losing(family, depth))
-    sentence = figure(tmp_path, "degradation").sentence
-    assert sentence.startswith(opening)
-    assert ("points above residual" in sentence) == (depth == 8)
+@pytest.mark.parametrize("depth", [8, 56])
+def test_the_subtitle_names_the_cell_that_was_lost(tmp_path: Path, depth: int) -> None:
+    write_training(tmp_path, losing("plain", depth))
+    told = figure_of(tmp_path, "degradation").caption["subtitle"]
+    assert f"diverged at {depth} layers" in told.split("of residual ones")[0]
+    assert ("points above residual" in told) == (depth == 8)
 
 
 def test_no_difference_is_called_none(tmp_path: Path) -> None:
     write_training(tmp_path, lambda f, d, s: 0.2 + 0.01 * (s % 2) * (1 if f == "plain" else -1))
-    sentence = figure(tmp_path, "degradation").sentence
-    assert sentence.startswith("Plain networks show no clear change with depth")
+    title = figure_of(tmp_path, "degradation").caption["title"]
+    assert title == ("Within 400 steps depth clearly changes neither plain nor residual networks")
     write_training(tmp_path, lambda f, d, s: 0.2 + 0.01 * (-1) ** s * (f == "plain"))
-    assert (
-        "at 56 layers there is no clear difference: 0.0 points (95 %: -0."
-        in figure(tmp_path, "degradation").sentence
-    )
+    told = figure_of(tmp_path, "degradation").caption["subtitle"]
+    assert "At 56 layers there is no clear difference: 0.0 points (95 %: -" in told
 
 
 OTHERS = ("dirac", "strength-0.25", "strength-0.75")
@@ -165,47 +150,55 @@ def further(errors: dict[str, float | None]) -> Errors:
     return lambda f, d, s: errors[f] if f in errors else degrading(f, d, s)
 
 
-def test_further_families_and_doses_have_figures(tmp_path: Path) -> None:
-    errors = further({"dirac": 0.15, "strength-0.25": 0.7, "strength-0.75": 0.3})
+def test_further_families_and_strengths_have_figures(tmp_path: Path) -> None:
+    errors = further({"dirac": 0.1, "strength-0.25": 0.7, "strength-0.75": 0.3})
     write_training(tmp_path, errors, *OTHERS)
-    told = figure(tmp_path, "families").sentence
-    assert told.startswith("At 56 layers the mean training error goes from 15.0% (dirac) to 70.0%")
-    assert "tell apart" not in told
-    told = figure(tmp_path, "dose").sentence
-    assert "falls, from 60.2% to 15.2%, the most between 0.25 and 0.75." in told
+    words = figure_of(tmp_path, "families").caption
+    assert words["title"] == "At 56 layers Dirac (plain) trains best, plain worst"
+    told = words["subtitle"]
+    assert told == (
+        "At 56 layers the mean training error goes from 10.0% (Dirac (plain)) to 60.2% (plain)."
+    )
+    words = figure_of(tmp_path, "strength").caption
+    assert words["title"] == "A stronger shortcut lowers the training error at 56 layers"
+    told = words["subtitle"]
+    assert "from 60.2% to 15.2%, with the largest step between 0.25 and 0.75." in told
 
 
 def test_order_in_noise_is_no_order(tmp_path: Path) -> None:
     noise = lambda f, d, s: 0.2 + 0.01 * ((7 * s + 3 * len(f)) % 6)  # noqa: E731
     write_training(tmp_path, noise, *OTHERS)
-    told = figure(tmp_path, "families").sentence
-    assert "which the exact test of 6 seeds does not tell apart" in told
-    assert "shows no clear change, from" in figure(tmp_path, "dose").sentence
+    words = figure_of(tmp_path, "families").caption
+    assert words["title"] == "At 56 layers the families are not clearly different"
+    assert "a difference that the exact test does not confirm" in words["subtitle"]
+    title = figure_of(tmp_path, "strength").caption["title"]
+    assert title == "The shortcut's strength does not clearly change the training error"
 
 
 def test_a_family_that_diverged_wholly_is_drawn_and_named(tmp_path: Path) -> None:
     errors = further({"dirac": None, "strength-0.25": None, "strength-0.75": 0.3})
     write_training(tmp_path, errors, *OTHERS)
-    families, dose = figure(tmp_path, "families"), figure(tmp_path, "dose")
-    assert "runs that diverged: dirac (6 of 6), strength-0.25 (6 of 6)" in families.sentence
-    lost = {row["family"]: row["lost"] for row in families.panels[0].data["lost"]}
-    assert lost == {"dirac": "6 of 6", "strength-0.25": "6 of 6"}
-    assert dose.sentence.endswith(
+    families, strength = figure_of(tmp_path, "families"), figure_of(tmp_path, "strength")
+    assert families.caption["subtitle"].endswith("runs that diverged: Dirac (plain) (6 of 6).")
+    assert {row["family"]: row["lost"] for row in families.panels[0].data["lost"]} == {
+        "dirac": "6 of 6"
+    }
+    assert strength.caption["subtitle"].endswith(
         "between 0 and 0.75; runs that diverged, by strength: 0.25 (6 of 6)."
     )
-    assert [row["dose"] for row in dose.panels[0].data["lost"]] == [0.25]
-    for exhibit in (families, dose):
-        exhibit.save(tmp_path)
+    assert [row["strength"] for row in strength.panels[0].data["lost"]] == [0.25]
+    for found in (families, strength):
+        found.save(tmp_path)
 
 
 def test_one_learning_rate_for_all_is_said_so(tmp_path: Path) -> None:
     write_training(tmp_path, further({"dirac": 0.2}), "dirac")
     path = tmp_path / "data" / "train.csv"
     for name in ("degradation", "families"):
-        assert "ach cell has its own learning rate" in figure(tmp_path, name).note
+        assert "ach cell has its own learning rate" in figure_of(tmp_path, name).caption["note"]
     write_table(path, [row for row in read_table(path) if row["study"] == "train"])
     for name in ("degradation", "families"):
-        note = figure(tmp_path, name).note
+        note = figure_of(tmp_path, name).caption["note"]
         assert "ll cells have the same learning rate, 0.1, which was not tuned" in note
         assert "own learning rate" not in note
 
@@ -214,8 +207,8 @@ def test_curves_that_were_cut_off_are_left_out(tmp_path: Path) -> None:
     write_training(tmp_path, losing("plain", 56, [0, 1]))
     path = tmp_path / "data" / "train.csv"
     start = {"study": "train", "family": "plain", "depth": 56, "lr": 0.1}
-    begun = [{**start, "metric": "loss", "seed": s, "step": 20, "value": 99.0} for s in (0, 1)]
-    write_table(path, [*read_table(path), *begun])
-    found = figure(tmp_path, "curves")
-    assert "without the runs that diverged (2 of plain-56)" in found.note
+    cut = [{**start, "metric": "loss", "seed": s, "step": 20, "value": 99.0} for s in (0, 1)]
+    write_table(path, [*read_table(path), *cut])
+    found = figure_of(tmp_path, "curves")
+    assert "without the runs that diverged (2 of plain-56)" in found.caption["note"]
     assert {row["loss"] for panel in found.panels for row in panel.data["rows"]} == {1.0, 2.0}

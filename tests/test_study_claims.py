@@ -9,7 +9,6 @@ import pytest
 
 from resnets.cli.main import main
 from resnets.errors import UserError
-from resnets.study.report.atlas import verdict_sentence
 from resnets.study.report.claims import STORED, read_claims
 from resnets.study.report.evidence import Evidence
 from resnets.study.report.judging import judge_all
@@ -232,11 +231,3 @@ def test_a_claims_file_that_is_not_there(tmp_path: Path) -> None:
     assert check(numbers(tmp_path, [1.0]), tmp_path / "none.toml") == 2
     with pytest.raises(UserError):
         Evidence.read(tmp_path / "nowhere")
-
-
-def test_plain_networks_vanish() -> None:
-    rows = [
-        {"family": "plain-bn", "depth": 100, "metric": f"verdict_{way}", "status": "vanishes"}
-        for way in ("forward", "backward")
-    ]
-    assert "plain networks with batch norm vanish." in verdict_sentence(rows)

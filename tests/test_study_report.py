@@ -14,39 +14,31 @@ from typing import Any
 import pytest
 
 from resnets.cli.main import main
-from resnets.report.style import POLICY
 from resnets.study import everything
-from resnets.study.report import layers
-from resnets.study.report.atlas import init_figures
-from resnets.study.report.correlation import correlation_sentence
-from resnets.study.report.curves import rates_sentence
-from resnets.study.report.degradation import degradation_sentence, training_figures
-from resnets.study.report.evidence import Evidence
-from resnets.study.report.exhibit import Exhibit
-from resnets.study.report.inside import inside_figures
-from resnets.study.report.writing import write_study_report
+from resnets.study.report.evidence import Evidence as Tables
+from resnets.study.report.figure_row import words_of
+from resnets.study.report.study_page import draw_all, study_page, write_study_report
 from resnets.study.tables import probe_path, read_table, write_table
 from tiny_evidence import (
-    GROWTH,
     degrading,
-    exchange_networks,
+    figure_of,
     plan,
-    turned_round,
+    write_budget,
     write_init,
+    write_initial_gradients,
     write_probes,
     write_training,
 )
 
 MOST_BYTES = 5e6
 SECTIONS = {
-    "In training": ("degradation", "curves", "rates"),
-    "At initialisation": ("atlas", "slopes", "correlation", "verdicts"),
-    "Inside trained networks": (
-        "paths", "lesions", "reordering", "use", "responses", "similarity", "across", "landscape",
-        "surface",
-    ),
-}  # fmt: skip
-EXHIBITS = [name for names in SECTIONS.values() for name in names]
+    "training": ("degradation", "curves", "rates"),
+    "initialisation": ("verdicts", "atlas"),
+    "trained": ("paths", "ablation", "blocks", "similarity", "landscape"),
+}
+FIGURES = [name for names in SECTIONS.values() for name in names]
+WRITE = {"training": lambda folder: write_training(folder, degrading), "initialisation": write_init,
+         "trained": write_probes}  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -84,18 +76,16 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def exhibit(figures: list[Exhibit], name: str) -> Exhibit:
-    return next(figure for figure in figures if figure.name == name)
-
-
 def test_page_needs_nothing_but_itself(study: Path) -> None:
     path = study / "study.html"
     assert path.stat().st_size < MOST_BYTES
     page, html = Page(path), path.read_text(encoding="utf-8")
-    assert f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">' in html
+    policy = next(at["content"] for _, at in page.elements if "http-equiv" in at) or ""
+    assert "default-src 'none'" in policy and "img-src data:" in policy
     assert html.count("<script>") == 2  # the library, once, and what starts the charts
     for tag, attributes in page.elements:
-        assert tag not in ("link", "img", "iframe", "object")
+        assert tag not in ("link", "iframe", "object")
+        assert tag != "img" or (attributes["src"] or "").startswith("data:image/")
         assert not (tag == "script" and "src" in attributes)
         assert not (attributes.get("href") or "").startswith(("http", "//"))
 
@@ -103,143 +93,113 @@ def test_page_needs_nothing_but_itself(study: Path) -> None:
 def test_every_link_leads_somewhere(study: Path) -> None:
     page = Page(study / "study.html")
     places = {attributes.get("id") for _, attributes in page.elements}
-    links = [href for tag, at in page.elements if tag == "a" and (href := at["href"])]
-    assert len(links) > 3 * len(EXHIBITS)
-    for href in links:
+    links = [at["href"] for tag, at in page.elements if tag == "a" and at.get("href")]
+    assert len(links) > 3 * len(FIGURES)
+    for href in filter(None, links):
         assert href[1:] in places if href.startswith("#") else (study / href).is_file(), href
 
 
-def test_page_holds_every_figure_with_its_sentence_data_and_command(study: Path) -> None:
+def test_page_holds_every_figure_with_its_words_data_and_command(study: Path) -> None:
     html = (study / "study.html").read_text(encoding="utf-8")
-    for name in EXHIBITS:
-        found = re.search(rf'<article class="exhibit" id="figure-{name}">.*?</article>', html, re.S)
+    for name in FIGURES:
+        found = re.search(rf'<article class="figure" id="figure-{name}">.*?</article>', html, re.S)
         assert found, name
-        assert re.search(r"<h3>[A-Z].{20,}\.</h3>", found[0]), name
-        assert "<code>resnets study " in found[0] and "data of this figure" in found[0]
+        title = re.search(r"<h3>([A-Z0-9].{10,})</h3>", found[0])
+        assert title and len(title[1].split()) <= 12, name
+        assert f'<img class="static" alt="{title[1]}. ' in found[0], name
+        assert f'<a href="#figure-{name}">{title[1]}</a>' in html, "the contents list"
+        assert "<code>resnets study " in found[0] and "Data of this figure" in found[0]
         for suffix in ("svg", "png"):
             assert (study / "figures" / f"{name}.{suffix}").stat().st_size > 1000
 
 
+def test_every_chart_has_an_alternative_text_and_one_legend(study: Path) -> None:
+    page = Page(study / "study.html")
+    html = (study / "study.html").read_text(encoding="utf-8")
+    titles = dict(re.findall(r'<article class="figure" id="figure-(.*?)">\n<h3>(.*?)</h3>', html))
+    for name, config in page.charts.items():
+        assert escape(config["description"]).endswith(titles[name.rpartition("-")[0]])
+    assert html.count('aria-label="legend"') == 7  # not for the maps
+
+
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_section_without_tables_is_left_out(tmp_path: Path, section: str) -> None:
-    if section == "In training":
-        write_training(tmp_path, degrading)
-        made = training_figures(Evidence.read(tmp_path))
-        others = [init_figures, inside_figures]
-    elif section == "At initialisation":
-        write_init(tmp_path)
-        made = init_figures(Evidence.read(tmp_path))
-        others = [training_figures, inside_figures]
-    else:
-        write_probes(tmp_path)
-        made = inside_figures(Evidence.read(tmp_path))
-        others = [training_figures, init_figures]
-    assert tuple(figure.name for figure in made) == SECTIONS[section]
-    assert [make(Evidence.read(tmp_path)) for make in others] == [[], []]
+    WRITE[section](tmp_path)
+    drawn = draw_all(Tables.read(tmp_path), [])
+    assert tuple(figure.name for figure in drawn[section]) == SECTIONS[section]
+    assert [drawn[other] for other in SECTIONS if other != section] == [[], []]
+    assert f'id="{section}"' in study_page(drawn, [], {})
+    assert all(
+        f'id="{other}"' not in study_page(drawn, [], {}) for other in SECTIONS if other != section
+    )
 
 
-def test_page_has_the_claims_and_what_they_do_not_show(study: Path) -> None:
+def test_new_tables_have_figures(tmp_path: Path) -> None:
+    write_training(tmp_path, degrading)
+    write_budget(tmp_path, 0.1, 0.2)
+    write_initial_gradients(tmp_path, 0.5)
+    drawn = draw_all(Tables.read(tmp_path), [])
+    names = [figure.name for figures in drawn.values() for figure in figures]
+    assert names == ["degradation", "budget", "curves", "rates", "measure"]
+    assert figure_of(tmp_path, "budget").command.startswith("resnets study train")
+
+
+def test_page_has_the_answer_the_claims_and_what_they_do_not_show(study: Path) -> None:
     words = " ".join(Page(study / "study.html").words.split())
-    for name in SECTIONS:
-        assert name in words
+    assert "train worse with more layers? Yes. 40.0 points, p = 0.0156" in words
+    assert words.count("? Yes.") == 5
+    for name in (
+        "In training",
+        "At initialisation",
+        "Inside trained networks",
+        "Contents",
+        "Terms",
+    ):
+        assert name in words or name == "Contents"
     assert "What this does not show" in words
     for source in ("1806.05393", "2203.08120", "1706.00388", "ResNet-110 barely changes"):
         assert source in words
     shortcuts = words.split("training error of plain is higher than that of residual")[1]
-    assert "45.0 [45.0, 45.0] points, p = 0.0156 ✓" not in shortcuts  # the mark is style, not text
-    assert "45.0 [45.0, 45.0] points, p = 0.0156 supported" in shortcuts or (
-        "45.0 points, p = 0.0156supported" in shortcuts
-    )
+    assert "45.0 points, p = 0.0156 supported" in shortcuts
 
 
-def test_the_sentence_on_degradation_follows_the_numbers(tmp_path: Path) -> None:
-    write_training(tmp_path, degrading)
-    first = exhibit(training_figures(Evidence.read(tmp_path)), "degradation").sentence
-    assert first.startswith("Plain networks get worse with depth (20.2% training error at 8 layers")
-    assert "while residual networks get better with depth" in first
-    assert "plain is 45.0 points above residual" in first
-    write_training(tmp_path, turned_round)
-    second = exhibit(training_figures(Evidence.read(tmp_path)), "degradation").sentence
-    assert second.startswith("Plain networks get better with depth")
-    assert "while residual networks get worse with depth" in second
-    assert "plain is 45.0 points below residual (95 %: 45.0 to 45.0)" in second
-
-
-@pytest.mark.parametrize(("lost", "word"), [(6.0, "diverged"), (0.0, "were not measured")])
-def test_what_was_not_measured_did_not_diverge(lost: float, word: str) -> None:
-    ends = [
-        {"metric": "train_error", "family": family, "depth": depth, "value": 0.1}
-        for family, depth in (("plain", 8), ("residual", 8), ("residual", 56))
-    ]
-    ends.append({"metric": "diverged", "family": "plain", "depth": 56, "value": lost})
-    told = degradation_sentence(ends, (8, 56))
-    assert f"Plain networks of 56 layers {word}" in told
+def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
+    write_probes(tmp_path)
+    path = probe_path(tmp_path, "paths", "residual-56")
+    path.rename(path.with_name("probe_paths_<b>&evil.csv"))
+    html = write_study_report(tmp_path).read_text(encoding="utf-8")
+    assert "<b>&evil" not in html and "&lt;b&gt;&amp;evil" in html
 
 
 def test_tables_without_summary_leave_the_rates_out(tmp_path: Path) -> None:
     write_training(tmp_path, degrading)
     (tmp_path / "data" / "summary.csv").unlink()
-    assert "rates" not in {shown.name for shown in training_figures(Evidence.read(tmp_path))}
+    drawn = draw_all(Tables.read(tmp_path), [])
+    assert "rates" not in {shown.name for shown in drawn["training"]}
 
 
-def test_rows_without_values_leave_their_words_out() -> None:
-    """Of a probe in which nothing is finite, and of an atlas without plain networks."""
-    rows: dict[str, list[dict[str, Any]]] = {
-        "net": [
-            {"metric": metric, "family": "residual", "unit": 1, "x": 1.0, "status": "not finite"}
-            for metric in ("probe_error", "response_std", "cka")
-        ]
-    }
-    assert layers.use_sentence(rows) == "Nothing could be measured in these networks."
-    assert layers.responses(rows, (), "") is None
-    assert layers.similarity_sentence(rows) == "The layers' similarity is not defined here."
-    assert layers.similarity({"net": rows["net"][:1]}, (), "") is None
-    assert "nothing to compare" in correlation_sentence([], [])
+def test_a_network_of_which_nothing_is_finite_has_no_figure(tmp_path: Path) -> None:
+    for table, metric in (
+        ("use", "probe_error"),
+        ("responses", "response_std"),
+        ("similarity", "cka"),
+    ):
+        row = {"study": "probe", "family": "residual", "depth": 8, "metric": metric, "unit": 1}
+        write_table(probe_path(tmp_path, table, "net"), [row | {"x": 1.0, "status": "not finite"}])
+    assert draw_all(Tables.read(tmp_path), []) == {section: [] for section in SECTIONS}
 
 
-def test_a_rate_lost_to_divergence_is_not_at_the_edge() -> None:
-    chosen = [
-        {"metric": "lr", "family": "plain", "depth": depth, "value": 0.1, "status": status}
-        for depth, status in ((8, "edge"), (56, "diverged"))
-    ]
-    told = rates_sentence(chosen, ["plain"])
-    assert "At the edge of what was tried: plain 8. Diverged at every rate: plain 56." in told
+def test_the_words_of_the_page_name_claims_that_exist() -> None:
+    from resnets.study.report.claims import STORED, read_claims
 
-
-def test_the_sentences_at_initialisation_follow_the_numbers(tmp_path: Path) -> None:
-    write_init(tmp_path)
-    figures = init_figures(Evidence.read(tmp_path))
-    told = exhibit(figures, "atlas").sentence
-    assert "grows on its way back in plain + BN (10²⁰) and residual, no norm (10³⁰)" in told
-    assert "gradients of plain networks with batch norm grow" in exhibit(figures, "slopes").sentence
-    assert "look the same" in exhibit(figures, "correlation").sentence
-    assert "plain networks with batch norm explode" in exhibit(figures, "verdicts").sentence
-    write_init(tmp_path, GROWTH | {"plain-bn": -0.2})
-    figures = init_figures(Evidence.read(tmp_path))
-    assert "dies in plain + BN (10⁻²⁰)" in exhibit(figures, "atlas").sentence
-    assert "batch norm shrink" in exhibit(figures, "slopes").sentence
-    assert "plain networks with batch norm" not in exhibit(figures, "verdicts").sentence
-
-
-def test_the_sentences_on_networks_follow_the_numbers(tmp_path: Path) -> None:
-    write_probes(tmp_path)
-    figures = inside_figures(Evidence.read(tmp_path))
-    assert "along short paths: 1.7 of 6 branches" in exhibit(figures, "paths").sentence
-    assert "the network survives better" in exhibit(figures, "lesions").sentence
-    assert "6 of 6 units step against the gradient" in exhibit(figures, "use").sentence
-    assert "answer more weakly, as He 2015" in exhibit(figures, "responses").sentence
-    assert "lies in the flatter place" in exhibit(figures, "landscape").sentence
-    exchange_networks(tmp_path)
-    figures = inside_figures(Evidence.read(tmp_path))
-    assert "do not make the network survive better" in exhibit(figures, "lesions").sentence
-    assert "do not answer more weakly" in exhibit(figures, "responses").sentence
-    assert "does not lie in the flatter place" in exhibit(figures, "landscape").sentence
+    claims = {claim.name for claim in read_claims(STORED)}
+    assert {question["claim"] for question in words_of("page")["question"]} <= claims
 
 
 def test_the_same_tables_give_the_same_bytes(tmp_path: Path, study: Path) -> None:
     again = tmp_path / "again"
     again.mkdir()
-    exhibit(training_figures(Evidence.read(study)), "curves").save(again)
+    figure_of(study, "curves").save(again)
     for name in ("curves.svg", "curves.png"):
         assert (again / name).read_bytes() == (study / "figures" / name).read_bytes()
 
@@ -293,7 +253,6 @@ def test_a_browser_draws_every_chart(study: Path, tmp_path: Path) -> None:
         drawn = re.search(rf'<div class="chart[^"]*" id="{name}"[^>]*>(.*?)</div>', dom, re.DOTALL)
         assert drawn is not None, name
         assert re.search(r"<svg|<canvas", drawn[1]), f"{name}: {drawn[1][:200]}"
-    assert "vega-bindings" in dom  # the switch between linear and logarithmic
 
 
 def test_study_alone_does_what_is_missing_in_order(
@@ -342,23 +301,24 @@ def test_study_alone_does_what_is_missing_in_order(
 
 def test_figures_in_print_are_drawn_where_they_are_comparable(tmp_path: Path) -> None:
     write_training(tmp_path, degrading)
-    (first,) = [e for e in training_figures(Evidence.read(tmp_path)) if e.name == "degradation"]
+    first = figure_of(tmp_path, "degradation")
     assert not any(panel.data["print"] for panel in first.panels)
     table = tmp_path / "data" / "summary.csv"
     printed = {"study": "train", "family": "plain", "depth": 20, "metric": "published_test_error"}
     write_table(table, [*read_table(table), printed | {"value": 0.0978, "status": "a paper"}])
-    (second,) = [e for e in training_figures(Evidence.read(tmp_path)) if e.name == "degradation"]
+    second = figure_of(tmp_path, "degradation")
     training, test = (panel.data["print"] for panel in second.panels)
     assert training == [] and test == [
         {"series": "plain", "depth": 20, "value": 0.0978, "source": "a paper"}
     ]
-    assert "in print" in second.note and "in print" not in first.note
+    notes = [found.caption["note"] for found in (first, second)]
+    assert ["published errors" in note for note in notes] == [False, True]
     second.save(tmp_path)
 
 
 def test_help_of_the_group_says_what_it_does_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "--help"]) == 0
     out = capsys.readouterr().out
-    assert "without a verb does all of it" in out and "study report" in out
+    assert "run the whole study" in out and "study report" in out
     assert main(["study", "reprot"]) == 2
     assert "did you mean 'study report'" in capsys.readouterr().err

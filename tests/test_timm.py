@@ -1,4 +1,4 @@
-"""timm's variants against ours: weights load unchanged, logits agree, sizes are equal."""
+"""Compare with timm's variants: weights load unchanged, logits agree, sizes are equal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from cases import for_each
 from resnets.models.registry import MODELS, create_model
 from resnets.models.summary import count_macs, count_parameters
 
@@ -25,6 +26,7 @@ UNCHANGED = [
     "resnet50_gn",
 ]
 TWINS = [name for name, row in MODELS.items() if row.counted.startswith("timm ")]
+DEEP = [name for name in TWINS if MODELS[name].layers >= 152]  # seconds each
 FLOAT64 = 1e-10  # the same sums in another order
 
 
@@ -44,8 +46,18 @@ def worst(ours: nn.Module, theirs: nn.Module, side: int = 49) -> float:
         return float((ours.double().eval()(images) - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize("name", UNCHANGED)
+@for_each(["resnet18d", "resnet50t", "seresnet50", "resnetrs50", "resnetblur50", "resnet50_gn"])
 def test_weights_load_unchanged_and_logits_agree(name: str) -> None:
+    compare_logits(name)
+
+
+@pytest.mark.slow
+@for_each(UNCHANGED)
+def test_weights_of_every_variant_load_unchanged_and_logits_agree(name: str) -> None:
+    compare_logits(name)
+
+
+def compare_logits(name: str) -> None:
     theirs = with_statistics(timm.create_model(name, zero_init_last=False))
     ours = create_model(name)
     ours.load_state_dict(theirs.state_dict())
@@ -82,8 +94,18 @@ def test_dilated_networks_agree(name: str, output_stride: int) -> None:
     assert worst(ours, theirs) < FLOAT64
 
 
-@pytest.mark.parametrize("name", TWINS)
+@for_each(name for name in TWINS if name not in DEEP)
 def test_sizes_are_those_of_timms_twin(name: str) -> None:
+    compare_sizes(name)
+
+
+@pytest.mark.slow
+@for_each(DEEP)
+def test_sizes_of_deep_networks_are_those_of_timms_twin(name: str) -> None:
+    compare_sizes(name)
+
+
+def compare_sizes(name: str) -> None:
     row = MODELS[name]
     with torch.device("meta"):
         theirs = timm.create_model(row.counted.removeprefix("timm "))

@@ -1,4 +1,4 @@
-"""Drop-in for torchvision: its ten residual networks against ours, key by key, bit by bit."""
+"""Test our networks in place of torchvision's ten: key by key, bit by bit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from cases import for_each
 from resnets.models.registry import MODELS, create_model
 from resnets.models.summary import count_macs, count_parameters
 
@@ -22,6 +23,7 @@ TEN = [
     "wide_resnet50_2",
     "wide_resnet101_2",
 ]
+SMALL = ["resnet18", "resnet50", "resnext50_32x4d"]  # one of each kind; `make slow` takes all
 FLOAT64 = 1e-10  # the same sums in another order
 
 
@@ -36,8 +38,18 @@ def worst(a: Tensor, b: Tensor) -> float:
     return float((a - b).detach().abs().max() / b.detach().abs().max())
 
 
-@pytest.mark.parametrize("name", TEN)
+@for_each(SMALL)
 def test_a_seed_gives_torchvisions_initial_weights(name: str) -> None:
+    compare_initial_weights(name)
+
+
+@pytest.mark.slow
+@for_each(TEN)
+def test_a_seed_gives_all_of_torchvisions_initial_weights(name: str) -> None:
+    compare_initial_weights(name)
+
+
+def compare_initial_weights(name: str) -> None:
     torch.manual_seed(5)
     theirs = getattr(torchvision.models, name)().state_dict()
     torch.manual_seed(5)
@@ -47,8 +59,18 @@ def test_a_seed_gives_torchvisions_initial_weights(name: str) -> None:
     assert not different
 
 
-@pytest.mark.parametrize("name", TEN)
+@for_each(SMALL)
 def test_logits_and_input_gradients_agree(name: str) -> None:
+    compare_logits(name)
+
+
+@pytest.mark.slow
+@for_each(TEN)
+def test_logits_and_input_gradients_of_all_agree(name: str) -> None:
+    compare_logits(name)
+
+
+def compare_logits(name: str) -> None:
     theirs = getattr(torchvision.models, name)().double().eval()
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):  # fresh statistics would hide a norm left out
@@ -64,7 +86,7 @@ def test_logits_and_input_gradients_agree(name: str) -> None:
     assert worst(gradient, expected_gradient) < FLOAT64
 
 
-@pytest.mark.parametrize("name", TEN)
+@for_each(TEN)
 def test_sizes_agree_with_torchvision_and_its_published_figures(name: str) -> None:
     with torch.device("meta"):
         theirs = getattr(torchvision.models, name)()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 import resnets
@@ -176,15 +177,25 @@ def test_the_network_fits_data_and_recipe() -> None:
     assert trainer.new_model_config() == config
 
 
+WHITENED = 1e-3  # of covariances near 1, computed in float32
+
+
 def test_a_whitened_stem_is_measured_on_the_training_images() -> None:
     trainer = trainer_of(recipe_of(model="resnet8_fast_half"))
     model, same = trainer.new_model(), trainer.new_model()
     filters = model.conv1.weight
     assert torch.equal(filters, same.conv1.weight)
-    fresh = Whitening(3)
-    fresh.fit(torch.from_numpy(normalised(trainer)))
-    torch.testing.assert_close(filters, fresh.weight)
-    # The weights of a checkpoint or a model file are not measured over again.
+    images = torch.from_numpy(normalised(trainer))
+    with torch.no_grad():
+        maps = model.conv1(images) - model.conv1.bias[:, None, None]
+    whitened = maps[:, :12, :-1, :-1].movedim(1, 0).flatten(1).double()  # without the padded border
+    patches = F.unfold(images, 2).movedim(1, 0).flatten(1).double()
+    # Eigenvectors differ between kinds of CPU, so the covariance of the output is compared.
+    variances = torch.linalg.eigvalsh(patches @ patches.T / patches.shape[1])
+    expected = torch.diag(variances / (variances + Whitening.SMALLEST))
+    covariance = whitened @ whitened.T / whitened.shape[1]
+    torch.testing.assert_close(covariance, expected, atol=WHITENED, rtol=0)
+    # The weights of a checkpoint or a model file are not measured again.
     assert not torch.allclose(trainer.new_model(pretrained=False).conv1.weight, filters)
 
 

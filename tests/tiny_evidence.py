@@ -11,6 +11,12 @@ from typing import Any
 from resnets.study.account import summary_rows
 from resnets.study.book import long_form
 from resnets.study.plan import PRESETS, TWINS, Group, Plan
+from resnets.study.report import figure_row
+from resnets.study.report.claims import STORED, read_claims
+from resnets.study.report.evidence import Evidence as Tables
+from resnets.study.report.figure_row import DrawnFigure
+from resnets.study.report.judging import judge_all
+from resnets.study.report.study_page import SECTIONS, command_of
 from resnets.study.summary import summarise
 from resnets.study.tables import probe_path, write_table
 
@@ -18,6 +24,20 @@ Row = dict[str, Any]
 DEPTHS, SEEDS = (8, 20, 56), tuple(range(6))
 BLOCKS = 6
 UNIT_FAMILIES = {"plain": "plain-56", "residual": "residual-56"}
+
+
+def verdicts_of(tables: Tables) -> dict[str, str]:
+    """The verdicts on the stored claims."""
+    return {found.claim.name: found.verdict for found in judge_all(read_claims(STORED), tables)}
+
+
+def figure_of(folder: Path, name: str) -> DrawnFigure:
+    """A figure of the page of this folder, which must have something to show."""
+    tables = Tables.read(folder)
+    row = next(row for rows in SECTIONS.values() for row in rows if row.name == name)
+    found = figure_row.draw(row, tables, verdicts_of(tables), command_of(tables, row.tables[0]))
+    assert found is not None, name
+    return found
 
 
 def plan(*others: str) -> Plan:
@@ -151,16 +171,11 @@ def _probe(family: str) -> dict[str, list[Row]]:
         use += [{"metric": "branch_angle", "unit": u, "value": 0.1 + u / 100} for u in units]
         use += [{"metric": "branch_ratio", "unit": u, "value": 1 / u} for u in units]
         paths = [*_paths()]
-    landscape: list[Row] = [
+    landscape = [
         {"metric": "line_loss_recalibrated", "draw": draw, "x": x,
          "value": 0.5 + (1 + draw / 10 + plain) * x * x}
         for draw in range(10) for x in (-1.0, -0.5, 0.0, 0.5, 1.0)
     ]  # fmt: skip
-    landscape += [
-        {"metric": "plane_loss_recalibrated", "draw": draw, "x": a, "value": _bowl(a, b, plain)}
-        for draw, b in enumerate((-1.0, -0.5, 0.0, 0.5, 1.0))
-        for a in (-1.0, -0.5, 0.0, 0.5, 1.0)
-    ]
     return {
         "lesions": lesions, "use": use, "paths": paths, "landscape": landscape,
         "responses": [
@@ -174,12 +189,6 @@ def _probe(family: str) -> dict[str, list[Row]]:
     }  # fmt: skip
 
 
-def _bowl(a: float, b: float, plain: bool) -> float:
-    """Plain networks have a ring about them from which the loss falls again."""
-    away = max(abs(a), abs(b))
-    return 0.5 + (away * (1.2 - away) if plain else a * a + b * b)
-
-
 def _lesions(plain: bool) -> Iterator[Row]:
     for kind in ("", "_recalibrated"):
         yield {"metric": f"intact_error{kind}", "value": 0.2}
@@ -190,16 +199,49 @@ def _lesions(plain: bool) -> Iterator[Row]:
         for count in (1.0, 2.0, 4.0):
             place = {"x": count, "draw": 0}
             yield {"metric": f"removed_several_error{kind}", **place, "value": 0.2 + count / 10}
-        for draw, tau in enumerate((0.98, 0.9, 0.8, 0.7, 0.98, 0.9)):
-            value = 0.85 if plain else 0.2 + 2 * (1 - tau)
-            yield {"metric": f"reordered_error{kind}", "x": tau, "draw": draw, "value": value}
 
 
 def _paths() -> Iterator[Row]:
     shares = [0.1, 0.4, 0.3, 0.1, 0.05, 0.03, 0.02]
-    for metric, mean in (("path_count", 3.0), ("path_energy", 1.7), ("path_veit", 2.5)):
+    for metric, mean in (("path_count", 3.0), ("path_energy", 1.7)):
         for k, share in enumerate(shares):
             yield {"metric": metric, "x": float(k), "value": share}
         for name, value in (("mean", mean), ("low", 0.0), ("high", 5.0)):
             yield {"metric": f"{metric}_{name}", "value": value}
     yield {"metric": "path_mismatch", "value": 1e-15}
+
+
+def write_budget(folder: Path, *gaps: float) -> None:
+    """The table of lengths of training: 100 steps, and twice as many for each further gap."""
+    about: Row = {"study": "budget", "depth": 56, "lr": 0.1}
+    rows: list[Row] = []
+    for number, gap in enumerate(gaps):
+        step = 100 * 2**number
+        for seed in range(3):
+            for family, error in (("plain", 0.2 + gap), ("residual", 0.2)):
+                own = about | {"family": family, "seed": seed, "step": step}
+                rows.append(own | {"metric": "train_error", "value": error + 0.01 * seed})
+        pair = about | {"family": "plain-residual", "step": step}
+        for end, value in (("", gap), ("_low", gap - 0.02), ("_high", gap + 0.02)):
+            name = f"train_error_difference{end}"
+            rows.append(pair | {"metric": name, "value": value, "status": "range of 3"})
+    write_table(folder / "data" / "budget.csv", rows)
+
+
+def write_initial_gradients(folder: Path, spearman: float) -> None:
+    """The table of gradients at step 0, beside the errors after training; Fixup diverged."""
+    about: Row = {"study": "init-training", "seed": 0}
+    rows: list[Row] = [
+        about | {"metric": "chance_error", "value": 0.9},
+        about | {"metric": "spearman", "value": spearman, "x": 6.0},
+        about | {"metric": "spearman", "value": spearman, "x": 5.0, "depth": 56},
+    ]
+    for number, family in enumerate(("plain", "residual", "preact", "fixup")):
+        for depth in (8, 56):
+            own = about | {"family": family, "depth": depth}
+            rows.append(own | {"metric": "log10_gradient_span", "unit": 0, "value": 3.0 - number})
+            trained: Row = {"value": 0.4 - number / 10}
+            if family == "fixup" and depth == 56:
+                trained = {"status": "6 of 6 diverged"}
+            rows.append(own | {"metric": "trained_error"} | trained)
+    write_table(folder / "data" / "initial_gradients.csv", rows)

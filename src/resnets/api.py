@@ -18,7 +18,7 @@ from resnets.inference.model_file import ModelFile, ModelFileError, read_model
 from resnets.inference.predictor import Prediction, Predictor
 from resnets.models.registry import MODELS, unknown_model
 from resnets.models.resnet import ResNet
-from resnets.report import write_report
+from resnets.report.page import Mistake, ReportRecord, missing_charts, write_report
 from resnets.training.auto_config import ResolvedConfig
 from resnets.training.distributed import init_distributed
 from resnets.training.recipe import TIME_OR_LENGTH, Recipe
@@ -172,6 +172,7 @@ def evaluate(
     callback = None if report is None else mistakes
     scores = score(file, images, device=place, workers=workers, callback=callback)
     notices += unreadable_notice(scores, images)
+    notices += missing_charts() if report is not None else []
     cautions = [f"from training: {text}" for text in (file.scores or {}).get("cautions", ())]
     if log is not None:
         scored = f"scored: {taken}, {len(images):,} images"
@@ -179,26 +180,21 @@ def evaluate(
             for text in texts:
                 log({"kind": kind, "text": text})
     if report is not None:
-        write_report(
-            Path(report),
-            title=f"{dataset.name}: evaluation",
-            facts=_facts(model, file, taken),
-            history=[],
+        page = ReportRecord(
+            model=file.recipe.get("model", "unnamed"),
+            image_size=file.preprocess.size,
+            data=dataset.name,
+            split="validation" if chosen == "val" else "test",
             scores=scores.to_dict(),
-            samples=[],
-            mistakes=mistakes.worst(),
-            notices=[*notices, *cautions],
-            part="validation" if chosen == "val" else "test",
+            model_file=None if isinstance(model, ModelFile) else str(model),
+            source=taken,
+            trained_on=str(file.data.get("name", "unknown")),
+            mistakes=[Mistake(**row) for row in mistakes.worst()],
+            notices=notices,
+            cautions=cautions,
         )
+        write_report(Path(report), page)
     return scores
-
-
-def _facts(model: object, file: ModelFile, data: str) -> list[tuple[str, str]]:
-    """Return what was scored on what, for the report."""
-    name, size = file.recipe.get("model", "unnamed"), file.preprocess.size
-    source = [] if isinstance(model, ModelFile) else [("model file", str(model))]
-    trained = ("trained on", str(file.data.get("name", "unknown")))
-    return [("data", data), *source, ("network", f"{name}, {size} x {size} pixels"), trained]
 
 
 def choose_split(splits: Mapping[str, Split], split: str | None) -> str:

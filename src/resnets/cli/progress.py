@@ -94,7 +94,7 @@ class Display:
         if self.quiet:
             return
         if "text" in record:  # a terminal breaks it between words, a file keeps it in one line
-            self.console.print(record["text"], markup=False, soft_wrap=not terminal)
+            self.console.print(Text(record["text"]), soft_wrap=not terminal)
             return
         if kind == "start":
             self.start = record
@@ -110,7 +110,7 @@ class Display:
             hidden = ("images/s", "lr", "left") if terminal else ()  # the block shows them
             fields = {name: value for name, value in self._fields().items() if name not in hidden}
             line = "  ".join(f"{name} {value}" for name, value in fields.items())
-            self.console.print(line, markup=False, soft_wrap=True)
+            self.console.print(Text(line), soft_wrap=not terminal)
         if terminal:
             self._redraw()
 

@@ -188,7 +188,7 @@ class Report:
 
     def run(self, started: float) -> int:
         """Write, and say where."""
-        from resnets.study.report.writing import write_study_report
+        from resnets.study.report.study_page import write_study_report
 
         if not self.quiet:
             print("drawing the figures", file=sys.stderr, flush=True)

@@ -1,8 +1,7 @@
-"""Augmentation of whole batches, every draw keyed by (seed, epoch, sample index).
+"""Provide augmentation of whole batches, every draw keyed by (seed, epoch, sample index).
 
-In: images N C H W uint8 and one key a sample (`keyed.py`). Out: images of the same kind, or after
-`erase` and `mix_batch` float32 images and N K targets. The idea: parameters are drawn by numpy on
-the whole batch, pixels are moved by one gather or one product of matrices on the images' device.
+Parameters are drawn by numpy for the whole batch; pixels are moved by one gather or matrix product
+on the images' device. Images are N C H W uint8, after `erase` and `mix_batch` float32.
 
 Papers: random resized crop (Szegedy et al., "Going deeper with convolutions", 2015), Random Erasing
 (Zhong et al., 2017), mixup (Zhang et al., 2018), CutMix (Yun et al., 2019), RandAugment (Cubuk et
@@ -38,14 +37,15 @@ def boxes(
     aspect: tuple[float, float],
     image_aspect: float | Floats = 1.0,
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Rectangles with uniform area and log-uniform aspect (width / height in pixels).
+    """Draw rectangles with uniform area and log-uniform aspect (width / height in pixels).
 
-    Returns top, left, height, width as shares of the image, 4 N, and which samples found a
-    rectangle that fits within ten attempts (torchvision's law; the others hold no meaning).
+    Returns:
+        Top, left, height and width as shares of the image, 4 N, and whether one of ten attempts
+        gave a rectangle that fits, N; the others are undefined. torchvision draws in this way.
     """
     share, shape, row, column = (
-        uniforms(keys[:, None], first_draw + part * ATTEMPTS + np.arange(ATTEMPTS))  # N 10
-        for part in range(4)
+        uniforms(keys[:, None], first_draw + number * ATTEMPTS + np.arange(ATTEMPTS))  # N 10
+        for number in range(4)
     )
     share = area[0] + (area[1] - area[0]) * share
     low, high = np.log(aspect)
@@ -59,7 +59,7 @@ def boxes(
 
 
 def crop_boxes(keys: Keys, *, min_area: float, image_aspect: float | Floats) -> Floats:
-    """The boxes of random resized crops, 4 N; where none fits, the largest in the centre."""
+    """Return the boxes of random resized crops, 4 N; the largest in the centre where none fits."""
     found, fits = boxes(
         keys, Draw.CROP_BOX, area=(min_area, 1), aspect=CROP_ASPECT, image_aspect=image_aspect
     )
@@ -73,10 +73,10 @@ def crop_boxes(keys: Keys, *, min_area: float, image_aspect: float | Floats) -> 
 def flips(
     flip: str, *, seed: int, epochs: NDArray[np.int64], indices: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Which samples are mirrored, N: half of them in every epoch.
+    """Return which samples are mirrored, N: half of them in every epoch.
 
-    "alternating" (Jordan, arXiv 2404.00498, section 3.6) draws once and then turns every image
-    over from epoch to epoch, so that two epochs show each image both ways.
+    "alternating" (Jordan, arXiv 2404.00498, section 3.6) draws once and then mirrors every image in
+    every other epoch.
     """
     if flip == "none":
         return np.zeros(len(indices), dtype=np.bool_)
@@ -89,12 +89,12 @@ def flips(
 def shift_and_flip(
     images: Tensor, keys: Keys, augment: Augment, *, mirrored: NDArray[np.bool_]
 ) -> Tensor:
-    """Move each image by up to `shift` pixels and mirror some, in one gather."""
+    """Shift each image by up to `crop_padding` pixels and mirror some, in one gather."""
     if augment.crop != "shift" and augment.flip == "none":
         return images
     N, C, H, W = images.shape
     pad, device = augment.padding, images.device
-    # Where each row and column of the result lies in the image with `pad` pixels around it.
+    # The place of each row and column of the result in the image with `pad` pixels around it.
     rows = whole(uniforms(keys, Draw.SHIFT_ROW) * (2 * pad + 1)) + np.arange(H)  # N H
     columns = whole(uniforms(keys, Draw.SHIFT_COLUMN) * (2 * pad + 1)) + np.arange(W)  # N W
     if augment.fill == "reflect":  # the padding is the image itself, so it need not be made
@@ -109,18 +109,18 @@ def shift_and_flip(
 
 
 def whole(numbers: Floats) -> NDArray[np.int64]:
-    """Rounded down, as a column."""
+    """Round down, as a column."""
     return numbers.astype(np.int64)[:, None]
 
 
 def mirror(places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Places beyond the first and last pixel, mirrored at their centres."""
+    """Mirror places beyond the first and last pixel at these pixels' centres."""
     inner: NDArray[np.int64] = size - 1 - np.abs(size - 1 - np.abs(places))
     return inner
 
 
 def resample(start: Floats, length: Floats, *, source: int, size: int) -> Tensor:
-    """Weights N size source of an antialiased bilinear resize of the piece [start, start + length).
+    """Return the weights N size source of an antialiased resize of [start, start + length).
 
     The triangle filter of PIL and torch: as wide as one output pixel when shrinking, as one
     input pixel when enlarging. Start and length are in input pixels.
@@ -134,7 +134,7 @@ def resample(start: Floats, length: Floats, *, source: int, size: int) -> Tensor
 
 
 def resized_crop(images: Tensor, box: Floats, *, size: int, mirrored: NDArray[np.bool_]) -> Tensor:
-    """Cut a box (4 N, shares of the image) from each image, bring it to size x size, mirror some.
+    """Crop a box (4 N, shares of the image) from each image, resize it to size, mirror some.
 
     The filter is separable, so it is a product of matrices: rows @ image @ columns.
     """
@@ -149,10 +149,9 @@ def resized_crop(images: Tensor, box: Floats, *, size: int, mirrored: NDArray[np
 
 
 def apply_auto_augment(images: Tensor, keys: Keys, policy: str) -> Tensor:
-    """RandAugment or TrivialAugment by torchvision, image by image, each under its own seed.
+    """Apply torchvision's RandAugment or TrivialAugment to each image, with a seed of its own.
 
-    torchvision draws from torch's global CPU generator (and from no other), so this generator is
-    lent to it and given back as it was.
+    torchvision draws from torch's global CPU generator only; its state is restored.
     """
     if policy == "none":
         return images
@@ -172,7 +171,7 @@ def apply_auto_augment(images: Tensor, keys: Keys, policy: str) -> Tensor:
 
 
 def erase(images: Tensor, keys: Keys, probability: float) -> Tensor:
-    """Random Erasing on normalised images: a rectangle becomes 0, the mean colour.
+    """Apply Random Erasing to normalised images: a rectangle becomes 0, the mean colour.
 
     Differs from the paper: the aspect is log-uniform, so that wide and tall are equally likely.
     """
@@ -189,7 +188,7 @@ def erase(images: Tensor, keys: Keys, probability: float) -> Tensor:
 
 
 def inside(start: Floats, length: Floats, size: int) -> NDArray[np.bool_]:
-    """Which of `size` pixels have their centre in [start, start + length), shares: N size."""
+    """Return which of `size` pixels have their centre in [start, start + length), N size."""
     centres = (np.arange(size) + 0.5) / size
     past = centres - start[:, None]
     inner: NDArray[np.bool_] = (past >= 0) & (past < length[:, None])
@@ -199,9 +198,10 @@ def inside(start: Floats, length: Floats, size: int) -> NDArray[np.bool_]:
 def with_partners(
     places: NDArray[np.int64], *, batch_size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Places of a batch with, before each run of them, the neighbour that its first is mixed with.
+    """Insert before each run of places of a batch the neighbour that its first is mixed with.
 
-    Also returns which of them were asked for. The whole batch has every neighbour.
+    Returns:
+        The places, and which of them are the caller's own. A whole batch has every neighbour.
     """
     begins = np.flatnonzero(np.diff(places, prepend=-2) != 1)
     if len(places) == batch_size:
@@ -213,15 +213,15 @@ def with_partners(
 def mix_batch(
     images: Tensor, targets: Tensor, keys: Keys, *, augment: Augment, num_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Mixup or CutMix of each image with its neighbour; targets become N K shares that sum to 1.
+    """Apply mixup or CutMix to each image and its neighbour; targets become shares N K.
 
-    One strength and one rectangle a batch, as in both papers, keyed by the batch's first sample.
+    A batch has one strength and one rectangle, as in both papers, keyed by its first sample.
     """
     key = keys[:1]
     both = augment.mixup > 0 and augment.cutmix > 0
     cut = augment.mixup == 0 or (both and float(uniforms(key, Draw.MIX_CHOICE)[0]) < 0.5)
     alpha = augment.cutmix if cut else augment.mixup
-    # A generator of its own, started at a keyed draw; no other state is read or advanced.
+    # A generator of its own, seeded by a keyed draw.
     generator = np.random.Generator(np.random.Philox(key=int(hashes(key, Draw.MIX_STRENGTH)[0])))
     kept = float(generator.beta(alpha, alpha))
     partner = images.roll(1, 0)
@@ -234,7 +234,7 @@ def mix_batch(
 
 
 def paste(images: Tensor, partner: Tensor, key: Keys, kept: float) -> tuple[Tensor, float]:
-    """CutMix: a rectangle of area 1 - kept, its centre anywhere; returns the share really kept."""
+    """Paste a rectangle of area 1 - kept, its centre anywhere; also return the share kept."""
     H, W = images.shape[2:]
     half = np.sqrt(1 - kept) / 2
     row, column = (float(uniforms(key, d)[0]) for d in (Draw.MIX_ROW, Draw.MIX_COLUMN))

@@ -1,7 +1,5 @@
-"""What every source of images becomes: a `DataSet` of parts, in memory or on disk.
+"""Provide `DataSet` and its splits, `Images` in memory and `ImageFiles` on disk.
 
-Enters: arrays, or an index of files. Leaves: `Images` and `ImageFiles`, two storeys with the same
-stairs (length, targets, ids, sizes, subset, read, fingerprint), and the split of one part in two.
 N H W C: images, height, width, channels.
 """
 
@@ -17,12 +15,11 @@ import numpy as np
 from PIL import Image
 
 from resnets.data.decode import DecodeError, Piece, decode
-from resnets.data.file_store import Files
-from resnets.data.packed_strings import Array, Names
+from resnets.data.file_store import Array, ImageStore, PackedStrings
 from resnets.errors import UserError
 
 
-def _check_index(targets: Array, ids: tuple[str, ...] | Names, length: int) -> None:
+def _check_index(targets: Array, ids: tuple[str, ...] | PackedStrings, length: int) -> None:
     if targets.dtype != np.int64 or targets.shape != (length,) or len(ids) != length:
         raise ValueError(
             f"{length} images need as many int64 targets and ids, "
@@ -32,10 +29,19 @@ def _check_index(targets: Array, ids: tuple[str, ...] | Names, length: int) -> N
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images of one size, in memory."""
+    """Hold the images of a split in memory, all of one size.
 
-    pixels: Array  # N H W C uint8, C = 1 or 3
-    targets: Array  # N int64, indices into the classes
+    Args:
+        pixels: uint8 N H W C, with 1 (grey) or 3 (colour) channels.
+        targets: int64 N, indices into the classes.
+        ids: A name for each image.
+
+    Raises:
+        ValueError: The arrays do not fit together.
+    """
+
+    pixels: Array
+    targets: Array
     ids: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -51,27 +57,27 @@ class Images:
 
     @property
     def channels(self) -> int:
-        """1 (grey) or 3 (colour)."""
+        """Number of channels: 1 (grey) or 3 (colour)."""
         return int(self.pixels.shape[3])
 
     @property
     def sizes(self) -> Array:
-        """N 2: width and height of each image."""
+        """Width and height of each image, N 2 int32."""
         _, height, width, _ = self.pixels.shape
         return np.broadcast_to(np.array([width, height], np.int32), (len(self), 2))
 
     @property
     def largest_side(self) -> int:
-        """The longest width or height of all."""
+        """Largest width or height, in pixels."""
         return int(max(self.pixels.shape[1:3]))
 
     def subset(self, indices: Array | Sequence[int]) -> Images:
-        """The images at `indices`, in that order."""
+        """Return the images at these indices, in that order."""
         ids = tuple(self.ids[index] for index in indices)
         return Images(pixels=self.pixels[indices], targets=self.targets[indices], ids=ids)
 
     def read(self, index: int, channels: int, piece: Piece | None = None) -> Array:
-        """uint8 H W C with `channels` 1 or 3: the image, or a piece of it."""
+        """Return an image, or a piece of it, as uint8 H W C with 1 or 3 channels."""
         pixels: Array = self.pixels[index]
         if piece is not None:
             left, top, right, bottom = piece.corners(*pixels.shape[:2])
@@ -83,7 +89,7 @@ class Images:
         return np.array(Image.fromarray(pixels).convert("L"))[..., None]
 
     def fingerprint(self) -> str:
-        """sha256 over ids, targets and pixels."""
+        """Return the SHA-256 of ids, targets and pixels."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
         digest.update(str(self.pixels.shape).encode())
         digest.update(np.ascontiguousarray(self.targets).astype("<i8").tobytes())
@@ -91,19 +97,30 @@ class Images:
         return digest.hexdigest()
 
     def content_digest(self) -> str:
-        """The fingerprint, which sees every pixel already."""
+        """Return the fingerprint, which covers every pixel."""
         return self.fingerprint()
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """Image files whose headers have been read; pixels are decoded when asked for."""
+    """Hold the image files of a split; headers are known, pixels are decoded on demand.
 
-    files: Files
-    targets: Array  # N int64, indices into the classes
-    widths_heights: Array  # N 2 int32
-    num_bytes: Array  # N int64, when the files were listed
-    channels: int  # 1 if every file is grey, else 3
+    Args:
+        files: Where the files are.
+        targets: int64 N, indices into the classes.
+        widths_heights: int32 N 2, from the headers.
+        num_bytes: int64 N, size of each file when it was listed.
+        channels: 1 if every file is grey, else 3.
+
+    Raises:
+        ValueError: The arrays do not fit together.
+    """
+
+    files: ImageStore
+    targets: Array
+    widths_heights: Array
+    num_bytes: Array
+    channels: int
 
     def __post_init__(self) -> None:
         _check_index(self.targets, self.ids, len(self.num_bytes))
@@ -114,22 +131,22 @@ class ImageFiles:
         return len(self.num_bytes)
 
     @property
-    def ids(self) -> Names:
-        """The name of each image in its source."""
+    def ids(self) -> PackedStrings:
+        """Name of each image in its source."""
         return self.files.names
 
     @property
     def sizes(self) -> Array:
-        """N 2: width and height of each image."""
+        """Width and height of each image, N 2 int32."""
         return self.widths_heights
 
     @property
     def largest_side(self) -> int:
-        """The longest width or height of all."""
+        """Largest width or height, in pixels."""
         return int(self.widths_heights.max())
 
     def subset(self, indices: Array | Sequence[int]) -> ImageFiles:
-        """The files at `indices`, in that order."""
+        """Return the files at these indices, in that order."""
         return ImageFiles(
             files=self.files.subset(indices),
             targets=self.targets[indices],
@@ -139,16 +156,16 @@ class ImageFiles:
         )
 
     def read(self, index: int, channels: int, piece: Piece | None = None) -> Array:
-        """uint8 H W C with `channels` 1 or 3, see `decode`. Raises DecodeError."""
+        """Decode an image as uint8 H W C with 1 or 3 channels; raise DecodeError if damaged."""
         try:
             return decode(self.files[index], channels=channels, piece=piece)
         except DecodeError as error:
             raise DecodeError(error.reason, self.ids[index]) from error
 
     def fingerprint(self) -> str:
-        """sha256 over each file's id, target, width, height and number of bytes.
+        """Return the SHA-256 of each file's id, target, width, height and size.
 
-        Not over contents, which for a large set takes longer than an epoch.
+        It does not cover the contents: reading a large set takes longer than an epoch.
         """
         digest = hashlib.sha256(b"\n".join(self.ids.raws()))
         for numbers in (self.targets, self.widths_heights, self.num_bytes):
@@ -156,7 +173,7 @@ class ImageFiles:
         return digest.hexdigest()
 
     def content_digest(self) -> str:
-        """sha256 over each file's id and bytes: reads everything."""
+        """Return the SHA-256 of each file's id and content; this reads every file."""
         digest = hashlib.sha256()
         for index in range(len(self)):
             file, name = self.files[index], self.ids[index]
@@ -170,24 +187,42 @@ Split: TypeAlias = Images | ImageFiles
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Images with their classes, in the parts they came in."""
+    """Hold images and their classes, in the splits of their source.
+
+    Args:
+        name: Name of the set.
+        classes: PackedStrings of the classes, in the order of the targets.
+        splits: `train`, `val` and `test` as far as they exist, or only `all`.
+        notices: What the user should know, one sentence each.
+        skipped: Id and reason of each unreadable file.
+    """
 
     name: str
     classes: tuple[str, ...]
-    splits: dict[str, Split]  # train, val, test as far as they exist; or only `all`
-    notices: tuple[str, ...] = ()  # what the user should know, a sentence each
-    skipped: tuple[tuple[str, str], ...] = ()  # (id, reason) of unreadable files
+    splits: dict[str, Split]
+    notices: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
 def stratified_split(targets: Array, *, fraction: float, seed: int) -> tuple[Array, Array]:
-    """Sorted indices of the rest and of `fraction` of the images, class by class.
+    """Hold out a fraction of the images of each class.
 
-    Each class gives its own share, rounded so that the whole comes out right (largest remainder);
-    no class is emptied, and one of two or more images gives at least one. A pure function of its
-    arguments.
+    Shares are rounded by the largest remainder. No class is emptied, and a class of at least two
+    images gives at least one. The result depends on the arguments only.
+
+    Args:
+        targets: int64 N, the class of each image.
+        fraction: Fraction to hold out, between 0 and 1.
+        seed: Seed of the draw.
+
+    Returns:
+        Sorted indices of the images that stay, and of those held out.
+
+    Raises:
+        UserError: `fraction` is not between 0 and 1.
     """
     if not 0 < fraction < 1:
-        raise UserError(f"the held-out fraction is {fraction}; it must lie between 0 and 1")
+        raise UserError(f"the held-out fraction is {fraction}; it must be between 0 and 1")
     # Raw draws: numpy promises their stream for all versions, but not how it shuffles with them.
     draws = np.random.PCG64(seed).random_raw(len(targets))
     labels, counts = np.unique(targets, return_counts=True)
@@ -201,12 +236,12 @@ def stratified_split(targets: Array, *, fraction: float, seed: int) -> tuple[Arr
 
 
 def _lowest(draws: Array, indices: Array, number: int) -> Array:
-    """The `number` of `indices` with the lowest draws."""
+    """Return the `number` of `indices` with the lowest draws."""
     return indices[np.argsort(draws[indices], kind="stable")[:number]]
 
 
 def _shares(counts: Array, fraction: float) -> Array:
-    """How many of each class are held out."""
+    """Return how many images of each class are held out."""
     exact = counts * fraction
     shares = np.floor(exact).astype(np.int64)
     missing = round(float(exact.sum())) - int(shares.sum())

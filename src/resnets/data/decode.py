@@ -1,22 +1,21 @@
-"""A file or its bytes -> uint8 H W C: the only place that opens an image.
+"""Provide `decode`, the only function that opens images: a file or its bytes -> uint8 H W C.
 
-Training, evaluation, prediction and the server see the same pixels because they all come through
-here: turned as the camera noted (EXIF), 16-bit and float pictures scaled by their depth rather
-than clipped, CMYK and palettes converted, transparency laid on white, animations by their first
-frame. Six formats are read and the number of pixels is checked before any is decoded, so that
-neither a rare parser nor a tiny file of gigantic size can be smuggled in. H W C: height, width,
-channels.
+Training, evaluation and prediction see the same pixels: rotated by EXIF, 16-bit and float pictures
+scaled by their depth, CMYK and palettes converted, transparency on white, the first frame of
+animations. Only six formats are read, and the number of pixels is checked before decoding.
+H W C: height, width, channels.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -24,7 +23,6 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from resnets.errors import UserError
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
-Result = TypeVar("Result")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = frozenset(
@@ -33,6 +31,7 @@ SUFFIXES = frozenset(
 MAX_PIXELS = 2**26  # 67 million: a 64-megapixel photo, 200 MB as colours
 REDUCTIONS = (8, 4, 2)  # what the sides of a JPEG can be divided by while it is decoded
 
+_ON_SIDE = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "F"))
 # The largest value of the depths in which pictures of one wide number per pixel are saved.
 _INTEGER_RANGES = (65535, 2**31 - 1)
@@ -40,10 +39,10 @@ _FLOAT_RANGES = (1, 255, 65535, 2**32 - 1)
 
 
 class DecodeError(UserError):
-    """An image that cannot be read; `reason` says why, `source` (a path, or empty) which."""
+    """Report an image that cannot be read: `reason`, and `source` (a path, or empty)."""
 
     def __init__(self, reason: str, source: str = "") -> None:
-        super().__init__(reason, source)  # both, so that it survives pickling between workers
+        super().__init__(reason, source)  # both, so that it can be pickled between workers
         self.reason = reason
         self.source = source
 
@@ -53,7 +52,7 @@ class DecodeError(UserError):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself: the size after the EXIF turn, and 1 (grey) or 3 channels."""
+    """Describe a file: the size after the EXIF rotation, and 1 (grey) or 3 channels."""
 
     width: int
     height: int
@@ -62,9 +61,9 @@ class Header:
 
 @dataclass(frozen=True)
 class Piece:
-    """A rectangle of an image, in shares of its sides, that is needed `side` pixels wide and high.
+    """Describe a rectangle, in shares of the image's sides, needed `side` pixels wide and high.
 
-    More pixels are welcome; fewer come only where the image itself has no more.
+    It is decoded with at least `side` pixels a side where the image has as many.
     """
 
     top: float
@@ -74,23 +73,21 @@ class Piece:
     side: int
 
     def corners(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom in an image of this size; at least one pixel."""
+        """Return left, top, right, bottom in an image of this size; at least one pixel."""
         top, left = round(self.top * height), round(self.left * width)
-        down, right = (
-            max(1, round(self.height * height)),
-            max(1, round(self.width * width)),
-        )
-        return left, top, left + right, top + down
+        down, across = max(1, round(self.height * height)), max(1, round(self.width * width))
+        return left, top, left + across, top + down
 
     def reduction(self, header: Header) -> int:
-        """By how much the image may shrink so that this piece keeps its `side` pixels."""
-        room = min(self.height * header.height, self.width * header.width) / self.side
-        return next((factor for factor in REDUCTIONS if factor <= room), 1)
+        """Return by how much the image may shrink so that this piece keeps its `side` pixels."""
+        factor = min(self.height * header.height, self.width * header.width) / self.side
+        return next((reduction for reduction in REDUCTIONS if reduction <= factor), 1)
 
 
 def inspect(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
-    """The header alone, without decoding pixels. Raises DecodeError."""
-    return _opened(source, max_pixels, _header)
+    """Read the header without decoding pixels; raise DecodeError if it cannot be read."""
+    with _open(source, max_pixels) as picture:
+        return _header(picture)
 
 
 def decode(
@@ -100,17 +97,18 @@ def decode(
     piece: Piece | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Array:
-    """The image, or a piece of it, as uint8 H W C with 1 (grey) or 3 (red, green, blue) channels.
+    """Decode an image, or a piece of it, as uint8 H W C with 1 (grey) or 3 (colour) channels.
 
     A JPEG of which a piece needs less than half of its pixels a side is decoded at 1/2, 1/4 or 1/8
-    of its size (by a smaller cosine transform: cheaper, and free of aliasing); this is for training
-    only. Raises DecodeError for whatever is not a complete image of at most `max_pixels`.
+    of its size, by a smaller cosine transform: cheaper, free of aliasing, and for training only.
+    Raises DecodeError for what is not a complete image of at most `max_pixels`.
     """
-    return _opened(source, max_pixels, lambda picture: _pixels(picture, channels, piece))
+    with _open(source, max_pixels) as picture:
+        return _pixels(picture, channels, piece)
 
 
 def from_picture(picture: Image.Image, *, channels: int) -> Array:
-    """What `decode` makes of a file, made of a picture that is open already. Raises DecodeError."""
+    """Convert a picture that is open already as `decode` does; raise DecodeError if damaged."""
     try:
         with _QUIET:
             return _pixels(picture, channels, None)
@@ -118,21 +116,18 @@ def from_picture(picture: Image.Image, *, channels: int) -> Array:
         raise DecodeError(f"damaged or incomplete ({error})") from error
 
 
-def _opened(
-    source: Path | str | bytes, max_pixels: int, use: Callable[[Image.Image], Result]
-) -> Result:
-    """`use` of the opened image, with every failure turned into one DecodeError."""
+@contextmanager
+def _open(source: Path | str | bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Open an image, and turn every failure inside the block into one DecodeError."""
     name = "" if isinstance(source, bytes) else str(source)
+    file = BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with (
-            _QUIET,
-            Image.open(
-                BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
-            ) as picture,
-        ):
-            if picture.width * picture.height > max_pixels:
-                raise DecodeError(_too_large(picture.width, picture.height, max_pixels), name)
-            return use(picture)
+        with _QUIET, Image.open(file, formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > max_pixels:
+                limit = f"{max_pixels / 1e6:.3g} million allowed"
+                raise DecodeError(f"{width} x {height} pixels are more than the {limit}", name)
+            yield picture
     except DecodeError:
         raise
     # Parsers fail with far more than OSError: ValueError, SyntaxError, struct.error, MemoryError.
@@ -141,10 +136,10 @@ def _opened(
 
 
 class _Quiet:
-    """Silence Pillow's remarks on broken metadata and on sizes, which are checked here anyway.
+    """Silence Pillow's warnings on metadata and on sizes, which are checked here.
 
-    Filters belong to the process, not to a thread: so only Pillow's are touched, by the first
-    thread that comes in, and restored by the last that leaves.
+    Warning filters belong to the process, not to a thread: the first thread that needs them sets
+    them, and the last one restores them.
     """
 
     def __init__(self) -> None:
@@ -170,12 +165,8 @@ class _Quiet:
 _QUIET = _Quiet()
 
 
-def _too_large(width: int, height: int, max_pixels: int) -> str:
-    return f"{width} x {height} pixels are more than the {max_pixels / 1e6:.3g} million allowed"
-
-
 def _reason(error: Exception, source: Path | str | bytes) -> str:
-    """One line on why an image could not be read."""
+    """Return in one line why an image cannot be read."""
     if isinstance(error, UnidentifiedImageError):
         if not (len(source) if isinstance(source, bytes) else Path(source).stat().st_size):
             return "the file is empty"
@@ -192,13 +183,8 @@ def _reason(error: Exception, source: Path | str | bytes) -> str:
 
 def _header(picture: Image.Image) -> Header:
     width, height = picture.size
-    # A TIFF has no such entry: Pillow reports its size as turned already.
-    if "exif" in picture.info and picture.getexif().get(ExifTags.Base.Orientation, 1) in (
-        5,
-        6,
-        7,
-        8,
-    ):
+    # A TIFF has no such entry: Pillow reports its size as rotated already.
+    if "exif" in picture.info and picture.getexif().get(ExifTags.Base.Orientation, 1) in _ON_SIDE:
         width, height = height, width
     grey = picture.mode in _GREY_MODES or picture.mode.startswith("I;16")
     return Header(width=width, height=height, channels=1 if grey else 3)
@@ -214,9 +200,11 @@ def _pixels(picture: Image.Image, channels: int, piece: Piece | None) -> Array:
 
 
 def _converted(picture: Image.Image, mode: str) -> Image.Image:
-    """Turned, eight bits a channel, opaque, in `mode` (L or RGB); not copied without need."""
+    """Return the picture upright, with eight bits a channel, opaque, in `mode` (L or RGB)."""
     picture.load()
-    turned = _turned(picture)
+    # Pillow's function copies pictures that are upright.
+    upright = picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    turned = picture if upright else ImageOps.exif_transpose(picture)
     if turned.mode in ("I", "F") or turned.mode.startswith("I;16"):
         turned = _eight_bits(turned)
     if turned.has_transparency_data:
@@ -229,17 +217,11 @@ def _converted(picture: Image.Image, mode: str) -> Image.Image:
     return turned if turned.mode == mode else turned.convert(mode)
 
 
-def _turned(picture: Image.Image) -> Image.Image:
-    """Upright; Pillow's own function copies pictures that are."""
-    upright = picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    return picture if upright else ImageOps.exif_transpose(picture)
-
-
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """A picture of one wide number per pixel, scaled so that its depth's largest value is white.
+    """Scale a picture of one wide number per pixel so that its depth's largest value is white.
 
-    A file says `32 bits` or `float`, not how many of them are used: the smallest usual range that
-    holds the largest value is taken (16 or 31 bits; 0..1, 8, 16 or 32 bits for floats).
+    A file does not tell how many of its 32 bits are used: the smallest usual range that contains
+    the largest value is taken (16 or 31 bits; 0..1, 8, 16 or 32 bits for floats).
     """
     values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
     if picture.mode.startswith("I;16"):

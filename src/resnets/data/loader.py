@@ -1,10 +1,8 @@
-"""Batches as pure functions of (seed, step): order, augmentation, normalisation.
+"""Provide batches as pure functions of (seed, step): order, augmentation, normalisation.
 
-In: a part, a `Preprocess`, an `Augment`. Out: `Batch`es on the device, from any step, the same
-whatever the number of workers and wherever the run began. The idea: epoch e visits the images in
-the order permutation(seed, e); the epochs are laid end to end and step s takes the positions
-[s * B, (s + 1) * B), so every image comes exactly once an epoch and a batch may span two. Of
-several processes each makes its own places of the same batch.
+Epoch e visits the images in the order permutation(seed, e). The epochs form one sequence, of which
+step s takes the positions [s * B, (s + 1) * B): every image comes once an epoch, and a batch may
+span two. Each of several processes makes its own places of the same batch.
 """
 
 from __future__ import annotations
@@ -35,13 +33,12 @@ from resnets.data.rng import Keys, keys, permutation
 from resnets.data.transforms import Preprocess
 from resnets.data.workers import (
     Answer,
-    Decoded,
-    EvaluationReader,
+    DecodedSplit,
+    EvalReader,
     Indices,
-    Progress,
     Request,
-    TrainingReader,
-    Workers,
+    TrainReader,
+    WorkerPool,
     canvas,
     decode_all,
     none_readable,
@@ -49,31 +46,35 @@ from resnets.data.workers import (
 from resnets.errors import UserError
 
 MEGABYTE = 2**20
+# ImageStore of which the mean and deviation of channels are measured.
 STATISTICS_SAMPLE = 2000
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a step sees. `indices` are the images shown, a replacement under its own index."""
+    """Hold the images of a step; `indices` names a replacement by its own index."""
 
     images: Tensor  # N C H W float32, normalised
     targets: Tensor  # N int64, or N K float32 shares of classes where images are mixed
     indices: Indices
-    replaced: int  # files that could not be read (any more)
-    waited: float = 0.0  # seconds until the bytes were there
+    replaced: int  # files that could not be read
+    waited: float = 0.0  # seconds for the images
 
 
-def fits(part: Split, preprocess: Preprocess, cache_mb: float) -> bool:
-    """Whether the decoded images take at most `cache_mb` megabytes."""
-    return len(part) * preprocess.channels * preprocess.size**2 <= cache_mb * MEGABYTE
+def fits(split: Split, preprocess: Preprocess, cache_mb: float) -> bool:
+    """Return whether the decoded images take at most `cache_mb` megabytes."""
+    return len(split) * preprocess.channels * preprocess.size**2 <= cache_mb * MEGABYTE
 
 
 class TrainLoader:
-    """Endless training batches of a part; `batches(first, last)` starts anywhere."""
+    """Make training batches that are a pure function of (seed, step), from any step on.
+
+    `batch_size` counts the images of all processes and `places` those of this process (None: all).
+    """
 
     def __init__(
         self,
-        part: Split,
+        split: Split,
         *,
         preprocess: Preprocess,
         augment: Augment,
@@ -84,42 +85,41 @@ class TrainLoader:
         workers: int = 0,
         cache_mb: float = 1024,
         places: Indices | None = None,
-        on_progress: Progress | None = None,
     ) -> None:
-        check(part, batch_size=batch_size, workers=workers)
+        check(split, batch_size=batch_size, workers=workers)
         if augment.fill == "reflect" and augment.padding >= preprocess.size:
             raise UserError(
                 f"--crop-padding {augment.crop_padding} with --fill reflect: must be below the "
                 f"size of the images, {preprocess.size}"
             )
-        self.part, self.preprocess, self.augment = part, preprocess, augment
+        self.split, self.preprocess, self.augment = split, preprocess, augment
         self.num_classes, self.batch_size, self.seed = num_classes, batch_size, seed
         self.device = torch.device(device)
         self.places = np.arange(batch_size) if places is None else places
         self.own = np.ones(len(self.places), dtype=np.bool_)
         if augment.mixes:
             self.places, self.own = with_partners(self.places, batch_size=batch_size)
-        self.targets = torch.from_numpy(part.targets.astype(np.int64))
+        self.targets = torch.from_numpy(split.targets.astype(np.int64))
         self.orders: dict[int, Indices] = {}
-        kept = canvas(part, preprocess) if augment.crop == "resized" else preprocess
-        self.cached = fits(part, kept, cache_mb)
+        kept = canvas(split, preprocess) if augment.crop == "resized" else preprocess
+        self.cached = fits(split, kept, cache_mb)
         if self.cached:
-            decoded = decode_all(part, kept, on_progress)
+            decoded = decode_all(split, kept)
             self.shown, self.aspects = decoded.shown(), decoded.aspects
             # torchvision's policies work image by image, for which a GPU is the wrong place.
             home = self.device if augment.auto_augment == "none" else torch.device("cpu")
             self.pixels = decoded.pixels.to(home)
         else:
-            reader = TrainingReader(part, preprocess, augment, seed)
-            self.workers = Workers(reader, count=workers, device=self.device)
+            reader = TrainReader(split, preprocess, augment, seed)
+            self.workers = WorkerPool(reader, count=workers, device=self.device)
 
     def request(self, step: int) -> Request:
-        """The epochs and indices of the samples of one step, N each."""
+        """Return the epochs and indices of the samples of a step, N each."""
         return self.samples(step * self.batch_size + self.places)
 
     def samples(self, positions: Indices) -> Request:
-        """The epochs and indices at positions in the epochs laid end to end, N each."""
-        epochs, places = np.divmod(positions, len(self.part))
+        """Return the epochs and indices at positions in the sequence of all epochs, N each."""
+        epochs, places = np.divmod(positions, len(self.split))
         indices = np.empty_like(places)
         for epoch in range(int(epochs.min()), int(epochs.max()) + 1):
             members = epochs == epoch
@@ -127,17 +127,17 @@ class TrainLoader:
         return epochs, indices
 
     def order(self, epoch: int) -> Indices:
-        """permutation(seed, epoch); the last two are kept, since workers are asked ahead."""
+        """Return permutation(seed, epoch); two are kept, since requests run ahead."""
         if epoch not in self.orders:
-            self.orders[epoch] = permutation(self.seed, epoch, len(self.part))
+            self.orders[epoch] = permutation(self.seed, epoch, len(self.split))
             for old in list(self.orders)[:-2]:
                 del self.orders[old]
         return self.orders[epoch]
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
-        """The batches of the steps first_step, ..., last_step - 1.
+        """Yield the batches of the steps first_step, ..., last_step - 1.
 
-        With workers, one long call is faster than many short ones, each of which starts empty.
+        With workers, one long call is faster than many short ones, which start without prefetching.
         """
         steps = range(first_step, last_step)
         requests = (self.request(step) for step in steps)
@@ -151,7 +151,7 @@ class TrainLoader:
             yield replace(self.finish(step, images, shown), waited=waited)
 
     def look_up(self, request: Request) -> Answer:
-        """The images of a request from memory."""
+        """Return the images of a request from memory."""
         epochs, indices = request
         shown = self.shown[indices]
         images = self.pixels[torch.from_numpy(shown).to(self.pixels.device)]
@@ -160,7 +160,7 @@ class TrainLoader:
         ), shown
 
     def finish(self, step: int, images: Tensor, shown: Indices) -> Batch:
-        """Everything that is done to whole batches on the device."""
+        """Augment, normalise and mix a batch on the device."""
         epochs, indices = self.request(step)
         sample_keys = keys(self.seed, epochs, indices)
         mirrored = flips(self.augment.flip, seed=self.seed, epochs=epochs, indices=indices)
@@ -177,7 +177,7 @@ class TrainLoader:
             images, targets = mix_batch(
                 images, targets, key, augment=self.augment, num_classes=self.num_classes
             )
-        if not self.own.all():  # some were here to be mixed with, and are another process's
+        if not self.own.all():  # some are only partners of a mix
             own = torch.from_numpy(self.own).to(self.device)
             images, targets = images[own], targets[own]
             shown, indices = shown[self.own], indices[self.own]
@@ -186,7 +186,7 @@ class TrainLoader:
     def cut(
         self, images: Tensor, shown: Indices, sample_keys: Keys, mirrored: NDArray[np.bool_]
     ) -> Tensor:
-        """Random boxes of cached canvases, mirrored in the same product."""
+        """Crop random boxes of cached images, and mirror some, in one product."""
         area, aspects = self.augment.min_area, self.aspects[shown]
         box = crop_boxes(sample_keys, min_area=area, image_aspect=aspects)
         return resized_crop(images, box, size=self.preprocess.size, mirrored=mirrored)
@@ -198,38 +198,37 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Every image of a part once, in order, as it is predicted; may be walked again and again.
+    """Make batches of every image of a split, once and in order; it can be iterated repeatedly.
 
-    What fits is decoded at the first walk and kept as bytes. A file that cannot be read is left
+    A split that fits into the cache is decoded in the first iteration. An unreadable file is left
     out and counted in `replaced` of the batch before or after its place.
     """
 
     def __init__(
         self,
-        part: Split,
+        split: Split,
         *,
         preprocess: Preprocess,
         batch_size: int,
         device: torch.device | str,
         workers: int = 0,
         cache_mb: float = 1024,
-        on_progress: Progress | None = None,
     ) -> None:
-        check(part, batch_size=batch_size, workers=workers)
-        self.part, self.preprocess, self.batch_size = part, preprocess, batch_size
-        self.device, self.on_progress = torch.device(device), on_progress
-        self.targets = torch.from_numpy(part.targets.astype(np.int64))
-        self.cached = fits(part, preprocess, cache_mb)
-        self.decoded: Decoded | None = None
-        reader = EvaluationReader(part, preprocess)
+        check(split, batch_size=batch_size, workers=workers)
+        self.split, self.preprocess, self.batch_size = split, preprocess, batch_size
+        self.device = torch.device(device)
+        self.targets = torch.from_numpy(split.targets.astype(np.int64))
+        self.cached = fits(split, preprocess, cache_mb)
+        self.decoded: DecodedSplit | None = None
+        reader = EvalReader(split, preprocess)
         count = 0 if self.cached else workers
-        self.workers = Workers(reader, count=count, device=self.device)
+        self.workers = WorkerPool(reader, count=count, device=self.device)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.part) / self.batch_size)
+        return math.ceil(len(self.split) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        places = np.arange(len(self.part))
+        places = np.arange(len(self.split))
         requests = [places[i : i + self.batch_size] for i in places[:: self.batch_size]]
         answers = map(self.look_up, requests) if self.cached else self.workers.map(requests)
         held: Batch | None = None  # one behind, so that a last batch without images is counted
@@ -246,15 +245,15 @@ class EvalLoader:
         yield replace(held, replaced=held.replaced + missing)
 
     def look_up(self, indices: Indices) -> Answer:
-        """The readable ones of these images, from memory."""
+        """Return the readable ones of these images, from memory."""
         if self.decoded is None:
-            decoded = decode_all(self.part, self.preprocess, self.on_progress)
+            decoded = decode_all(self.split, self.preprocess)
             self.decoded = replace(decoded, pixels=decoded.pixels.to(self.device))
         shown = indices[self.decoded.readable[indices]]
         return self.decoded.pixels[torch.from_numpy(shown).to(self.device)], shown
 
     def finish(self, images: Tensor, shown: Indices, missing: int) -> Batch:
-        """To the device, and to the numbers that the network takes."""
+        """Move images to the device and normalise them."""
         images = self.preprocess.normalise(images.to(self.device, non_blocking=True))
         targets = self.targets[torch.from_numpy(shown)].to(self.device)
         return Batch(images, targets, shown, missing)
@@ -264,9 +263,9 @@ class EvalLoader:
         self.workers.close()
 
 
-def check(part: Split, *, batch_size: int, workers: int) -> None:
-    """What both kinds of batches need."""
-    if len(part) == 0:
+def check(split: Split, *, batch_size: int, workers: int) -> None:
+    """Check what both loaders need."""
+    if len(split) == 0:
         raise UserError("there are no images to make batches of")
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: must be 1 or more")
@@ -275,17 +274,16 @@ def check(part: Split, *, batch_size: int, workers: int) -> None:
 
 
 def channel_statistics(
-    part: Split, preprocess: Preprocess, *, sample: int = STATISTICS_SAMPLE
+    split: Split, preprocess: Preprocess, *, sample: int = STATISTICS_SAMPLE
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, in 0..1, of the images as evaluated.
+    """Return the mean and standard deviation of each channel, in 0..1.
 
-    All images in memory, or `sample` evenly spaced files. Sums of bytes and of their squares are
-    whole numbers below 2^53, so float64 holds them exactly. A channel of a single value gets the
-    deviation of one grey level, so that it can be divided by.
+    Measured are all images in memory, or `sample` evenly spaced files. Sums are whole numbers below
+    2^53, so they are exact in float64. The deviation is at least one grey level.
     """
-    if isinstance(part, ImageFiles) and len(part) > sample:
-        part = part.subset(np.linspace(0, len(part) - 1, sample).round().astype(np.int64))
-    decoded = decode_all(part, preprocess)
+    if isinstance(split, ImageFiles) and len(split) > sample:
+        split = split.subset(np.linspace(0, len(split) - 1, sample).round().astype(np.int64))
+    decoded = decode_all(split, preprocess)
     count = int(decoded.readable.sum()) * preprocess.size**2
     if count == 0:
         raise none_readable()

@@ -1,9 +1,8 @@
-"""One image, uint8 H W C of any size -> size x size, uint8 -> the float tensor a network takes.
+"""Provide `Preprocess`, the one way in which pixels become the input of a network.
 
-`Preprocess` travels inside the model file, so training, evaluation, prediction and export turn
-pixels into numbers in one way. The geometry is the one ImageNet results are reported with (short
-side to size / crop_fraction, then the middle), or a plain squash. N C H W: images, channels,
-height, width.
+It is stored in the model file, so training, evaluation and prediction agree. The geometry is that
+of ImageNet results (short side to size / crop_fraction, then the centre), or a plain resize.
+N C H W: images, channels, height, width.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from resnets.errors import UserError, unknown
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 
-_FITS = ("crop", "squash")
-_VIEWS = ("none", "mirror", "six")
+_RESIZE_MODES = ("crop", "squash")
+_TTA = ("none", "mirror", "six")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Statistics of ImageNet's training images; for one channel the mean of the three.
 _MEANS = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
@@ -30,32 +29,47 @@ _STDS = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image becomes the input of a network; `mean` and `std` in 0..1, one per channel.
+    """Turn images into the input of a network: resize, crop, normalise.
 
-    Left empty, `mean` and `std` become ImageNet's. Lists are taken for tuples, so
-    `Preprocess(**json.loads(text))` restores what `dataclasses.asdict` wrote.
+    Lists are accepted for tuples, so `Preprocess(**json.loads(text))` restores what
+    `dataclasses.asdict` wrote.
+
+    Args:
+        size: Height and width of the input, in pixels.
+        channels: 1 (grey) or 3 (colour).
+        mean: Mean of each channel, in 0..1; empty is ImageNet's.
+        std: Standard deviation of each channel, in 0..1; empty is ImageNet's.
+        resize_mode: "crop" (keep the aspect, crop the centre) or "squash" (change the aspect).
+        crop_fraction: Part of the resized short side that the crop keeps, in (0, 1].
+        interpolation: "bilinear" or "bicubic".
+        tta: Test-time augmentation: "none", or "mirror" or "six" for images of low confidence.
+
+    Raises:
+        UserError: A value is outside its range.
+
+    Shape:
+        - `resize`: uint8 H W C -> uint8 size size C.
+        - `normalise`: uint8 N C H W -> float32 N C H W.
     """
 
-    size: int  # height and width of the input, in pixels
+    size: int
     channels: int = 3
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    resize_mode: str = (
-        "crop"  # crop: keep the shape, cut the middle; squash: keep all, bend the shape
-    )
-    crop_fraction: float = 1.0  # the part of the resized short side that the crop keeps
+    resize_mode: str = "crop"
+    crop_fraction: float = 1.0
     interpolation: str = "bilinear"
-    tta: str = "none"  # mirror | six: averaged for images that the network is unsure about
+    tta: str = "none"
 
     def __post_init__(self) -> None:
         _check_count("size", self.size, range(1, 16385), "a whole number from 1 to 16384")
         _check_count("channels", self.channels, (1, 3), "1 (grey) or 3 (colour)")
-        if self.resize_mode not in _FITS:
-            raise unknown("resize_mode", str(self.resize_mode), _FITS)
+        if self.resize_mode not in _RESIZE_MODES:
+            raise unknown("resize_mode", str(self.resize_mode), _RESIZE_MODES)
         if self.interpolation not in _FILTERS:
             raise unknown("Preprocess interpolation", str(self.interpolation), _FILTERS)
-        if self.tta not in _VIEWS:
-            raise unknown("tta", str(self.tta), _VIEWS)
+        if self.tta not in _TTA:
+            raise unknown("tta", str(self.tta), _TTA)
         if not (_is_number(self.crop_fraction) and 0 < self.crop_fraction <= 1):
             raise UserError(
                 f"Preprocess crop_fraction is {self.crop_fraction!r}; it must be above 0, at most 1"
@@ -77,10 +91,18 @@ class Preprocess:
                 raise UserError(f"Preprocess {name} holds {value!r}; each must be {allowed}")
 
     def resize(self, image: Array) -> Array:
-        """H W C -> size size C; antialiased, and the image itself if it has that size already.
+        """Resize and crop an image, antialiased.
 
-        Only the part that the crop keeps is computed: a strip of 1 x 10,000 pixels costs no more
-        than a square. Raises ValueError unless `image` is uint8 H W C with our channels.
+        Only the part that the crop keeps is computed.
+
+        Args:
+            image: uint8 H W C.
+
+        Returns:
+            uint8 size size C; the image itself if it has that size already.
+
+        Raises:
+            ValueError: The image is not uint8 H W C with `channels` channels.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.channels:
             raise ValueError(
@@ -96,7 +118,7 @@ class Preprocess:
         return np.array(resized).reshape(self.size, self.size, self.channels)
 
     def _box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom of the part of the source that the output shows."""
+        """Return left, top, right, bottom of the part of the source that is kept."""
         side = round(self.size / self.crop_fraction)
         if self.resize_mode == "squash":
             new_width = new_height = side
@@ -109,7 +131,7 @@ class Preprocess:
         return left * x, top * y, (left + self.size) * x, (top + self.size) * y
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """N C H W uint8 -> N C H W float32, on the same device and in the same memory format."""
+        """Normalise uint8 images N C H W to float32, on their device and in their memory format."""
         row = images[:1, :, :1]  # 1 C 1 W: laid out as the images, so that whole rows are vectors
         mean, std = (
             torch.empty_like(row, dtype=torch.float32).copy_(torch.tensor(values).view(1, -1, 1, 1))

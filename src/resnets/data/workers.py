@@ -1,8 +1,7 @@
-"""A part of a data set -> uint8 images N C H W: at once into memory, or on demand by workers.
+"""Provide the images of a split as uint8 N C H W: decoded into memory, or on demand by workers.
 
-In: a part (`Images` or `ImageFiles`), a `Preprocess`. Out: tensors of bytes and the indices shown.
-The idea: whatever fits is decoded once by threads (`decode_all`); the rest is read by processes
-that get (epochs, indices) and keep no state, so their number cannot change what they return.
+A split that fits into the cache is decoded once, by threads. Other splits are read by processes
+that get (epochs, indices) and have no state, so their number does not change the result.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,41 +32,42 @@ from resnets.errors import UserError
 
 Bytes = NDArray[np.uint8]  # H W C
 Indices = NDArray[np.int64]
-Progress = Callable[[int, int], None]
 Request = tuple[Indices, Indices]  # epochs, indices: N each
 Answer = tuple[Tensor, Indices]  # images N C H W uint8, indices shown
-CHUNK = 64  # images a thread takes at a time
-CANVAS = 1.25  # side of a cached image by the input's, where crops are cut from it
+# Images that a thread decodes at a time.
+CHUNK = 64
+# Side of a cached image, by that of the input, where crops are cut from it.
+CANVAS = 1.25
 
 
-def try_read(part: Split, index: int, channels: int, piece: Piece | None = None) -> Bytes | None:
-    """One image H W C or a piece of it, or None where the file cannot be read (any more)."""
+def try_read(split: Split, index: int, channels: int, piece: Piece | None = None) -> Bytes | None:
+    """Return an image H W C or a piece of it, or None where the file cannot be read."""
     try:
-        return part.read(index, channels, piece)
+        return split.read(index, channels, piece)
     except DecodeError:
         return None
 
 
 def as_tensor(image: Bytes) -> Tensor:
-    """H W C to C H W, without a copy where the array may be written to."""
+    """Permute H W C to C H W, without a copy where the array is writable."""
     return torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
 
 
 def stacked(images: Iterable[Tensor]) -> Tensor:
-    """C H W each to N C H W, in the order of files: the colours of a pixel lie together."""
+    """Stack images C H W to N C H W in channels_last order."""
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
-class Decoded:
-    """A whole part in memory."""
+class DecodedSplit:
+    """Hold a whole split in memory."""
 
     pixels: Tensor  # N C H W uint8
     readable: NDArray[np.bool_]
     aspects: NDArray[np.float64]  # width / height of the originals
 
     def shown(self) -> Indices:
-        """For each index the first readable one from there on, around the end if need be."""
+        """Return for each index the first readable one from there on, cyclically."""
         good = np.flatnonzero(self.readable)
         if len(good) == 0:
             raise none_readable()
@@ -76,56 +76,52 @@ class Decoded:
 
 
 def none_readable() -> UserError:
-    """The end of every search for the next readable image."""
-    return UserError("none of the images can be read any more; are the files still there?")
+    """Return the error for a split of which no image can be read."""
+    return UserError("none of the images can be read; check that the files still exist")
 
 
-def decode_all(part: Split, preprocess: Preprocess, on_progress: Progress | None = None) -> Decoded:
-    """Read and resize every image; threads help, since decoding leaves the interpreter's lock."""
-    total, size, channels = len(part), preprocess.size, preprocess.channels
+def decode_all(split: Split, preprocess: Preprocess) -> DecodedSplit:
+    """Read and resize every image, in threads: decoding releases the interpreter's lock."""
+    total, size, channels = len(split), preprocess.size, preprocess.channels
     pixels = np.zeros((total, channels, size, size), dtype=np.uint8)
     readable, aspects = np.zeros(total, dtype=np.bool_), np.ones(total)
 
-    def fill(start: int) -> int:
-        stop = min(start + CHUNK, total)
-        for index in range(start, stop):
-            image = try_read(part, index, channels)
+    def fill(start: int) -> None:
+        for index in range(start, min(start + CHUNK, total)):
+            image = try_read(split, index, channels)
             if image is not None:
                 aspects[index] = image.shape[1] / image.shape[0]
                 pixels[index] = preprocess.resize(image).transpose(2, 0, 1)
                 readable[index] = True
-        return stop
 
     with ThreadPoolExecutor(usable_cpus()) as pool:
         try:
-            for stop in pool.map(fill, range(0, total, CHUNK)):
-                if on_progress is not None:
-                    on_progress(stop, total)
+            list(pool.map(fill, range(0, total, CHUNK)))
         except BaseException:
             pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
             raise
-    return Decoded(torch.from_numpy(pixels), readable, aspects)
+    return DecodedSplit(torch.from_numpy(pixels), readable, aspects)
 
 
 def usable_cpus() -> int:
-    """Cores that this process may use, not those that the machine has."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def canvas(part: Split, preprocess: Preprocess) -> Preprocess:
-    """How to keep an image from which random boxes are cut: whole, a quarter larger than the input.
+def canvas(split: Split, preprocess: Preprocess) -> Preprocess:
+    """Return how to cache images that are cropped at random: whole, a quarter larger.
 
-    Squashed to a square: boxes are drawn in the original's aspect, so that the crops are not.
+    They are squashed to a square. Boxes are drawn in the original's aspect, so crops keep theirs.
     """
-    size = min(round(CANVAS * preprocess.size), max(preprocess.size, part.largest_side))
+    size = min(round(CANVAS * preprocess.size), max(preprocess.size, split.largest_side))
     return replace(preprocess, size=size, resize_mode="squash", crop_fraction=1.0)
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingReader:
-    """Reads the images of one request; what depends on the original's size is done here."""
+class TrainReader:
+    """Read the images of a request, and do what depends on their original size."""
 
-    part: Split
+    split: Split
     preprocess: Preprocess
     augment: Augment
     seed: int
@@ -140,19 +136,19 @@ class TrainingReader:
             found, image = self.next_readable(int(index), piece)
             if image is None:
                 return torch.empty(0), np.empty(0, dtype=np.int64)
-            images.append(self.fit(image, mirror=mirror))
+            images.append(self.resize(image, mirror=mirror))
             shown.append(found)
         batch = apply_auto_augment(stacked(images), sample_keys, self.augment.auto_augment)
         return batch, np.array(shown, dtype=np.int64)
 
     def pieces(self, sample_keys: Keys, indices: Indices) -> list[Piece] | list[None]:
-        """The random box of each image, N; None where images are shown as in evaluation.
+        """Return the random box of each image, N, or None for the crop of evaluation.
 
-        What replaces an unreadable file is cut by that file's box.
+        The replacement of an unreadable file is cropped by that file's box.
         """
         if self.augment.crop != "resized":
             return [None] * len(indices)
-        widths, heights = self.part.sizes[indices].T
+        widths, heights = self.split.sizes[indices].T
         area = self.augment.min_area
         box = crop_boxes(sample_keys, min_area=area, image_aspect=widths / heights)
         side = self.preprocess.size
@@ -162,35 +158,35 @@ class TrainingReader:
         ]
 
     def next_readable(self, index: int, piece: Piece | None) -> tuple[int, Bytes | None]:
-        """The image at `index`, or at the first index after it that can be read; None: nowhere."""
-        for step in range(len(self.part)):
-            found = (index + step) % len(self.part)
-            image = try_read(self.part, found, self.preprocess.channels, piece)
+        """Return the first readable image from `index` on; None if there is none."""
+        for step in range(len(self.split)):
+            found = (index + step) % len(self.split)
+            image = try_read(self.split, found, self.preprocess.channels, piece)
             if image is not None:
                 return found, image
         return index, None
 
-    def fit(self, image: Bytes, *, mirror: bool) -> Tensor:
-        """To the size of the network: a random box, mirrored or not, or as in evaluation."""
+    def resize(self, image: Bytes, *, mirror: bool) -> Tensor:
+        """Resize to the network's input: a random box, mirrored or not, or as in evaluation."""
         if self.augment.crop != "resized":
             return as_tensor(self.preprocess.resize(image))
         from torchvision.transforms.v2 import functional as v2
 
-        # Unlike Pillow's, this resize is vectorised, and takes the colours of a pixel together.
+        # Unlike Pillow's, this resize is vectorised over the colours of a pixel.
         resized: Tensor = v2.resize(as_tensor(image), [self.preprocess.size] * 2)
         return resized.flip(2) if mirror else resized
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluationReader:
-    """Reads the images of one request as they are evaluated; leaves out what cannot be read."""
+class EvalReader:
+    """Read the images of a request as in evaluation; leave out what cannot be read."""
 
-    part: Split
+    split: Split
     preprocess: Preprocess
 
     def __getitem__(self, indices: Indices) -> Answer:
         size, channels = self.preprocess.size, self.preprocess.channels
-        found = {int(i): try_read(self.part, int(i), channels) for i in indices}
+        found = {int(i): try_read(self.split, int(i), channels) for i in indices}
         images = {
             i: as_tensor(self.preprocess.resize(x)) for i, x in found.items() if x is not None
         }
@@ -199,8 +195,8 @@ class EvaluationReader:
         return batch, np.array(list(images), dtype=np.int64)
 
 
-class Requests(Sampler[Any]):
-    """What the next pass over the loader asks for; lives in the main process only."""
+class RequestSampler(Sampler[Any]):
+    """Hold the requests of the next pass over the loader, in the main process."""
 
     def __init__(self) -> None:
         self.pending: Iterable[Any] = ()
@@ -209,54 +205,54 @@ class Requests(Sampler[Any]):
         return iter(self.pending)
 
 
-def start_worker(_: int) -> None:
-    """Signals are the main process's to handle; it ends the workers when it is done."""
+def init_worker(_: int) -> None:
+    """Leave signals to the main process, which ends the workers when it is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Where a worker dies of a signal, torch raises in the main process, even in mid-step.
+    # Where a worker dies of a signal, torch raises in the main process, even within a step.
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: os._exit(0))
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-    sys.excepthook = unless_abandoned
+    threading.Thread(target=exit_with_parent, daemon=True).start()
+    sys.excepthook = hide_broken_connection
 
 
-def leave_with_parent() -> None:
-    """Ends a worker at once when the process that asked for it is gone, however it was started."""
+def exit_with_parent() -> None:
+    """End a worker when the main process is gone, however it was started."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(0)
 
 
-def unless_abandoned(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Prints no traceback where the main process ended while a worker handed it a tensor."""
+def hide_broken_connection(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print no traceback where the main process ended while a worker sent it a tensor."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)
 
 
-def unchanged(answer: Any) -> Any:
-    """Readers return whole batches already."""
+def identity(answer: Any) -> Any:
+    """Collate nothing: readers return whole batches."""
     return answer
 
 
-class Workers:
-    """Answers requests in order, by `count` processes that stay, or (0) in this one.
+class WorkerPool:
+    """Answer requests in order, in `count` persistent processes, or in this one if 0.
 
     The processes start with the first request and end with `close()`, with the last reference to
-    this object, or when this process dies.
+    this object, or with this process.
     """
 
     def __init__(
-        self, reader: TrainingReader | EvaluationReader, *, count: int, device: torch.device
+        self, reader: TrainReader | EvalReader, *, count: int, device: torch.device
     ) -> None:
         self.reader, self.count, self.device = reader, count, device
-        self.requests = Requests()
+        self.requests = RequestSampler()
         self.turn = 0
         self.loader: DataLoader[Any] | None = None
         self.answers: Iterator[Answer] = iter(())
 
     def map(self, requests: Iterable[Any]) -> Iterator[Answer]:
-        """The answers, in order; a newer call ends an older one that was left half-way."""
+        """Yield the answers in order; a new call ends an unfinished older one."""
         self.turn += 1
         turn = self.turn
         self.answers = self.start(requests)
@@ -269,7 +265,7 @@ class Workers:
         raise RuntimeError("these batches were ended by a newer call of batches(), or by close()")
 
     def start(self, requests: Iterable[Any]) -> Iterator[Answer]:
-        """Hand the requests to this process, or to the others."""
+        """Send the requests to this process, or to the others."""
         if self.count == 0:
             return map(self.reader.__getitem__, requests)
         self.requests.pending = requests
@@ -279,20 +275,20 @@ class Workers:
             return iter(self.loader)
 
     def make_loader(self) -> DataLoader[Any]:
-        """Hands out whole requests; the processes start with its first iteration."""
+        """Make a loader of whole requests; its processes start with its first iteration."""
         return DataLoader(
             self.reader,  # type: ignore[arg-type]  # __getitem__ is all that it needs
             batch_size=None,
             sampler=self.requests,
             num_workers=self.count,
             persistent_workers=True,
-            collate_fn=unchanged,
-            worker_init_fn=start_worker,
+            collate_fn=identity,
+            worker_init_fn=init_worker,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # else the loader would draw from the global one
+            generator=torch.Generator(),  # else the loader draws from the global one
         )
 
     def close(self) -> None:
-        """End the processes: they live as long as somebody refers to their iterator."""
+        """End the processes, which exist as long as their iterator is referred to."""
         self.turn += 1
         self.answers, self.loader = iter(()), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,10 @@ from resnets.inference.model_file import ModelFile
 from resnets.inference.tta import with_tta
 
 BATCH_SIZE = 250
-MISTAKES_SHOWN = 24
+# Pictures of mistakes: for each pair of classes, pairs that are always shown, and pictures in all.
+MISTAKES_PER_PAIR = 4
+PAIRS_SHOWN = 12
+MISTAKES_SHOWN = 60
 
 
 def score(
@@ -56,31 +60,37 @@ def unreadable_notice(scores: Scores, images: Split) -> list[str]:
 
 
 class Mistakes:
-    """Collect the most confident mistakes: a callback for `score`."""
+    """Keep the most confident mistakes of each pair of classes: a callback for `score`."""
 
     def __init__(self, images: Split, classes: tuple[str, ...], preprocess: Preprocess) -> None:
         self.images, self.classes, self.preprocess = images, classes, preprocess
-        self.kept: list[tuple[float, int, int, int]] = []
+        # (true, predicted) -> (-confidence, index), the most confident first
+        self.kept: dict[tuple[int, int], list[tuple[float, int]]] = {}
+        self.counts: Counter[tuple[int, int]] = Counter()
 
     def __call__(self, batch: Batch, logits: torch.Tensor) -> None:
         """Keep the most confident mistakes so far and in this batch."""
         confidence, predicted = logits.softmax(1).max(1)
-        wrong = (predicted != batch.targets).nonzero().flatten().tolist()
-        self.kept += [
-            (-confidence[i].item(), int(batch.indices[i]), int(batch.targets[i]), int(predicted[i]))
-            for i in wrong
-        ]
-        self.kept = sorted(self.kept)[:MISTAKES_SHOWN]
+        for i in (predicted != batch.targets).nonzero().flatten().tolist():
+            pair = int(batch.targets[i]), int(predicted[i])
+            found = (-confidence[i].item(), int(batch.indices[i]))
+            self.counts[pair] += 1
+            self.kept[pair] = sorted([*self.kept.get(pair, []), found])[:MISTAKES_PER_PAIR]
 
     def worst(self) -> list[dict[str, Any]]:
-        """Return pictures, names and confidences, most confident first."""
+        """Return pictures and classes of the most frequent pairs, then of the most confident."""
+        pairs = sorted(self.kept, key=lambda pair: (-self.counts[pair], pair))
+        first, others = (
+            [(*found, *pair) for pair in some for found in self.kept[pair]]
+            for some in (pairs[:PAIRS_SHOWN], pairs[PAIRS_SHOWN:])
+        )
         return [
             {
                 "image": self.preprocess.resize(self.images.read(index, self.preprocess.channels)),
-                "true": self.classes[true],
-                "predicted": self.classes[predicted],
+                "true": true,
+                "predicted": predicted,
                 "confidence": -confidence,
                 "id": self.images.ids[index],
             }
-            for confidence, index, true, predicted in self.kept
+            for confidence, index, true, predicted in [*first, *sorted(others)][:MISTAKES_SHOWN]
         ]

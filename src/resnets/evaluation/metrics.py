@@ -106,7 +106,13 @@ class Scores:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Scores:
-        """Return the scores of which `to_dict` made this record, also after JSON.
+        """Return the scores of which `to_dict` made a record, also after JSON.
+
+        Args:
+            record: The dictionary.
+
+        Returns:
+            Scores equal to the original ones.
 
         Raises:
             UserError: A field is missing.
@@ -278,7 +284,10 @@ def _shares(parts: Sequence[float], wholes: Sequence[int]) -> list[float | None]
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+    """Return a list, and the lists in it, as tuples."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    return tuple(tuple(item) if isinstance(item, list) else item for item in value)
 
 
 def _plain(value: Any) -> Any:

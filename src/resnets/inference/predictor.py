@@ -75,7 +75,15 @@ class Predictor:
             raise UserError(f"the device {str(device)!r} cannot be used here: {reason}") from None
 
     def __call__(self, source: Source, *, top: int = 5) -> Prediction:
-        """Classify one image; arguments are as in `predict`."""
+        """Classify one image.
+
+        Args:
+            source: A path, the bytes of an image file, a uint8 array or a Pillow image.
+            top: Number of classes to return.
+
+        Returns:
+            The prediction; its `error` is set where the image cannot be read.
+        """
         return next(self.predict([source], top=top, batch_size=1))
 
     def predict(

@@ -1,1 +1,1 @@
-"""The network: one class, every family a row of a table."""
+"""Provide the networks: one class, and a table with a row for each network."""

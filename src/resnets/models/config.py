@@ -1,7 +1,6 @@
 """Provide `ResNetConfig`, the validated description of a residual network.
 
-Each field is one idea of one paper. The values are plain, so that a configuration can be written
-into a model file, read back and compared.
+Each field is one idea of one paper, as a plain value that can be stored and compared.
 """
 
 from __future__ import annotations
@@ -23,42 +22,80 @@ CHOICES = {
     "init": ("fan_out", "fan_in", "dirac", "orthogonal"),
 }
 POSITIVE = ("num_classes", "in_channels", "groups", "group_width")
-EXPANSION = {"basic": 1, "bottleneck": 4}  # a unit's output channels, in multiples of its width
+# Upper end of the range of a real number, excluded or not.
+UPPER = {
+    **dict.fromkeys(("se", "drop_path", "dropout"), "1)"),
+    **dict.fromkeys(("shortcut_strength", "residual_scale"), "1]"),
+}
+EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block, in multiples of its width
 
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """One network. Lists are accepted for tuples, so `ResNetConfig(**json.loads(...))` works.
+    """Describe a residual network; every value is checked when the object is made.
 
-    A value outside its range, or two fields that contradict each other, raise `UserError`.
+    Lists are accepted for tuples, so `ResNetConfig(**json.loads(text))` restores what
+    `dataclasses.asdict` wrote.
+
+    Args:
+        depths: Residual blocks in each stage.
+        block: "basic" (two 3x3 convolutions) or "bottleneck" (1x1, 3x3, and 1x1 to four times as
+            many channels).
+        widths: Channels of the 3x3 convolutions, one number a stage.
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+        stem: "imagenet" (7x7 of stride 2, then a pool), "small" (3x3), "whitened" (2x2, measured
+            filters), "deep" (three 3x3, then a pool), "deep_tiered" (the same in timm's widths) or
+            "deep_conv" (four 3x3 with two strides, no pool).
+        stem_width: Channels of the stem's output; None is `widths[0]`.
+        shortcut: "pad", "conv" or "conv_all" (options A, B, C of He 2015), "avg_conv" (option D of
+            He 2019), "gate" or "dropout" (weakened option A, He 2016), or "none" (plain network).
+        shortcut_strength: Factor in 0..1 on every shortcut (He 2016, equation 6); 0 is a plain
+            network.
+        order: "post" (conv-norm-ReLU, He 2015) or "pre" (norm-ReLU-conv, He 2016).
+        stride_on: Convolution of a bottleneck that has the stride: "3x3" ("v1.5") or "1x1", as in
+            the paper ("v1").
+        halving: How a basic block halves the map: "stride" of its first 3x3 or "max_pool" after it.
+        groups: Groups of a bottleneck's 3x3 convolution (Xie 2017).
+        group_width: The inner width is `int(width * group_width / 64) * groups`.
+        se: Share of channels inside squeeze-and-excitation (Hu 2018); 0 is off.
+        norm: "batch", "group", "none", or "bias" (scalars around each convolution, Zhang 2019).
+        residual_init: "default", "zero" (the residual starts at 0, Goyal 2017), "scalar" (SkipInit)
+            or "fixup" (shrunk with depth, Zhang 2019).
+        residual_scale: Fixed factor in 0..1 on every residual, as 1/sqrt(blocks) (Bordelon 2023).
+        init: Initialisation of the blocks' convolutions, see `init.initialise_convolution`.
+        drop_path: Stochastic depth (Huang 2016): the rate of the last block, linear from 0.
+        dropout: Rate inside pre-activation basic blocks (wide networks), else before `fc`.
+        blur: Side of the binomial filter before each subsampling (Zhang 2019): 0 (off), 3 or 5.
+        output_stride: 8, 16 or 32: later strides become dilation; None leaves them as they are.
+
+    Raises:
+        UserError: A value is outside its range, or two fields contradict each other.
     """
 
-    depths: tuple[int, ...]  # residual units in each stage
-    block: str  # basic: two 3x3 | bottleneck: 1x1, 3x3, 1x1 with four times the channels out
-    widths: tuple[int, ...] = (64, 128, 256, 512)  # channels of the 3x3 convolutions, per stage
+    depths: tuple[int, ...]
+    block: str
+    widths: tuple[int, ...] = (64, 128, 256, 512)
     num_classes: int = 1000
     in_channels: int = 3
-    # 7x7/2 + pool | small: 3x3 | whitened: 2x2, measured | three 3x3 + pool | tiered | + conv/2
     stem: str = "imagenet"
-    stem_width: int | None = None  # channels that leave the stem; None is widths[0]
-    # He 2015: conv B, pad A, conv_all C; He 2019: avg_conv D; He 2016: pad and a gate | and dropout
-    shortcut: str = "conv"  # none is plain
-    shortcut_strength: float = 1.0  # factor on every shortcut (He 2016, equation 6); 0 is plain
-    order: str = "post"  # conv-norm-ReLU (He 2015) | norm-ReLU-conv (He 2016)
-    stride_on: str = "3x3"  # of a bottleneck: "v1.5" | the first 1x1, as the paper has it ("v1")
-    halving: str = "stride"  # of a basic unit: its first 3x3's stride | a 2x2 maximum after it
-    groups: int = 1  # of a bottleneck's 3x3 (Xie 2017)
-    group_width: int = 64  # inner width = int(width * group_width / 64) * groups
-    se: float = 0.0  # squeeze-and-excitation: share of channels in the middle (Hu 2018); 0 is off
-    norm: str = "batch"  # bias: scalars around each convolution instead (Fixup, Zhang 2019)
-    # zero: the branch starts at 0 (Goyal 2017) | scalar: SkipInit | fixup: shrunk with depth
+    stem_width: int | None = None
+    shortcut: str = "conv"
+    shortcut_strength: float = 1.0
+    order: str = "post"
+    stride_on: str = "3x3"
+    halving: str = "stride"
+    groups: int = 1
+    group_width: int = 64
+    se: float = 0.0
+    norm: str = "batch"
     residual_init: str = "default"
-    residual_scale: float = 1.0  # fixed factor on every residual, as 1/sqrt(units) (Bordelon 2023)
-    init: str = "fan_out"  # law of the units' convolutions at first; see `initial.py`
-    drop_path: float = 0.0  # stochastic depth (Huang 2016): rate of the last unit, linear from 0
-    dropout: float = 0.0  # inside pre-activation basic units (wide nets), else before `fc`
-    blur: int = 0  # side of the binomial filter before each subsampling (Zhang 2019); 0 is off
-    output_stride: int | None = None  # 8 | 16 | 32: later strides become dilation; None is as built
+    residual_scale: float = 1.0
+    init: str = "fan_out"
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    blur: int = 0
+    output_stride: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("depths", "widths"):
@@ -67,10 +104,8 @@ class ResNetConfig:
             _choice(name, getattr(self, name), allowed)
         for name in POSITIVE:
             _count(name, getattr(self, name))
-        for name in ("se", "drop_path", "dropout"):
-            object.__setattr__(self, name, _share(name, getattr(self, name)))
-        for name in ("shortcut_strength", "residual_scale"):
-            object.__setattr__(self, name, _factor(name, getattr(self, name)))
+        for name, upper in UPPER.items():
+            object.__setattr__(self, name, _real(name, getattr(self, name), upper))
         if self.stem_width is not None:
             _count("stem_width", self.stem_width)
         _number("blur", self.blur, (0, 3, 5))
@@ -80,31 +115,34 @@ class ResNetConfig:
 
     @property
     def plain(self) -> bool:
-        """Nothing is added to a residual: the control of every experiment on depth."""
+        """Whether nothing is added to a residual: the control of every experiment on depth."""
         return self.shortcut == "none" or self.shortcut_strength == 0
 
     @property
     def expansion(self) -> int:
+        """Output channels of a block, in multiples of its width."""
         return EXPANSION[self.block]
 
     @property
     def stem_channels(self) -> int:
+        """Channels of the stem's output."""
         if self.stem == "whitened":  # a filter and its negative for each number in a 2x2 patch
             return 8 * self.in_channels
         return self.stem_width or self.widths[0]
 
     @property
     def stem_stride(self) -> int:
+        """Input pixels per pixel of the stem's output."""
         return 1 if self.stem in ("small", "whitened") else 4
 
     @property
     def first_stride(self) -> int:
-        """Of the first stage; every later one halves the map."""
+        """Stride of the first stage; every later one halves the map."""
         return 2 if self.stem == "whitened" else 1
 
     @property
     def natural_stride(self) -> int:
-        """Input pixels per pixel of the last map, before `output_stride` holds it back."""
+        """Input pixels per pixel of the last map without `output_stride`."""
         return self.stem_stride * self.first_stride << (len(self.depths) - 1)
 
 
@@ -112,7 +150,7 @@ FIELDS = tuple(field.name for field in fields(ResNetConfig))
 
 
 def _contradictions(config: ResNetConfig) -> Iterable[str]:
-    """One sentence for each pair of fields that cannot both be meant."""
+    """Yield a message for each pair of fields that contradict each other."""
     if len(config.depths) != len(config.widths):
         yield (
             f"depths = {config.depths} has {len(config.depths)} stages but widths = "
@@ -136,7 +174,7 @@ def _contradictions(config: ResNetConfig) -> Iterable[str]:
         yield from _refuses_pooling(config)
     if config.stem == "whitened" and (config.order == "pre" or config.stem_width is not None):
         yield (
-            "stem = 'whitened' has 8 channels for each of the image and ends in a ReLU: "
+            "stem = 'whitened' has 8 channels for each image channel and ends in a ReLU: "
             "it needs order = 'post' and stem_width = None"
         )
     if config.output_stride is not None and config.output_stride > config.natural_stride:
@@ -157,27 +195,20 @@ def _needs_bottleneck(config: ResNetConfig) -> Iterable[str]:
 
 
 def _needs_shortcut(config: ResNetConfig) -> Iterable[str]:
-    """Without a shortcut, a residual branch of zero is a network that computes nothing."""
+    """Refuse residuals that start at zero or are dropped where no shortcut is beside them."""
     none = "shortcut = 'none'" if config.shortcut == "none" else "shortcut_strength = 0"
-    if config.residual_init != "default":
-        yield (
-            f"residual_init = {config.residual_init!r} needs a shortcut: with {none} the "
-            "network would start at zero and stay there; use residual_init = 'default'"
-        )
+    start, strength = config.residual_init, config.shortcut_strength
+    if start != "default":
+        yield f"residual_init = {start!r} needs a shortcut: with {none} the network stays at zero"
     if config.drop_path:
-        yield (
-            f"drop_path = {config.drop_path} needs a shortcut: with {none} a dropped "
-            "branch leaves nothing; use drop_path = 0"
-        )
-    if config.shortcut == "none" and config.shortcut_strength != 1:
-        yield (
-            f"shortcut_strength = {config.shortcut_strength} needs a shortcut: with shortcut = "
-            "'none' there is nothing to weaken; use shortcut_strength = 1"
-        )
+        rate = config.drop_path
+        yield f"drop_path = {rate} needs a shortcut: with {none} a dropped block returns zero"
+    if config.shortcut == "none" and strength != 1:
+        yield f"shortcut_strength = {strength} needs a shortcut: there is nothing to weaken"
 
 
 def _needs_fixup(config: ResNetConfig) -> Iterable[str]:
-    """What learned factors and laws of their own leave no room for."""
+    """Refuse what contradicts learned factors and Fixup."""
     learned = config.residual_init in ("scalar", "fixup")
     if learned and config.residual_scale != 1:
         yield (
@@ -185,13 +216,13 @@ def _needs_fixup(config: ResNetConfig) -> Iterable[str]:
             f"{config.residual_init!r}, which learns a factor of its own; use residual_scale = 1"
         )
     if config.residual_init == "fixup" and config.norm != "bias":
-        yield f"residual_init = 'fixup' stands for norm = 'bias', not {config.norm!r}"
+        yield f"residual_init = 'fixup' needs norm = 'bias', not {config.norm!r}"
     if config.residual_init == "fixup" and config.init != "fan_out":
-        yield f"residual_init = 'fixup' has a law of its own; not init = {config.init!r}"
+        yield f"residual_init = 'fixup' needs init = 'fan_out', not {config.init!r}"
 
 
 def _refuses_pooling(config: ResNetConfig) -> Iterable[str]:
-    """What cannot go with a blur or a maximum in place of a stride."""
+    """Refuse what contradicts a blur or a maximum in place of a stride."""
     what = f"blur = {config.blur}" if config.blur else f"halving = {config.halving!r}"
     clashes = {
         "order": (config.order == "pre", "post"),
@@ -205,11 +236,11 @@ def _refuses_pooling(config: ResNetConfig) -> Iterable[str]:
         if clash:
             yield f"{what} is not defined for {name} = {getattr(config, name)!r}; use {instead!r}"
     if config.natural_stride == 1:
-        yield f"{what} has nothing to do: the network never subsamples; leave it out"
+        yield f"{what} has no effect: the network never subsamples; leave it out"
 
 
 def _flow(config: ResNetConfig) -> tuple[int, ...]:
-    """Channels that leave the stem and each stage."""
+    """Return the output channels of the stem and of each stage."""
     return (config.stem_channels, *(width * config.expansion for width in config.widths))
 
 
@@ -230,19 +261,16 @@ def _count(name: str, value: object) -> None:
 
 def _counts(name: str, values: object) -> tuple[int, ...]:
     if not isinstance(values, list | tuple) or not values:
-        raise UserError(f"{name} = {values!r}: must be whole numbers, one a stage, as (2, 2, 2, 2)")
+        raise UserError(
+            f"{name} = {values!r}: must be whole numbers, one a stage, such as (2, 2, 2, 2)"
+        )
     for value in values:
         _count(name, value)
     return tuple(values)
 
 
-def _share(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise UserError(f"{name} = {value!r}: must be a number from 0 up to, but not, 1")
-    return float(value)
-
-
-def _factor(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise UserError(f"{name} = {value!r}: must be a number from 0 to 1")
-    return float(value)
+def _real(name: str, value: object, upper: str) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and (0 <= value < 1 or (value == 1 and upper == "1]"))):  # type: ignore[operator]
+        raise UserError(f"{name} = {value!r}: must be a number in [0, {upper}")
+    return float(value)  # type: ignore[arg-type]

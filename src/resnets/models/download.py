@@ -1,25 +1,23 @@
-"""What `weights=` names enters, a file on this machine leaves.
+"""Provide the file that `weights=` names, downloaded and cached if need be.
 
-Enters: a path, an http(s) URL, `hub:owner/name` (Hugging Face hub), or `torchvision:TAG`.
-The idea: a download gets its place in the cache only when it has come in full, its checksum fits
-(where its name carries one, as `resnet18-f37072fd.pth` does) and it could be read as weights. So
-whatever lies in the cache is good, and a failed attempt leaves nothing behind.
+A download enters the cache only when it is complete, its checksum fits (where the name has one, as
+`resnet18-f37072fd.pth`) and it was read as weights; a failed attempt leaves nothing behind.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 from collections.abc import Callable
 from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
+from typing import BinaryIO
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from resnets.errors import UserError, unknown
+from resnets.fileio import atomic_writer, cache_dir
 
 FORMS = "a path, an http(s) URL, hub:owner/name or torchvision:TAG (such as IMAGENET1K_V1)"
 TORCHVISION_NETWORKS = (
@@ -36,14 +34,10 @@ Check = Callable[[Path], object]
 
 
 def local_file(source: str, *, name: str, check: Check) -> Path:
-    """The file that `source` means, downloaded if need be.
+    """Return the file that a source names, downloaded if need be, or raise UserError.
 
-    `name` is the network's, for `torchvision:`. `check` reads a file just downloaded from a URL
-    and raises UserError if it holds no weights; then the file is not kept.
-
-    Raises:
-        UserError: no such file, repository or tag, a failed or damaged download.
-
+    `name` is the network's, for `torchvision:`. `check` reads a file downloaded from a URL and
+    raises UserError if it has no weights; the file is then not kept.
     """
     if source.startswith("torchvision:"):
         return download(torchvision_url(name, source.removeprefix("torchvision:")), check=check)
@@ -55,13 +49,13 @@ def local_file(source: str, *, name: str, check: Check) -> Path:
     if (path / HUB_FILES[0]).is_file():
         return path / HUB_FILES[0]  # a run folder, or a clone of a repository of the hub
     if not path.is_file():
-        state = "is a folder without model.safetensors" if path.is_dir() else "is no file here"
+        state = "is a folder without model.safetensors" if path.is_dir() else "is not a file"
         raise UserError(f"weights = {source!r} {state}; allowed: {FORMS}")
     return path
 
 
 def torchvision_url(name: str, tag: str) -> str:
-    """Where torchvision keeps the weights `tag` of the network that it, too, calls `name`."""
+    """Return the address of torchvision's weights `tag` of the network `name`."""
     from torchvision.models import get_model_weights
 
     factory = name.removesuffix("_v1")
@@ -75,31 +69,19 @@ def torchvision_url(name: str, tag: str) -> str:
     return str(tags[tag].url)
 
 
-def cache_folder() -> Path:
-    """`weights/` in RESNETS_DATA, else in the user's cache."""
-    chosen = os.environ.get("RESNETS_DATA")
-    if chosen:
-        return Path(chosen).expanduser() / "weights"
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "resnets" / "weights"
-
-
 def download(url: str, *, check: Check) -> Path:
-    """The cached file of `url`; it is downloaded the first time only."""
+    """Return the cached file of a URL, downloaded on the first use."""
+    file_name = "weights"
     try:
-        file_name = Path(unquote(urlsplit(url).path)).name or "weights"
+        file_name = Path(unquote(urlsplit(url).path)).name or file_name
         # Two addresses may end alike: model.safetensors is a common name.
-        target = cache_folder() / f"{sha256(url.encode()).hexdigest()[:12]}-{file_name}"
-        if target.is_file():
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{secrets.token_hex(8)}.part")
-        try:
-            _stream(url, part, file_name=file_name)
-            check(part)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        target = cache_dir("weights") / f"{sha256(url.encode()).hexdigest()[:12]}-{file_name}"
+        if not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_writer(target) as file:
+                _stream(url, file, file_name=file_name)
+                file.flush()
+                check(Path(file.name))
     except UserError:
         raise
     except HTTPError as error:
@@ -111,30 +93,31 @@ def download(url: str, *, check: Check) -> Path:
     return target
 
 
-def _stream(url: str, part: Path, *, file_name: str) -> None:
-    """The bytes of `url` into `part`, counted and compared with the checksum in the name."""
+def _stream(url: str, file: BinaryIO, *, file_name: str) -> None:
+    """Copy a URL into a file; check its length and the checksum in its name."""
+    # Not torch.hub.download_url_to_file, which has no timeout and accepts a body that is too short.
     request = Request(url, headers={"User-Agent": "resnets"})
     digest, received = sha256(), 0
-    with urlopen(request, timeout=TIMEOUT) as response, part.open("xb") as file:
-        promised = response.headers.get("Content-Length")
+    with urlopen(request, timeout=TIMEOUT) as response:
+        expected = response.headers.get("Content-Length")
         while chunk := response.read(CHUNK):
             file.write(chunk)
             digest.update(chunk)
             received += len(chunk)
-    if promised is not None and received != int(promised):
+    if expected is not None and received != int(expected):
         raise UserError(
-            f"cannot download {url}: only {received} of {promised} bytes came; try again"
+            f"cannot download {url}: received only {received} of {expected} bytes; try again"
         )
-    claimed = CHECKSUM.search(file_name)
-    if claimed and not digest.hexdigest().startswith(claimed[1]):
+    checksum = CHECKSUM.search(file_name)
+    if checksum and not digest.hexdigest().startswith(checksum[1]):
         raise UserError(
-            f"{url} is not the file its name promises: SHA-256 {digest.hexdigest()[:12]}... "
-            f"where {claimed[1]} is expected; try again or download it by another way"
+            f"{url} has the SHA-256 {digest.hexdigest()[:12]}..., but its name says {checksum[1]}; "
+            "try again or download it in another way"
         )
 
 
 def _from_hub(repository: str) -> Path:
-    """The weights of a repository, kept in the cache that all users of the hub share."""
+    """Return the weights of a repository of the hub, kept in the hub's own cache."""
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import (
@@ -149,7 +132,7 @@ def _from_hub(repository: str) -> Path:
     offline: Exception | None = None
     for file_name in HUB_FILES:
         try:
-            # Once the hub did not answer, only what an earlier day left in its cache is of use.
+            # Once the hub did not answer, only its local cache can.
             return Path(
                 hf_hub_download(repository, file_name, local_files_only=offline is not None)
             )
@@ -159,17 +142,17 @@ def _from_hub(repository: str) -> Path:
             continue
         except RepositoryNotFoundError:
             raise UserError(
-                f"the hub has no repository {repository!r}, or keeps it private: check the name, "
+                f"the hub has no repository {repository!r}, or it is private: check the name, "
                 "or log in with `hf auth login`"
             ) from None
-        # Whichever library carries its requests (it has changed): no file came, and this is why.
+        # The hub's HTTP library has changed between versions, so its errors are not named here.
         except Exception as error:
             raise UserError(f"cannot download hub:{repository}: {_line(error)}") from None
     if offline is not None:
         raise UserError(f"cannot download hub:{repository}: {_line(offline.__cause__ or offline)}")
-    raise UserError(f"hub:{repository} holds neither {HUB_FILES[0]} nor {HUB_FILES[1]}")
+    raise UserError(f"hub:{repository} has neither {HUB_FILES[0]} nor {HUB_FILES[1]}")
 
 
 def _line(reason: object) -> str:
-    """One line of what may be many, or have no words at all."""
+    """Return a reason as one line, also where it has several or none."""
     return " ".join(str(reason).split())[:300] or type(reason).__name__

@@ -1,8 +1,6 @@
-"""Provide the layers that residual blocks and stems are made of.
+"""Provide the layers that blocks and stems are made of, most of them one idea of one paper.
 
-The idea: every part that a network may go without is here in two forms, itself and
-`nn.Identity()`, chosen once when the network is built; the units then read straight down.
-Convolutions and norms are PyTorch's own, the rest is one small module for one paper's idea.
+A layer that is off in a network is `nn.Identity()`, chosen when the network is built.
 
 Shapes: N images, C channels, H height, W width.
 """
@@ -30,7 +28,7 @@ def convolution(
     dilation: int = 1,
     groups: int = 1,
 ) -> nn.Conv2d:
-    """A convolution that keeps the size (up to its stride); a norm that follows owns the bias."""
+    """Return a convolution that keeps the size up to its stride; only `norm="none"` has a bias."""
     kind = ShiftedConv2d if config.norm == "bias" else nn.Conv2d
     return kind(
         in_channels,
@@ -45,21 +43,21 @@ def convolution(
 
 
 def normalisation(channels: int, *, config: ResNetConfig) -> nn.Module:
+    """Return the norm of a feature map, or what stands in its place."""
     if config.norm == "batch":
         return nn.BatchNorm2d(channels)
     if config.norm == "group":
-        # Wu & He 2018 use 32 groups; narrow layers get fewer, for a group of one channel and one
-        # pixel would always be normalised to zero.
-        # pairs are the smallest groups, and an odd number of channels is one.
+        # Wu & He 2018 use 32 groups. Narrow layers get fewer: a group of one channel and one pixel
+        # would always be normalised to zero. An odd number of channels is one group.
         return nn.GroupNorm(1 if channels % 2 else math.gcd(32, channels // 2), channels)
     return ScalarBias() if config.norm == "bias" else nn.Identity()
 
 
 class ShiftedConv2d(nn.Conv2d):
-    """Fixup (Zhang 2019, arXiv 1901.09321): a scalar is added to what a convolution takes in."""
+    """Add a learned scalar to the input of a convolution (Fixup, Zhang 2019, arXiv 1901.09321)."""
 
-    def __init__(self, *sizes: Any, **more: Any) -> None:
-        super().__init__(*sizes, **more)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.shift = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +65,7 @@ class ShiftedConv2d(nn.Conv2d):
 
 
 class ScalarBias(nn.Module):
-    """Fixup's stand-in for a norm: a scalar is added before each activation and each sum."""
+    """Add a learned scalar before each activation and each sum: Fixup's replacement of a norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +76,7 @@ class ScalarBias(nn.Module):
 
 
 class BlurPool(nn.Module):
-    """A binomial low-pass filter, then subsampling by two (Zhang 2019, arXiv 1904.11486)."""
+    """Apply a binomial low-pass filter, then subsample by two (Zhang 2019, arXiv 1904.11486)."""
 
     # Differs from the paper: filters of 3 or 5 after the ReLU, as timm trained its weights; the
     # paper's release uses 4 and blurs the projection shortcut too.
@@ -103,29 +101,34 @@ class BlurPool(nn.Module):
 
 
 def subsampling(config: ResNetConfig, *, stride: int) -> nn.Module:
-    """What stands in for a strided convolution's own stride: nothing, or a blur."""
+    """Return the blur that replaces the stride of a convolution, or the identity."""
     return BlurPool(config.blur) if config.blur and stride == 2 else nn.Identity()
 
 
 def conv_stride(config: ResNetConfig, *, stride: int) -> int:
+    """Return the stride of a block's convolution: 1 where a blur or a maximum subsamples."""
     return 1 if config.blur or config.halving == "max_pool" else stride
 
 
 def max_pooling(config: ResNetConfig, *, stride: int) -> nn.Module:
-    """The 2x2 maximum that halves the map in place of a stride; sizes are rounded up."""
+    """Return the 2x2 maximum that replaces a stride, or the identity; sizes are rounded up."""
     pools = config.halving == "max_pool" and stride == 2
     return nn.MaxPool2d(2, ceil_mode=True) if pools else nn.Identity()
 
 
 class Whitening(nn.Conv2d):
-    """Patches of 2x2 pixels with covariance 1, and their negatives: N C H W -> N 8C H W.
+    """Map patches of 2x2 pixels to uncorrelated values of variance 1, and their negatives.
 
-    The filters are measured (`fit`) and not learned, so they are a buffer; the bias is learned.
+    The filters are measured by `fit`, not learned, so they are a buffer; the bias is learned.
     From D. Page, "How to train your ResNet" (2019), and K. Jordan, arXiv 2404.00498, section 3.2.
+
+    Shape:
+        N C H W -> N 8C H W.
     """
 
     SIDE = 2
-    SMALLEST = 5e-4  # added to the variances, so that directions without any are not blown up
+    # Added to the variances, so that directions of almost no variance are not amplified.
+    SMALLEST = 5e-4
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, 8 * channels, self.SIDE)
@@ -139,7 +142,7 @@ class Whitening(nn.Conv2d):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Take the filters from the covariance of all patches of images N C H W, normalised."""
+        """Compute the filters from the covariance of all patches of normalised images N C H W."""
         rows = images.unfold(2, self.SIDE, 1).unfold(3, self.SIDE, 1)  # -> N C H-1 W-1 2 2
         patches = rows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)  # -> P 4C
         covariance = (patches.T @ patches / len(patches)).double()
@@ -149,29 +152,12 @@ class Whitening(nn.Conv2d):
         self.weight.copy_(torch.cat([filters, -filters]))
 
 
-class SqueezeExcite(nn.Module):
-    """Each channel is scaled by a gate computed from all channels' means (Hu 2018, 1709.01507)."""
-
-    def __init__(self, channels: int, *, share: float) -> None:
-        super().__init__()
-        # Differs from the paper: the middle is a multiple of 8, as in timm, whose weights fit.
-        middle = max(8, int(channels * share + 4) // 8 * 8)
-        self.fc1 = nn.Conv2d(channels, middle, 1)
-        self.relu = nn.ReLU()
-        self.fc2 = nn.Conv2d(middle, channels, 1)
-        self.gate = nn.Sigmoid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        means = x.mean((2, 3), keepdim=True)  # N C 1 1
-        gates: Tensor = self.gate(self.fc2(self.relu(self.fc1(means))))
-        return x * gates
-
-
 class ScalarGain(nn.Module):
-    """One learned factor on the residual: 0 at first SkipInit (2002.10444), ReZero; 1 Fixup."""
+    """Multiply the residual by a learned factor that starts at 0 (SkipInit) or 1 (Fixup)."""
 
-    # Differs from ReZero (2003.04887): in post-activation order its ReLU stands before the
-    # addition, ours after it; in pre-activation order this is SkipInit.
+    # SkipInit: arXiv 2002.10444, in pre-activation order.
+    # Differs from ReZero (2003.04887): in post-activation order its ReLU is before the addition,
+    # ours after it.
     # Differs from Fixup (1901.09321): the factor also multiplies the scalar added before it.
 
     def __init__(self, *, start: float) -> None:
@@ -183,7 +169,7 @@ class ScalarGain(nn.Module):
 
 
 class Scale(nn.Module):
-    """A factor that is not learned."""
+    """Multiply by a fixed factor."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -193,32 +179,35 @@ class Scale(nn.Module):
         return self.factor * x
 
 
-class DropPath(nn.Module):
-    """Stochastic depth (Huang 2016, arXiv 1603.09382): each image skips the residual at `rate`."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.keep = 1.0 - rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        # Differs from the paper: scaled by 1/keep in training instead of by keep in testing, and
-        # drawn for each image instead of for the batch: same expectation, nothing to do at the end.
-        kept = torch.rand(x.shape[0], 1, 1, 1, device=x.device) < self.keep
-        return x * kept.to(x.dtype) / self.keep
+# torchvision takes a second to import, so only the networks that need it do.
 
 
 def squeeze_excite(channels: int, config: ResNetConfig) -> nn.Module:
-    return SqueezeExcite(channels, share=config.se) if config.se else nn.Identity()
+    """Return squeeze-and-excitation (Hu 2018, arXiv 1709.01507), or the identity."""
+    if not config.se:
+        return nn.Identity()
+    from torchvision.ops import SqueezeExcitation
 
-
-def gain(config: ResNetConfig) -> nn.Module:
-    """What multiplies a residual."""
-    if config.residual_init in ("scalar", "fixup"):
-        return ScalarGain(start=0.0 if config.residual_init == "scalar" else 1.0)
-    return Scale(config.residual_scale) if config.residual_scale != 1 else nn.Identity()
+    # Differs from the paper: the middle is a multiple of 8, as in timm, whose weights fit.
+    middle = max(8, int(channels * config.se + 4) // 8 * 8)
+    layer: nn.Module = SqueezeExcitation(channels, middle)
+    return layer
 
 
 def drop_path(rate: float) -> nn.Module:
-    return DropPath(rate) if rate else nn.Identity()
+    """Return stochastic depth (Huang 2016, arXiv 1603.09382) of this rate, or the identity."""
+    if not rate:
+        return nn.Identity()
+    from torchvision.ops import StochasticDepth
+
+    # Differs from the paper: scaled by 1/(1 - rate) in training instead of by 1 - rate in testing,
+    # and drawn for each image instead of for the batch: the expectation is the same.
+    layer: nn.Module = StochasticDepth(rate, "row")
+    return layer
+
+
+def gain(config: ResNetConfig) -> nn.Module:
+    """Return the factor on a residual, or the identity."""
+    if config.residual_init in ("scalar", "fixup"):
+        return ScalarGain(start=0.0 if config.residual_init == "scalar" else 1.0)
+    return Scale(config.residual_scale) if config.residual_scale != 1 else nn.Identity()

@@ -1,15 +1,13 @@
-"""A network and other people's weights enter; the network leaves with these weights in it.
+"""Provide `load_weights`, which fills a network with weights of ours, torchvision, timm or others.
 
-The idea: a checkpoint is a table of names and tensors. Whatever lies around it (a training
-program's wrapper, a prefix) is taken off, foreign names become torchvision's, which are ours, and
-then every tensor must fit. Nothing is guessed: another number of classes or channels is bridged
-only where the caller asked for that number, and everything is checked before anything is loaded.
+Wrappers and prefixes of training programs are removed, foreign names are renamed to torchvision's,
+and every tensor must fit before any is loaded.
 
-What no file can tell: v1 and v1.5 bottleneck networks (`stride_on` 1x1 and 3x3) have the same
-names and shapes. Our model files carry their ResNetConfig, and torchvision's weights are v1.5; both
-are compared with the network. Of any other file only its author knows: weights of Caffe, Keras and
-MSRA are v1, those of timm, fb.resnet.torch and most of today are v1.5. The same holds for two more
-twins: option-A against plain networks, and blurred against unblurred ones.
+Files cannot tell v1 from v1.5 bottlenecks (`stride_on` "1x1" and "3x3"): names and shapes are the
+same. Our model files carry their ResNetConfig and torchvision's weights are v1.5, so both are
+compared with the network. Of other files only the author knows: weights of Caffe, Keras and MSRA
+are v1, those of timm and fb.resnet.torch v1.5. The same holds for option-A against plain networks
+and for blurred against unblurred ones.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from resnets.models.resnet import ResNet
 
 Tensors = dict[str, Tensor]
 
-# Plain weights are taken before averaged ones when a file has both.
+# Keys of a training program's checkpoint; plain weights before averaged ones.
 WRAPPERS = ("state_dict", "model", "net", "state_dict_ema", "model_ema")
 PREFIXES = ("module.", "_orig_mod.", "model.")  # data parallel, torch.compile, Lightning
 RENAMES = (
@@ -45,9 +43,9 @@ RENAMES = (
 )
 HEAD = ("fc.weight", "fc.bias")
 STEM = ("conv1.weight", "conv1.0.weight")  # the second where the stem has three convolutions
-# A network may differ in these from the one whose weights it takes: they change its head and
-# input, how it is trained, or how densely it samples, but not what a weight means.
-# (A stem_width that matters shows in the shapes.)
+# Fields in which a network may differ from the one whose weights it loads: they change its head,
+# its input, its training or its sampling, but not what a weight means. (A stem_width that matters
+# shows in the shapes.)
 FREE = {
     *("num_classes", "in_channels", "stem_width"),
     *("drop_path", "dropout", "init", "residual_init", "output_stride"),
@@ -62,18 +60,21 @@ TORCHVISION: dict[str, object] = {
 def load_weights(
     model: ResNet, source: str | Path, *, name: str, fresh_head: bool, adapt_channels: bool
 ) -> None:
-    """Fill `model` with the weights that `source` names.
+    """Load weights into a network.
 
-    `source` is a path, an http(s) URL, `hub:owner/name` or `torchvision:TAG`; `name` is the row
-    that `model` was made from. With `fresh_head`, a head for another number of classes (or none
-    in the file) leaves the model's own as it was initialised. With `adapt_channels`, the first
-    convolution is adapted: to one channel as the sum over those of the file, to more by
-    repeating them, rescaled (Wightman's rule in timm).
+    Args:
+        model: The network to fill.
+        source: A path, an http(s) URL, `hub:owner/name` or `torchvision:TAG`.
+        name: Name of the network in the table.
+        fresh_head: Whether the classifier keeps its initial values where the file has none, or one
+            for another number of classes.
+        adapt_channels: Whether to adapt the first convolution to another number of channels: to
+            one by the sum over those of the file, to more by repeating and rescaling them
+            (Wightman's rule in timm).
 
     Raises:
-        UserError: no such weights, an unsafe or damaged file, or tensors that do not fit; the
-            model is then unchanged.
-
+        UserError: The weights do not exist, the file is unsafe or damaged, or its tensors do not
+            fit. The model is then unchanged.
     """
     if not isinstance(source, str | Path):
         raise UserError(f"weights = {source!r}: must be a text such as 'torchvision:IMAGENET1K_V1'")
@@ -102,7 +103,7 @@ def load_weights(
 def read_tensors(file: Path, *, source: str) -> tuple[Tensors, ResNetConfig | None]:
     """Return the tensors of a file, and the ResNetConfig if it is a model file of ours.
 
-    The kind of file is told by its first bytes; `source` is what messages call it.
+    The format is detected from the first bytes; `source` names the file in messages.
     """
     try:
         with file.open("rb") as stream:
@@ -143,30 +144,30 @@ def _read_torch(file: Path, *, source: str) -> object:
             f"needs {needed[1]} to be unpickled" if needed else "is damaged, or unsafe to unpickle"
         )
         raise UserError(
-            f"{source} holds more than tensors: it {what}, which could run foreign code; where "
-            "you trust it, save its state_dict alone and load that"
+            f"{source} contains more than tensors: it {what}, which could run foreign code; if you "
+            "trust it, save only its state_dict and load that"
         ) from None
-    # A damaged file can make the unpickler stumble over anything.
+    # A damaged file can make the unpickler raise anything.
     except Exception as error:
         reason = (str(error) or type(error).__name__).split("\n")[0]
-        raise UserError(f"{source} is damaged or no file of torch.save: {reason}") from None
+        raise UserError(f"{source} is damaged or not written by torch.save: {reason}") from None
 
 
 def _unwrap(content: object, *, source: str) -> Tensors:
-    """The table of tensors inside the wrappers and prefixes of training programs."""
+    """Return the state dict inside the wrappers and prefixes of training programs."""
     while isinstance(content, dict):
         inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), dict)]
         if not inner:
             break
         content = inner[0]
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{source} holds no table of tensors (a state_dict)")
+        raise UserError(f"{source} contains no state_dict (names and tensors)")
     table = {str(key): value for key, value in content.items() if key != "n_averaged"}
     others = [key for key, value in table.items() if not isinstance(value, Tensor)]
     if others:
         raise UserError(
-            f"{source} is no state_dict and holds none under {', '.join(WRAPPERS)}: "
-            f"no tensors are {_few(others)}"
+            f"{source} is not a state_dict and has none under {', '.join(WRAPPERS)}: "
+            f"these are not tensors: {_few(others)}"
         )
     while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in table)), None):
         table = {key.removeprefix(prefix): value for key, value in table.items()}
@@ -177,13 +178,13 @@ def _unwrap(content: object, *, source: str) -> Tensors:
 
 
 def _rename(tensors: Tensors, own: Tensors) -> Tensors:
-    """Foreign layouts in our names; a name that the network has is never touched."""
+    """Return the tensors under our names; a name that the network has is never changed."""
     renamed = {}
     for key, tensor in tensors.items():
         if key not in own:
             for pattern, ours in RENAMES:
                 key = re.sub(pattern, ours, key)
-            # timm's resnetv2 calls it conv with and without an average before it (option D).
+            # In timm's resnetv2 it is `conv` with and without an average before it (option D).
             places = (key.replace(".downsample.conv.", f".downsample.{i}.") for i in (0, 1))
             key = next((place for place in places if place in own), key)
         if key == "fc.weight" and tensor.shape[2:] == (1, 1):
@@ -193,7 +194,7 @@ def _rename(tensors: Tensors, own: Tensors) -> Tensors:
 
 
 def _adapt_stem(tensors: Tensors, own: Tensors) -> None:
-    """Another number of input channels, so that a grey image in all of them gives what it gave."""
+    """Adapt the first convolution to another number of channels; grey images keep their output."""
     key = next(key for key in STEM if key in own)
     if key not in tensors or not _same_but(1, tensors[key], own[key]):
         return
@@ -207,22 +208,22 @@ def _adapt_stem(tensors: Tensors, own: Tensors) -> None:
 
 
 def _keep_own_head(tensors: Tensors, own: Tensors) -> None:
-    """The fresh head, where the file has none or one for another number of classes."""
+    """Keep the new classifier where the file has none, or one for other classes."""
     weight, given = own[HEAD[0]], tensors.get(HEAD[0])
     if given is None or (given.shape != weight.shape and _same_but(0, given, weight)):
         tensors.update({key: own[key] for key in HEAD})
 
 
 def _compare(config: ResNetConfig, known: dict[str, object], *, whose: str) -> None:
-    """Refuse weights whose network is known to be another one, even if all their shapes fit."""
+    """Refuse weights of a network that is known to differ, even if all shapes fit."""
     for field, value in known.items():
         mine = getattr(config, field)
         if mine != value:
             version = {"3x3": " (v1.5)", "1x1": " (v1)"}
             theirs, ours = (f"{field} = {v!r}{version.get(str(v), '')}" for v in (value, mine))
             raise UserError(
-                f"{whose} has {theirs}, this network has {ours}: its weights would compute "
-                f"something else here; choose a network with {field} = {value!r}"
+                f"{whose} has {theirs}, this network has {ours}: the weights would compute "
+                f"something else; choose a network with {field} = {value!r}"
             )
 
 
@@ -245,16 +246,16 @@ def _require_fit(tensors: Tensors, own: Tensors, *, name: str, source: str) -> N
 
 
 def _advice(wrong: list[str], tensors: Tensors, own: Tensors) -> str:
-    """What to pass, if classes and channels are all that differs."""
+    """Return what to pass, where only the classes or the channels differ."""
     if not set(wrong) <= {*HEAD, *STEM}:
-        return "; choose the network that the weights were trained in"
+        return "; choose the network that the weights were trained with"
     advice = ""
     for key in wrong:
         theirs, ours = tensors[key].shape, own[key].shape
         if key == HEAD[0] and _same_but(0, tensors[key], own[key]):
             advice += (
-                f"; pass num_classes={theirs[0]} for the head of the file, or "
-                f"num_classes={ours[0]} for a fresh one"
+                f"; pass num_classes={theirs[0]} for the classifier of the file, or "
+                f"num_classes={ours[0]} for a new one"
             )
         elif key in STEM and _same_but(1, tensors[key], own[key]):
             advice += (
@@ -265,7 +266,7 @@ def _advice(wrong: list[str], tensors: Tensors, own: Tensors) -> str:
 
 
 def _same_but(axis: int, one: Tensor, other: Tensor) -> bool:
-    """Whether all sizes agree, that of `axis` aside."""
+    """Return whether all sizes but that of `axis` agree."""
     pairs = enumerate(zip(one.shape, other.shape, strict=False))
     return one.ndim == other.ndim and all(a == b for i, (a, b) in pairs if i != axis)
 

@@ -1,27 +1,19 @@
-# ruff: noqa: E501 (one network, one line)
-"""A name enters, a network leaves; the table between them is the zoo.
+# ruff: noqa: E501 (a network is one line)
+"""Provide the table of networks, `create_model` and `list_models`.
 
-The idea: facts are data. A network is one row, its description beside what is known about it, so
-that tests and listings loop over rows and a new network is a new line. Each row reads
-
-    name: config, input side, layers, parameters, multiply-accumulates, entries of the state dict,
-          published error in % (top-1 or top-1/top-5), where that was read, who else counts the sizes
-
-Layers are the number in the network's name: weighted layers from image to logits, but where its
-authors count otherwise (a wide network's 28 include three projections and not the classifier;
-ResNet-RS rounds).
-Errors are of the paper or of the oldest trustworthy weights, not of the best recipe since; an
-empty one was not found in print. Sizes count convolutions and linear layers at the input side;
-those of "torchvision" and "timm" are compared with that library's own network, "imgclsmob" prints
-the same parameters, "rounded" means that the paper's fewer digits agree.
+A network is one row: its configuration and what is known about it. Tests and listings loop over
+the rows, so a new network is a new row.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from resnets.errors import UserError, unknown
 from resnets.models.config import FIELDS, ResNetConfig
@@ -29,162 +21,251 @@ from resnets.models.resnet import ResNet
 
 
 @dataclass(frozen=True)
-class Row:
-    """One network and what is known about it."""
+class ModelEntry:
+    """Hold a network of the table and what is known about it.
+
+    Sizes count convolutions and linear layers for one image of `input_size`.
+    """
 
     config: ResNetConfig
     input_size: int  # pixels a side
+    # Weighted layers from image to logits, the number in the name. Authors who count otherwise are
+    # followed: wrn28 includes three projections and not the classifier, ResNet-RS rounds.
     layers: int
     params: int
-    macs: int
-    keys: int
-    error: str
-    source: str
+    macs: int  # multiply-accumulates
+    keys: int  # entries of the state dict
+    error: str  # published, in %: top-1 or top-1/top-5; empty where none was found in print
+    source: str  # of the error: the paper or the oldest trustworthy weights, not the best recipe
+    # Who else counts the sizes: tests compare with the networks of "torchvision" and "timm".
+    # "imgclsmob" prints the same parameters, "rounded": the paper's fewer digits agree.
     counted: str
 
 
-def _cifar(
-    depths: tuple[int, ...], block: str, widths: tuple[int, ...] = (16, 32, 64), **ideas: object
-) -> ResNetConfig:
-    """He's plan for 32 x 32 images: a 3x3 stem of stride 1, three narrow stages unless told."""
-    return ResNetConfig(depths, block, widths, **{"num_classes": 10, "stem": "small"} | ideas)  # type: ignore[arg-type]
+Ideas = Mapping[str, Any]  # fields of ResNetConfig
+COUNTED = "counted, not published"
 
 
-def _fast(widths: tuple[int, ...], shortcut: str = "avg_conv") -> ResNetConfig:
-    """One unit a stage behind a whitened stem, halved by maxima."""
-    return _cifar(
-        (1, 1, 1), "basic", widths, stem="whitened", halving="max_pool", shortcut=shortcut
-    )
+def _entry(
+    family: Ideas,
+    source: str,
+    counted: str,
+    name: str,
+    shape: Ideas,
+    layers: int,
+    params: int,
+    macs: int,
+    keys: int,
+    error: str = "",
+    own_source: str | None = None,
+    own_counted: str | None = None,
+) -> tuple[str, ModelEntry]:
+    """Return the row of a network; it may name other sources than its family."""
+    config = ResNetConfig(**{**family, **shape})
+    side = 32 if config.stem_stride == 1 else 224
+    source = (own_source or source) if error else ""
+    counted = own_counted or counted
+    if counted in ("torchvision", "timm"):
+        counted = f"{counted} {name.replace('preact_resnet', 'resnetv2_')}"
+    return name, ModelEntry(config, side, layers, params, macs, keys, error, source, counted)
+
+
+def _each(depth: int) -> dict[str, Any]:
+    return {"depths": (depth, depth, depth)}
+
+
+def _wide(depth: int, factor: int) -> dict[str, Any]:
+    return _each(depth) | {"widths": (16 * factor, 32 * factor, 64 * factor)}
+
+
+def _groups(groups: int, group_width: int) -> dict[str, Any]:
+    return {"groups": groups, "group_width": group_width}
 
 
 # fmt: off
-MODELS: dict[str, Row] = {
+_18: dict[str, Any] = {"block": "basic", "depths": (2, 2, 2, 2)}
+_34: dict[str, Any] = {"block": "basic", "depths": (3, 4, 6, 3)}
+_50: dict[str, Any] = {"block": "bottleneck", "depths": (3, 4, 6, 3)}
+_101 = _50 | {"depths": (3, 4, 23, 3)}
+_152 = _50 | {"depths": (3, 8, 36, 3)}
+_200 = _50 | {"depths": (3, 24, 36, 3)}
+_SMALL_INPUT: dict[str, Any] = {"stem": "small", "num_classes": 10}
+# He's layout for 32 x 32 images: a 3x3 stem of stride 1, three narrow stages.
+_CIFAR = _SMALL_INPUT | {"block": "basic", "widths": (16, 32, 64)}
+
+# Families: what their networks share, the source of the errors, and who else counts the sizes.
+_V15 = partial(_entry, {}, "fb.resnet.torch, 1 crop", "torchvision")
+_V1 = partial(_entry, {"stride_on": "1x1"}, "He 2015 release, 1 crop", "He 2015 table 1, rounded")
+_OPTION_A = partial(_entry, {"shortcut": "pad"}, "He 2015 table 2, 10 crops", "He 2015 table 1, rounded")
+_PLAIN = partial(_entry, {"shortcut": "none"}, "He 2015 table 2, 10 crops", "He 2015 table 1, rounded")
+_DEEP_STEM = partial(_entry, {"stem": "deep"}, "timm gluon_in1k, 224", "timm")
+_RESNET_D = partial(_entry, {"stem": "deep", "shortcut": "avg_conv"}, "timm gluon_in1k, 224", "timm")
+_WIDE_STEM = partial(_entry, {"stem": "deep", "stem_width": 128}, "", "timm")
+_TIERED_STEM = partial(_entry, {"stem": "deep_tiered", "shortcut": "avg_conv"}, "", "timm")
+_SE = partial(_entry, {"se": 1 / 16}, "Hu 2018, 1 crop", "timm")
+_RESNET_RS = partial(_entry, {"stem": "deep_conv", "shortcut": "avg_conv", "se": 0.25}, "Bello 2021 release, 256", "timm")
+_RESNEXT = partial(_entry, {}, "Xie 2017 table 3, 1 crop", "torchvision")
+_WIDE = partial(_entry, {"group_width": 128}, "Zagoruyko 2016 release, 1 crop", "torchvision")
+_BLUR = partial(_entry, {"blur": 3}, "timm bt_in1k, 288", "timm")
+_GN = partial(_entry, {"norm": "group"}, "timm a1h_in1k, 288", "timm")
+_PREACT = partial(_entry, {"order": "pre"}, "He 2016 table 5, 320", "timm")
+_CIFAR_A = partial(_entry, _CIFAR | {"shortcut": "pad"}, "He 2015 table 6, CIFAR-10", "He 2015 table 6, rounded")
+_CIFAR_B = partial(_entry, _CIFAR, "chenyaofo, CIFAR-10", "imgclsmob")
+_CIFAR_PLAIN = partial(_entry, _CIFAR | {"shortcut": "none"}, "nabla0001, CIFAR-10, mean of 5", "He 2015 table 6, rounded")
+_CIFAR_BOTTLENECK = partial(_entry, _CIFAR | {"block": "bottleneck"}, "He 2016 table 3, CIFAR-10", COUNTED)
+_PREACT_BASIC = partial(_entry, _CIFAR | {"order": "pre"}, "He 2016 table 3, CIFAR-10", "imgclsmob")
+_PREACT_BOTTLENECK = partial(_entry, _CIFAR | {"block": "bottleneck", "order": "pre", "stride_on": "1x1"}, "He 2016 table 3, CIFAR-10", "imgclsmob")
+_WRN = partial(_entry, _CIFAR | {"order": "pre", "stem_width": 16}, "Zagoruyko 2016, CIFAR-10", COUNTED)
+_RESNEXT29 = partial(_entry, _CIFAR | {"block": "bottleneck", "widths": (64, 128, 256)}, "Xie 2017 table 7, CIFAR-10, mean of 10", COUNTED)
+_SMALL = partial(_entry, _SMALL_INPUT, "kuangliu README, CIFAR-10", COUNTED)
+_SMALL_PREACT = partial(_entry, _SMALL_INPUT | {"order": "pre"}, "kuangliu README, CIFAR-10", COUNTED)
+_HALF = partial(_entry, {"widths": (32, 64, 128, 256)}, "", COUNTED)
+_SMALL_HALF = partial(_entry, _SMALL_INPUT | {"widths": (32, 64, 128, 256)}, "", COUNTED)
+_FAST = partial(_entry, _CIFAR | {"depths": (1, 1, 1), "stem": "whitened", "halving": "max_pool", "shortcut": "avg_conv"}, "", COUNTED)
+_FAST_PLAIN = partial(_entry, _CIFAR | {"depths": (1, 1, 1), "stem": "whitened", "halving": "max_pool", "shortcut": "none"}, "", COUNTED)
+
+MODELS: dict[str, ModelEntry] = dict([
     # ImageNet, He 2015 with the stride on the 3x3 ("v1.5")
-    "resnet18": Row(ResNetConfig((2, 2, 2, 2), "basic"), 224, 18, 11_689_512, 1_814_073_344, 122, "30.43", "fb.resnet.torch, 1 crop", "torchvision resnet18"),
-    "resnet34": Row(ResNetConfig((3, 4, 6, 3), "basic"), 224, 34, 21_797_672, 3_663_761_408, 218, "26.73", "fb.resnet.torch, 1 crop", "torchvision resnet34"),
-    "resnet50": Row(ResNetConfig((3, 4, 6, 3), "bottleneck"), 224, 50, 25_557_032, 4_089_184_256, 320, "24.01", "fb.resnet.torch, 1 crop", "torchvision resnet50"),
-    "resnet101": Row(ResNetConfig((3, 4, 23, 3), "bottleneck"), 224, 101, 44_549_160, 7_801_405_440, 626, "22.44", "fb.resnet.torch, 1 crop", "torchvision resnet101"),
-    "resnet152": Row(ResNetConfig((3, 8, 36, 3), "bottleneck"), 224, 152, 60_192_808, 11_513_626_624, 932, "22.16", "fb.resnet.torch, 1 crop", "torchvision resnet152"),
-    "resnet200": Row(ResNetConfig((3, 24, 36, 3), "bottleneck"), 224, 200, 64_673_832, 15_007_481_856, 1220, "21.66", "fb.resnet.torch, 1 crop", "timm resnet200"),
-    # as the paper has it: stride on the first 1x1 ("v1"); shortcuts of option A
-    "resnet50_v1": Row(ResNetConfig((3, 4, 6, 3), "bottleneck", stride_on="1x1"), 224, 50, 25_557_032, 3_857_973_248, 320, "24.7/7.8", "He 2015 release, 1 crop", "He 2015 table 1, rounded"),
-    "resnet101_v1": Row(ResNetConfig((3, 4, 23, 3), "bottleneck", stride_on="1x1"), 224, 101, 44_549_160, 7_570_194_432, 626, "23.6/7.1", "He 2015 release, 1 crop", "He 2015 table 1, rounded"),
-    "resnet152_v1": Row(ResNetConfig((3, 8, 36, 3), "bottleneck", stride_on="1x1"), 224, 152, 60_192_808, 11_282_415_616, 932, "23.0/6.7", "He 2015 release, 1 crop", "He 2015 table 1, rounded"),
-    "resnet18_a": Row(ResNetConfig((2, 2, 2, 2), "basic", shortcut="pad"), 224, 18, 11_515_688, 1_794_805_760, 104, "27.88", "He 2015 table 2, 10 crops", "He 2015 table 1, rounded"),
-    "resnet34_a": Row(ResNetConfig((3, 4, 6, 3), "basic", shortcut="pad"), 224, 34, 21_623_848, 3_644_493_824, 200, "25.03/7.76", "He 2015 table 3, 10 crops", "He 2015 table 1, rounded"),
-    # plain networks
-    "plain18": Row(ResNetConfig((2, 2, 2, 2), "basic", shortcut="none"), 224, 18, 11_515_688, 1_794_805_760, 104, "27.94", "He 2015 table 2, 10 crops", "He 2015 table 1, rounded"),
-    "plain34": Row(ResNetConfig((3, 4, 6, 3), "basic", shortcut="none"), 224, 34, 21_623_848, 3_644_493_824, 200, "28.54/10.02", "He 2015 table 3, 10 crops", "He 2015 table 1, rounded"),
-    "plain50": Row(ResNetConfig((3, 4, 6, 3), "bottleneck", shortcut="none"), 224, 50, 22_780_456, 3_729_522_688, 296, "31.2", "Xie 2017 section 5.1, 1 crop", "counted, not published"),
+    _V15("resnet18", _18, 18, 11_689_512, 1_814_073_344, 122, "30.43"),
+    _V15("resnet34", _34, 34, 21_797_672, 3_663_761_408, 218, "26.73"),
+    _V15("resnet50", _50, 50, 25_557_032, 4_089_184_256, 320, "24.01"),
+    _V15("resnet101", _101, 101, 44_549_160, 7_801_405_440, 626, "22.44"),
+    _V15("resnet152", _152, 152, 60_192_808, 11_513_626_624, 932, "22.16"),
+    _V15("resnet200", _200, 200, 64_673_832, 15_007_481_856, 1220, "21.66", None, "timm"),
+    # As the paper has it: stride on the first 1x1 ("v1")
+    _V1("resnet50_v1", _50, 50, 25_557_032, 3_857_973_248, 320, "24.7/7.8"),
+    _V1("resnet101_v1", _101, 101, 44_549_160, 7_570_194_432, 626, "23.6/7.1"),
+    _V1("resnet152_v1", _152, 152, 60_192_808, 11_282_415_616, 932, "23.0/6.7"),
+    # Shortcuts of option A
+    _OPTION_A("resnet18_a", _18, 18, 11_515_688, 1_794_805_760, 104, "27.88"),
+    _OPTION_A("resnet34_a", _34, 34, 21_623_848, 3_644_493_824, 200, "25.03/7.76", "He 2015 table 3, 10 crops"),
+    # Plain networks
+    _PLAIN("plain18", _18, 18, 11_515_688, 1_794_805_760, 104, "27.94"),
+    _PLAIN("plain34", _34, 34, 21_623_848, 3_644_493_824, 200, "28.54/10.02", "He 2015 table 3, 10 crops"),
+    _PLAIN("plain50", _50, 50, 22_780_456, 3_729_522_688, 296,
+        "31.2", "Xie 2017 section 5.1, 1 crop", "counted, not published"),
     # C, D, S and T: deep stems, averaged shortcuts (He 2019)
-    "resnet50c": Row(ResNetConfig((3, 4, 6, 3), "bottleneck", stem="deep"), 224, 50, 25_576_264, 4_328_824_832, 332, "21.98", "timm gluon_in1k, 224", "timm resnet50c"),
-    "resnet101c": Row(ResNetConfig((3, 4, 23, 3), "bottleneck", stem="deep"), 224, 101, 44_568_392, 8_041_046_016, 638, "", "", "timm resnet101c"),
-    "resnet152c": Row(ResNetConfig((3, 8, 36, 3), "bottleneck", stem="deep"), 224, 152, 60_212_040, 11_753_267_200, 944, "", "", "timm resnet152c"),
-    "resnet18d": Row(ResNetConfig((2, 2, 2, 2), "basic", stem="deep", shortcut="avg_conv"), 224, 18, 11_708_744, 2_053_713_920, 134, "23.99", "timm ra4_e3600, 288", "timm resnet18d"),
-    "resnet34d": Row(ResNetConfig((3, 4, 6, 3), "basic", stem="deep", shortcut="avg_conv"), 224, 34, 21_816_904, 3_903_401_984, 230, "", "", "timm resnet34d"),
-    "resnet50d": Row(ResNetConfig((3, 4, 6, 3), "bottleneck", stem="deep", shortcut="avg_conv"), 224, 50, 25_576_264, 4_328_824_832, 332, "20.92", "timm gluon_in1k, 224", "timm resnet50d"),
-    "resnet101d": Row(ResNetConfig((3, 4, 23, 3), "bottleneck", stem="deep", shortcut="avg_conv"), 224, 101, 44_568_392, 8_041_046_016, 638, "19.53", "timm gluon_in1k, 224", "timm resnet101d"),
-    "resnet152d": Row(ResNetConfig((3, 8, 36, 3), "bottleneck", stem="deep", shortcut="avg_conv"), 224, 152, 60_212_040, 11_753_267_200, 944, "19.52", "timm gluon_in1k, 224", "timm resnet152d"),
-    "resnet200d": Row(ResNetConfig((3, 24, 36, 3), "bottleneck", stem="deep", shortcut="avg_conv"), 224, 200, 64_693_064, 15_247_122_432, 1232, "", "", "timm resnet200d"),
-    "resnet50s": Row(ResNetConfig((3, 4, 6, 3), "bottleneck", stem="deep", stem_width=128), 224, 50, 25_680_808, 5_444_337_664, 332, "", "", "timm resnet50s"),
-    "resnet101s": Row(ResNetConfig((3, 4, 23, 3), "bottleneck", stem="deep", stem_width=128), 224, 101, 44_672_936, 9_156_558_848, 638, "", "", "timm resnet101s"),
-    "resnet152s": Row(ResNetConfig((3, 8, 36, 3), "bottleneck", stem="deep", stem_width=128), 224, 152, 60_316_584, 12_868_780_032, 944, "", "", "timm resnet152s"),
-    "resnet50t": Row(ResNetConfig((3, 4, 6, 3), "bottleneck", stem="deep_tiered", shortcut="avg_conv"), 224, 50, 25_573_728, 4_297_213_952, 332, "", "", "timm resnet50t"),
-    # squeeze-and-excitation (Hu 2018)
-    "seresnet18": Row(ResNetConfig((2, 2, 2, 2), "basic", se=1 / 16), 224, 18, 11_779_624, 1_814_161_408, 154, "", "", "timm seresnet18"),
-    "seresnet34": Row(ResNetConfig((3, 4, 6, 3), "basic", se=1 / 16), 224, 34, 21_960_416, 3_663_920_128, 282, "", "", "timm seresnet34"),
-    "seresnet50": Row(ResNetConfig((3, 4, 6, 3), "bottleneck", se=1 / 16), 224, 50, 28_088_024, 4_091_699_200, 384, "23.29/6.62", "Hu 2018, 1 crop", "timm seresnet50"),
-    "seresnet101": Row(ResNetConfig((3, 4, 23, 3), "bottleneck", se=1 / 16), 224, 101, 49_326_872, 7_806_148_608, 758, "22.38/6.07", "Hu 2018, 1 crop", "timm seresnet101"),
-    "seresnet152": Row(ResNetConfig((3, 8, 36, 3), "bottleneck", se=1 / 16), 224, 152, 66_821_848, 11_520_204_800, 1132, "21.34", "Hu 2018 release, 1 crop", "timm seresnet152"),
+    _DEEP_STEM("resnet50c", _50, 50, 25_576_264, 4_328_824_832, 332, "21.98"),
+    _DEEP_STEM("resnet101c", _101, 101, 44_568_392, 8_041_046_016, 638),
+    _DEEP_STEM("resnet152c", _152, 152, 60_212_040, 11_753_267_200, 944),
+    _RESNET_D("resnet18d", _18, 18, 11_708_744, 2_053_713_920, 134, "23.99", "timm ra4_e3600, 288"),
+    _RESNET_D("resnet34d", _34, 34, 21_816_904, 3_903_401_984, 230),
+    _RESNET_D("resnet50d", _50, 50, 25_576_264, 4_328_824_832, 332, "20.92"),
+    _RESNET_D("resnet101d", _101, 101, 44_568_392, 8_041_046_016, 638, "19.53"),
+    _RESNET_D("resnet152d", _152, 152, 60_212_040, 11_753_267_200, 944, "19.52"),
+    _RESNET_D("resnet200d", _200, 200, 64_693_064, 15_247_122_432, 1232),
+    _WIDE_STEM("resnet50s", _50, 50, 25_680_808, 5_444_337_664, 332),
+    _WIDE_STEM("resnet101s", _101, 101, 44_672_936, 9_156_558_848, 638),
+    _WIDE_STEM("resnet152s", _152, 152, 60_316_584, 12_868_780_032, 944),
+    _TIERED_STEM("resnet50t", _50, 50, 25_573_728, 4_297_213_952, 332),
+    # Squeeze-and-excitation (Hu 2018)
+    _SE("seresnet18", _18, 18, 11_779_624, 1_814_161_408, 154),
+    _SE("seresnet34", _34, 34, 21_960_416, 3_663_920_128, 282),
+    _SE("seresnet50", _50, 50, 28_088_024, 4_091_699_200, 384, "23.29/6.62"),
+    _SE("seresnet101", _101, 101, 49_326_872, 7_806_148_608, 758, "22.38/6.07"),
+    _SE("seresnet152", _152, 152, 66_821_848, 11_520_204_800, 1132, "21.34", "Hu 2018 release, 1 crop"),
     # ResNet-RS (Bello 2021)
-    "resnetrs50": Row(ResNetConfig((3, 4, 6, 3), "bottleneck", stem="deep_conv", shortcut="avg_conv", se=0.25), 224, 50, 35_691_912, 4_454_490_112, 402, "21.2", "Bello 2021 release, 160", "timm resnetrs50"),
-    "resnetrs101": Row(ResNetConfig((3, 4, 23, 3), "bottleneck", stem="deep_conv", shortcut="avg_conv", se=0.25), 224, 101, 63_618_696, 8_175_624_192, 776, "18.8", "Bello 2021 release, 192", "timm resnetrs101"),
-    "resnetrs152": Row(ResNetConfig((3, 8, 36, 3), "bottleneck", stem="deep_conv", shortcut="avg_conv", se=0.25), 224, 152, 86_621_576, 11_895_185_408, 1150, "17.0", "Bello 2021 release, 256", "timm resnetrs152"),
-    "resnetrs200": Row(ResNetConfig((3, 24, 36, 3), "bottleneck", stem="deep_conv", shortcut="avg_conv", se=0.25), 224, 200, 93_209_992, 15_391_137_792, 1502, "16.6", "Bello 2021 release, 256", "timm resnetrs200"),
-    "resnetrs270": Row(ResNetConfig((4, 29, 53, 4), "bottleneck", stem="deep_conv", shortcut="avg_conv", se=0.25), 224, 270, 129_861_448, 20_643_618_816, 2030, "16.2", "Bello 2021 release, 256", "timm resnetrs270"),
-    "resnetrs350": Row(ResNetConfig((4, 36, 72, 4), "bottleneck", stem="deep_conv", shortcut="avg_conv", se=0.25), 224, 350, 163_956_168, 26_332_012_544, 2602, "15.8", "Bello 2021 release, 320", "timm resnetrs350"),
-    "resnetrs420": Row(ResNetConfig((4, 44, 87, 4), "bottleneck", stem="deep_conv", shortcut="avg_conv", se=0.25), 224, 420, 191_891_656, 31_363_342_336, 3108, "15.6", "Bello 2021 release, 320", "timm resnetrs420"),
+    _RESNET_RS("resnetrs50", _50, 50, 35_691_912, 4_454_490_112, 402, "21.2", "Bello 2021 release, 160"),
+    _RESNET_RS("resnetrs101", _101, 101, 63_618_696, 8_175_624_192, 776, "18.8", "Bello 2021 release, 192"),
+    _RESNET_RS("resnetrs152", _152, 152, 86_621_576, 11_895_185_408, 1150, "17.0"),
+    _RESNET_RS("resnetrs200", _200, 200, 93_209_992, 15_391_137_792, 1502, "16.6"),
+    _RESNET_RS("resnetrs270", _50 | {"depths": (4, 29, 53, 4)}, 270, 129_861_448, 20_643_618_816, 2030, "16.2"),
+    _RESNET_RS("resnetrs350", _50 | {"depths": (4, 36, 72, 4)}, 350, 163_956_168, 26_332_012_544, 2602,
+        "15.8", "Bello 2021 release, 320"),
+    _RESNET_RS("resnetrs420", _50 | {"depths": (4, 44, 87, 4)}, 420, 191_891_656, 31_363_342_336, 3108,
+        "15.6", "Bello 2021 release, 320"),
     # ResNeXt (Xie 2017)
-    "resnext50_32x4d": Row(ResNetConfig((3, 4, 6, 3), "bottleneck", groups=32, group_width=4), 224, 50, 25_028_904, 4_230_479_872, 320, "22.2", "Xie 2017 table 3, 1 crop", "torchvision resnext50_32x4d"),
-    "resnext101_32x4d": Row(ResNetConfig((3, 4, 23, 3), "bottleneck", groups=32, group_width=4), 224, 101, 44_177_704, 7_969_996_800, 626, "21.2", "Xie 2017 table 3, 1 crop", "timm resnext101_32x4d"),
-    "resnext101_32x8d": Row(ResNetConfig((3, 4, 23, 3), "bottleneck", groups=32, group_width=8), 224, 101, 88_791_336, 16_414_015_488, 626, "20.69/5.47", "torchvision IMAGENET1K_V1", "torchvision resnext101_32x8d"),
-    "resnext101_64x4d": Row(ResNetConfig((3, 4, 23, 3), "bottleneck", groups=64, group_width=4), 224, 101, 83_455_272, 15_460_270_080, 626, "20.4/5.3", "Xie 2017 table 4, 1 crop", "torchvision resnext101_64x4d"),
+    _RESNEXT("resnext50_32x4d", _50 | _groups(32, 4), 50, 25_028_904, 4_230_479_872, 320, "22.2"),
+    _RESNEXT("resnext101_32x4d", _101 | _groups(32, 4), 101, 44_177_704, 7_969_996_800, 626, "21.2", None, "timm"),
+    _RESNEXT("resnext101_32x8d", _101 | _groups(32, 8), 101, 88_791_336, 16_414_015_488, 626,
+        "20.69/5.47", "torchvision IMAGENET1K_V1"),
+    _RESNEXT("resnext101_64x4d", _101 | _groups(64, 4), 101, 83_455_272, 15_460_270_080, 626,
+        "20.4/5.3", "Xie 2017 table 4, 1 crop"),
     # Wide ResNet, ImageNet (Zagoruyko 2016)
-    "wide_resnet50_2": Row(ResNetConfig((3, 4, 6, 3), "bottleneck", group_width=128), 224, 50, 68_883_240, 11_398_021_120, 320, "21.9/6.03", "Zagoruyko 2016 release, 1 crop", "torchvision wide_resnet50_2"),
-    "wide_resnet101_2": Row(ResNetConfig((3, 4, 23, 3), "bottleneck", group_width=128), 224, 101, 126_886_696, 22_753_050_624, 626, "21.15/5.72", "torchvision IMAGENET1K_V1", "torchvision wide_resnet101_2"),
-    # blur-pool (Zhang 2019), group norm (Wu 2018)
-    "resnetblur18": Row(ResNetConfig((2, 2, 2, 2), "basic", blur=3), 224, 18, 11_689_512, 2_334_298_112, 122, "", "", "timm resnetblur18"),
-    "resnetblur50": Row(ResNetConfig((3, 4, 6, 3), "bottleneck", blur=3), 224, 50, 25_557_032, 5_129_633_792, 320, "19.75", "timm bt_in1k, 288", "timm resnetblur50"),
-    "resnet50_gn": Row(ResNetConfig((3, 4, 6, 3), "bottleneck", norm="group"), 224, 50, 25_557_032, 4_089_184_256, 161, "18.78", "timm a1h_in1k, 288", "timm resnet50_gn"),
-    # pre-activation, ImageNet (He 2016)
-    "preact_resnet18": Row(ResNetConfig((2, 2, 2, 2), "basic", order="pre"), 224, 18, 11_687_720, 1_814_073_344, 107, "", "", "timm resnetv2_18"),
-    "preact_resnet34": Row(ResNetConfig((3, 4, 6, 3), "basic", order="pre"), 224, 34, 21_795_880, 3_663_761_408, 203, "", "", "timm resnetv2_34"),
-    "preact_resnet50": Row(ResNetConfig((3, 4, 6, 3), "bottleneck", order="pre"), 224, 50, 25_549_352, 4_089_184_256, 300, "18.59", "timm resnetv2_50 a1h, 288", "timm resnetv2_50"),
-    "preact_resnet101": Row(ResNetConfig((3, 4, 23, 3), "bottleneck", order="pre"), 224, 101, 44_541_480, 7_801_405_440, 606, "17.00", "timm resnetv2_101 a1h, 288", "timm resnetv2_101"),
-    "preact_resnet152": Row(ResNetConfig((3, 8, 36, 3), "bottleneck", order="pre"), 224, 152, 60_185_128, 11_513_626_624, 912, "21.1", "He 2016 table 5, 320", "timm resnetv2_152"),
-    "preact_resnet200": Row(ResNetConfig((3, 24, 36, 3), "bottleneck", order="pre"), 224, 200, 64_666_152, 15_007_481_856, 1200, "20.7", "He 2016 table 5, 320", "counted, not published"),
+    _WIDE("wide_resnet50_2", _50, 50, 68_883_240, 11_398_021_120, 320, "21.9/6.03"),
+    _WIDE("wide_resnet101_2", _101, 101, 126_886_696, 22_753_050_624, 626, "21.15/5.72", "torchvision IMAGENET1K_V1"),
+    # Blur pooling (Zhang 2019), group norm (Wu 2018)
+    _BLUR("resnetblur18", _18, 18, 11_689_512, 2_334_298_112, 122),
+    _BLUR("resnetblur50", _50, 50, 25_557_032, 5_129_633_792, 320, "19.75"),
+    _GN("resnet50_gn", _50, 50, 25_557_032, 4_089_184_256, 161, "18.78"),
+    # Pre-activation, ImageNet (He 2016)
+    _PREACT("preact_resnet18", _18, 18, 11_687_720, 1_814_073_344, 107),
+    _PREACT("preact_resnet34", _34, 34, 21_795_880, 3_663_761_408, 203),
+    _PREACT("preact_resnet50", _50, 50, 25_549_352, 4_089_184_256, 300, "18.59", "timm resnetv2_50 a1h, 288"),
+    _PREACT("preact_resnet101", _101, 101, 44_541_480, 7_801_405_440, 606, "17.00", "timm resnetv2_101 a1h, 288"),
+    _PREACT("preact_resnet152", _152, 152, 60_185_128, 11_513_626_624, 912, "21.1"),
+    _PREACT("preact_resnet200", _200, 200, 64_666_152, 15_007_481_856, 1200, "20.7", None, "counted, not published"),
     # CIFAR, He 2015: option A, option B, plain
-    "resnet20": Row(_cifar((3, 3, 3), "basic", shortcut="pad"), 32, 20, 269_722, 40_551_040, 116, "8.75", "He 2015 table 6, CIFAR-10", "He 2015 table 6, rounded"),
-    "resnet32": Row(_cifar((5, 5, 5), "basic", shortcut="pad"), 32, 32, 464_154, 68_862_592, 188, "7.51", "He 2015 table 6, CIFAR-10", "He 2015 table 6, rounded"),
-    "resnet44": Row(_cifar((7, 7, 7), "basic", shortcut="pad"), 32, 44, 658_586, 97_174_144, 260, "7.17", "He 2015 table 6, CIFAR-10", "He 2015 table 6, rounded"),
-    "resnet56": Row(_cifar((9, 9, 9), "basic", shortcut="pad"), 32, 56, 853_018, 125_485_696, 332, "6.97", "He 2015 table 6, CIFAR-10", "He 2015 table 6, rounded"),
-    "resnet110": Row(_cifar((18, 18, 18), "basic", shortcut="pad"), 32, 110, 1_727_962, 252_887_680, 656, "6.61", "He 2015 table 6, CIFAR-10, mean of 5", "He 2015 table 6, rounded"),
-    "resnet1202": Row(_cifar((200, 200, 200), "basic", shortcut="pad"), 32, 1202, 19_421_274, 2_829_238_912, 7208, "7.93", "He 2015 table 6, CIFAR-10", "He 2015 table 6, rounded"),
-    "resnet20_b": Row(_cifar((3, 3, 3), "basic"), 32, 20, 272_474, 40_813_184, 128, "7.40", "chenyaofo, CIFAR-10", "imgclsmob"),
-    "resnet32_b": Row(_cifar((5, 5, 5), "basic"), 32, 32, 466_906, 69_124_736, 200, "6.47", "chenyaofo, CIFAR-10", "counted, not published"),
-    "resnet44_b": Row(_cifar((7, 7, 7), "basic"), 32, 44, 661_338, 97_436_288, 272, "5.99", "chenyaofo, CIFAR-10", "counted, not published"),
-    "resnet56_b": Row(_cifar((9, 9, 9), "basic"), 32, 56, 855_770, 125_747_840, 344, "5.63", "chenyaofo, CIFAR-10", "imgclsmob"),
-    "resnet110_b": Row(_cifar((18, 18, 18), "basic"), 32, 110, 1_730_714, 253_149_824, 668, "3.69", "imgclsmob, CIFAR-10", "imgclsmob"),
-    "resnet1202_b": Row(_cifar((200, 200, 200), "basic"), 32, 1202, 19_424_026, 2_829_501_056, 7220, "3.53", "imgclsmob, CIFAR-10", "imgclsmob"),
-    "plain20": Row(_cifar((3, 3, 3), "basic", shortcut="none"), 32, 20, 269_722, 40_551_040, 116, "9.78", "nabla0001, CIFAR-10, mean of 5", "He 2015 table 6, rounded"),
-    "plain32": Row(_cifar((5, 5, 5), "basic", shortcut="none"), 32, 32, 464_154, 68_862_592, 188, "", "", "He 2015 table 6, rounded"),
-    "plain44": Row(_cifar((7, 7, 7), "basic", shortcut="none"), 32, 44, 658_586, 97_174_144, 260, "", "", "He 2015 table 6, rounded"),
-    "plain56": Row(_cifar((9, 9, 9), "basic", shortcut="none"), 32, 56, 853_018, 125_485_696, 332, "12.95", "nabla0001, CIFAR-10, mean of 5", "He 2015 table 6, rounded"),
-    "plain110": Row(_cifar((18, 18, 18), "basic", shortcut="none"), 32, 110, 1_727_962, 252_887_680, 656, "> 60", "He 2015 section 4.2, CIFAR-10", "He 2015 table 6, rounded"),
-    "plain1202": Row(_cifar((200, 200, 200), "basic", shortcut="none"), 32, 1202, 19_421_274, 2_829_238_912, 7208, "", "", "He 2015 table 6, rounded"),
+    _CIFAR_A("resnet20", _each(3), 20, 269_722, 40_551_040, 116, "8.75"),
+    _CIFAR_A("resnet32", _each(5), 32, 464_154, 68_862_592, 188, "7.51"),
+    _CIFAR_A("resnet44", _each(7), 44, 658_586, 97_174_144, 260, "7.17"),
+    _CIFAR_A("resnet56", _each(9), 56, 853_018, 125_485_696, 332, "6.97"),
+    _CIFAR_A("resnet110", _each(18), 110, 1_727_962, 252_887_680, 656, "6.61", "He 2015 table 6, CIFAR-10, mean of 5"),
+    _CIFAR_A("resnet1202", _each(200), 1202, 19_421_274, 2_829_238_912, 7208, "7.93"),
+    _CIFAR_B("resnet20_b", _each(3), 20, 272_474, 40_813_184, 128, "7.40"),
+    _CIFAR_B("resnet32_b", _each(5), 32, 466_906, 69_124_736, 200, "6.47", None, "counted, not published"),
+    _CIFAR_B("resnet44_b", _each(7), 44, 661_338, 97_436_288, 272, "5.99", None, "counted, not published"),
+    _CIFAR_B("resnet56_b", _each(9), 56, 855_770, 125_747_840, 344, "5.63"),
+    _CIFAR_B("resnet110_b", _each(18), 110, 1_730_714, 253_149_824, 668, "3.69", "imgclsmob, CIFAR-10"),
+    _CIFAR_B("resnet1202_b", _each(200), 1202, 19_424_026, 2_829_501_056, 7220, "3.53", "imgclsmob, CIFAR-10"),
+    _CIFAR_PLAIN("plain20", _each(3), 20, 269_722, 40_551_040, 116, "9.78"),
+    _CIFAR_PLAIN("plain32", _each(5), 32, 464_154, 68_862_592, 188),
+    _CIFAR_PLAIN("plain44", _each(7), 44, 658_586, 97_174_144, 260),
+    _CIFAR_PLAIN("plain56", _each(9), 56, 853_018, 125_485_696, 332, "12.95"),
+    _CIFAR_PLAIN("plain110", _each(18), 110, 1_727_962, 252_887_680, 656, "> 60", "He 2015 section 4.2, CIFAR-10"),
+    _CIFAR_PLAIN("plain1202", _each(200), 1202, 19_421_274, 2_829_238_912, 7208),
     # CIFAR, bottlenecks and pre-activation (He 2016)
-    "resnet164": Row(_cifar((18, 18, 18), "bottleneck"), 32, 164, 1_704_154, 247_646_720, 998, "5.93", "He 2016 table 3, CIFAR-10", "counted, not published"),
-    "resnet1001": Row(_cifar((111, 111, 111), "bottleneck"), 32, 1001, 10_328_602, 1_490_995_712, 6020, "7.61", "He 2016 table 3, CIFAR-10", "counted, not published"),
-    "preact_resnet110": Row(_cifar((18, 18, 18), "basic", order="pre"), 32, 110, 1_730_522, 253_149_824, 658, "6.37", "He 2016 table 3, CIFAR-10", "imgclsmob"),
-    "preact_resnet164": Row(_cifar((18, 18, 18), "bottleneck", order="pre", stride_on="1x1"), 32, 164, 1_703_258, 244_500_992, 983, "5.46", "He 2016 table 3, CIFAR-10", "imgclsmob"),
-    "preact_resnet1001": Row(_cifar((111, 111, 111), "bottleneck", order="pre", stride_on="1x1"), 32, 1001, 10_327_706, 1_487_849_984, 6005, "4.92", "He 2016 table 4, CIFAR-10, median of 5", "imgclsmob"),
+    _CIFAR_BOTTLENECK("resnet164", _each(18), 164, 1_704_154, 247_646_720, 998, "5.93"),
+    _CIFAR_BOTTLENECK("resnet1001", _each(111), 1001, 10_328_602, 1_490_995_712, 6020, "7.61"),
+    _PREACT_BASIC("preact_resnet110", _each(18), 110, 1_730_522, 253_149_824, 658, "6.37"),
+    _PREACT_BOTTLENECK("preact_resnet164", _each(18), 164, 1_703_258, 244_500_992, 983, "5.46"),
+    _PREACT_BOTTLENECK("preact_resnet1001", _each(111), 1001, 10_327_706, 1_487_849_984, 6005,
+        "4.92", "He 2016 table 4, CIFAR-10, median of 5"),
     # CIFAR, wide (Zagoruyko 2016) and grouped (Xie 2017)
-    "wrn16_4": Row(_cifar((2, 2, 2), "basic", (64, 128, 256), order="pre", stem_width=16), 32, 16, 2_748_890, 392_612_352, 83, "", "", "counted, not published"),
-    "wrn16_8": Row(_cifar((2, 2, 2), "basic", (128, 256, 512), order="pre", stem_width=16), 32, 16, 10_961_370, 1_548_145_664, 83, "4.27", "Zagoruyko 2016, CIFAR-10", "counted, not published"),
-    "wrn22_8": Row(_cifar((3, 3, 3), "basic", (128, 256, 512), order="pre", stem_width=16), 32, 22, 17_158_106, 2_454_115_328, 119, "", "", "counted, not published"),
-    "wrn28_2": Row(_cifar((4, 4, 4), "basic", (32, 64, 128), order="pre", stem_width=16), 32, 28, 1_467_610, 214_353_152, 155, "", "", "counted, not published"),
-    "wrn28_10": Row(_cifar((4, 4, 4), "basic", (160, 320, 640), order="pre", stem_width=16), 32, 28, 36_479_194, 5_243_328_768, 155, "4.00", "Zagoruyko 2016, CIFAR-10", "imgclsmob"),
-    "wrn40_4": Row(_cifar((6, 6, 6), "basic", (64, 128, 256), order="pre", stem_width=16), 32, 40, 8_949_210, 1_298_582_016, 227, "4.53", "Zagoruyko 2016, CIFAR-10", "counted, not published"),
-    "wrn40_10": Row(_cifar((6, 6, 6), "basic", (160, 320, 640), order="pre", stem_width=16), 32, 40, 55_841_754, 8_074_483_968, 227, "3.8", "Zagoruyko 2016, CIFAR-10, dropout", "counted, not published"),
-    "resnext29_8x64d": Row(_cifar((3, 3, 3), "bottleneck", (64, 128, 256), groups=8), 32, 29, 34_426_698, 5_387_266_048, 188, "3.65", "Xie 2017 table 7, CIFAR-10, mean of 10", "counted, not published"),
-    "resnext29_16x64d": Row(_cifar((3, 3, 3), "bottleneck", (64, 128, 256), groups=16), 32, 29, 68_155_210, 10_688_866_304, 188, "3.58", "Xie 2017 table 7, CIFAR-10, mean of 10", "imgclsmob"),
-    # the ImageNet layout with a 3x3 stem, for small images; resnet18_cifar is the article's network
-    "resnet18_cifar": Row(_cifar((2, 2, 2, 2), "basic", (64, 128, 256, 512)), 32, 18, 11_173_962, 555_422_720, 122, "6.98", "kuangliu README, CIFAR-10", "counted, not published"),
-    "resnet34_cifar": Row(_cifar((3, 4, 6, 3), "basic", (64, 128, 256, 512)), 32, 34, 21_282_122, 1_159_402_496, 218, "4.66", "mmpretrain, CIFAR-10", "counted, not published"),
-    "resnet50_cifar": Row(_cifar((3, 4, 6, 3), "bottleneck", (64, 128, 256, 512)), 32, 50, 23_520_842, 1_297_829_888, 320, "6.38", "kuangliu README, CIFAR-10", "counted, not published"),
-    "resnet101_cifar": Row(_cifar((3, 4, 23, 3), "bottleneck", (64, 128, 256, 512)), 32, 101, 42_512_970, 2_509_983_744, 626, "", "", "counted, not published"),
-    "resnet152_cifar": Row(_cifar((3, 8, 36, 3), "bottleneck", (64, 128, 256, 512)), 32, 152, 58_156_618, 3_722_137_600, 932, "", "", "counted, not published"),
-    "preact_resnet18_cifar": Row(_cifar((2, 2, 2, 2), "basic", (64, 128, 256, 512), order="pre"), 32, 18, 11_172_170, 555_422_720, 107, "4.89", "kuangliu README, CIFAR-10", "counted, not published"),
-    # half the width or fewer units, for short runs on few cores: what `resnets train` chooses from
-    "resnet18_half": Row(ResNetConfig((2, 2, 2, 2), "basic", (32, 64, 128, 256)), 224, 18, 3_055_880, 483_149_824, 122, "", "", "counted, not published"),
-    "resnet10_half_cifar": Row(_cifar((1, 1, 1, 1), "basic", (32, 64, 128, 256)), 32, 10, 1_228_970, 63_801_856, 74, "", "", "counted, not published"),
-    # whitened stem, pooled halving; the first has the widths of airbench94, arXiv 2404.00498, the recipe `fast` trains the widest
-    "resnet8_fast": Row(_fast((64, 256, 256)), 32, 8, 2_057_122, 149_064_192, 58, "", "", "counted, not published"),
-    "resnet8_fast_half": Row(_fast((32, 128, 128)), 32, 8, 519_650, 41_125_120, 58, "", "", "counted, not published"),
-    "resnet8_fast_wide": Row(_fast((128, 384, 384)), 32, 8, 4_807_714, 376_999_680, 58, "", "", "counted, not published"),
-    "plain8_fast_wide": Row(_fast((128, 384, 384), shortcut="none"), 32, 8, 4_606_242, 370_708_224, 40, "", "", "counted, not published"),
-    "resnet18_half_cifar": Row(_cifar((2, 2, 2, 2), "basic", (32, 64, 128, 256)), 32, 18, 2_797_610, 139_299_328, 122, "", "", "counted, not published"),
-}
+    _WRN("wrn16_4", _wide(2, 4), 16, 2_748_890, 392_612_352, 83),
+    _WRN("wrn16_8", _wide(2, 8), 16, 10_961_370, 1_548_145_664, 83, "4.27"),
+    _WRN("wrn22_8", _wide(3, 8), 22, 17_158_106, 2_454_115_328, 119),
+    _WRN("wrn28_2", _wide(4, 2), 28, 1_467_610, 214_353_152, 155),
+    _WRN("wrn28_10", _wide(4, 10), 28, 36_479_194, 5_243_328_768, 155, "4.00", None, "imgclsmob"),
+    _WRN("wrn40_4", _wide(6, 4), 40, 8_949_210, 1_298_582_016, 227, "4.53"),
+    _WRN("wrn40_10", _wide(6, 10), 40, 55_841_754, 8_074_483_968, 227, "3.8", "Zagoruyko 2016, CIFAR-10, dropout"),
+    _RESNEXT29("resnext29_8x64d", _each(3) | {"groups": 8}, 29, 34_426_698, 5_387_266_048, 188, "3.65"),
+    _RESNEXT29("resnext29_16x64d", _each(3) | {"groups": 16}, 29, 68_155_210, 10_688_866_304, 188,
+        "3.58", None, "imgclsmob"),
+    # ImageNet layout with a 3x3 stem for small images; resnet18_cifar is the article's network
+    _SMALL("resnet18_cifar", _18, 18, 11_173_962, 555_422_720, 122, "6.98"),
+    _SMALL("resnet34_cifar", _34, 34, 21_282_122, 1_159_402_496, 218, "4.66", "mmpretrain, CIFAR-10"),
+    _SMALL("resnet50_cifar", _50, 50, 23_520_842, 1_297_829_888, 320, "6.38"),
+    _SMALL("resnet101_cifar", _101, 101, 42_512_970, 2_509_983_744, 626),
+    _SMALL("resnet152_cifar", _152, 152, 58_156_618, 3_722_137_600, 932),
+    _SMALL_PREACT("preact_resnet18_cifar", _18, 18, 11_172_170, 555_422_720, 107, "4.89"),
+    # Half the width or fewer blocks, for short runs on few cores: `resnets train` chooses from these
+    _HALF("resnet18_half", _18, 18, 3_055_880, 483_149_824, 122),
+    _SMALL_HALF("resnet10_half_cifar", {"block": "basic", "depths": (1, 1, 1, 1)}, 10, 1_228_970, 63_801_856, 74),
+    # Whitened stem, pooled halving; resnet8_fast has the widths of airbench94 (arXiv 2404.00498)
+    _FAST("resnet8_fast", {"widths": (64, 256, 256)}, 8, 2_057_122, 149_064_192, 58),
+    _FAST("resnet8_fast_half", {"widths": (32, 128, 128)}, 8, 519_650, 41_125_120, 58),
+    _FAST("resnet8_fast_wide", {"widths": (128, 384, 384)}, 8, 4_807_714, 376_999_680, 58),
+    _FAST_PLAIN("plain8_fast_wide", {"widths": (128, 384, 384)}, 8, 4_606_242, 370_708_224, 40),
+    _SMALL_HALF("resnet18_half_cifar", _18, 18, 2_797_610, 139_299_328, 122),
+])
 # fmt: on
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names that a shell pattern such as `resnet*_cifar` matches, in the table's order."""
+    """Return the names of the networks that match a shell pattern, in the table's order.
+
+    Args:
+        pattern: Pattern such as `resnet*_cifar`; the default matches every network.
+
+    Returns:
+        The names, as `create_model` takes them.
+    """
     return [name for name in MODELS if fnmatchcase(name, pattern)]
 
 
 def unknown_model(name: str) -> UserError:
-    """The error for a name that no row has."""
+    """Return the error for a name that is not in the table."""
     return UserError(f"{unknown('model', str(name), MODELS)}; `resnets models` lists all")
 
 
@@ -196,13 +277,23 @@ def create_model(
     weights: str | Path | None = None,
     **overrides: object,
 ) -> ResNet:
-    """The network of a row, on the CPU and in training mode.
+    """Create a network of the table, on the CPU and in training mode.
 
-    Without further arguments it has the row's own classes and channels; `overrides` are fields of
-    `ResNetConfig`, as `create_model("resnet50", blur=3)`. `weights` is a path, a URL, `hub:owner/name` or
-    `torchvision:IMAGENET1K_V1`; if their classes or channels differ, an explicit `num_classes`
-    asks for a fresh classifier and an explicit `in_channels` for an adapted first convolution.
-    An unknown name, field or value raises `UserError`.
+    Args:
+        name: A name from `list_models()`.
+        num_classes: Number of classes. Given together with `weights` for another number of
+            classes, it asks for a new classifier. None is the network's own number.
+        in_channels: Channels of the images. Given together with `weights` for another number of
+            channels, it asks to adapt the first convolution. None is the network's own number.
+        weights: A path, an http(s) URL, `hub:owner/name` or `torchvision:IMAGENET1K_V1`.
+            None draws initial weights from torch's global generator.
+        **overrides: Fields of `ResNetConfig`, as in `create_model("resnet50", blur=3)`.
+
+    Returns:
+        The network.
+
+    Raises:
+        UserError: The name, a field or a value is unknown, or the weights do not fit.
     """
     if name not in MODELS:
         raise unknown_model(name)
@@ -216,9 +307,11 @@ def create_model(
     if weights is not None:
         from resnets.models.pretrained import load_weights
 
-        fresh_head = num_classes is not None
-        adapt_channels = in_channels is not None
         load_weights(
-            model, weights, name=name, fresh_head=fresh_head, adapt_channels=adapt_channels
+            model,
+            weights,
+            name=name,
+            fresh_head=num_classes is not None,
+            adapt_channels=in_channels is not None,
         )
     return model

@@ -1,9 +1,7 @@
-"""Images enter, logits leave: a stem, stages of residual units, a mean, a linear map.
+"""Provide `ResNet`: a stem, stages of residual blocks, a mean and a linear layer.
 
-The idea (He et al. 2015, arXiv 1512.03385, section 3.3): one plan for every depth. The stem
-shrinks the image, each later stage halves the map and doubles the channels, and nothing but
-depth, width and the kind of unit tells the networks of the family apart; `ResNetConfig` names them.
-Parameters are named as in torchvision, so weights are exchanged without renaming.
+He et al. 2015 (arXiv 1512.03385, section 3.3) build every depth by one rule: the stem shrinks the
+image, and each later stage halves the map. Parameters are named as in torchvision.
 
 Shapes: N images, C channels, H height, W width, K classes.
 """
@@ -19,20 +17,26 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from resnets.errors import UserError
-from resnets.models.blocks import make_block
+from resnets.models.blocks import BlockConfig, make_block
 from resnets.models.config import ResNetConfig
 from resnets.models.init import initialise
 from resnets.models.layers import BlurPool, Whitening, convolution, normalisation
-from resnets.models.shortcuts import BlockConfig
 
 __all__ = ["ResNet", "ResNetConfig"]
 
 
 class ResNet(nn.Module):
-    """The network that a `ResNetConfig` describes, with the initial weights of `initial.py`.
+    """Map images to logits with the network that a `ResNetConfig` describes.
 
-    The output is logits: there is no softmax inside. With `dropout`, units of pre-activation
-    basic networks drop between their convolutions; every other network drops before `fc`.
+    Initial weights are drawn from torch's global generator, as `init.initialise` describes.
+
+    Args:
+        config: The network.
+
+    Shape:
+        - Images: N C H W, float, normalised; any H and W of at least 1 (17 with `blur=3`, 33
+          with `blur=5`).
+        - Logits: N K, without a softmax.
     """
 
     def __init__(self, config: ResNetConfig) -> None:
@@ -42,16 +46,16 @@ class ResNet(nn.Module):
         stem_channels = config.stem_channels
         out_channels = config.widths[-1] * config.expansion
         self.conv1 = stem_convolutions(config)
-        # A pre-activation network has no norm here (its first unit begins with one) but one at
-        # the end, where the last sum would else reach the classifier without norm and ReLU.
-        # Patches that are whitened need none either.
+        # A pre-activation network has no norm here, since its first block begins with one, but one
+        # at the end: the last sum needs a norm and a ReLU before the classifier. Whitened patches
+        # need no norm either.
         has_norm = post and config.stem != "whitened"
         self.bn1 = normalisation(stem_channels, config=config) if has_norm else nn.Identity()
         self.relu = nn.ReLU() if post else nn.Identity()
         self.maxpool = stem_pool(config)
         self.stage_names = tuple(f"layer{number + 1}" for number in range(len(config.depths)))
-        for name, plans in zip(self.stage_names, plan_stages(config), strict=True):
-            self.add_module(name, nn.Sequential(*(make_block(plan, config) for plan in plans)))
+        for name, blocks in zip(self.stage_names, plan_stages(config), strict=True):
+            self.add_module(name, nn.Sequential(*(make_block(block, config) for block in blocks)))
         self.norm = nn.Identity() if post else normalisation(out_channels, config=config)
         self.norm_relu = nn.Identity() if post else nn.ReLU()
         inside = config.block == "basic" and not post
@@ -61,11 +65,11 @@ class ResNet(nn.Module):
         initialise(self, config)
 
     def forward(self, images: Tensor) -> Tensor:
-        """N C H W (any H and W of at least 1, from 17 with blur 3, 33 with 5) -> logits N K."""
+        """Return the logits N K of images N C H W."""
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """N C H W -> the map N C' H' W' that the classifier averages."""
+        """Return the map N C' H' W' that the classifier averages, of images N C H W."""
         x = self._stem(images)  # N C H W -> N C1 H/4 W/4, a small stem keeps H W
         for name in self.stage_names:
             x = self._stage(name, x)  # all but the first: -> N 2C H/2 W/2
@@ -73,7 +77,7 @@ class ResNet(nn.Module):
         return features
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """N C' H' W' -> logits N K."""
+        """Return the logits N K of a map N C' H' W' from `forward_features`."""
         # The mean fits any size, where a fixed 4x4 window would drop borders or fail. In
         # channels_last, pixels are added in row order: the same bits in every memory format.
         features = features.contiguous(memory_format=torch.channels_last)
@@ -81,9 +85,18 @@ class ResNet(nn.Module):
         return logits
 
     def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        """The outputs of the stages asked for, in the order asked for, or of all: a pyramid.
+        """Return the outputs of stages, as a feature pyramid.
 
-        They are the stages' own sums: a pre-activation network's final norm is not applied.
+        Args:
+            images: Images N C H W.
+            stages: Numbers of stages, from 1; None is all of them.
+
+        Returns:
+            One map N C' H' W' a stage, in the order of `stages`, without the final norm of a
+            pre-activation network. Stages after the last one asked for are not computed.
+
+        Raises:
+            UserError: `stages` is empty or names a stage that the network lacks.
         """
         last = len(self.stage_names)
         stages = tuple(range(1, last + 1)) if stages is None else tuple(stages)
@@ -97,14 +110,25 @@ class ResNet(nn.Module):
         return tuple(outputs[stage] for stage in stages)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A fresh `fc` for another number of classes; all other weights stay."""
+        """Replace the classifier by a new one; all other weights stay.
+
+        Args:
+            num_classes: Number of classes of the new classifier.
+
+        Raises:
+            UserError: `num_classes` is not a whole number of at least 1.
+        """
         self.config = dataclasses.replace(self.config, num_classes=num_classes)
         old = self.fc.weight
         self.fc = nn.Linear(self.fc.in_features, num_classes, device=old.device, dtype=old.dtype)
         self.fc.train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the units' inputs for the backward pass and compute the rest again."""
+        """Save memory in training: keep only the blocks' inputs and recompute the rest.
+
+        Args:
+            enable: Whether to do so from now on.
+        """
         self.grad_checkpointing = enable
 
     def _stem(self, images: Tensor) -> Tensor:
@@ -112,16 +136,16 @@ class ResNet(nn.Module):
         return stem
 
     def _stage(self, name: str, x: Tensor) -> Tensor:
-        for unit in self.get_submodule(name).children():
+        for block in self.get_submodule(name).children():
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpoint(unit, x, use_reentrant=False, context_fn=_contexts(unit))
+                x = checkpoint(block, x, use_reentrant=False, context_fn=_contexts(block))
             else:
-                x = unit(x)
+                x = block(x)
         return x
 
 
 def stem_convolutions(config: ResNetConfig) -> nn.Module:
-    """What stands before the first norm: N C H W -> N C1 H/2 W/2; small and whitened: H W."""
+    """Return what precedes the first norm: N C H W -> N C1 H/2 W/2, small and whitened N C1 H W."""
     width = config.stem_channels
     if config.stem == "imagenet":
         return convolution(config.in_channels, width, kernel=7, config=config, stride=2)
@@ -143,7 +167,7 @@ def stem_convolutions(config: ResNetConfig) -> nn.Module:
 
 
 def stem_pool(config: ResNetConfig) -> nn.Module:
-    """The stem's second halving: N C H W -> N C H/2 W/2."""
+    """Return the second subsampling of the stem: N C H W -> N C H/2 W/2."""
     width = config.stem_channels
     if config.stem in ("small", "whitened"):
         return nn.Identity()
@@ -159,10 +183,10 @@ def stem_pool(config: ResNetConfig) -> nn.Module:
 
 
 def plan_stages(config: ResNetConfig) -> Iterator[list[BlockConfig]]:
-    """Every unit of every stage. Past `output_stride`, a stage dilates instead of striding.
+    """Yield the blocks of each stage; past `output_stride`, dilation replaces the stride.
 
-    The convolution that would have had the stride keeps the previous dilation (torchvision's
-    rule for the bottleneck's 3x3), so the dilated network is the strided one, sampled densely.
+    The convolution that loses its stride keeps the previous dilation, as in torchvision, so the
+    dilated network computes the strided one at more places.
     """
     limit = config.output_stride or config.natural_stride
     reached, dilation, before = config.stem_stride, 1, 0
@@ -172,10 +196,10 @@ def plan_stages(config: ResNetConfig) -> Iterator[list[BlockConfig]]:
         stride = step if reached * step <= limit else 1
         previous, dilation = dilation, dilation * step // stride
         reached *= stride
-        plans = []
+        blocks = []
         for position in range(depth):
             first = position == 0
-            plans.append(
+            blocks.append(
                 BlockConfig(
                     in_channels=in_channels,
                     width=width,
@@ -188,20 +212,20 @@ def plan_stages(config: ResNetConfig) -> Iterator[list[BlockConfig]]:
             )
             in_channels = width * config.expansion
         before += depth
-        yield plans
+        yield blocks
 
 
 Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 
 
-def _contexts(unit: nn.Module) -> Callable[[], Contexts]:
-    return lambda: (nullcontext(), _frozen_statistics(unit))
+def _contexts(block: nn.Module) -> Callable[[], Contexts]:
+    return lambda: (nullcontext(), _frozen_statistics(block))
 
 
 @contextmanager
-def _frozen_statistics(unit: nn.Module) -> Iterator[None]:
-    """Recomputing must not count the same batch twice in the running means of batch norms."""
-    norms = [module for module in unit.modules() if isinstance(module, nn.BatchNorm2d)]
+def _frozen_statistics(block: nn.Module) -> Iterator[None]:
+    """Keep a recomputation from counting its batch twice in the running means of batch norms."""
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
     counts = [norm.get_buffer("num_batches_tracked") for norm in norms]
     before = [(norm.momentum, count.clone()) for norm, count in zip(norms, counts, strict=True)]
     for norm in norms:

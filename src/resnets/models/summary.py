@@ -1,29 +1,26 @@
-"""A network and an image size enter, its size in numbers leaves: parameters, MACs, activations.
+"""Provide the size of a network in numbers: parameters, multiply-accumulates, and its layers.
 
-The idea: a convolution costs the same multiplications whatever the values are, so a copy of the
-network without values, on the meta device, is run once and each layer is asked for its shapes.
 Counted are convolutions and linear layers, one multiply-accumulate (MAC) each time a weight is
 used; norms, ReLUs, pools, blurs and additions are free, as in torchvision's tables.
 
-Shapes: N images, C channels, H height, W width.
+Shapes: N images, C channels, H height, W width, K classes.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from resnets.errors import UserError
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer of a network, as one image meets it."""
+    """Describe one layer of a network, for one image."""
 
     name: str
     type: str
@@ -33,53 +30,64 @@ class LayerRow:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Learned numbers; running means and variances are not among them."""
+    """Return the number of learned values; running means and variances are not among them.
+
+    Args:
+        model: Any module.
+    """
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_macs(model: nn.Module, input_size: int) -> int:
-    """Multiply-accumulates for one square image of this side."""
+    """Return the multiply-accumulates of convolutions and linear layers for one image.
+
+    Args:
+        model: A network with at least one convolution; it is neither run nor changed.
+        input_size: Height and width of the image, in pixels.
+
+    Raises:
+        UserError: The network has no convolution.
+    """
     return sum(row.macs for row in layer_table(model, input_size))
 
 
-def count_activations(model: nn.Module, input_size: int) -> int:
-    """Numbers that the convolutions put out for one image: most of what training has to keep."""
-    rows = layer_table(model, input_size)
-    return sum(math.prod(row.shape) for row in rows if row.macs and len(row.shape) == 3)
-
-
 def layer_table(model: nn.Module, input_size: int) -> list[LayerRow]:
-    """Every layer without parts of its own, in the order in which an image meets them.
+    """List the layers of a network in the order in which they are computed.
 
-    The model itself is neither run nor changed.
+    Args:
+        model: A network with at least one convolution; it is neither run nor changed.
+        input_size: Height and width of the image, in pixels.
+
+    Returns:
+        One row for each call of a module without children, other than an identity.
+
+    Raises:
+        UserError: The network has no convolution.
     """
-    twin = _valueless(model).eval()
+    twin = _on_meta(model).eval()
+    counter = FlopCounterMode(display=False)
     rows: list[LayerRow] = []
+    before = 0
+
+    def append_row(name: str, layer: nn.Module, output: Tensor) -> None:
+        nonlocal before
+        before, flops = counter.get_total_flops(), counter.get_total_flops() - before
+        macs = flops // 2 if isinstance(layer, nn.Conv2d | nn.Linear) else 0
+        shape, parameters = tuple(output.shape[1:]), count_parameters(layer)
+        rows.append(LayerRow(name, type(layer).__name__, shape, parameters, macs))
+
     for name, layer in twin.named_modules():
         if not any(layer.children()) and not isinstance(layer, nn.Identity):
-            layer.register_forward_hook(partial(_append_row, rows, name))
-    with torch.no_grad():
+            layer.register_forward_hook(
+                lambda layer, _, output, name=name: append_row(name, layer, output)
+            )
+    with torch.no_grad(), counter:
         twin(torch.empty(1, _input_channels(twin), input_size, input_size, device="meta"))
     return rows
 
 
-def _append_row(
-    rows: list[LayerRow], name: str, layer: nn.Module, _: tuple[Tensor, ...], output: Tensor
-) -> None:
-    shape = tuple(output.shape[1:])
-    row = LayerRow(name, type(layer).__name__, shape, count_parameters(layer), _macs(layer, shape))
-    rows.append(row)
-
-
-def _macs(layer: nn.Module, shape: tuple[int, ...]) -> int:
-    if isinstance(layer, nn.Conv2d | nn.Linear):
-        # Each output is a sum over one filter: as many products as the filter has weights.
-        return math.prod(shape) * layer.weight[0].numel()
-    return 0
-
-
-def _valueless(model: nn.Module) -> nn.Module:
-    """A copy on the meta device; the values themselves are never copied."""
+def _on_meta(model: nn.Module) -> nn.Module:
+    """Return a copy on the meta device; the values are never copied."""
     memo: dict[int, object] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"))
@@ -92,4 +100,4 @@ def _input_channels(model: nn.Module) -> int:
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             return layer.in_channels
-    raise UserError("a network without a convolution has no image size to measure it at")
+    raise UserError("the network has no convolution, so its image size cannot be measured")

@@ -1,141 +1,197 @@
-"""Words, figures and pictures in; one HTML page out that needs nothing but itself.
+"""Write the report page of a run or an evaluation, and its charts as SVG and PNG.
 
-What a page is made in stands in `frame.py`; here is what the page of a run holds. Whatever comes
-from a user (class names, files) is escaped.
+The page opens offline and holds everything it shows. The same record gives the same bytes. Charts
+need the extra `report` (Altair and vl-convert); without it the page keeps its numbers, tables and
+images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnets.report.figure import Figure, finite, percent, shorten
-from resnets.report.frame import columns, document, drawing, section, table_of_facts, text
-from resnets.report.pictures import MOST_PICTURES, grid
-from resnets.report.quality import confusions
+from resnets.report.findings import (
+    FEW_CLASSES,
+    confusions,
+    counted,
+    of_kind,
+    pair_id,
+    score_findings,
+    training_findings,
+)
+from resnets.report.guardrails import cautions_of
+from resnets.report.html import finite, image_address, percent, render
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from resnets.report.charts import Figure
 
-def page(
-    *,
-    title: str,
-    facts: Sequence[tuple[str, str]],
-    learning: Sequence[Figure],
-    quality: Sequence[Figure],
-    scores: Mapping[str, Any],
-    samples: Sequence[tuple[np.ndarray, str]],
-    mistakes: Sequence[Mapping[str, Any]],
-    notices: Sequence[str],
-    part: str,
-) -> str:
-    """The whole page; sections without content are left out."""
-    body = [
-        f"<h1>{text(title)}</h1>",
-        _headline(scores, part),
-        _notices(notices, part),
-        section("Facts", table_of_facts(facts)),
-        section("Learning", columns(*map(_chart, learning))),
-        section(f"Quality on the {part} images", _quality(quality, scores)),
-        section("Training images, as the network saw them", _samples(samples)),
-        section(f"Most confident mistakes on the {part} images", _mistakes(mistakes)),
-        "<footer>The charts are also in the folder <code>figures</code> beside this page, "
-        "as SVG and PNG.</footer>",
+# Pictures of training images, and of mistakes: the page stays near a megabyte.
+MOST_PICTURES = 60
+# Rows of the table of confused pairs.
+MOST_PAIRS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord:
+    """How a model was trained.
+
+    Args:
+        split_sizes: Images by the name of their split: "train", "val", "test".
+        steps: Optimizer steps.
+        batch_size: Images a step.
+        best_step: The step whose weights are kept.
+        optimizer: Its name.
+        schedule: Its name.
+        learning_rate: The highest of the schedule.
+        weight_decay: As the optimizer gets it.
+    """
+
+    split_sizes: Mapping[str, int]
+    steps: int
+    batch_size: int
+    best_step: int
+    optimizer: str
+    schedule: str
+    learning_rate: float
+    weight_decay: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """An image that the model classified wrongly, as the network saw it.
+
+    Args:
+        image: Pixels H W C, 8 bits.
+        true: Index of the class in the data.
+        predicted: Index of the class that the model answered.
+        confidence: Probability of the answer.
+        id: The image's name in its data set.
+    """
+
+    image: np.ndarray
+    true: int
+    predicted: int
+    confidence: float
+    id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRecord:
+    """Plain data of a finished run, or of the evaluation of a model.
+
+    Args:
+        model: Name of the network.
+        image_size: Side of the network's images in pixels.
+        data: Name of the data set.
+        split: Name of the scored images, "test" or "validation".
+        scores: `Scores.to_dict()`.
+        model_file: Path by which a reader of the page finds the model; None where there is none.
+        training: How the model was trained; None for an evaluation.
+        source: What an evaluation scored, such as "the whole of photos".
+        trained_on: Name of the data set of the model's training, for an evaluation.
+        history: The run's metrics, oldest first.
+        samples: Training images as the network sees them, and their classes.
+        mistakes: The most confident first.
+        notices: Sentences about the run or its data.
+        cautions: Sentences that belong next to the scores.
+    """
+
+    model: str
+    image_size: int
+    data: str
+    split: str
+    scores: Mapping[str, Any]
+    model_file: str | None = None
+    training: TrainingRecord | None = None
+    source: str = ""
+    trained_on: str = ""
+    history: Sequence[Mapping[str, Any]] = ()
+    samples: Sequence[tuple[np.ndarray, str]] = ()
+    mistakes: Sequence[Mistake] = ()
+    notices: Sequence[str] = ()
+    cautions: Sequence[str] = ()
+
+
+def missing_charts() -> list[str]:
+    """Return a notice if the chart libraries are not installed, else nothing."""
+    if find_spec("altair") and find_spec("vl_convert"):
+        return []
+    return ["the report has no charts: pip install 'resnets[report]' adds them"]
+
+
+def write_report(folder: Path, record: ReportRecord) -> Path:
+    """Write `report.html` and, with the extra `report`, `figures/` into a folder.
+
+    Args:
+        folder: Made if it is missing.
+        record: What the page says.
+
+    Returns:
+        The page's path.
+    """
+    mistakes, scores = record.mistakes[:MOST_PICTURES], record.scores
+    pictured = {(mistake.true, mistake.predicted) for mistake in mistakes}
+    findings = [*training_findings(record.history), *score_findings(scores, pictured)]
+    figures: dict[str, Figure] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    if not missing_charts():
+        # Altair takes 0.4 s to import and may be absent.
+        from resnets.report.run_charts import draw
+
+        figures = {finding.name: draw(finding) for finding in findings}
+        (folder / "figures").mkdir(exist_ok=True)
+        for figure in figures.values():
+            figure.save(folder / "figures")
+    losses = [row["loss"] for row in record.history if "loss" in row]
+    validation = record.training.split_sizes.get("val") if record.training else None
+    guardrails = cautions_of(scores, record.split, validation_images=validation)
+    page = render(
+        "report.html.j2",
+        charts=bool(figures),
+        record=record,
+        cautions=[*guardrails, *record.cautions],
+        missing_charts=missing_charts(),
+        speed=[row["text"] for row in of_kind(record.history, "shares")][-1:],
+        lost_losses=sum(finite(loss) is None for loss in losses),
+        findings={finding.name: finding for finding in findings},
+        figures=figures,
+        few_classes=len(scores["classes"]) <= FEW_CLASSES,
+        pairs=[
+            (
+                scores["classes"][true],
+                scores["classes"][predicted],
+                counted(images, (true, predicted), pictured),
+                percent(images / sum(scores["confusion"][true])),
+            )
+            for (true, predicted), images in confusions(scores)[:MOST_PAIRS]
+        ],
+        groups=_groups(scores, mistakes),
+        samples=[(image_address(image), name) for image, name in record.samples[:MOST_PICTURES]],
+    )
+    path = folder / "report.html"
+    path.write_bytes(page.encode())
+    return path
+
+
+def _groups(scores: Mapping[str, Any], mistakes: Sequence[Mistake]) -> list[dict[str, Any]]:
+    """Return the pictures of each confused pair, the most frequent pair first."""
+    by_pair: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for mistake in mistakes:
+        shown = {"image": image_address(mistake.image), "mistake": mistake}
+        by_pair.setdefault((mistake.true, mistake.predicted), []).append(shown)
+    return [
+        {
+            "id": pair_id(pair),
+            "true": scores["classes"][pair[0]],
+            "predicted": scores["classes"][pair[1]],
+            "images": images,
+            "pictures": by_pair[pair],
+        }
+        for pair, images in confusions(scores)
+        if pair in by_pair
     ]
-    return document(body, title=title)
-
-
-def _name(name: str) -> str:
-    return text(shorten(name, 40))
-
-
-def _headline(scores: Mapping[str, Any], part: str) -> str:
-    low, high = (percent(end) for end in scores["top1_interval"])
-    cards = [("accuracy", percent(scores["top1"], 2), f"95% interval {low} to {high}")]
-    if scores["top5"] is not None:
-        low, high = (percent(end) for end in scores["top5_interval"])
-        cards.append(("top-5", percent(scores["top5"], 2), f"95% interval {low} to {high}"))
-    loss = finite(scores["loss"])
-    cards += [
-        ("balanced accuracy", percent(scores["balanced_accuracy"], 2), "mean recall of classes"),
-        ("loss", "not finite" if loss is None else f"{loss:.4g}", "cross-entropy, nats"),
-        (
-            "calibration error",
-            percent(scores["calibration_error"]),
-            "gap from confidence to accuracy",
-        ),
-        (f"{part} images", f"{scores['num_images']:,}", f"{len(scores['classes']):,} classes"),
-    ]
-    items = "\n".join(
-        f"<div><dt>{text(name)}</dt><dd><b>{value}</b><span>{detail}</span></dd></div>"
-        for name, value, detail in cards
-    )
-    return f'<dl class="headline">\n{items}\n</dl>'
-
-
-def _notices(notices: Sequence[str], part: str) -> str:
-    told = list(notices)
-    if part == "validation":
-        told.append(
-            "These are the validation images, which also chose the best epoch: the scores are "
-            "a little better than they would be on images that chose nothing."
-        )
-    items = "\n".join(f"<li>{text(notice)}</li>" for notice in told)
-    return f'<ul class="notices">\n{items}\n</ul>' if told else ""
-
-
-def _chart(figure: Figure) -> str:
-    note = f'\n<p class="note">{text(figure.note)}</p>' if figure.note else ""
-    return f"<article>\n<h3>{text(figure.title)}</h3>\n{drawing(figure)}{note}\n</article>"
-
-
-def _quality(figures: Sequence[Figure], scores: Mapping[str, Any]) -> str:
-    confusion, classes, reliability = map(_chart, figures)
-    pairs = _pairs(scores)
-    num_classes = len(scores["classes"])
-    if num_classes <= 20:  # small enough to stand side by side
-        style = "lead" if num_classes > 4 else ""
-        blocks = [columns(confusion, pairs, style=style), columns(classes, reliability)]
-    else:
-        blocks = [confusion, columns(pairs, reliability), classes]
-    return "\n".join(blocks)
-
-
-def _pairs(scores: Mapping[str, Any]) -> str:
-    """The largest cells off the diagonal, in words: what to look at first."""
-    rows = "\n".join(
-        f"<tr><td>{_name(true)}</td><td>{_name(predicted)}</td>"
-        f"<td>{images:,}</td><td>{percent(share)}</td></tr>"
-        for true, predicted, images, share in confusions(scores)
-    )
-    if not rows:
-        return ""
-    head = "<th>true</th><th>predicted</th><th>images</th><th>of the true class</th>"
-    return (
-        '<article>\n<h3>Most frequent confusions</h3>\n<table class="pairs">\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</article>"
-    )
-
-
-def _samples(samples: Sequence[tuple[np.ndarray, str]]) -> str:
-    return grid([(image, _name(label)) for image, label in samples]) if samples else ""
-
-
-def _mistakes(mistakes: Sequence[Mapping[str, Any]]) -> str:
-    if not mistakes:
-        return ""
-    pictures = [
-        (
-            mistake["image"],
-            f"<b>{_name(mistake['predicted'])}</b> {percent(mistake['confidence'])}<br>"
-            f"truly <b>{_name(mistake['true'])}</b><br>"
-            f"<code>{text(mistake['id'])}</code>",
-        )
-        for mistake in mistakes[:MOST_PICTURES]
-    ]
-    note = (
-        "What the model said and how sure it was, what the label says, and the file. "
-        "Wrong labels often show up here first."
-    )
-    return f'<p class="note">{note}</p>\n{grid(pictures)}'

@@ -19,7 +19,7 @@ from resnets.study.book import model_path
 from resnets.study.init.atlas import measure_init
 from resnets.study.plan import TWINS, Plan
 from resnets.study.probing import compare_models, probe_model
-from resnets.study.report.writing import write_study_report
+from resnets.study.report.study_page import write_study_report
 from resnets.study.tables import ACROSS, AGAINST, probe_path
 from resnets.study.training import study_training
 

@@ -35,7 +35,13 @@ from resnets.models.config import ResNetConfig
 from resnets.models.layers import Whitening
 from resnets.models.registry import create_model
 from resnets.models.resnet import ResNet
-from resnets.report import write_report
+from resnets.report.page import (
+    Mistake,
+    ReportRecord,
+    TrainingRecord,
+    missing_charts,
+    write_report,
+)
 from resnets.training.auto_config import (
     DataFacts,
     ResolvedConfig,
@@ -680,7 +686,7 @@ class Trainer:
                     callback=mistakes,
                     cache_mb=self.recipe.runtime.cache_mb,
                 )
-                for text in unreadable_notice(scores, images):
+                for text in [*unreadable_notice(scores, images), *missing_charts()]:
                     self.notices.append(text)
                     self.notify(text)
                 # Tables of runs call the split "part".
@@ -690,17 +696,8 @@ class Trainer:
                 }
                 record |= {"cautions": self.cautions} if self.cautions else {}
                 save_model(path, self._model_file(scores=record))
-                write_report(
-                    self.run_dir.path,
-                    title=f"{self.recipe.model.name} on {self._data_record()['name']}",
-                    facts=self._report_facts(scores),
-                    history=self.run_dir.history(),
-                    scores=scores.to_dict(),
-                    samples=self._samples(),
-                    mistakes=mistakes.worst(),
-                    notices=[*self.notices, *self.cautions],
-                    part=split,
-                )
+                shown = [Mistake(**row) for row in mistakes.worst()]
+                write_report(self.run_dir.path, replace(self._report(scores), mistakes=shown))
                 self.run_dir.write_json("scores.json", record)
         except OSError as error:
             return TrainingResult(self.run_dir.path, scores, split, caution, unsaved=str(error))
@@ -720,33 +717,32 @@ class Trainer:
             weights=self.run_dir.load_best().tensors,
         )
 
-    def _report_facts(self, scores: Scores) -> list[tuple[str, str]]:
-        recipe, split = self.recipe, self.splits.scored[0]
-        low, high = scores.top1_interval
-        best = self.run_dir.load_best().scalars
-        sizes = ", ".join(f"{count:,} {name}" for name, count in self.splits.sizes().items())
-        speed = [r["text"] for r in self.run_dir.history() if r["kind"] == "shares"][-1:]
-        return [
-            (
-                f"top-1 on {scores.num_images:,} {split} images",
-                f"{scores.top1:.2%} (95 % interval {low:.2%} to {high:.2%})",
-            ),
-            ("network", f"{recipe.model.name}, {recipe.model.size} x {recipe.model.size} pixels"),
-            ("images", sizes),
-            (
-                "run",
-                f"{recipe.schedule.steps:,} steps of {recipe.schedule.batch_size}, best validation "
-                f"at step {best['step']:,}",
-            ),
-            (
-                "recipe",
-                f"{recipe.optimizer.name}, {recipe.schedule.name}, peak learning rate "
-                f"{recipe.optimizer.learning_rate:g}, weight decay "
-                f"{recipe.optimizer.weight_decay:g}",
-            ),
-            *(("speed", text) for text in speed),
-            *(("caution", text) for text in self.cautions),
-        ]
+    def _report(self, scores: Scores) -> ReportRecord:
+        """Gather what the report page shows."""
+        config: Any = self.recipe  # resolved: none of these fields is None
+        training = TrainingRecord(
+            split_sizes=self.splits.sizes(),
+            steps=config.schedule.steps,
+            batch_size=config.schedule.batch_size,
+            best_step=self.run_dir.load_best().scalars["step"],
+            optimizer=config.optimizer.name,
+            schedule=config.schedule.name,
+            learning_rate=config.optimizer.learning_rate,
+            weight_decay=config.optimizer.weight_decay,
+        )
+        return ReportRecord(
+            model=config.model.name,
+            image_size=config.model.size,
+            data=self._data_record()["name"],
+            split=self.splits.scored[0],
+            scores=scores.to_dict(),
+            model_file=MODEL_FILE,
+            training=training,
+            history=self.run_dir.history(),
+            samples=self._samples(),
+            notices=self.notices,
+            cautions=self.cautions,
+        )
 
     def _samples(self) -> list[tuple[NDArray[np.uint8], str]]:
         """Return training images as the network sees them, augmented, as uint8 H W C."""

@@ -1,1 +1,1 @@
-"""Readers of image data: folders, manifests, .npz files, parquet files and built-in data sets."""
+"""Provide readers of folders, manifests, .npz and parquet files, and the built-in data sets."""

@@ -1,7 +1,7 @@
-"""The data sets that have a name -> `Found`: the embedded one, and those torchvision can fetch.
+"""Provide the data sets that have a name: the embedded one, and those that torchvision downloads.
 
-A set is looked for where RESNETS_DATA (else the user's cache) says, then where a system package
-puts it (Debian: /usr/share/datasets), and only then downloaded, once, by torchvision's classes.
+A set is looked for in the cache (`fileio.cache_dir`), then where Debian packages put it
+(/usr/share/datasets), and only then downloaded, once.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from resnets.data.packed_strings import Array
-from resnets.data.sources.cache_dir import data_home
-from resnets.data.sources.indexing import Found
+from resnets.data.file_store import Array
+from resnets.data.sources.indexing import SourceListing
 from resnets.data.sources.npz import found_in, read_npz
 from resnets.errors import UserError
+from resnets.fileio import cache_dir
 
 EMBEDDED = "fashion-mini"
 SYSTEM_FOLDERS = (Path("/usr/share/datasets"),)
 
 
 @dataclass(frozen=True)
-class _Set:
-    """A row of the table: torchvision's class, the folder it makes, our names for the classes."""
+class _NamedSet:
+    """Describe a set: torchvision's class, the folder it makes, our names for the classes."""
 
     torchvision: str
     folder: str
@@ -43,38 +43,38 @@ _CLOTHES = (
 )
 _KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 _IDX = {
-    "mnist": _Set("MNIST", "MNIST", _DIGITS),
-    "fashion-mnist": _Set("FashionMNIST", "FashionMNIST", _CLOTHES),
-    "kmnist": _Set("KMNIST", "KMNIST", _KANA),
+    "mnist": _NamedSet("MNIST", "MNIST", _DIGITS),
+    "fashion-mnist": _NamedSet("FashionMNIST", "FashionMNIST", _CLOTHES),
+    "kmnist": _NamedSet("KMNIST", "KMNIST", _KANA),
 }
 _CIFAR = {
-    "cifar10": _Set("CIFAR10", "cifar-10-batches-py"),
-    "cifar100": _Set("CIFAR100", "cifar-100-python"),
+    "cifar10": _NamedSet("CIFAR10", "cifar-10-batches-py"),
+    "cifar100": _NamedSet("CIFAR100", "cifar-100-python"),
 }
 NAMES = (EMBEDDED, *_IDX, *_CIFAR)
 
 
-def read_named(name: str) -> Found:
-    """The set `name`, one of NAMES; downloads it if it is nowhere on this machine."""
+def read_named(name: str) -> SourceListing:
+    """Read one of NAMES, downloaded if it is not on this machine."""
     if name == EMBEDDED:
         found = read_npz(Path(__file__).parents[1] / "fashion_mini.npz")
-        return Found(name, found.classes, found.splits)
+        return SourceListing(name, found.classes, found.splits)
     arrays = _read_idx_set(name) if name in _IDX else _read_cifar(name)
     return found_in(arrays, name=name, source=name)
 
 
 def _read_idx_set(name: str) -> dict[str, Array]:
     row = _IDX[name]
-    home = data_home() / row.folder / "raw"
+    home = cache_dir() / row.folder / "raw"
     places = [home, *(folder / name for folder in SYSTEM_FOLDERS)]
     folder = next((place for place in places if _idx_file(place, "t10k-labels-idx1")), None)
     if folder is None:
         _download(name, row)
         folder = home
     arrays: dict[str, Array] = {"classes": np.array(row.classes)}
-    for part, prefix in (("train", "train"), ("test", "t10k")):
-        arrays[f"x_{part}"] = _read_idx(folder, f"{prefix}-images-idx3")
-        arrays[f"y_{part}"] = _read_idx(folder, f"{prefix}-labels-idx1")
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        arrays[f"x_{split}"] = _read_idx(folder, f"{prefix}-images-idx3")
+        arrays[f"y_{split}"] = _read_idx(folder, f"{prefix}-labels-idx1")
     return arrays
 
 
@@ -84,7 +84,7 @@ def _idx_file(folder: Path, stem: str) -> Path | None:
 
 
 def _read_idx(folder: Path, stem: str) -> Array:
-    """An IDX file of bytes: two zeros, type 8, number of dimensions, their sizes, the values."""
+    """Read an IDX file: two zeros, type 8, number of dimensions, their sizes, the values."""
     path = _idx_file(folder, stem)
     if path is None:
         raise UserError(f"{folder} lacks {stem}-ubyte.gz; remove the folder to download it again")
@@ -100,31 +100,31 @@ def _read_idx(folder: Path, stem: str) -> Array:
 
 def _read_cifar(name: str) -> dict[str, Array]:
     row = _CIFAR[name]
-    if not (data_home() / row.folder).is_dir():
+    if not (cache_dir() / row.folder).is_dir():
         _download(name, row)
     arrays: dict[str, Array] = {}
-    for part in ("train", "test"):
+    for split in ("train", "test"):
         try:
-            images = _torchvision(row)(data_home(), train=part == "train")
+            images = _torchvision(row)(cache_dir(), train=split == "train")
         except RuntimeError as error:  # torchvision compares the md5 of every file
             raise UserError(
-                f"{data_home() / row.folder} is damaged; remove it and try again"
+                f"{cache_dir() / row.folder} is damaged; remove it and try again"
             ) from error
-        arrays[f"x_{part}"] = images.data
-        arrays[f"y_{part}"] = np.array(images.targets)
+        arrays[f"x_{split}"] = images.data
+        arrays[f"y_{split}"] = np.array(images.targets)
         arrays["classes"] = np.array(images.classes)
     return arrays
 
 
-def _torchvision(row: _Set) -> Any:
+def _torchvision(row: _NamedSet) -> Any:
     import torchvision  # a second to import, and only needed here
 
     return getattr(torchvision.datasets, row.torchvision)
 
 
-def _download(name: str, row: _Set) -> None:
-    """Into a temporary folder first, so that an interruption leaves nothing half."""
-    home = data_home()
+def _download(name: str, row: _NamedSet) -> None:
+    """Download into a temporary folder, so that an interruption leaves nothing incomplete."""
+    home = cache_dir()
     try:
         home.mkdir(parents=True, exist_ok=True)
         with (

@@ -1,8 +1,4 @@
-"""DATA, whatever it is -> `DataSet`: the front door of this wing.
-
-Chooses the reader, has the headers checked, and settles the classes: those of the training part,
-or, for evaluation, those of a model, matched by name.
-"""
+"""Provide `open_data`, which detects the kind of a source and opens it as a `DataSet`."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ import numpy as np
 from resnets.data.dataset import DataSet, Split
 from resnets.data.sources.builtin import NAMES, read_named
 from resnets.data.sources.image_folder import read_folder, scan, shortened
-from resnets.data.sources.indexing import Found, index_parts
+from resnets.data.sources.indexing import SourceListing, read_all_headers
 from resnets.data.sources.manifest import read_manifest
 from resnets.data.sources.npz import read_npz
 from resnets.data.sources.parquet import read_parquet
@@ -27,41 +23,51 @@ _KINDS = "a folder, a .csv or .jsonl manifest, an .npz or a .parquet file"
 def open_data(
     data: str | Path, *, max_corrupt: float = 0.01, classes: Sequence[str] | None = None
 ) -> DataSet:
-    """The images of `data`: a named set, a folder, a manifest, an .npz or parquet files.
+    """Open a data set and read the headers of its images.
 
-    Without `classes` the set is for training: targets index its own classes, at least two, each
-    with images in the training part. With `classes` (a model's) targets index those, matched by
-    name; the set may lack some but has no others. Files whose headers cannot be read are left out
-    and listed in `skipped`. Raises UserError for what cannot be meant, and if more than the
-    fraction `max_corrupt` of the files is unreadable.
+    Args:
+        data: The name of a set, or the path of a folder, a .csv or .jsonl manifest, an .npz or a
+            .parquet file.
+        max_corrupt: Largest fraction of files whose headers cannot be read. They are left out and
+            listed in `skipped`.
+        classes: Classes of a model, for evaluation: targets are indices into these, and the set
+            may lack some but has no others. None is for training: targets are indices into the
+            set's own classes, at least two, each with images in the training split.
+
+    Returns:
+        The data set.
+
+    Raises:
+        UserError: The source is missing or unknown, its classes do not fit, or more than
+            `max_corrupt` of its files are unreadable.
     """
     if not 0 <= max_corrupt <= 1:
-        raise UserError(f"max_corrupt is {max_corrupt}; it must lie between 0 and 1")
+        raise UserError(f"max_corrupt is {max_corrupt}; it must be between 0 and 1")
     found = _find(data)
     if classes is None:
         names, notices = _own_classes(found)
     else:
         names, notices = _model_classes(found, classes)
-    indexed, skipped, told = index_parts(found, max_corrupt=max_corrupt)
-    parts = {name: _renumbered(part, found.classes, names) for name, part in indexed.items()}
+    indexed, skipped, unread = read_all_headers(found, max_corrupt=max_corrupt)
+    splits = {name: _renumbered(split, found.classes, names) for name, split in indexed.items()}
     if classes is None:
-        _check_none_lost(parts, names, found.name)
-    for name in [name for name, part in parts.items() if not len(part)]:
-        notices += (f"the part {name} has no images: ignored",)
-        del parts[name]
-    if not parts:
+        _check_none_lost(splits, names, found.name)
+    for name in [name for name, split in splits.items() if not len(split)]:
+        notices += (f"the split {name} has no images: ignored",)
+        del splits[name]
+    if not splits:
         raise UserError(f"no images in {data}")
     return DataSet(
         name=found.name,
         classes=names,
-        splits=parts,
-        notices=found.notices + notices + told,
+        splits=splits,
+        notices=found.notices + notices + unread,
         skipped=skipped,
     )
 
 
-def _find(data: str | Path) -> Found:
-    """What the reader for `data` finds."""
+def _find(data: str | Path) -> SourceListing:
+    """List the images of a source."""
     if not str(data):
         raise UserError(f"DATA is empty; expected {_KINDS}, or a name: {', '.join(NAMES)}")
     path = Path(data).expanduser()
@@ -88,7 +94,7 @@ def _find(data: str | Path) -> Found:
             return read_parquet(path.parent, [path])
         case ".zip" | ".tar" | ".gz" | ".tgz" | ".xz":
             raise UserError(f"{path} is an archive; unpack it and give the folder")
-    raise UserError(f"{path} is no data set; expected {_KINDS}, or a name: {', '.join(NAMES)}")
+    raise UserError(f"{path} is not a data set; expected {_KINDS}, or a name: {', '.join(NAMES)}")
 
 
 def _missing(data: str | Path) -> UserError:
@@ -97,16 +103,16 @@ def _missing(data: str | Path) -> UserError:
             f"{data} does not exist; expected {_KINDS}, or a named set: {', '.join(NAMES)}"
         )
     error = unknown("data set", data, NAMES)
-    return UserError(f"{error}; nor is there a file or folder of that name")
+    return UserError(f"{error}; there is no file or folder of that name")
 
 
-def _own_classes(found: Found) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The classes of the training part, in the source's order, and what to say about them."""
+def _own_classes(found: SourceListing) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the classes of the training split, in the source's order, and notices on them."""
     training = "train" if "train" in found.splits else "all"
     if training not in found.splits:
         raise UserError(
-            f"{found.name} has no training part, only {', '.join(found.splits)}; "
-            "it can be evaluated"
+            f"{found.name} has no training split, only {', '.join(found.splits)}; "
+            "it can be evaluated, not trained on"
         )
     if found.empty:
         raise UserError(
@@ -115,16 +121,16 @@ def _own_classes(found: Found) -> tuple[tuple[str, ...], tuple[str, ...]]:
         )
     known = found.labels(training)
     notices: list[str] = []
-    for part in found.splits:
-        strange = sorted(found.labels(part) - known)
+    for split in found.splits:
+        strange = sorted(found.labels(split) - known)
         if strange:
             raise UserError(
-                f"classes in {part} that {training} does not have: {shortened(strange)}; "
+                f"classes in {split} that {training} does not have: {shortened(strange)}; "
                 f"{training} has {shortened(sorted(known))}"
             )
-        lacking = sorted(known - found.labels(part))
+        lacking = sorted(known - found.labels(split))
         if lacking:
-            notices.append(f"the part {part} has no images of: {shortened(lacking)}")
+            notices.append(f"the split {split} has no images of: {shortened(lacking)}")
     names = tuple(name for name in found.classes if name in known)
     unused = [name for name in found.classes if name not in known]
     if unused:
@@ -137,12 +143,14 @@ def _own_classes(found: Found) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return names, tuple(notices)
 
 
-def _model_classes(found: Found, classes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The model's classes, after checking that the data have no others."""
-    for part in found.splits:
-        strange = sorted(found.labels(part) - set(classes))
+def _model_classes(
+    found: SourceListing, classes: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the model's classes; refuse data that have others."""
+    for split in found.splits:
+        strange = sorted(found.labels(split) - set(classes))
         if strange:
-            where = found.name if part == "all" else f"{part} of {found.name}"
+            where = found.name if split == "all" else f"{split} of {found.name}"
             raise UserError(
                 f"classes in {where} that the model does not know: "
                 f"{shortened(strange)}; it knows {shortened(list(classes))}"
@@ -150,16 +158,16 @@ def _model_classes(found: Found, classes: Sequence[str]) -> tuple[tuple[str, ...
     return tuple(classes), ()
 
 
-def _renumbered(part: Split, old: tuple[str, ...], new: tuple[str, ...]) -> Split:
-    """The part with targets in `new` instead of `old`; every label in use is in both."""
+def _renumbered(split: Split, old: tuple[str, ...], new: tuple[str, ...]) -> Split:
+    """Return the split with targets in `new` instead of `old`; used labels are in both."""
     position = {name: index for index, name in enumerate(new)}
     table = np.array([position.get(name, -1) for name in old], np.int64)
-    targets = table[part.targets] if len(part) else part.targets
-    return replace(part, targets=targets)
+    targets = table[split.targets] if len(split) else split.targets
+    return replace(split, targets=targets)
 
 
-def _check_none_lost(parts: dict[str, Split], names: tuple[str, ...], source: str) -> None:
-    training = parts["train" if "train" in parts else "all"]
+def _check_none_lost(splits: dict[str, Split], names: tuple[str, ...], source: str) -> None:
+    training = splits["train" if "train" in splits else "all"]
     lost = [name for index, name in enumerate(names) if not np.any(training.targets == index)]
     if lost:
         raise UserError(f"no image of the class {lost[0]!r} in {source} can be read")

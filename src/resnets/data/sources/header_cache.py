@@ -1,17 +1,12 @@
-"""Files -> the header of each, read once and remembered.
+"""Provide the headers of image files, read once and cached.
 
-Enters: `Files` and the source they belong to. Leaves: N 3 widths, heights, channels, and why some
-have none. The idea is git's index: listing a folder is quick and opening every file in it is not,
-so files are always listed and looked at anew, and a header is taken from memory only where the
-name, the size and both times of its file are what they were. A changed folder is never answered
-from an old index; what is remembered can be lost without harm.
+As in git's index, files are always listed again, and a cached header is used only where name, size
+and both times of its file are identity. Losing the cache costs time only.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -21,22 +16,26 @@ from zipfile import BadZipFile
 import numpy as np
 
 from resnets.data.decode import DecodeError, inspect
-from resnets.data.file_store import Files
-from resnets.data.packed_strings import Array, Names
-from resnets.data.sources.cache_dir import data_home
+from resnets.data.file_store import Array, ImageStore, PackedStrings
+from resnets.fileio import atomic_writer, cache_dir, sha256
 
-REMEMBERED_FROM = 10_000  # files: fewer are read again in a second
-SETTLED = (
-    2 * 10**9
-)  # ns: a file younger than a clock's tick may change without its times showing it
+# Number of files from which headers are cached; fewer are read again in a second.
+REMEMBERED_FROM = 10_000
+# Age in ns from which a file is cached: a younger one may change within one tick of its times.
+SETTLED = 2 * 10**9
 _CHUNK = 256
 
 
 def read_headers(
-    files: Files, *, source: str, stamps: Array
+    files: ImageStore, *, source: str, stamps: Array
 ) -> tuple[Array, dict[int, str], tuple[str, ...]]:
-    """N 3 int32 (0 where there is no header), index -> reason of those, and what to tell."""
-    place = data_home() / "indexes" / f"{hashlib.sha256(os.fsencode(source)).hexdigest()}.npz"
+    """Read the headers of all files.
+
+    Returns:
+        Width, height and channels, N 3 int32 (0 where unreadable), the reason of each unreadable
+        index, and notices for the user.
+    """
+    place = cache_dir("indexes", f"{sha256(os.fsencode(source))}.npz")
     large = len(stamps) >= REMEMBERED_FROM
     begin = time.time_ns()
     headers = (
@@ -45,20 +44,20 @@ def read_headers(
     missing = np.flatnonzero(headers[:, 2] == 0)
     reasons = _read(files, missing, headers)
     notices: tuple[str, ...] = ()
-    if large and len(missing) > len(reasons):  # else nothing was learned
+    if large and len(missing) > len(reasons):  # else there is nothing new
         settled = stamps[:, 1:].max(axis=1) < begin - SETTLED
         try:
             remember(place, files.names, stamps, headers * settled[:, None])
         except OSError as error:
             notices = (
-                f"the headers of {source} could not be remembered ({error}): "
+                f"the headers of {source} could not be cached ({error}): "
                 "the next start reads them again",
             )
     return headers, reasons, notices
 
 
-def _read(files: Files, indices: Array, headers: Array) -> dict[int, str]:
-    """Fills `headers` at `indices`; why some could not be filled."""
+def _read(files: ImageStore, indices: Array, headers: Array) -> dict[int, str]:
+    """Fill `headers` at `indices`; return the reasons of those that cannot be read."""
 
     def read(start: int) -> dict[int, str]:
         reasons = {}
@@ -76,14 +75,14 @@ def _read(files: Files, indices: Array, headers: Array) -> dict[int, str]:
         return {index: reason for reasons in found for index, reason in reasons.items()}
 
 
-def remembered(place: Path, names: Names, stamps: Array) -> Array:
-    """N 3 int32: the headers of the files that are as they were, 0 for all others."""
+def remembered(place: Path, names: PackedStrings, stamps: Array) -> Array:
+    """Return the cached headers N 3 int32 of identity files, 0 for all others."""
     headers = np.zeros((len(stamps), 3), np.int32)
     try:
         with place.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            known = Names(file["names"].tobytes(), file["starts"], file["ends"])
+            known = PackedStrings(file["names"].tobytes(), file["starts"], file["ends"])
             old_stamps, old_headers = file["stamps"], file["headers"]
-    # Absent, or not what we wrote: the zip's own checksums see to that.
+    # Absent or damaged: the zip has checksums.
     except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error):
         return headers
     now, before = _shared(names, known)
@@ -92,8 +91,8 @@ def remembered(place: Path, names: Names, stamps: Array) -> Array:
     return headers
 
 
-def _shared(names: Names, known: Names) -> tuple[Array, Array]:
-    """Where the names that occur in both lie in the one and in the other."""
+def _shared(names: PackedStrings, known: PackedStrings) -> tuple[Array, Array]:
+    """Return the places of common names in both lists."""
     if np.array_equal(names.ends, known.ends) and names.buffer == known.buffer:
         everywhere = np.arange(len(names))
         return everywhere, everywhere
@@ -103,21 +102,11 @@ def _shared(names: Names, known: Names) -> tuple[Array, Array]:
     return now, before[now]
 
 
-def remember(place: Path, names: Names, stamps: Array, headers: Array) -> None:
-    """Written beside and renamed, so that another process finds the old one or the new one."""
+def remember(place: Path, names: PackedStrings, stamps: Array, headers: Array) -> None:
+    """Write the cache; a concurrent reader finds the old one or the new one."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, path = tempfile.mkstemp(dir=place.parent, suffix=".part")
-    try:
-        with open(descriptor, "wb") as file:
-            np.savez(
-                file,
-                names=np.frombuffer(names.buffer, np.uint8),
-                starts=names.starts,
-                ends=names.ends,
-                stamps=stamps,
-                headers=headers,
-            )
-        os.replace(path, place)
-    except BaseException:
-        os.unlink(path)
-        raise
+    buffer = np.frombuffer(names.buffer, np.uint8)
+    with atomic_writer(place) as file:
+        np.savez(
+            file, names=buffer, starts=names.starts, ends=names.ends, stamps=stamps, headers=headers
+        )

@@ -1,8 +1,6 @@
-"""What a source lists -> `Images` and `ImageFiles`, after a look at every header.
+"""Provide `SourceListing`, what a source lists, and turn it into splits after reading all headers.
 
-Enters: `Found`, a reader's list of files (or ready arrays) with the numbers of their classes.
-Leaves: the parts, without the files that cannot be read, and the list of those. Only headers are
-read; a file that is damaged further in is found when it is decoded.
+ImageStore whose headers cannot be read are left out and reported.
 """
 
 from __future__ import annotations
@@ -14,8 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from resnets.data.dataset import ImageFiles, Images, Split
-from resnets.data.file_store import Files
-from resnets.data.packed_strings import Array
+from resnets.data.file_store import Array, ImageStore
 from resnets.data.sources.header_cache import read_headers
 from resnets.errors import UserError
 
@@ -25,72 +22,76 @@ _NUM_LISTED = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Listing:
-    """The files of one part as their source lists them."""
+class SplitListing:
+    """Hold the files of one split as their source lists them."""
 
-    files: Files
-    targets: Array  # N int64, indices into the classes of `Found`
+    files: ImageStore
+    targets: Array  # N int64, indices into the classes of `SourceListing`
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What a reader found, with the classes in the order its source gives them."""
+class SourceListing:
+    """Hold what a source lists, with the classes in the order of the source."""
 
     name: str
     classes: tuple[str, ...]
-    splits: dict[str, Images | Listing]
+    splits: dict[str, Images | SplitListing]
     notices: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()  # class folders without images
-    source: str = ""  # the absolute path of what lists files
+    source: str = ""  # absolute path of the source
 
-    def labels(self, part: str) -> set[str]:
-        """The classes of which `part` has an image."""
-        return {self.classes[target] for target in np.unique(self.splits[part].targets)}
+    def labels(self, split: str) -> set[str]:
+        """Return the classes of which a split has an image."""
+        return {self.classes[target] for target in np.unique(self.splits[split].targets)}
 
 
 def numbered(labels: Sequence[str], classes: Sequence[str]) -> Array:
-    """The index of each label among the classes, N int64."""
+    """Return the index of each label among the classes, N int64."""
     position = {name: index for index, name in enumerate(classes)}
     return np.fromiter((position[label] for label in labels), np.int64, len(labels))
 
 
-def index_parts(
-    found: Found, *, max_corrupt: float
+def read_all_headers(
+    found: SourceListing, *, max_corrupt: float
 ) -> tuple[dict[str, Split], Skipped, tuple[str, ...]]:
-    """The parts, (id, reason) of the files that were skipped, and what to tell the user.
+    """Read all headers.
 
-    Raises UserError with the list if more than the fraction `max_corrupt` of all is unreadable.
+    Returns:
+        The splits, (id, reason) of each unreadable file, and notices for the user.
+
+    Raises:
+        UserError: More than the fraction `max_corrupt` of all files is unreadable.
     """
-    parts: dict[str, Split] = {}
+    splits: dict[str, Split] = {}
     skipped: list[tuple[str, str]] = []
     notices: tuple[str, ...] = ()
     for name, content in found.splits.items():
         if isinstance(content, Images):
-            parts[name] = content
+            splits[name] = content
             continue
-        parts[name], bad, told = _index(content, f"{found.source} {name}")
-        skipped, notices = skipped + bad, notices + told
-    total = sum(map(len, parts.values())) + len(skipped)
+        splits[name], bad, new = _index(content, f"{found.source} {name}")
+        skipped, notices = skipped + bad, notices + new
+    total = sum(map(len, splits.values())) + len(skipped)
     if len(skipped) > max_corrupt * total:
         raise UserError(_too_many(skipped, total, max_corrupt))
-    return parts, tuple(skipped), notices
+    return splits, tuple(skipped), notices
 
 
 def _index(
-    listing: Listing, source: str
+    listing: SplitListing, source: str
 ) -> tuple[ImageFiles, list[tuple[str, str]], tuple[str, ...]]:
     files, stamps = listing.files, listing.files.stamps()
     headers, reasons, notices = read_headers(files, source=source, stamps=stamps)
     bad = [(files.names[index], reason) for index, reason in sorted(reasons.items())]
     good = np.flatnonzero(headers[:, 2])
-    part = ImageFiles(
+    split = ImageFiles(
         files=files.subset(good),
         targets=listing.targets[good],
         widths_heights=headers[good, :2],
         num_bytes=stamps[good, 0],
         channels=int(headers[good, 2].max(initial=0)) or 3,
     )
-    return part, bad, notices
+    return split, bad, notices
 
 
 def _too_many(skipped: list[tuple[str, str]], total: int, max_corrupt: float) -> str:

@@ -1,7 +1,6 @@
-"""A manifest, CSV or JSONL, of path, label[, split] -> `Found`.
+"""Provide manifests: CSV or JSONL with the columns path, label and, optionally, split.
 
-One image a row; paths are relative to the manifest. The split is train, val (valid, validation)
-or test, for every row or for none. Rows are named in errors as an editor numbers lines.
+FileStore are relative to the manifest. Every row has a split (train, val, test) or none has.
 """
 
 from __future__ import annotations
@@ -13,29 +12,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from resnets.data.dataset import Images
-from resnets.data.file_store import Paths
-from resnets.data.packed_strings import Names
-from resnets.data.sources.image_folder import PART_ORDER, PARTS, class_name, printable
-from resnets.data.sources.indexing import Found, Listing, numbered
+from resnets.data.file_store import FileStore, PackedStrings
+from resnets.data.sources.image_folder import SPLIT_NAMES, SPLIT_ORDER, class_name, printable
+from resnets.data.sources.indexing import SourceListing, SplitListing, numbered
 from resnets.errors import UserError, unknown
 
-Row = dict[str, str]
 
-
-def read_manifest(path: Path) -> Found:
-    """Raises UserError naming the line that is wrong."""
+def read_manifest(path: Path) -> SourceListing:
+    """List the images of a manifest; raise UserError naming the line that is wrong."""
     base = path.absolute().parent
-    rows: dict[str, list[tuple[str, str]]] = {}  # part -> (path, label) of each image
+    rows: dict[str, list[tuple[str, str]]] = {}  # split -> (path, label) of each image
     seen: dict[str, int] = {}
     try:
         for line, row in _rows(path):
             where = f"line {line} of {path}"
-            image, label, part = _checked(row, where)
+            image, label, split = _checked(row, where)
             name = Path(image).as_posix()
             if name in seen:
                 raise UserError(f"{where} names {printable(name)} again, after line {seen[name]}")
             seen[name] = line
-            rows.setdefault(part, []).append((name, class_name(label)))
+            rows.setdefault(split, []).append((name, class_name(label)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     if not rows:
@@ -44,15 +40,19 @@ def read_manifest(path: Path) -> Found:
         first = printable(rows["all"][0][0])
         raise UserError(f"{path} gives a split for some rows but none for {first}")
     classes = tuple(sorted({label for content in rows.values() for _, label in content}))
-    parts: dict[str, Images | Listing] = {}
-    for part in (part for part in PART_ORDER if part in rows):
-        names, labels = zip(*rows[part], strict=True)
-        parts[part] = Listing(Paths(str(base), Names.of(names)), numbered(labels, classes))
-    return Found(name=path.stem, classes=classes, splits=parts, source=str(path.absolute()))
+    splits: dict[str, Images | SplitListing] = {}
+    for split in (split for split in SPLIT_ORDER if split in rows):
+        names, labels = zip(*rows[split], strict=True)
+        splits[split] = SplitListing(
+            FileStore(str(base), PackedStrings.of(names)), numbered(labels, classes)
+        )
+    return SourceListing(
+        name=path.stem, classes=classes, splits=splits, source=str(path.absolute())
+    )
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """(line number, row) of each image."""
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line number and the row of each image."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix.lower() == ".csv":
             yield from _csv_rows(file, path)
@@ -69,7 +69,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
             yield line, {key: str(value) for key, value in row.items() if value is not None}
 
 
-def _csv_rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, Row]]:
+def _csv_rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     reader = csv.reader(file)
     header = [name.strip().lower() for name in next(reader, [])]
     if not {"path", "label"} <= set(header):
@@ -82,8 +82,8 @@ def _csv_rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, Row]]:
             yield reader.line_num, dict(zip(header, values, strict=False))
 
 
-def _checked(row: Row, where: str) -> tuple[str, str, str]:
-    """Image path, label and part of a row."""
+def _checked(row: dict[str, str], where: str) -> tuple[str, str, str]:
+    """Return the image path, label and split of a row."""
     image, label, split = (row.get(key, "").strip() for key in ("path", "label", "split"))
     for key, value in (("path", image), ("label", label)):
         if not value:
@@ -94,6 +94,6 @@ def _checked(row: Row, where: str) -> tuple[str, str, str]:
         possible = False
     if not possible:
         raise UserError(f"{where} has a path that no file can have: {image!r}")
-    if split and split.lower() not in PARTS:
-        raise unknown(f"split on {where}:", split, PARTS)
-    return image, label, PARTS[split.lower()] if split else "all"
+    if split and split.lower() not in SPLIT_NAMES:
+        raise unknown(f"split on {where}:", split, SPLIT_NAMES)
+    return image, label, SPLIT_NAMES[split.lower()] if split else "all"

@@ -1,7 +1,7 @@
-"""An .npz of x_train, y_train, x_test, y_test[, x_val, y_val, classes] -> `Found`.
+"""Provide .npz files with x_train, y_train, x_test, y_test and, optionally, x_val, y_val, classes.
 
-Images are uint8, N H W or N H W C with 1 or 3 channels; labels are whole numbers (indices into
-`classes`, or names of their own where there is none) or strings. Nothing is unpickled.
+Images are uint8, N H W or N H W C with 1 or 3 channels. Labels are strings or whole numbers:
+indices into `classes`, or names where there are no `classes`. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from zipfile import BadZipFile, is_zipfile
 import numpy as np
 
 from resnets.data.dataset import Images
-from resnets.data.packed_strings import Array
-from resnets.data.sources.indexing import Found
+from resnets.data.file_store import Array
+from resnets.data.sources.indexing import SourceListing
 from resnets.errors import UserError
 
-_PARTS = ("train", "val", "test")
+_SPLITS = ("train", "val", "test")
 
 
-def read_npz(path: Path) -> Found:
-    """Raises UserError if the file is damaged or its arrays do not fit together."""
+def read_npz(path: Path) -> SourceListing:
+    """Read an .npz; raise UserError if it is damaged or its arrays do not fit together."""
     try:
         with path.open("rb") as stream:
             if not is_zipfile(stream):
-                raise BadZipFile("it is no archive of arrays, as numpy.savez writes one")
+                raise BadZipFile("it was not written by numpy.savez")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
@@ -36,21 +36,21 @@ def read_npz(path: Path) -> Found:
     return found_in(arrays, name=path.stem, source=str(path))
 
 
-def found_in(arrays: Mapping[str, Array], *, name: str, source: str) -> Found:
-    """The same for arrays in memory; `source` names them in errors."""
-    present = [part for part in _PARTS if f"x_{part}" in arrays]
+def found_in(arrays: Mapping[str, Array], *, name: str, source: str) -> SourceListing:
+    """Make a listing of arrays in memory; `source` names them in messages."""
+    present = [split for split in _SPLITS if f"x_{split}" in arrays]
     if not present:
         keys = ", ".join(sorted(arrays)) or "nothing"
-        raise UserError(f"{source} holds {keys}; expected x_train, y_train, x_test, y_test")
-    pixels = {part: _pixels(arrays[f"x_{part}"], f"x_{part} of {source}") for part in present}
-    labels = {part: _labels(arrays, part, len(pixels[part]), source) for part in present}
+        raise UserError(f"{source} has {keys}; expected x_train, y_train, x_test, y_test")
+    pixels = {split: _pixels(arrays[f"x_{split}"], f"x_{split} of {source}") for split in present}
+    labels = {split: _labels(arrays, split, len(pixels[split]), source) for split in present}
     classes = _classes(arrays.get("classes"), labels, source)
-    parts: dict[str, Any] = {}
-    for part in present:
-        ids = tuple(f"{part}/{index}" for index in range(len(pixels[part])))
-        targets = _targets(labels[part], classes, "classes" in arrays, f"y_{part} of {source}")
-        parts[part] = Images(pixels=pixels[part], targets=targets, ids=ids)
-    return Found(name=name, classes=classes, splits=parts)
+    splits: dict[str, Any] = {}
+    for split in present:
+        ids = tuple(f"{split}/{index}" for index in range(len(pixels[split])))
+        targets = _targets(labels[split], classes, "classes" in arrays, f"y_{split} of {source}")
+        splits[split] = Images(pixels=pixels[split], targets=targets, ids=ids)
+    return SourceListing(name=name, classes=classes, splits=splits)
 
 
 def _pixels(images: Array, source: str) -> Array:
@@ -67,20 +67,20 @@ def _pixels(images: Array, source: str) -> Array:
     return images
 
 
-def _labels(arrays: Mapping[str, Array], part: str, length: int, source: str) -> Array:
-    labels = arrays.get(f"y_{part}")
+def _labels(arrays: Mapping[str, Array], split: str, length: int, source: str) -> Array:
+    labels = arrays.get(f"y_{split}")
     if labels is None:
-        raise UserError(f"{source} has x_{part} but no y_{part}")
+        raise UserError(f"{source} has x_{split} but no y_{split}")
     if labels.shape == (length, 1):  # as Keras keeps CIFAR's
         labels = labels[:, 0]
     if labels.shape != (length,):
         raise UserError(
-            f"y_{part} of {source} has shape {labels.shape} for {length} images; "
+            f"y_{split} of {source} has shape {labels.shape} for {length} images; "
             "expected one label per image"
         )
     if labels.dtype.kind not in "iuU":
         raise UserError(
-            f"y_{part} of {source} is {labels.dtype}; labels are whole numbers or strings"
+            f"y_{split} of {source} is {labels.dtype}; labels are whole numbers or strings"
         )
     return labels
 
@@ -99,11 +99,11 @@ def _targets(labels: Array, classes: tuple[str, ...], numbered: bool, source: st
         wrong = labels[(labels < 0) | (labels >= len(classes))]
         if len(wrong):
             raise UserError(
-                f"{source} holds the label {wrong[0]}, but there are {len(classes)} classes"
+                f"{source} has the label {wrong[0]}, but there are {len(classes)} classes"
             )
         return labels.astype(np.int64)
     position = {name: index for index, name in enumerate(classes)}
     missing = sorted(set(map(str, np.unique(labels))) - position.keys())
     if missing:
-        raise UserError(f"{source} holds the label {missing[0]!r}, which is not among its classes")
+        raise UserError(f"{source} has the label {missing[0]!r}, which is not among its classes")
     return np.array([position[str(label)] for label in labels], np.int64)

@@ -1,29 +1,32 @@
-"""A data set in the Hugging Face image layout, parquet files -> `Found`.
+"""Provide data sets in the Hugging Face image layout: parquet files, one image a row.
 
-One image a row: a struct of `bytes` (the content of an image file) and `path`, and a label.
-Which column is which, and the names of the classes, stand in the schema's `huggingface` metadata;
-the split is in the file's name (train-00000-of-00002.parquet) or its folder's. Needs pyarrow.
+An image is a struct of `bytes` (the content of an image file) and `path`. The schema's
+`huggingface` metadata tells the columns and the classes; the split is in the name of the file
+(train-00000-of-00002.parquet) or of its folder. Needs pyarrow.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, ClassVar
 
 import numpy as np
 
-from resnets.data.packed_strings import Names
-from resnets.data.sources.image_folder import PART_ORDER, PARTS, shortened
-from resnets.data.sources.indexing import Found, Listing, numbered
-from resnets.data.sources.row_group_store import Rows, Table
+from resnets.data.file_store import Array, PackedStrings, stamp
+from resnets.data.sources.image_folder import SPLIT_NAMES, SPLIT_ORDER, shortened
+from resnets.data.sources.indexing import SourceListing, SplitListing, numbered
 from resnets.errors import UserError
 
-_SPLIT = re.compile(rf"({'|'.join(PARTS)})(?=[-_.]|$)", re.IGNORECASE)
+# Row groups that one process keeps in memory, in bytes.
+KEPT = 2**28
+_SPLIT = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?=[-_.]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,17 @@ class _Columns:
 
 @dataclass(frozen=True, eq=False)
 class _Labelled:
-    """The rows of one file that have a label."""
+    """Hold the labels of one file, for the rows that have one."""
 
-    table: Table
+    table: ParquetTable
     rows: list[int]
     labels: list[str]
     names: tuple[str, ...]  # of the classes; empty if the schema has none
-    num_rows: int  # with those that have none
+    num_rows: int  # with and without a label
 
 
-def read_parquet(root: Path, files: Sequence[Path]) -> Found:
-    """What `files`, all below `root`, hold. Raises UserError if they are not of this layout."""
+def read_parquet(root: Path, files: Sequence[Path]) -> SourceListing:
+    """List the images of `files`, all below `root`; raise UserError for another layout."""
     splits = {path: _split(path, root) for path in sorted(files)}
     named = {path: split for path, split in splits.items() if split} or dict.fromkeys(splits, "all")
     left_out = [path.name for path in splits if path not in named]
@@ -62,20 +65,22 @@ def read_parquet(root: Path, files: Sequence[Path]) -> Found:
         raise UserError(f"no labelled images in {root}")
     notices = [f"rows without a label, ignored: {unlabelled}"] if unlabelled else []
     if left_out:
-        notices.append(f"parquet files of no known part, ignored: {shortened(left_out)}")
+        notices.append(
+            f"parquet files without a split in their name, ignored: {shortened(left_out)}"
+        )
     classes = tuple(names) or _sorted_labels(content)
-    ordered = [part for part in PART_ORDER if part in content]
-    return Found(
+    ordered = [split for split in SPLIT_ORDER if split in content]
+    return SourceListing(
         name=root.resolve().name if len(files) > 1 else files[0].stem,
         classes=classes,
-        splits={part: _listing(content[part], classes, root) for part in ordered},
+        splits={split: _listing(content[split], classes, root) for split in ordered},
         notices=tuple(notices),
         source=str((root if len(files) > 1 else files[0]).absolute()),
     )
 
 
-def _listing(content: list[_Labelled], classes: tuple[str, ...], root: Path) -> Listing:
-    """The labelled rows of the files of one part."""
+def _listing(content: list[_Labelled], classes: tuple[str, ...], root: Path) -> SplitListing:
+    """Return the labelled rows of the files of one split."""
     ids = (
         f"{labelled.table.path.relative_to(root).as_posix()}#{row}"
         for labelled in content
@@ -84,11 +89,13 @@ def _listing(content: list[_Labelled], classes: tuple[str, ...], root: Path) -> 
     places = [(which, row) for which, labelled in enumerate(content) for row in labelled.rows]
     tables = tuple(labelled.table for labelled in content)
     labels = [label for labelled in content for label in labelled.labels]
-    return Listing(Rows(Names.of(ids), tables, np.array(places)), numbered(labels, classes))
+    return SplitListing(
+        RowGroupStore(PackedStrings.of(ids), tables, np.array(places)), numbered(labels, classes)
+    )
 
 
 def _read_labels(path: Path) -> _Labelled:
-    """One file without its images, which are read when they are asked for."""
+    """Read the labels of one file; images are read on demand."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -105,7 +112,7 @@ def _read_labels(path: Path) -> _Labelled:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
     rows = [row for row, label in enumerate(labels) if label not in (None, -1)]
     return _Labelled(
-        table=Table(path, columns.image, tuple(accumulate(groups))),
+        table=ParquetTable(path, columns.image, tuple(accumulate(groups))),
         rows=rows,
         labels=[_label(labels[row], columns, path) for row in rows],
         names=columns.names,
@@ -114,25 +121,25 @@ def _read_labels(path: Path) -> _Labelled:
 
 
 def _label(label: Any, columns: _Columns, path: Path) -> str:
-    """The name of a row's class."""
+    """Return the class of a row."""
     if not columns.names:
         return str(label)
     if label not in range(len(columns.names)):
-        raise UserError(f"{path} holds the label {label}; it has {len(columns.names)} classes")
+        raise UserError(f"{path} has the label {label}, but {len(columns.names)} classes")
     name: str = columns.names[label]
     return name
 
 
 def _split(path: Path, root: Path) -> str | None:
-    """The part that the file's name, or else a folder's between it and `root`, says."""
+    """Return the split in the name of the file, or of a folder between it and `root`."""
     for name in (path.name, *reversed(path.relative_to(root).parts[:-1])):
         if match := _SPLIT.match(name):
-            return PARTS[match.group(1).lower()]
+            return SPLIT_NAMES[match.group(1).lower()]
     return None
 
 
 def _columns(schema: Any, path: Path) -> _Columns:
-    """Which columns hold images and labels."""
+    """Find the columns of images and labels."""
     metadata = (schema.metadata or {}).get(b"huggingface", b"{}")
     features = json.loads(metadata).get("info", {}).get("features", {})
     kinds = {name: kind.get("_type") for name, kind in features.items() if isinstance(kind, dict)}
@@ -151,12 +158,12 @@ def _columns(schema: Any, path: Path) -> _Columns:
 
 
 def _holds_bytes(kind: Any) -> bool:
-    """Whether a column of this type can hold the contents of image files."""
+    """Return whether a column of this type can hold the contents of image files."""
     return str(kind).startswith(("struct<bytes: ", "binary", "large_binary"))
 
 
 def _one(declared: list[str], usual: tuple[str, ...], present: list[str]) -> str | None:
-    """The usual name among the declared columns, the only declared one, or a usual one."""
+    """Choose the usual name among the declared columns, the only declared one, or a usual one."""
     candidates = [name for name in usual if name in (declared or present)]
     if candidates:
         return candidates[0]
@@ -164,7 +171,95 @@ def _one(declared: list[str], usual: tuple[str, ...], present: list[str]) -> str
 
 
 def _sorted_labels(content: dict[str, list[_Labelled]]) -> tuple[str, ...]:
-    labels = {label for part in content.values() for labelled in part for label in labelled.labels}
+    labels = {
+        label for split in content.values() for labelled in split for label in labelled.labels
+    }
     if all(re.fullmatch(r"\d+", label) for label in labels):
         return tuple(sorted(labels, key=int))
     return tuple(sorted(labels))
+
+
+@dataclass(frozen=True)
+class ParquetTable:
+    """Describe a parquet file: its image column, and where its row groups end."""
+
+    path: Path
+    column: str
+    ends: tuple[int, ...]
+
+    def group(self, number: int) -> Any:
+        """Read the image column of one row group, an Arrow array."""
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(self.path) as file:
+            return file.read_row_group(number, columns=[self.column]).column(0)
+
+
+class RowGroupCache:
+    """Keep the row groups used last; a copy sent to a worker process is empty."""
+
+    def __init__(self) -> None:
+        self.groups: OrderedDict[tuple[Path, int], Any] = OrderedDict()
+        self.lock = Lock()
+
+    def __reduce__(self) -> tuple[type[RowGroupCache], tuple[()]]:
+        return RowGroupCache, ()
+
+    def group(self, table: ParquetTable, number: int) -> Any:
+        """Return a row group, from memory if it was used recently."""
+        key = table.path, number
+        with self.lock:
+            if key not in self.groups:
+                self.groups[key] = table.group(number)
+            self.groups.move_to_end(key)
+            while len(self.groups) > 1 and self.num_bytes() > KEPT:
+                self.groups.popitem(last=False)
+            return self.groups[key]
+
+    def num_bytes(self) -> int:
+        """Return the size of the groups in memory."""
+        return sum(int(group.nbytes) for group in self.groups.values())
+
+
+@dataclass(frozen=True, eq=False)
+class RowGroupStore:
+    """Give N images, each a row of one of several parquet files.
+
+    Only the row groups used last stay in memory. A file cannot give a single row, so random access
+    to a set beyond `KEPT` bytes reads a row group for each image.
+    """
+
+    names: PackedStrings
+    tables: tuple[ParquetTable, ...]
+    places: Array  # N 2 int64: which table, which row of it
+    recent: RowGroupCache = field(default_factory=RowGroupCache)
+    num_readers: ClassVar[int] = 1  # more would compete for the row groups in memory
+
+    def __getitem__(self, index: int) -> str | bytes:
+        which, row = self.places[index].tolist()
+        table = self.tables[which]
+        number = int(np.searchsorted(table.ends, row, side="right"))
+        first = table.ends[number - 1] if number else 0
+        return content(self.recent.group(table, number)[row - first].as_py(), table.path)
+
+    def subset(self, indices: Array | Sequence[int]) -> RowGroupStore:
+        """Return the rows at these indices, in that order."""
+        return RowGroupStore(
+            self.names.subset(indices), self.tables, self.places[indices], self.recent
+        )
+
+    def stamps(self) -> Array:
+        """Return the stamps of the files that the rows are in."""
+        each = np.array([stamp(table.path) for table in self.tables], np.int64).reshape(-1, 3)
+        stamps: Array = each[self.places[:, 0]]
+        return stamps
+
+
+def content(image: Any, table: Path) -> str | bytes:
+    """Return a cell as the content of a file or its path; nothing is an empty file."""
+    if isinstance(image, bytes):
+        return image
+    inside = image or {}
+    if inside.get("bytes") is None and inside.get("path"):
+        return str(table.parent / inside["path"])
+    return inside.get("bytes") or b""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from resnets.report.figure import percent
+from resnets.report.html import percent
 from resnets.study.report.claims import SEEDED, Claim, Quantity
 from resnets.study.report.evidence import Evidence, Row, one, select
 from resnets.study.report.words import LITTLE_LEFT, Effect

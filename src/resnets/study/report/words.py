@@ -24,6 +24,8 @@ class Effect:
     low: float | None = None
     high: float | None = None
 
+    is_range = False
+
     @property
     def ends(self) -> tuple[float, float] | None:
         return None if self.low is None or self.high is None else (self.low, self.high)
@@ -37,21 +39,10 @@ class Effect:
         ends = (one(rows, metric=f"{metric}_{end}", **wanted) for end in ("low", "high"))
         return cls(value, *ends)
 
+    from_rows = of
+
     def chosen(self, *, above: str, below: str, unclear: str) -> str:
         """The word for where the interval lies."""
         if self.low is None or self.high is None:
             return unclear
         return above if self.low > 0 else below if self.high < 0 else unclear
-
-
-def and_(parts: Sequence[str]) -> str:
-    """a, b and c."""
-    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
-
-
-def times(decades: float) -> str:
-    """10 to the power of decades as a factor: 1.4, 320, 10⁷⁵."""
-    if abs(decades) < 4:
-        factor = 10**decades
-        return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
-    return "10" + f"{decades:.0f}".translate(RAISED)

@@ -1,0 +1,143 @@
+"""Render Jinja templates into HTML pages that need no other file; format numbers for them.
+
+Every value that a template prints is escaped. A page holds its style, scripts, pictures and, where
+it has charts, the chart library (Vega, 0.9 MB).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+import shlex
+import unicodedata
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from resnets.report.charts import Figure
+
+# Pixels of the longer side up to which an image keeps every pixel; that of a photo on the page.
+SMALL, _PHOTO = 96, 208
+
+
+def render(template: str, *, package: str = "resnets.report", charts: bool, **values: Any) -> str:
+    """Return a page.
+
+    Args:
+        template: File name of a template that extends `base.html.j2`.
+        package: Whose folder `templates` holds it; it sees those of this package too.
+        charts: Whether the page needs the chart library.
+        values: What the template prints.
+    """
+    packages = dict.fromkeys((package, "resnets.report"))
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(name) for name in packages]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) else tidy(str(value)),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {
+        "sort_keys": True,
+        "ensure_ascii": False,
+        "allow_nan": False,
+    }
+    environment.filters |= {
+        "finite": finite,
+        "percent": percent,
+        "python": lambda text: json.dumps(text, ensure_ascii=False),
+        "shell": shlex.quote,
+        "shorten": shorten,
+        "static_picture": static_picture,
+    }
+    library = _library() if charts else ""
+    return environment.get_template(template).render(library=library, **values)
+
+
+def static_picture(figure: Figure) -> str:
+    """Return a chart as the address of an image that holds it, for paper and without JavaScript."""
+    svg = replace(figure, title="").svg()  # the page has the title
+    return picture_address(svg, bitmap=max(map(len, figure.data.values())) > 2000)
+
+
+def picture_address(svg: str, *, bitmap: bool) -> str:
+    """Return a drawing as the address of an image, a bitmap where it has thousands of parts."""
+    if bitmap:
+        import vl_convert
+
+        return data_address("image/png", vl_convert.svg_to_png(svg))
+    # Invisible points and the names of marks are for the pointer and the reader of live charts.
+    svg = re.sub(r'<path[^>]* opacity="0"[^>]*></path>', "", svg)
+    names = re.compile(r' (?:aria-\w+|role)="[^"]*"')
+    svg = re.sub(r"<[^>]+>", lambda tag: names.sub("", tag[0]), svg)
+    return data_address("image/svg+xml", svg.encode())
+
+
+def data_address(kind: str, content: bytes) -> str:
+    """Return an address that is the content itself."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def image_address(pixels: np.ndarray) -> tuple[str, str]:
+    """Return an image as an address that holds it, and the class of style that suits it.
+
+    Small images keep every pixel, as PNG; photos are scaled down, as JPEG.
+
+    Args:
+        pixels: H W C, 8 bits, grey or RGB.
+    """
+    height, width, channels = pixels.shape
+    image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    buffer = io.BytesIO()
+    if max(height, width) <= SMALL:
+        image.save(buffer, "PNG", optimize=True)
+        return data_address("image/png", buffer.getvalue()), "pixels"
+    image.thumbnail((_PHOTO, _PHOTO), Image.Resampling.LANCZOS)
+    image.save(buffer, "JPEG", quality=82, optimize=True)
+    return data_address("image/jpeg", buffer.getvalue()), "photo"
+
+
+@cache
+def _library() -> Markup:
+    """Return the chart library."""
+    import vl_convert
+
+    # "</script" inside a string of the library would end the element.
+    library: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return Markup(library.replace("</script", "<\\/script"))
+
+
+def tidy(text: str) -> str:
+    """Return the text without characters that XML and UTF-8 forbid; file names may hold them."""
+    forbidden = ("Cc", "Cs", "Cn")
+    return "".join("\ufffd" if unicodedata.category(c) in forbidden else c for c in text)
+
+
+def shorten(text: str, length: int) -> str:
+    """Return the text, cut off with an ellipsis beyond a length."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def finite(value: Any) -> float | None:
+    """Return the number, rounded for a page; None where it is absent, NaN or infinite."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.6g}")
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """Return the share in percent, or "undefined"."""
+    number = finite(value)
+    return "undefined" if number is None else f"{100 * number:.{digits}f}%"

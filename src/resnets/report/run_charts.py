@@ -1,0 +1,210 @@
+"""Draw the findings of a run: learning curves, confusion matrix, recall and calibration.
+
+Training and validation differ in colour, in shape and in the legend. Classes travel as numbers and
+get their names from one list in the chart: names may repeat and cost their bytes once. The
+reliability diagram follows Guo et al. 2017 ("On Calibration of Modern Neural Networks", figure 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import altair as alt
+
+from resnets.report.charts import (
+    BLUE,
+    GREY,
+    INK,
+    LINE,
+    ORANGE,
+    Axis,
+    Figure,
+    Mark,
+    Series,
+    layer,
+    plot,
+)
+from resnets.report.findings import FEW_CLASSES, Finding
+from resnets.report.html import tidy
+
+# Classes in the chart of recall; of more, those with the lowest recall.
+MOST_DOTS = 100
+_HEIGHT = 270
+_CURVES = Series(("training", "validation"), (Mark(ORANGE), Mark(BLUE)))
+_SHARES = Series(("recall", "precision"), (Mark(BLUE), Mark(ORANGE, shape="diamond")))
+_PERCENT = {"format": ".0%", "tickCount": 5}
+
+
+def draw(finding: Finding) -> Figure:
+    """Return the chart of a finding."""
+    drawings = {"learning_rate": _learning_rate, "confusion": _confusion}
+    drawings |= {"per_class": _classes, "reliability": _reliability}
+    return drawings.get(finding.name, _curves)(finding)
+
+
+def _figure(
+    finding: Finding, chart: Any, width: int, height: int, *, square: bool = False
+) -> Figure:
+    return Figure(
+        name=finding.name,
+        title=tidy(finding.title),
+        note="",
+        description=tidy(finding.description),
+        chart=chart,
+        data=finding.data,
+        width=width,
+        height=height,
+        square=square,
+    )
+
+
+def _epochs(finding: Finding) -> Axis:
+    last = max(row["epoch"] for row in finding.data["rows"])
+    return Axis("epoch", "epoch", domain=(0, last or 1), options={"grid": False, "tickCount": 8})
+
+
+def _curves(finding: Finding) -> Figure:
+    """Draw one quantity on training and validation images, and mark the best epoch."""
+    loss, rows, epochs = finding.name == "loss", finding.data["rows"], _epochs(finding)
+    hover = {"series:N": "images", "epoch:Q": "epoch|.3~f"}
+    hover |= {"value:Q": f"{finding.name}|{'.4f' if loss else '.2%'}"}
+    points = "isValid(datum.value) && datum.series == "
+    alone = sum(row["series"] == "training" for row in rows) < 2
+    layers = [
+        layer("line", strokeWidth=1.8, strokeJoin="round"),
+        layer("point", where=points + "'validation'", size=36, hover=hover),
+        # Invisible points carry the values of the training curve to the pointer.
+        layer("point", where=points + "'training'", size=60, hover=hover, opacity=float(alone)),
+    ]
+    for best in finding.data["best"]:
+        left = best["epoch"] > 0.5 * max(epochs.domain or ())
+        align, dx = ("right", -6) if left else ("left", 6)
+        words = {"y": alt.value(10 if loss else _HEIGHT - 10), "text": alt.Text("label:N")}
+        down = {"y": alt.value(0), "y2": alt.value(_HEIGHT)}
+        layers += [
+            layer("rule", "best", encode=down, color=GREY, strokeDash=[4, 4]),
+            layer("text", "best", encode=words, color=INK, align=align, dx=dx),
+        ]
+        if best["value"] is not None:
+            ring = layer("point", "best", color=BLUE, shape="circle", filled=False, size=150)
+            layers.append(ring)
+    axis = _loss_axis if loss else _accuracy_axis
+    values = [row["value"] for row in rows if row["value"] is not None]
+    return _figure(finding, plot(epochs, axis(values), *layers, series=_CURVES), 720, _HEIGHT)
+
+
+def _loss_axis(values: Sequence[float]) -> Axis:
+    # Three decades on a linear axis are one spike and a flat line.
+    if min(values) > 0 and max(values) > 1000 * min(values):
+        return Axis("value", "cross-entropy (nats, log scale)", "log", options={"tickCount": 6})
+    scale = {"zero": False, "nice": True}
+    return Axis("value", "cross-entropy (nats)", options={"tickCount": 6}, scale=scale)
+
+
+def _accuracy_axis(values: Sequence[float]) -> Axis:
+    options = {"format": "~%", "tickCount": 6}
+    return Axis("value", "share of correct images", domain=_ends(values), options=options)
+
+
+def _ends(shares: Sequence[float]) -> tuple[float, float]:
+    """Return ends of an axis that holds the shares, on multiples of 5% and at least 5% apart."""
+    low = max(0.0, math.floor(min(shares) * 20) / 20)
+    high = min(1.0, max(math.ceil(max(shares) * 20) / 20, low + 0.05))
+    return min(low, high - 0.05), high
+
+
+def _learning_rate(finding: Finding) -> Figure:
+    hover = {"epoch:Q": "epoch|.3~f", "value:Q": "learning rate"}
+    chart = plot(
+        _epochs(finding),
+        Axis("value", None, options={"tickCount": 3}),
+        layer("line", color=GREY, strokeWidth=2, strokeJoin="round"),
+        layer("point", color=GREY, size=60, opacity=0.0, hover=hover),
+    )
+    return _figure(finding, chart, 360, 90)
+
+
+def _confusion(finding: Finding) -> Figure:
+    """Draw the cells that hold an image, with their counts where they fit."""
+    few = len(finding.names) <= FEW_CLASSES
+    # The root lets one confusion in a hundred show beside a diagonal near 100%.
+    root = alt.Scale(type="sqrt", domain=[0, 1], range=[0, 1])
+    tint = {"opacity": alt.Opacity("share:Q", legend=None, scale=root)}
+    hover = {"true_name:N": "true", "predicted_name:N": "predicted", "images:Q": "images|,"}
+    layers = [layer("rect", "cells", color=BLUE, hover=hover, encode=tint)]
+    if few:
+        shade = alt.when("datum.share > 0.3").then(alt.value("#ffffff")).otherwise(alt.value(INK))
+        words = {"text": alt.Text("images:Q"), "color": shade}
+        # A count is as large as its cell allows, and vanishes where it would be unreadable.
+        digits = max(len(str(cell["images"])) for cell in finding.data["cells"] or [{"images": 0}])
+        size = f"min(13, bandwidth('x') / {0.62 * digits + 0.3:.2f})"
+        font = alt.ExprRef(f"{size} < 6 ? 0 : {size}")
+        layers.append(layer("text", "cells", encode=words, baseline="middle", fontSize=font))
+    x, y = _class_axis("predicted", finding), _class_axis("true", finding)
+    chart = plot(x, y, *layers).add_params(alt.param(name="names", value=finding.names))
+    chart.layer[0] = chart.layer[0].transform_calculate(
+        true_name="names[datum.true]", predicted_name="names[datum.predicted]"
+    )
+    chart.view = alt.ViewConfig(stroke=LINE)
+    side = 420 if len(finding.names) <= 4 else 680 if few else 1160
+    return _figure(finding, chart, side, side, square=True)
+
+
+def _class_axis(field: str, finding: Finding) -> Axis:
+    few = len(finding.names) <= FEW_CLASSES
+    flat = field == "true" or len(finding.names) == 2
+    options: dict[str, Any] = {
+        "labelExpr": "names[datum.value]",
+        "labelAngle": 0 if flat else -45 if few else -90,
+        "labelFontSize": 11 if few else 8,
+        "labelLimit": 110 if few else 80,
+        # Of many labels, those that fit.
+        "labelOverlap": False if few else "greedy",
+    }
+    domain, scale = list(range(len(finding.names))), {"padding": 0}
+    return Axis(field, f"{field} class", "band", domain=domain, options=options, scale=scale)
+
+
+def _classes(finding: Finding) -> Figure:
+    """Draw recall as dots with their intervals, and precision as diamonds."""
+    labels = finding.names[:MOST_DOTS]
+    data = {
+        name: [row for row in rows if row["class"] < MOST_DOTS]
+        for name, rows in finding.data.items()
+    }
+    ends = [row["value"] for row in data["rows"]] + [row["low"] for row in data["intervals"]]
+    few = len(labels) <= FEW_CLASSES
+    names = {"labelExpr": "labels[datum.value]", "labelLimit": 210, "grid": True}
+    names |= {"labelFontSize": 12 if few else 10}
+    hover = {"name:N": "class", "images:Q": "images|,", "series:N": "score"}
+    hover |= {"value:Q": "value|.1%"}
+    places, padding = list(range(len(labels))), {"padding": 0.5}
+    grid = {"grid": False}
+    solid = [1, 0]
+    chart = plot(
+        Axis("value", "share of images", domain=_ends(ends or [0]), options=_PERCENT | grid),
+        Axis("class", None, "point", domain=places, options=names, scale=padding),
+        layer("rule", "intervals", x="low", x2="high", color=BLUE, strokeDash=solid),
+        layer("point", size=70 if few else 36, hover=hover),
+        series=_SHARES,
+    ).add_params(alt.param(name="labels", value=labels))
+    height = max(110, len(labels) * (26 if few else 15))
+    return _figure(replace(finding, data=data), chart, 560, height)
+
+
+def _reliability(finding: Finding) -> Figure:
+    """Draw the accuracy of each range of confidence with its interval, larger for more images."""
+    size = alt.Size("images:Q", legend=None, scale=alt.Scale(range=[20, 200]))
+    hover = {"from:Q": "confidence from|.0%", "to:Q": "to|.0%", "images:Q": "images|,"}
+    hover |= {"confidence:Q": "mean confidence|.1%", "accuracy:Q": "accuracy|.1%"}
+    chart = plot(
+        Axis("confidence", "confidence", domain=(0, 1), options=_PERCENT),
+        Axis("accuracy", "accuracy", domain=(0, 1), options=_PERCENT),
+        layer("line", "ideal", x="value", y="value", color=GREY, strokeDash=[4, 4]),
+        layer("rule", y="low", y2="high", color=BLUE, strokeWidth=1.6),
+        layer("point", color=BLUE, encode={"size": size}, hover=hover),
+    )
+    return _figure(finding, chart, 560, 330)

@@ -1,0 +1,682 @@
+"""Test foreign weights: a network filled from a file computes what its source computed.
+
+References: torchvision and timm (networks, and timm's rule for input channels). What downloads is
+served on loopback, broken in all the ways that servers break.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from timm.models._manipulate import adapt_input_conv
+from torch import nn
+
+from resnets.data.transforms import Preprocess
+from resnets.errors import UserError
+from resnets.fileio import cache_dir
+from resnets.inference.model_file import ModelFile, save_model
+from resnets.models.download import TORCHVISION_NETWORKS, torchvision_url
+from resnets.models.pretrained import load_weights
+from resnets.models.registry import MODELS, create_model
+from resnets.models.resnet import ResNet, ResNetConfig
+
+SMALL = ResNetConfig((1, 1), "basic", (8, 16), num_classes=10, stem="small")
+SAME = 1e-10  # float64 logits of one network written twice
+Tensors = dict[str, torch.Tensor]
+
+
+def network(seed: int, **changes: Any) -> ResNet:
+    """A small network whose every tensor, the running statistics included, is drawn."""
+    torch.manual_seed(seed)
+    return drawn(ResNet(dataclasses.replace(SMALL, **changes)))
+
+
+def drawn(module: Any) -> Any:
+    for tensor in module.state_dict().values():
+        if tensor.is_floating_point() and tensor.ndim < 2:
+            tensor.uniform_(0.5, 1.5)
+    return module.eval()
+
+
+def load(model: ResNet, source: Any, **changes: Any) -> None:
+    options = {"name": "small", "fresh_head": False, "adapt_channels": False, **changes}
+    load_weights(model, source, **options)
+
+
+def refusal(source: Any, model: ResNet | None = None, **changes: Any) -> str:
+    """The one line that the user gets; the network must be as it was."""
+    model = network(1) if model is None else model
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with pytest.raises(UserError) as caught:
+        load(model, source, **changes)
+    assert equal(model.state_dict(), before)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def equal(one: Tensors, other: Tensors) -> bool:
+    return list(one) == list(other) and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def saved(path: Path, content: object) -> Path:
+    torch.save(content, path)
+    return path
+
+
+# Files -------------------------------------------------------------------------------------------
+
+
+def test_safetensors_and_both_torch_formats(tmp_path: Path) -> None:
+    state = network(0).state_dict()
+    safetensors.torch.save_file(state, tmp_path / "model.safetensors")
+    saved(tmp_path / "zip.bin", state)  # the ending of a name tells nothing
+    torch.save(state, tmp_path / "old.th", _use_new_zipfile_serialization=False)
+    for file in (*sorted(tmp_path.iterdir()), tmp_path):  # a folder: its model.safetensors
+        model = network(1)
+        assert not equal(model.state_dict(), state)
+        load(model, file)
+        assert equal(model.state_dict(), state), file
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "net", "model_ema"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
+def test_wrappers_and_prefixes(tmp_path: Path, wrapper: str, prefix: str) -> None:
+    state = network(0).state_dict()
+    inner = {prefix + key: tensor for key, tensor in state.items()}
+    model = network(1)
+    load(model, str(saved(tmp_path / "a.pth", {wrapper: inner, "epoch": 3, "optimizer": {}})))
+    assert equal(model.state_dict(), state)
+
+
+def test_averaged_weights_come_second_and_lose_their_counter(tmp_path: Path) -> None:
+    plain, averaged = network(0).state_dict(), network(2).state_dict()
+    ema = {"n_averaged": torch.tensor(7), **{f"module.{k}": v for k, v in averaged.items()}}
+    model = network(1)
+    load(model, saved(tmp_path / "a.pth", {"model_ema": ema, "model": plain}))
+    assert equal(model.state_dict(), plain)
+    load(model, saved(tmp_path / "a.pth", {"model_ema": ema}))
+    assert equal(model.state_dict(), averaged)
+
+
+def test_half_precision_is_read_into_the_networks_own_type(tmp_path: Path) -> None:
+    state = network(0).half().state_dict()
+    model = network(1)
+    load(model, saved(tmp_path / "a.pth", state))
+    assert model.fc.weight.dtype == torch.float32
+    assert torch.equal(model.fc.weight, state["fc.weight"].float())
+
+
+# Layouts -----------------------------------------------------------------------------------------
+
+
+def test_kuangliu_layout(tmp_path: Path) -> None:
+    source = drawn(torchvision.models.resnet18(num_classes=10))
+    source.conv1, source.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    foreign = {
+        "module." + key.replace("downsample", "shortcut").replace("fc.", "linear."): tensor
+        for key, tensor in source.state_dict().items()
+    }
+    file = saved(tmp_path / "ckpt.pth", {"net": foreign, "acc": 95.1, "epoch": 199})
+    model = create_model("resnet18_cifar", weights=str(file)).eval()
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(model(images), source(images))
+
+
+def test_akamaster_layout_of_old_torch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = drawn(create_model("resnet20"))
+    foreign = {
+        "module." + key.replace("fc.", "linear."): tensor
+        for key, tensor in source.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    content, file = {"state_dict": foreign, "best_prec1": 91.78}, tmp_path / "resnet20-12fca82f.th"
+    torch.save(content, file, _use_new_zipfile_serialization=False)
+    model = create_model("resnet20", weights=str(file)).eval()
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(model(images), source(images))
+    assert int(model.get_buffer("bn1.num_batches_tracked")) == 0
+
+
+@pytest.mark.parametrize(
+    ("twin", "config"),
+    [
+        ("resnetv2_50", ResNetConfig((1, 2, 1, 1), "bottleneck", order="pre")),
+        (
+            "resnetv2_18d",
+            ResNetConfig((1, 2, 1, 1), "basic", order="pre", stem="deep", shortcut="avg_conv"),
+        ),
+    ],
+)
+def test_timm_preactivation_layout(tmp_path: Path, twin: str, config: ResNetConfig) -> None:
+    torch.manual_seed(0)
+    source = drawn(timm.create_model(twin, layers=(1, 2, 1, 1))).double()
+    assert source.state_dict()["head.fc.weight"].ndim == 4
+    safetensors.torch.save_file(source.state_dict(), tmp_path / "model.safetensors")
+    model = ResNet(config).double().eval()
+    load(model, tmp_path / "model.safetensors")
+    images = torch.randn(2, 3, 48, 48, dtype=torch.float64)
+    torch.testing.assert_close(model(images), source(images), rtol=SAME, atol=SAME)
+
+
+def test_timm_postactivation_layout_is_ours(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = drawn(timm.create_model("resnet50d", layers=(1, 2, 1, 1))).double()
+    file = saved(tmp_path / "a.pth", source.state_dict())
+    config = ResNetConfig((1, 2, 1, 1), "bottleneck", stem="deep", shortcut="avg_conv")
+    model = ResNet(config).double().eval()
+    load(model, file)
+    images = torch.randn(2, 3, 48, 48, dtype=torch.float64)
+    torch.testing.assert_close(model(images), source(images), rtol=SAME, atol=SAME)
+
+
+# Our model file: its ResNetConfig is compared ----------------------------------------------------
+
+BOTTLENECK = {"block": "bottleneck", "depths": (1, 1)}
+
+
+def model_file(path: Path, model: ResNet) -> Path:
+    config = model.config
+    channels = config.in_channels
+    contents = ModelFile(
+        config=config,
+        preprocess=Preprocess(
+            size=32, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels
+        ),
+        classes=tuple(f"class {number}" for number in range(config.num_classes)),
+        scores=None,
+        recipe={},
+        data={},
+        weights=model.state_dict(),
+    )
+    save_model(path, contents)
+    return path
+
+
+def test_own_model_file(tmp_path: Path) -> None:
+    source = network(0, **BOTTLENECK)
+    file = model_file(tmp_path / "model.safetensors", source)
+    freely = {
+        "init": "dirac",
+        "drop_path": 0.2,
+        "dropout": 0.1,
+        "residual_init": "zero",
+        "stem_width": 8,
+    }
+    model = network(1, **BOTTLENECK, **freely)
+    load(model, file)
+    assert equal(model.state_dict(), source.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("field", "theirs", "ours", "layout"),
+    [
+        ("stride_on", "3x3", "1x1", BOTTLENECK),
+        ("shortcut", "pad", "none", {}),
+        ("blur", 3, 0, {}),
+    ],
+)
+def test_own_model_file_of_a_twin_is_refused(
+    tmp_path: Path, field: str, theirs: object, ours: object, layout: dict[str, Any]
+) -> None:
+    source = network(0, **layout, **{field: theirs})
+    model = network(1, **layout, **{field: ours})
+    assert list(source.state_dict()) == list(model.state_dict())  # no key tells them apart
+    message = refusal(model_file(tmp_path / "model.safetensors", source), model)
+    assert f"{field} = {theirs!r}" in message
+    assert f"{field} = {ours!r}" in message
+
+
+def test_own_model_file_with_a_broken_record(tmp_path: Path) -> None:
+    for record in ("{", "[]", "{}", json.dumps({"config": {"colour": 1}})):
+        file = tmp_path / "model.safetensors"
+        safetensors.torch.save_file(network(0).state_dict(), file, {"resnets": record})
+        assert "description of the network" in refusal(file)
+
+
+# Classes and channels ----------------------------------------------------------------------------
+
+
+def test_other_classes_need_the_callers_word(tmp_path: Path) -> None:
+    source = network(0, num_classes=7)
+    file = saved(tmp_path / "a.pth", source.state_dict())
+    message = refusal(file)
+    assert "fc.weight is 7 x 16 in the file, 10 x 16 in the network" in message
+    assert "num_classes=7" in message
+    assert "num_classes=10" in message
+    model = network(1)
+    head = model.fc.weight.clone()
+    load(model, file, fresh_head=True)
+    assert torch.equal(model.fc.weight, head)
+    assert torch.equal(model.get_parameter("bn1.weight"), source.get_parameter("bn1.weight"))
+
+
+def test_a_head_that_fits_is_used_and_a_missing_one_may_be_fresh(tmp_path: Path) -> None:
+    state = network(0).state_dict()
+    model = network(1)
+    load(model, saved(tmp_path / "a.pth", state), fresh_head=True)
+    assert equal(model.state_dict(), state)
+    headless = {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
+    file = saved(tmp_path / "b.pth", headless)
+    assert "lacks fc.weight, fc.bias" in refusal(file)
+    model = network(1)
+    head = model.fc.weight.clone()
+    load(model, file, fresh_head=True)
+    assert torch.equal(model.fc.weight, head)
+    wider = network(1, widths=(8, 24), num_classes=4)  # a head of other features is no such case
+    assert "layer2.0.conv1.weight is" in refusal(tmp_path / "a.pth", wider, fresh_head=True)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("stem", ["small", "deep"])
+def test_channels_by_timms_rule(tmp_path: Path, channels: int, stem: str) -> None:
+    source = network(0, stem=stem)
+    key = "conv1.weight" if stem == "small" else "conv1.0.weight"
+    model = network(1, stem=stem, in_channels=channels)
+    load(model, saved(tmp_path / "a.pth", source.state_dict()), adapt_channels=True)
+    expected = adapt_input_conv(channels, source.state_dict()[key])
+    torch.testing.assert_close(model.state_dict()[key], expected)
+
+
+def test_a_grey_network_answers_alike_in_colour_and_back(tmp_path: Path) -> None:
+    source = network(0, in_channels=1)
+    colour = network(1)
+    load(colour, saved(tmp_path / "grey.pth", source.state_dict()), adapt_channels=True)
+    grey = network(2, in_channels=1)
+    load(grey, saved(tmp_path / "colour.pth", colour.state_dict()), adapt_channels=True)
+    images = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(colour(images.expand(2, 3, 8, 8)), source(images))
+    torch.testing.assert_close(grey(images), source(images))
+
+
+def test_other_channels_need_the_callers_word(tmp_path: Path) -> None:
+    file = saved(tmp_path / "a.pth", network(0).state_dict())
+    message = refusal(file, network(1, in_channels=1))
+    assert "conv1.weight is 8 x 3 x 3 x 3 in the file, 8 x 1 x 3 x 3 in the network" in message
+    assert "in_channels=3" in message
+    assert "in_channels=1" in message
+
+
+def test_create_model_passes_the_callers_word(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = create_model("resnet20")
+    file = str(saved(tmp_path / "a.pth", source.state_dict()))
+    model = create_model("resnet20", num_classes=3, in_channels=1, weights=file)
+    assert model.fc.out_features == 3
+    expected = source.state_dict()["conv1.weight"].sum(1, keepdim=True)
+    assert torch.equal(model.state_dict()["conv1.weight"], expected)
+    three = str(saved(tmp_path / "b.pth", model.state_dict()))
+    with pytest.raises(UserError, match=r"in_channels=1 .*num_classes=3 "):
+        create_model("resnet20", weights=three)
+    assert create_model("resnet20", num_classes=10, in_channels=3, weights=three).fc.out_features
+
+
+def test_another_network_is_named_by_its_tensors(tmp_path: Path) -> None:
+    message = refusal(saved(tmp_path / "a.pth", network(0, depths=(2, 1)).state_dict()))
+    assert "the network has no layer1.1.conv1.weight, layer1.1.bn1.weight" in message
+    assert "and 9 more" in message
+    assert "does not fit small" in message
+    message = refusal(tmp_path / "a.pth", network(1, depths=(2, 2)))
+    assert "lacks layer2.1.conv1.weight" in message
+    message = refusal(tmp_path / "a.pth", network(1, depths=(2, 1), widths=(8, 24)))
+    assert "layer2.0.conv1.weight is 16 x 8 x 3 x 3 in the file, 24 x 8 x 3 x 3" in message
+    assert "choose the network" in message
+
+
+# Files that are refused --------------------------------------------------------------------------
+
+
+class Touch:
+    """Unpickled without care, it runs a function of its author's choice."""
+
+    def __init__(self, victim: Path) -> None:
+        self.victim = victim
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return (Path.touch, (self.victim,))
+
+
+def test_a_pickle_that_needs_more_than_tensors_is_refused_and_not_run(tmp_path: Path) -> None:
+    state = network(0).state_dict()
+    arguments = argparse.Namespace(lr=0.1)
+    message = refusal(saved(tmp_path / "a.pth", {"model": state, "args": arguments}))
+    assert "argparse.Namespace" in message
+    assert "only its state_dict" in message
+    victim = tmp_path / "victim"
+    assert "more than tensors" in refusal(saved(tmp_path / "b.pth", Touch(victim)))
+    (tmp_path / "c.pth").write_bytes(pickle.dumps(Touch(victim)))
+    refusal(tmp_path / "c.pth")
+    assert not victim.exists()
+
+
+def test_what_is_no_weight_file(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    cases = {
+        b"": "is empty",
+        b"<!DOCTYPE html><html>": "a web page",
+        b"version https://git-lfs.github.com/config/v1\n": "starts with 'version https://git-lfs",
+        b"\x89PNG\r\n": "neither a safetensors nor a torch file",
+        b"\x10\0\0\0\0\0\0\0{not json": "damaged safetensors",
+    }
+    for content, words in cases.items():
+        file.write_bytes(content)
+        assert words in refusal(file)
+    np.savez(tmp_path / "a.npz", weight=np.zeros(3))
+    assert "not written by torch.save" in refusal(tmp_path / "a.npz")
+
+
+def test_truncated_files(tmp_path: Path) -> None:
+    state = network(0).state_dict()
+    safetensors.torch.save_file(state, tmp_path / "a")
+    saved(tmp_path / "b", state)
+    torch.save(state, tmp_path / "c", _use_new_zipfile_serialization=False)
+    for name in "abc":
+        whole = (tmp_path / name).read_bytes()
+        for length in (len(whole) // 2, len(whole) - 9, 9):
+            (tmp_path / "cut").write_bytes(whole[:length])
+            assert "cut" in refusal(tmp_path / "cut")
+
+
+def test_no_table_of_tensors(tmp_path: Path) -> None:
+    assert "contains no state_dict" in refusal(saved(tmp_path / "a.pth", torch.zeros(3)))
+    assert "contains no state_dict" in refusal(saved(tmp_path / "a.pth", {"state_dict": {}}))
+    message = refusal(saved(tmp_path / "a.pth", {"weights": {"fc.weight": torch.zeros(3)}}))
+    assert "not tensors: weights" in message
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    assert "is not a file" in refusal(tmp_path / "absent.pth")
+    assert "torchvision:TAG" in refusal("IMAGENET1K_V1")  # what torchvision itself takes
+    assert "folder without model.safetensors" in refusal(tmp_path)
+    assert "must be a text" in refusal(True)
+    assert "hub:owner/name" in refusal("ftp://example.org/a.pth")
+
+
+# Downloads ---------------------------------------------------------------------------------------
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+class Server:
+    """Serves `answers` on loopback, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer(self.command == "GET")
+
+            do_HEAD = do_GET  # noqa: N815
+
+            def answer(self, with_body: bool) -> None:
+                outer.asked.append(f"{self.command} {self.path}")
+                missing = (404, {"X-Error-Code": "EntryNotFound"}, b"")
+                status, headers, body = outer.answers.get(self.path, missing)
+                self.send_response(status)
+                for key, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(key, value)
+                self.end_headers()
+                if with_body:
+                    self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def offer(self, path: str, body: bytes, status: int = 200, **headers: str) -> str:
+        named = {key.replace("_", "-"): value for key, value in headers.items()}
+        self.answers[path] = (status, named, body)
+        return self.url + path
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("RESNETS_DATA", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    # urllib keeps its opener, and with it the proxies of the first request of the process.
+    monkeypatch.setattr(urllib.request, "_opener", None)
+    server = Server()
+    yield server
+    server.close()
+
+
+def cached() -> list[Path]:
+    return sorted(cache_dir("weights").iterdir()) if cache_dir("weights").is_dir() else []
+
+
+def as_bytes(model: nn.Module) -> bytes:
+    return safetensors.torch.save(model.state_dict())
+
+
+def test_a_url_is_downloaded_once(server: Server) -> None:
+    source = network(0)
+    url = server.offer("/releases/model.safetensors", as_bytes(source))
+    other = server.offer("/others/model.safetensors", as_bytes(network(3)))
+    for _ in range(2):
+        model = network(1)
+        load(model, url)
+        assert equal(model.state_dict(), source.state_dict())
+    assert server.asked == ["GET /releases/model.safetensors"]
+    load(model, other)  # the same file name from elsewhere is another file
+    assert equal(model.state_dict(), network(3).state_dict())
+    assert len(cached()) == 2
+    assert cached()[0].name.endswith("-model.safetensors")
+
+
+def test_the_checksum_in_a_file_name_is_checked(server: Server) -> None:
+    body = as_bytes(network(0))
+    digest = sha256(body).hexdigest()
+    for good in (digest[:8], digest, "20230131"):  # the last is a date
+        load(network(1), server.offer(f"/small-{good}.pth", body))
+    assert len(cached()) == 3
+    message = refusal(server.offer("/small-0123abcd.pth", body))
+    assert "0123abcd" in message
+    assert digest[:12] in message
+    assert len(cached()) == 3
+
+
+def test_failed_downloads_say_why_and_leave_nothing(server: Server) -> None:
+    body = as_bytes(network(0))
+    zipped = saved(
+        cache_dir("weights").parent.parent / "a.pth", network(0).state_dict()
+    ).read_bytes()
+    size = str(len(body) + 100)
+    cases = {
+        server.offer("/gone.pth", b"", 404): "404 Not Found",
+        server.offer("/broken.pth", b"", 503): "503 Service Unavailable",
+        server.offer("/short.pth", body, Content_Length=size): f"only {len(body)} of {size} bytes",
+        server.offer("/page.pth", b"<html>Sign in</html>"): "a web page",
+        server.offer("/cut.safetensors", body[:-9]): "damaged safetensors",
+        server.offer("/cut.pth", zipped[:-99]): "damaged",
+        server.offer("/empty.pth", b""): "is empty",
+        server.offer("/chunks.pth", b"5\r\nab", Transfer_Encoding="chunked"): "cannot download",
+        server.offer("/loop.pth", b"", 302, Location="/loop.pth"): "302",
+        server.offer("/away.pth", b"", 302, Location="file:///etc/hosts"): "302",
+        "http://127.0.0.1:1/a.pth": "refused",
+        "http://127.0.0.1:port/a.pth": "port",
+        "http://[::1/a.pth": "cannot download",
+        "http:///a.pth": "no host",
+    }
+    for url, words in cases.items():
+        message = refusal(url)
+        assert words in message, message
+        assert url in message
+        assert cached() == []
+
+
+def test_a_cache_that_cannot_be_written(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "occupied").write_bytes(b"")
+    monkeypatch.setenv("RESNETS_DATA", str(tmp_path / "occupied"))
+    url = server.offer("/a.safetensors", as_bytes(network(0)))
+    assert "occupied" in refusal(url)
+
+
+def test_the_cache_without_a_choice_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RESNETS_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_dir("weights") == Path("/somewhere/resnets/weights")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_dir("weights") == Path.home() / ".cache/resnets/weights"
+
+
+# torchvision -------------------------------------------------------------------------------------
+
+
+def test_every_torchvision_network_of_ours_has_an_address() -> None:
+    for name in TORCHVISION_NETWORKS:
+        weights = torchvision.models.get_model_weights(name)
+        for tag, entry in weights.__members__.items():
+            assert torchvision_url(name, tag) == entry.url
+
+
+def test_torchvision_weights(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    source = drawn(torchvision.models.resnet18())
+    file = cache_dir("weights").parent.parent / "a.pth"
+    body = saved(file, source.state_dict()).read_bytes()
+    entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value
+    url = server.offer(f"/models/resnet18-{sha256(body).hexdigest()[:8]}.pth", body)
+    monkeypatch.setattr(entry, "url", url)
+    model = create_model("resnet18", weights="torchvision:IMAGENET1K_V1").eval()
+    images = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(model(images), source(images))
+    model = create_model("resnet18", num_classes=5, weights="torchvision:DEFAULT")
+    assert model.fc.out_features == 5
+    assert len(server.asked) == 1
+
+
+def test_torchvision_weights_that_would_be_wrong(server: Server) -> None:
+    """Refused before anything is asked of the network."""
+    early = ResNetConfig((3, 4, 6, 3), "bottleneck", stride_on="1x1")
+    with torch.device("meta"):
+        v1, blurred = ResNet(early), ResNet(dataclasses.replace(early, stride_on="3x3", blur=3))
+        half = ResNet(dataclasses.replace(early, stride_on="3x3", shortcut_strength=0.5))
+    for model, name, words in (
+        (v1, "resnet50_v1", "stride_on = '3x3' (v1.5), this network has stride_on = '1x1' (v1)"),
+        (blurred, "resnet50", "blur = 0, this network has blur = 3"),
+        (half, "resnet50", "shortcut_strength = 1.0, this network has shortcut_strength = 0.5"),
+    ):
+        with pytest.raises(UserError) as caught:
+            load(model, "torchvision:IMAGENET1K_V2", name=name)
+        assert words in str(caught.value)
+        assert "torchvision's resnet50" in str(caught.value)
+    plain = ResNet(ResNetConfig((1,), "basic", (8,)))
+    avg_conv = ResNet(ResNetConfig((1,), "basic", (8,), shortcut="avg_conv"))
+    message = refusal("torchvision:IMAGENET1K_V1", avg_conv, name="resnet18d")
+    assert "no weights for 'resnet18d', only for resnet18, resnet34" in message
+    message = refusal("torchvision:IMAGENET1K_V2", plain, name="resnet18")
+    assert "did you mean 'IMAGENET1K_V1'" in message
+    assert cached() == []
+
+
+# Hugging Face hub --------------------------------------------------------------------------------
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The server in the place of the hub: what HF_ENDPOINT does before the library's import."""
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return server
+
+
+def offer_on_hub(hub: Server, file_name: str, body: bytes) -> None:
+    tag = f'"{sha256(body).hexdigest()}"'
+    hub.offer(f"/owner/name/resolve/main/{file_name}", body, ETag=tag, X_Repo_Commit=COMMIT)
+    hub.offer(f"/owner/name/resolve/{COMMIT}/{file_name}", body, ETag=tag, X_Repo_Commit=COMMIT)
+
+
+def test_the_hub_gives_safetensors_before_pickles(hub: Server, tmp_path: Path) -> None:
+    pickled = saved(tmp_path / "a.pth", network(2).state_dict()).read_bytes()
+    offer_on_hub(hub, "pytorch_model.bin", pickled)
+    model = network(1)
+    load(model, "hub:owner/name")
+    assert equal(model.state_dict(), network(2).state_dict())
+    offer_on_hub(hub, "model.safetensors", as_bytes(network(0)))
+    load(model, "hub:owner/name")
+    assert equal(model.state_dict(), network(0).state_dict())
+
+
+def test_without_the_hub_its_cache_answers(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer_on_hub(hub, "pytorch_model.bin", as_bytes(network(0)))  # detected by its bytes
+    load(network(1), "hub:owner/name")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library tries again and again
+    hub.close()
+    model = network(1)
+    load(model, "hub:owner/name")
+    assert equal(model.state_dict(), network(0).state_dict())
+    message = refusal("hub:owner/other")
+    assert "cannot download hub:owner/other" in message
+    assert "refused" in message
+
+
+def test_hf_endpoint_leads_to_another_hub(server: Server, tmp_path: Path) -> None:
+    """In a process of its own, for the library reads the variable when it is imported."""
+    torch.manual_seed(0)
+    source = create_model("resnet20")
+    offer_on_hub(server, "model.safetensors", as_bytes(source))
+    program = (
+        "from resnets.models.registry import create_model;"
+        "print(create_model('resnet20', weights='hub:owner/name').fc.weight.sum().item())"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hub")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == source.fc.weight.sum().item()
+
+
+def test_what_the_hub_lacks(hub: Server) -> None:
+    message = refusal("hub:owner/name")
+    assert "neither model.safetensors nor pytorch_model.bin" in message
+    hub.offer("/owner/none/resolve/main/model.safetensors", b"", 404, X_Error_Code="RepoNotFound")
+    assert "no repository 'owner/none'" in refusal("hub:owner/none")
+    assert "cannot download hub:a/b/c" in refusal("hub:a/b/c")
+    offer_on_hub(hub, "model.safetensors", b"<html>Sign in</html>")
+    assert "a web page" in refusal("hub:owner/name")
+
+
+def test_the_hub_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert "pip install 'resnets[hub]'" in refusal("hub:owner/name")
+
+
+def test_names_of_torchvisions_networks_are_rows_of_ours() -> None:
+    assert set(TORCHVISION_NETWORKS) <= set(MODELS)
