@@ -28,10 +28,11 @@ from PIL import Image
 import resnets.training.trainer
 from resnets import Predictor, __version__
 from resnets.cli.demo import SECONDS
+from resnets.cli.flags import MOST_USED
 from resnets.cli.main import COMMANDS, main
 from resnets.cli.progress import Display
 from resnets.models.registry import MODELS
-from resnets.training.recipe import FIELDS
+from resnets.training.recipe import FIELDS, GROUPS
 from resnets.training.recipes import RECIPES
 
 CLASSES = ("apple", "berry", "cherry")
@@ -256,11 +257,36 @@ def test_a_recipe_is_read_first_and_flags_override_it(data: Path, tmp_path: Path
     file, out = tmp_path / "mine.toml", tmp_path / "file"
     file.write_text('momentum = 0.5\nwarmup = 0.2\nflip = "none"\nmilestones = [0.4]\n')
     words = ("--recipe-file", file, "--warmup", 0.3, "--steps", 1, "--out", out)
+    words += ("--label-smoothing", 0.1)  # equal to the default, and still a flag
     assert resnets_("train", data, *FLAGS, *words).code == 0
     config = load(out / "config.json")
     values = {name: config[name]["value"] for name in ("momentum", "warmup", "flip", "milestones")}
     assert values == {"momentum": 0.5, "warmup": 0.3, "flip": "none", "milestones": [0.4]}
     assert config["momentum"]["origin"] == "recipe" and config["warmup"]["origin"] == "flag"
+    assert config["label_smoothing"] == {"value": 0.1, "origin": "flag"}
+    assert config["mixup"] == {"value": 0.0, "origin": "default"}
+
+
+def test_train_without_data_answers_without_torch() -> None:
+    code = "import sys, resnets.cli.main as cli; cli.main(['train']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert done.stderr.startswith("resnets: no DATA given") and done.stderr.count("\n") == 1
+
+
+def test_the_help_of_train_shows_the_most_used_options_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    text = resnets_("train", "--recipe", "he2015", "--help").out
+    boxes = re.findall(r"(most used|advanced: \w+) options", text)
+    assert boxes == ["most used", *(f"advanced: {group}" for group in GROUPS)]
+    first = text[text.index("most used options") : text.index("advanced: model")]
+    assert re.findall(r"^. --([\w-]+)", first, re.MULTILINE) == [
+        name.replace("_", "-") for name in MOST_USED
+    ]
+    assert "(default: None)" not in text and "(default: )" not in text
+    assert re.search(r"--learning-rate.*?\(default: 0.1\)", first, re.DOTALL)
 
 
 @pytest.mark.usefixtures("without_report")
@@ -551,7 +577,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     "eval {run} {data}": "did you mean 'evaluate'",
     "study inti": "did you mean 'study init'",
     "train": "no DATA",
-    "train nowhere": "nor is there a file or folder",
+    "train nowhere": "no file or folder of that name",
     "train fashion-mnit": "did you mean 'fashion-mnist'",
     "train ./nowhere": "does not exist",
     "train {empty}": "no images",
@@ -560,7 +586,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     "train {hollow}": "class folders without images",
     "train {run}": "the folder of a run",
     "train {pair}": "every class has one image",
-    "train {note}": "is no data set",
+    "train {note}": "is not a data set",
     TRAIN + "--model resnet5O": "did you mean 'resnet50'",
     TRAIN + "--model resnet21": "did you mean 'resnet20'",
     TRAIN + "--epochs three": "--epochs three: expected a number",
@@ -610,7 +636,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     "evaluate {data} {data}": "without model.safetensors",
     "evaluate none.safetensors {data}": "none.safetensors",
     "evaluate {note} {data}": "note.txt",
-    "evaluate {run} nowhere": "nor is there a file or folder",
+    "evaluate {run} nowhere": "no file or folder of that name",
     "evaluate {run} {strangers}": "does not know: zebra",
     "evaluate {run} {data} --split val": "unknown split 'val'",
     "evaluate {run} {data}/test --split val": "leave --split out",
