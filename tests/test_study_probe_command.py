@@ -19,7 +19,7 @@ from resnets.study.probes.adapters import take_apart
 from resnets.study.probes.probe_suite import Prober, compare, probe
 from resnets.study.probes.replay import networks_of_run
 from resnets.study.tables import read_table
-from resnets.training.checkpoint import RunFolder
+from resnets.training.run_dir import RunDir
 from tiny_chains import FEW, K, network, sample, trained
 
 
@@ -92,7 +92,7 @@ def test_a_probe_again_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
 
 def test_the_steps_are_those_of_the_run(run: Path) -> None:
     """Replayed to the last step, the weights are the checkpoint's to the last bit."""
-    folder = RunFolder(run)
+    folder = RunDir(run)
     steps = {step: young.state_dict() for step, young in networks_of_run(folder, (0, 1, 10))}
     assert sorted(steps) == [0, 1, 10, 12]
     (step, replayed), *more = networks_of_run(folder, (12,))
@@ -116,7 +116,7 @@ def test_a_run_that_cannot_be_repeated_says_why(
     other = Path(shutil.copytree(run, tmp_path / "run")) / file
     other.write_text(json.dumps(json.loads(other.read_text()) | entry))
     with pytest.raises(UserError, match=message):
-        next(networks_of_run(RunFolder(tmp_path / "run"), (0,)))
+        next(networks_of_run(RunDir(tmp_path / "run"), (0,)))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from resnets.device import kept_threads
+from resnets.device import restore_num_threads
 from resnets.inference.model_file import read_model
 from resnets.study.probes.initial_gradients import initial_gradient_rows
 from resnets.study.probes.probe_suite import Prober
@@ -45,7 +45,7 @@ class Pipeline:
     def run(self) -> Path:
         """Do what the folder lacks, then write the page and return its path."""
         parts = self._parts()
-        with kept_threads():
+        with restore_num_threads():
             if self.config.probe.threads:
                 torch.set_num_threads(self.config.probe.threads)
             self._run(parts)

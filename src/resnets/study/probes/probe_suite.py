@@ -32,9 +32,9 @@ from resnets.study.probes.replay import networks_of_job, networks_of_run
 from resnets.study.probes.residual_chain import Chain
 from resnets.study.tables import ACROSS, AGAINST, Row, probe_path, write_table
 from resnets.study.twins.study_config import PROBE, ProbeConfig, TwinJob
-from resnets.training.checkpoint import RunFolder, is_run
-from resnets.training.job import make_splits
-from resnets.training.reproducibility import Basis
+from resnets.training.reproducibility import RunFingerprint
+from resnets.training.run_dir import RunDir, is_run
+from resnets.training.trainer import splits_for
 
 LEAST_IMAGES = 4  # the estimate of CKA divides by N - 3
 # Bytes that the outputs of all blocks may take together; of large images fewer are used.
@@ -100,9 +100,9 @@ class Prober:
         """Images that the network was not trained on, as far as it is known which those are."""
         run = _run_of(model)
         if self.data is None and run is not None:
-            basis = Basis.stored(run)
-            dataset = open_data(basis.data["data"], max_corrupt=basis.recipe.max_corrupt)
-            return make_splits(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
+            basis = RunFingerprint.stored(run)
+            dataset = open_data(basis.data["data"], max_corrupt=basis.recipe.runtime.max_corrupt)
+            return splits_for(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
         name = file.data.get("name", "") if self.data is None else self.data
         if self.data is None and name not in NAMES:
             raise UserError(
@@ -124,7 +124,7 @@ class Prober:
         batch = next(iter(batches))
         return batch.images.contiguous(), batch.targets
 
-    def _of_run(self, run: RunFolder | None) -> Iterator[tuple[int, nn.Module]]:
+    def _of_run(self, run: RunDir | None) -> Iterator[tuple[int, nn.Module]]:
         """Networks at a run's first steps and its last, or a line on why there are none."""
         if run is None:
             self.log("no gradients by step: pass the run folder, or let `resnets study` probe")
@@ -255,7 +255,7 @@ def _name(model: Path) -> str:
     return model.stem if run is None else run.path.resolve().name
 
 
-def _run_of(model: Path) -> RunFolder | None:
+def _run_of(model: Path) -> RunDir | None:
     """The run folder that holds the model file."""
     place = model if model.is_dir() else model.parent
-    return RunFolder(place) if is_run(place) else None
+    return RunDir(place) if is_run(place) else None

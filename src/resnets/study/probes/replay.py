@@ -11,46 +11,46 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from resnets.data import open_data
+from resnets.data.dataset import fingerprint
 from resnets.data.loader import TrainLoader
-from resnets.device import choose_device, kept_threads
+from resnets.device import choose_device, restore_num_threads
 from resnets.errors import UserError
 from resnets.models.resnet import ResNet
 from resnets.study.twins.study_config import TwinJob
 from resnets.study.twins.trial import prepared
-from resnets.training.checkpoint import RunFolder
-from resnets.training.job import Job, fingerprint, make_splits
-from resnets.training.loop import train_step
+from resnets.training.auto_config import ResolvedConfig
 from resnets.training.recipe import Recipe
-from resnets.training.reproducibility import Basis
-from resnets.training.train_state import State
+from resnets.training.reproducibility import RunFingerprint
+from resnets.training.run_dir import RunDir
+from resnets.training.train_step import TrainState, train_step
+from resnets.training.trainer import Trainer, splits_for
 
 
-def networks_of_run(folder: RunFolder, steps: Sequence[int]) -> Iterator[tuple[int, ResNet]]:
+def networks_of_run(folder: RunDir, steps: Sequence[int]) -> Iterator[tuple[int, ResNet]]:
     """Yield copies of a run's network in evaluation mode after these steps, and at its end.
 
     Raises:
         UserError: The run cannot be repeated: several ranks, a change on the way, or other images.
     """
-    basis = Basis.stored(folder)
+    basis = RunFingerprint.stored(folder)
     ranks, recipe = basis.environment.get("ranks", 1), basis.recipe
     if ranks > 1:
         raise UserError(f"{folder.path}: it ran on {ranks} ranks, and is repeated on one only")
     if basis.environment.get("forced"):
         raise UserError(f"{folder.path}: it was resumed with --force, so it cannot be repeated")
-    job = _job(folder, basis)
-    with kept_threads():
-        if recipe.threads:
-            torch.set_num_threads(recipe.threads)
+    trainer = _trainer(folder, basis)
+    with restore_num_threads():
+        if recipe.runtime.threads:
+            torch.set_num_threads(recipe.runtime.threads)
         try:
-            state = State.start(job.new_model(), recipe, device=job.device)
-            yield from _first(state, job.stream, recipe, steps)
+            state = TrainState.start(trainer.new_model(), recipe, device=trainer.device)
+            yield from _first(state, trainer.train_loader, recipe, steps)
             newest = folder.load()
             if newest is not None and newest.scalars["step"] > state.step:
                 state.restore(newest)
                 yield state.step, copy.deepcopy(state.model).eval()
         finally:
-            job.stream.close()
-            job.validation.close()
+            trainer.close()
 
 
 def networks_of_job(job: TwinJob, steps: Sequence[int]) -> Iterator[tuple[int, ResNet]]:
@@ -60,26 +60,26 @@ def networks_of_job(job: TwinJob, steps: Sequence[int]) -> Iterator[tuple[int, R
 
 
 def _first(
-    state: State, stream: TrainLoader, recipe: Recipe, steps: Sequence[int]
+    state: TrainState, stream: TrainLoader, recipe: Recipe, steps: Sequence[int]
 ) -> Iterator[tuple[int, ResNet]]:
-    assert recipe.steps is not None
-    for step in (step for step in steps if step <= recipe.steps):
+    assert recipe.schedule.steps is not None
+    for step in (step for step in steps if step <= recipe.schedule.steps):
         state.model.train()
         for batch in stream.batches(state.step, step):
-            train_step(state, state.model, batch, recipe, steps=recipe.steps)
+            train_step(state, state.model, batch, recipe)
             state.step += 1
         yield step, copy.deepcopy(state.model).eval()
 
 
-def _job(folder: RunFolder, basis: Basis) -> Job:
+def _trainer(folder: RunDir, basis: RunFingerprint) -> Trainer:
     stored, recipe = basis.data, basis.recipe
-    dataset = open_data(stored["data"], max_corrupt=recipe.max_corrupt)
+    dataset = open_data(stored["data"], max_corrupt=recipe.runtime.max_corrupt)
     if fingerprint(dataset) != stored["fingerprint"]:
         raise UserError(f"{folder.path}: the images in {stored['data']} are not those of the run")
-    return Job.build(
-        recipe,
-        make_splits(dataset, recipe, held_out=stored["held_out"]),
-        classes=dataset.classes,
+    return Trainer(
+        ResolvedConfig(recipe),
+        dataset,
+        splits_for(dataset, recipe, held_out=stored["held_out"]),
         preprocess=stored["preprocess"],
         device=choose_device(basis.environment["device"]),
     )

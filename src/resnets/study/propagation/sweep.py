@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from resnets.data.workers import usable_cpus
-from resnets.device import kept_threads
+from resnets.device import restore_num_threads
 from resnets.errors import UserError
 from resnets.study.executors import on_this_machine
 from resnets.study.propagation.signal_propagation import measured_blocks, propagate
@@ -51,7 +51,7 @@ class SweepJob:
         return max(self.depths) * len(self.draws) * self.layer.width
 
     def run(self) -> Tables:
-        with kept_threads():
+        with restore_num_threads():
             torch.set_num_threads(1)  # small products are faster on one thread
             return propagate(self.layer, depths=self.depths, seed=self.seed, draws=self.draws)
 

@@ -24,7 +24,7 @@ from resnets.study.twins.lr_search import remaining, runnable
 from resnets.study.twins.run_store import RunStore
 from resnets.study.twins.study_config import PRESETS, StudyConfig, TwinJob
 from resnets.study.twins.trial import TrialResult, dataset_of, run_trial
-from resnets.training.lock import locked
+from resnets.training.run_dir import locked
 
 Log = Callable[[str], None]
 Workers = Callable[[], AbstractContextManager[Executor]]

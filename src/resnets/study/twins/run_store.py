@@ -40,7 +40,9 @@ class RunStore:
         self.data.mkdir(parents=True, exist_ok=True)
         self.runs = self.data / "runs.jsonl"
         found = read_jsonl(self.runs, repair=True)
-        plan = json.dumps(asdict(config), indent=1) + "\n"
+        content = asdict(config)
+        content["setup"]["recipe"] = config.setup.recipe.flat()
+        plan = json.dumps(content, indent=1) + "\n"
         if not self._keep("plan.json", plan, started=bool(found)):
             raise UserError(
                 f"{folder} holds a study with another plan ({self.data}/plan.json), or of another "
@@ -79,7 +81,7 @@ class RunStore:
             preprocess=images.preprocess,
             classes=images.classes,
             scores=result.test,
-            recipe=asdict(job.recipe),
+            recipe=job.recipe.flat(),
             data={"name": job.setup.data, "fingerprint": images.train.fingerprint()},
             weights={name: torch.from_numpy(array) for name, array in result.weights.items()},
         )

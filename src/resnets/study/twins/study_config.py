@@ -106,7 +106,7 @@ class TwinJob:
     def recipe(self) -> Recipe:
         """The resolved recipe: shares of warm-up and decay are equal at any length."""
         recipe = self.setup.recipe
-        return replace(recipe, learning_rate=self.rate, seed=self.seed, steps=self.steps)
+        return recipe.override(learning_rate=self.rate, seed=self.seed, steps=self.steps)
 
     @property
     def cost(self) -> float:
@@ -136,8 +136,8 @@ class StudyConfig:
     @property
     def steps(self) -> int:
         """Steps of a run that counts."""
-        assert self.setup.recipe.steps is not None
-        return self.setup.recipe.steps
+        assert self.setup.recipe.schedule.steps is not None
+        return self.setup.recipe.schedule.steps
 
     @property
     def shallowest(self) -> Cell:
@@ -189,7 +189,7 @@ SMALL = Setup(
     data="fashion-mini",
     side=14,
     widths=(8, 16, 32),
-    recipe=Recipe(
+    recipe=Recipe().override(
         steps=400,
         batch_size=128,
         optimizer="sgd",
@@ -216,9 +216,9 @@ CIFAR = Setup(
     widths=(16, 32, 64),
     # Differs from the paper: every depth is warmed up over its first 400 steps, linearly, where
     # the paper trains the deepest at 0.01 for about as many; and see the recipe's own differences.
-    recipe=replace(
-        he2015(), model=None, warmup=0.00625, precision="fp32", memory_format="channels_last"
-    ),
+    recipe=Recipe()
+    .override(**he2015())
+    .override(model=None, warmup=0.00625, precision="fp32", memory_format="channels_last"),
     held_out=0.1,
 )
 
@@ -241,7 +241,7 @@ PRESETS: dict[str, StudyConfig] = {
         replace(
             MINUTES,
             name="quick",
-            setup=replace(SMALL, recipe=replace(SMALL.recipe, steps=150)),
+            setup=replace(SMALL, recipe=SMALL.recipe.override(steps=150)),
             groups=(Group(TWINS, (8, 32), THREE),),
             rates=(0.1,),
             reserve=0,

@@ -24,7 +24,7 @@ from resnets.data import Split, open_data, stratified_split
 from resnets.data.augment import Augment
 from resnets.data.loader import EvalLoader, TrainLoader, channel_statistics
 from resnets.data.transforms import Preprocess
-from resnets.device import keep_freed_memory, kept_threads
+from resnets.device import keep_freed_memory, restore_num_threads
 from resnets.errors import UserError
 from resnets.evaluation.metrics import Scores, evaluate
 from resnets.models.config import ResNetConfig
@@ -32,8 +32,7 @@ from resnets.models.resnet import ResNet
 from resnets.study.tables import Row
 from resnets.study.twins.study_config import CURVE_POINTS, Setup, TwinJob
 from resnets.study.twins.variants import config_of
-from resnets.training.loop import train_step
-from resnets.training.train_state import State
+from resnets.training.train_step import TrainState, train_step
 
 EVALUATION_BATCH = 500
 # Steps at the end of a run, whose mean training loss is a measure beside the training error.
@@ -125,12 +124,12 @@ def run_trial(job: TwinJob) -> TrialResult:
 
 
 @contextmanager
-def prepared(job: TwinJob) -> Iterator[tuple[State, TrainLoader]]:
+def prepared(job: TwinJob) -> Iterator[tuple[TrainState, TrainLoader]]:
     """Prepare a run, before its first step and in the one thread that all of it takes."""
     recipe, device = job.recipe, torch.device(job.setup.device)
-    assert recipe.batch_size is not None
-    moves = recipe.crop == "shift"
-    with ONE_RUN, kept_threads():
+    assert recipe.schedule.batch_size is not None
+    moves = recipe.augment.crop == "shift"
+    with ONE_RUN, restore_num_threads():
         torch.set_num_threads(1)
         keep_freed_memory()
         images = dataset_of(job.setup)
@@ -139,16 +138,16 @@ def prepared(job: TwinJob) -> Iterator[tuple[State, TrainLoader]]:
             preprocess=images.preprocess,
             augment=Augment(
                 crop="shift" if moves else "none",
-                crop_padding=recipe.crop_padding if moves else 0,
-                flip=recipe.flip,
+                crop_padding=recipe.augment.crop_padding if moves else 0,
+                flip=recipe.augment.flip,
             ),
             num_classes=len(images.classes),
-            batch_size=recipe.batch_size,
+            batch_size=recipe.schedule.batch_size,
             seed=job.seed,
             device=job.setup.device,
         )
         try:
-            yield State.start(new_network(job), recipe, device=device), stream
+            yield TrainState.start(new_network(job), recipe, device=device), stream
         finally:
             stream.close()
 
@@ -169,14 +168,14 @@ def new_network(job: TwinJob) -> ResNet:
     return ResNet(config)
 
 
-def _train(job: TwinJob, state: State, stream: TrainLoader) -> list[float]:
+def _train(job: TwinJob, state: TrainState, stream: TrainLoader) -> list[float]:
     """The loss of every step, to the last or to the first look that finds one not finite."""
     recipe = job.recipe
     state.model.train()
     losses: list[float] = []
     pending: list[Tensor] = []
     for batch in stream.batches(0, job.steps):
-        loss, _ = train_step(state, state.model, batch, recipe, steps=job.steps)
+        loss, _ = train_step(state, state.model, batch, recipe)
         state.step += 1
         pending.append(loss)
         if state.step % CHECK_EVERY == 0 or state.step == job.steps:
