@@ -109,7 +109,7 @@ class Life:
     def writes(self) -> bool:
         """Whether a checkpoint is half-written."""
         with contextlib.suppress(FileNotFoundError):
-            partial = (self.folder / "checkpoints").glob("*.partial")
+            partial = (self.folder / "checkpoints").glob(".*.part")
             return any(path.stat().st_mtime >= self.born for path in partial)
         return False
 

@@ -32,11 +32,9 @@ from torchvision.transforms import v2
 
 import resnets
 from resnets.data import DataSet, open_data
-from resnets.training.auto_config import plan
-from resnets.training.job import Job, make_splits
-from resnets.training.loop import train_step
-from resnets.training.recipe import Recipe
-from resnets.training.train_state import State
+from resnets.training.auto_config import DataFacts, ResolvedConfig, resolve
+from resnets.training.train_step import TrainState, train_step
+from resnets.training.trainer import Trainer, splits_for
 
 BATCH, SIDE, EPOCHS = 128, 32, 200
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -82,17 +80,18 @@ def peer(model: nn.Module, images: Tensor, targets: Tensor) -> Iterator[None]:
 
 
 def ours(data: DataSet) -> Iterator[None]:
-    """The loop's own step over the loop's own stream, computed as the probe chooses."""
+    """Take a step of the trainer each time it is asked, computed as autotune chooses."""
     device = torch.device("cpu")
-    wanted = Recipe(model="resnet18_cifar", size=SIDE, batch_size=BATCH)
-    parts = make_splits(data, wanted)
-    chosen = plan(wanted, {}, parts.facts(data.classes), seconds=900, device=device)
-    print(*chosen.reasons, sep="\n")
-    job = Job.build(chosen.recipe, parts, classes=data.classes, device=device)
-    state = State.start(job.new_model(), job.recipe, device=device)
+    config = ResolvedConfig().set("flag", model="resnet18_cifar", size=SIDE, batch_size=BATCH)
+    splits = splits_for(data, config.recipe)
+    facts = DataFacts.of(splits, num_classes=len(data.classes))
+    config = resolve(config, facts, seconds=900, device=device).set("", steps=10**6)
+    print(*config.reasons, sep="\n")
+    trainer = Trainer(config, data, splits, device=device)
+    state = TrainState.start(trainer.new_model(), trainer.recipe, device=device)
     state.model.train()
-    for batch in job.stream.batches(0, 10**6):
-        train_step(state, state.model, batch, job.recipe, steps=10**6)
+    for batch in trainer.train_loader.batches(0, 10**6):
+        train_step(state, state.model, batch, trainer.recipe)
         state.step += 1
         yield
 

@@ -1,4 +1,4 @@
-"""What does the trainer cost? `train` against a bare loop over the same batches, resnet20 on CPU.
+"""What does the trainer cost? Its loop against a bare one over the same batches, resnet20 on CPU.
 
     .venv/bin/python benchmarks/overhead.py [--pairs 10] [--steps 40] [--batch-size 128]
 
@@ -21,32 +21,27 @@ import time
 from contextlib import redirect_stderr
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from resnets.cli.progress import Display
 from resnets.data import open_data
 from resnets.device import keep_freed_memory
-from resnets.training.checkpoint import RunFolder
-from resnets.training.job import Job, make_splits
-from resnets.training.loop import train
+from resnets.training.auto_config import ResolvedConfig
 from resnets.training.optimizer import make_optimizer
-from resnets.training.profiler import Clock, Outlook, Shares
 from resnets.training.recipe import Recipe
-from resnets.training.signals import SignalHandler
-from resnets.training.train_state import State
+from resnets.training.run_dir import RunDir
+from resnets.training.trainer import Trainer, splits_for
 
 
-def bare(job: Job, steps: int) -> float:
+def bare(trainer: Trainer) -> float:
     """Seconds of the twelve-line loop."""
-    model, smoothing = job.new_model().to(memory_format=torch.channels_last), 0.1
-    optimizer = make_optimizer(model, job.recipe)
+    model, smoothing = trainer.new_model().to(memory_format=torch.channels_last), 0.1
+    optimizer = make_optimizer(model, trainer.recipe)
     model.train()
     begin = time.perf_counter()
-    for batch in job.stream.batches(0, steps):
+    for batch in trainer.train_loader.batches(0, trainer.recipe.schedule.steps or 0):
         images = batch.images.contiguous(memory_format=torch.channels_last)
         optimizer.zero_grad(set_to_none=True)
         loss = F.cross_entropy(model(images), batch.targets, label_smoothing=smoothing)
@@ -56,31 +51,12 @@ def bare(job: Job, steps: int) -> float:
     return time.perf_counter() - begin
 
 
-def ours(job: Job, steps: int, folder: RunFolder, display: Display) -> float:
+def ours(trainer: Trainer) -> float:
     """Seconds of the loop with everything that a run has around it."""
-    state = State.start(job.new_model(), job.recipe, device=job.device)
-    outlook = Outlook(job.recipe, num_train=10**6, num_val=1, cores=1, streamed=False)
-
-    def log(record: dict[str, Any]) -> None:
-        folder.log(record)
-        display(record)
-
-    def validate(model: nn.Module) -> Any:
-        return SimpleNamespace(top1=0.5, loss=1.0)
-
+    trainer.state = trainer.init_state()
     begin = time.perf_counter()
-    with SignalHandler() as interruption:
-        train(
-            state,
-            job.recipe,
-            stream=job.stream,
-            validate=validate,
-            folder=folder,
-            shares=Shares(outlook, clock=Clock.of(job.device)),
-            num_images=10**6,
-            log=log,
-            interruption=interruption,
-        )
+    with trainer.signals:
+        trainer.train_loop()
     return time.perf_counter() - begin
 
 
@@ -90,7 +66,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=128)
     options = parser.parse_args()
-    recipe = Recipe(
+    recipe = Recipe().override(
         model="resnet20",
         size=28,
         steps=options.steps,
@@ -106,9 +82,6 @@ def main() -> None:
     )
     keep_freed_memory()
     data = open_data("fashion-mini")
-    job = Job.build(
-        recipe, make_splits(data, recipe), classes=data.classes, device=torch.device("cpu")
-    )
     ratios: list[float] = []
     with (
         tempfile.TemporaryDirectory() as place,
@@ -116,11 +89,16 @@ def main() -> None:
         redirect_stderr(nowhere),
         Display() as display,
     ):
-        folder = RunFolder.create(Path(place) / "run", name="overhead")
-        arms = {
-            "bare": lambda: bare(job, options.steps),
-            "ours": lambda: ours(job, options.steps, folder, display),
-        }
+        trainer = Trainer(
+            ResolvedConfig(recipe),
+            data,
+            splits_for(data, recipe),
+            device=torch.device("cpu"),
+            run_dir=RunDir.create(Path(place) / "run", name="overhead"),
+            log=display,
+        )
+        trainer.evaluate = lambda model: SimpleNamespace(top1=0.5, loss=1.0)  # type: ignore
+        arms = {"bare": lambda: bare(trainer), "ours": lambda: ours(trainer)}
         for pair in range(-1, options.pairs):  # the first pair warms up
             seconds = {name: arms[name]() for name in sorted(arms, reverse=pair % 2 == 1)}
             if pair >= 0:

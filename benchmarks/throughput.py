@@ -15,7 +15,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,10 +26,10 @@ from torchvision.transforms import v2
 from resnets import create_model
 from resnets.data import open_data
 from resnets.models.summary import count_macs
-from resnets.training.job import Job, make_splits
-from resnets.training.loop import train_step
+from resnets.training.auto_config import ResolvedConfig
 from resnets.training.recipe import Recipe
-from resnets.training.train_state import State
+from resnets.training.train_step import TrainState, train_step
+from resnets.training.trainer import Trainer, splits_for
 
 BATCH = 128
 SIDE = 32
@@ -91,16 +90,16 @@ def plain(memory_format: torch.memory_format, *, compiled: bool) -> Iterator[Non
 
 
 def ours(recipe: Recipe, data: str) -> Iterator[None]:
-    """The loop's own step over the loop's own stream."""
+    """The trainer's own step over the trainer's own batches."""
     dataset = open_data(data)
-    job = Job.build(
-        recipe, make_splits(dataset, recipe), classes=dataset.classes, device=torch.device("cpu")
-    )
-    state = State.start(job.new_model(), recipe, device=job.device)
+    recipe, device = recipe.override(steps=1_000_000), torch.device("cpu")
+    splits = splits_for(dataset, recipe)
+    trainer = Trainer(ResolvedConfig(recipe), dataset, splits, device=device)
+    state = TrainState.start(trainer.new_model(), recipe, device=device)
     model = state.model.train()
-    network: Any = torch.compile(model) if recipe.compile else model
-    for batch in job.stream.batches(0, 1_000_000):
-        train_step(state, network, batch, recipe, steps=1_000_000)
+    network: Any = torch.compile(model) if recipe.runtime.compile else model
+    for batch in trainer.train_loader.batches(0, 1_000_000):
+        train_step(state, network, batch, recipe)
         state.step += 1
         yield
 
@@ -124,7 +123,7 @@ def main() -> None:
     options = parser.parse_args()
     pixels = torch.randint(0, 256, (4096, 3, SIDE, SIDE), dtype=torch.uint8)
     targets = torch.randint(0, 10, (4096,))
-    recipe = Recipe(
+    recipe = Recipe().override(
         model="resnet18_cifar",
         size=SIDE,
         batch_size=BATCH,
@@ -144,8 +143,8 @@ def main() -> None:
         "plain compiled NCHW": lambda: plain(torch.contiguous_format, compiled=True),
         "plain compiled channels_last": lambda: plain(torch.channels_last, compiled=True),
         "ours fp32": lambda: ours(recipe, options.data),
-        "ours fp32 compiled": lambda: ours(replace(recipe, compile=True), options.data),
-        "ours bf16": lambda: ours(replace(recipe, precision="bf16"), options.data),
+        "ours fp32 compiled": lambda: ours(recipe.override(compile=True), options.data),
+        "ours bf16": lambda: ours(recipe.override(precision="bf16"), options.data),
     }
     arms = {name: maker() for name, maker in makers.items()}
     for arm in arms.values():

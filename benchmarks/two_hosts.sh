@@ -59,7 +59,7 @@ start() { # machine number, run: what its user types
         -m resnets train fashion-mini --out "$out/$2" --device cpu --model resnet20 --size 16 \
         --batch-size 32 --steps 40 --evaluate-every 0.05 --val-fraction 0.02 --dropout 0.1 \
         --drop-path 0.1 --mixup 0.2 --ema 0.9 --tune off --precision fp32 --threads 1 \
-        --save-every 0 >>"$out/$2-$1.log" 2>&1 &
+        --checkpoint-every 0 >>"$out/$2-$1.log" 2>&1 &
 }
 
 step() { # the last one that a run has saved

@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 
-from resnets.training.distributed import SINGLE_PROCESS, DistContext, joined
+from resnets.training.distributed import SINGLE_PROCESS, DistContext, init_distributed
 
 PATIENCE = 300.0
 
 
 def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, folder: Path) -> list[Any]:
-    """What `work(ranks, *arguments)` returns or raises on each of `count` ranks, in their order."""
+    """What `work(dist, *arguments)` returns or raises on each of `count` ranks, in their order."""
     if count == 1:
         return [work(SINGLE_PROCESS, *arguments)]
     # A server that has imported torch already forks every rank.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["resnets.run", "some_ranks", "tiny_runs"])
+    context.set_forkserver_preload(["resnets.training.trainer", "some_ranks", "tiny_runs"])
     port, processes = free_port(), []
     answers = [folder / f"rank-{rank}.pickle" for rank in range(count)]
     for rank, answer in enumerate(answers):
@@ -44,14 +44,14 @@ def live(place: dict[str, str], answer: Path, work: Callable[..., Any], argument
     """What one rank does."""
     os.environ.update(place)
     torch.set_num_threads(1)
-    with joined() as ranks:
-        found = attempt(ranks, work, arguments)
+    with init_distributed() as dist:
+        found = attempt(dist, work, arguments)
     answer.write_bytes(pickle.dumps(found))
 
 
-def attempt(ranks: DistContext, work: Callable[..., Any], arguments: Any) -> Any:
+def attempt(dist: DistContext, work: Callable[..., Any], arguments: Any) -> Any:
     try:
-        return work(ranks, *arguments)
+        return work(dist, *arguments)
     except Exception as error:
         return error
 

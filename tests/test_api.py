@@ -13,15 +13,14 @@ import torch
 from PIL import Image
 
 import resnets
-import resnets.results
-import resnets.training.job
+import resnets.training.trainer
 from resnets.api import choose_split, parse_time
-from resnets.course import CAUTION
+from resnets.data.dataset import notices_of
 from resnets.data.decode import decode
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFileError, read_model
-from resnets.results import TrainingResult
-from resnets.run import notices_of
+from resnets.training.auto_config import ResolvedConfig
+from resnets.training.trainer import CAUTION, Trainer, TrainingResult
 
 SMALL: dict[str, Any] = {
     "model": "resnet20",
@@ -40,8 +39,8 @@ SMALL: dict[str, Any] = {
 def quickly() -> Iterator[None]:
     """No long timing before each run, and no page after it: other tests look at that."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnets.training.job, "MEASURED_SECONDS", 0.01)
-        patch.setattr(resnets.results, "write_report", lambda *_, **__: None)
+        patch.setattr(resnets.training.trainer.Trainer, "measure_seconds", 0.01)
+        patch.setattr(resnets.training.trainer, "write_report", lambda *_, **__: None)
         yield
 
 
@@ -69,7 +68,7 @@ def result(
     data: Path, records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> TrainingResult:
     """A finished run."""
-    recipe = resnets.Recipe(max_corrupt=0.2, label_smoothing=0.2)
+    recipe = resnets.Recipe().override(max_corrupt=0.2, label_smoothing=0.2)
     out = tmp_path_factory.mktemp("runs") / "one"
     return resnets.train(
         data, recipe=recipe, out=out, log=lambda record: records.append(dict(record)), **SMALL
@@ -79,7 +78,7 @@ def result(
 def test_a_result_says_where_things_are(result: TrainingResult) -> None:
     assert result.model == result.folder / "model.safetensors" and result.model.is_file()
     assert result.scores is not None and result.scores.num_images == 2
-    assert (result.part, result.caution, result.signal, result.unsaved) == (
+    assert (result.split, result.caution, result.signal, result.unsaved) == (
         "validation",
         None,
         None,
@@ -112,19 +111,24 @@ def test_origins_of_a_given_recipe(result: TrainingResult) -> None:
     config = json.loads((result.folder / "config.json").read_text())
     origins = {name: entry["origin"] for name, entry in config.items()}
     assert origins["label_smoothing"] == "recipe" and origins["size"] == "flag"
-    assert origins["momentum"] == "default" and origins["crop"] == "data"
+    assert origins["momentum"] == "recipe" and origins["crop"] == "data"
 
 
 def test_a_time_replaces_a_recipes_own_length(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[resnets.Recipe] = []
 
-    def start(data: Path, recipe: resnets.Recipe, *_: Any, **__: Any) -> None:
-        seen.append(recipe)
+    class StartedError(Exception):
+        pass
 
-    monkeypatch.setattr(resnets.api, "start", start)
-    resnets.train(data, recipe="he2015")
-    resnets.train(data, recipe="he2015", time="5m")
-    assert [recipe.steps for recipe in seen] == [64_000, None]
+    def start(data: Path, config: ResolvedConfig, **_: Any) -> None:
+        seen.append(config.recipe)
+        raise StartedError
+
+    monkeypatch.setattr(Trainer, "start", start)
+    for time in (None, "5m"):
+        with pytest.raises(StartedError):
+            resnets.train(data, recipe="he2015", time=time)
+    assert [recipe.schedule.steps for recipe in seen] == [64_000, None]
     with pytest.raises(UserError, match="--time together with --epochs"):
         resnets.train(data, time="5m", epochs=3)
 
@@ -139,7 +143,7 @@ def test_evaluate_takes_paths_and_contents(result: TrainingResult, data: Path) -
         (clean / path.parent.name / path.name).write_bytes(path.read_bytes())
     said: list[str] = []
     scores = resnets.evaluate(result.model, clean, log=lambda record: said.append(record["text"]))
-    assert scores.num_images == 20 and said == [f"scored: the whole of {clean}, 20 images"]
+    assert scores.num_images == 20 and said == [f"scored: all of {clean}, 20 images"]
     assert scores == resnets.evaluate(read_model(result.model), str(clean), workers=0)
     assert isinstance(scores, resnets.Scores)
 
@@ -229,7 +233,7 @@ def test_resume_refuses_changed_images(
         ("1.5h", 5400),
         ("1h30m", 5400),
         ("1m30s", 90),
-        (" 45 ", 45),
+        (" 45s ", 45),
         (45, 45),
         (2.5, 2.5),
         ("2H", 7200),
@@ -239,10 +243,15 @@ def test_durations(text: str | float, seconds: float) -> None:
     assert parse_time(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-5m", "5 apples", "0", "30s5m", "nan", "1e3"])
+@pytest.mark.parametrize("text", ["", "soon", "-5m", "5 apples", "0s", "30s5m", "nan", "1e3"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(UserError, match="expected a duration"):
         parse_time(text)
+
+
+def test_a_number_without_a_unit_is_asked_about() -> None:
+    with pytest.raises(UserError, match="10 seconds or minutes\\? write 10s or 10m"):
+        parse_time("10")
 
 
 def test_which_part_is_evaluated() -> None:

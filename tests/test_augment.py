@@ -341,15 +341,14 @@ def test_no_global_generator_is_touched() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"crop": "resize"}, "unknown crop of the augmentation 'resize'; did you mean 'resized'"),
-        ({"auto_augment": "rand"}, "unknown auto_augment"),
-        ({"crop": "shift"}, "needs 1 pixel"),
-        ({"crop_padding": 2}, "any other crop 0"),
-        ({"crop": "shift", "crop_padding": -1}, "crop_padding -1"),
-        ({"min_area": 0.0}, "min_area 0.0: must be in 0.01..1"),
-        ({"erasing": 1.5}, "erasing 1.5"),
-        ({"mixup": -0.1}, "mixup -0.1"),
-        ({"cutmix": float("nan")}, "cutmix nan"),
+        ({"crop": "resize"}, "unknown --crop 'resize'; did you mean 'resized'"),
+        ({"auto_augment": "rand"}, "unknown --auto-augment"),
+        ({"crop": "shift", "crop_padding": 0}, "needs at least 1 pixel"),
+        ({"crop": "shift", "crop_padding": -1}, "--crop-padding -1"),
+        ({"min_area": 0.0}, "--min-area 0.0: must be between 0.01 and 1"),
+        ({"erasing": 1.5}, "--erasing 1.5"),
+        ({"mixup": -0.1}, "--mixup -0.1"),
+        ({"cutmix": float("nan")}, "--cutmix nan"),
     ],
 )
 def test_wrong_values_are_named(given: dict[str, object], words: str) -> None:

@@ -20,14 +20,12 @@ from resnets.training import checkpoint
 from resnets.training.checkpoint import (
     Checkpoint,
     NotSavedError,
-    RunFolder,
-    is_run,
     load_checkpoint,
     save_checkpoint,
 )
-from resnets.training.loop import train_step
 from resnets.training.recipe import Recipe
-from resnets.training.train_state import State
+from resnets.training.run_dir import RunDir, is_run
+from resnets.training.train_step import TrainState, train_step
 
 SPEC = ResNetConfig(depths=(1,), block="basic", widths=(8,), num_classes=4, stem="small")
 
@@ -42,18 +40,18 @@ def small(step: int) -> Checkpoint:
     return Checkpoint(tensors, {"step": step, "score": 0.1, "note": "é", "scale": {"growth": 2.0}})
 
 
-def new_state(recipe: Recipe, seed: int = 0) -> State:
+def new_state(recipe: Recipe, seed: int = 0) -> TrainState:
     torch.manual_seed(seed)
-    return State.start(ResNet(SPEC), recipe, device=torch.device("cpu"))
+    return TrainState.start(ResNet(SPEC), recipe, device=torch.device("cpu"))
 
 
-def trained(recipe: Recipe, steps: int = 3) -> State:
+def trained(recipe: Recipe, steps: int = 3) -> TrainState:
     state = new_state(recipe)
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         images = torch.randn(4, 3, 8, 8, generator=generator)
         batch = Batch(images, torch.arange(4), np.arange(4), 0)
-        train_step(state, state.model, batch, recipe, steps=steps)
+        train_step(state, state.model, batch, recipe)
         state.step += 1
     return state
 
@@ -68,8 +66,8 @@ def digest(checkpoint: Checkpoint) -> str:
 
 
 def recipe_of(**values: Any) -> Recipe:
-    given = {"optimizer": "sgd", "learning_rate": 0.1, "precision": "fp32"}
-    return Recipe(**given | {"memory_format": "channels_last"} | values)
+    given = {"steps": 3, "optimizer": "sgd", "learning_rate": 0.1, "precision": "fp32"}
+    return Recipe().override(**given | {"memory_format": "channels_last"} | values)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +95,7 @@ def test_a_state_comes_back_to_the_last_bit(tmp_path: Path, values: dict[str, An
     other.restore(load_checkpoint(path))
     assert digest(other.checkpoint()) == digest(state.checkpoint())
     assert other.step == 3
-    if recipe.precision == "fp16":
+    if recipe.runtime.precision == "fp16":
         assert other.scaler.get_scale() == 1024.0
 
 
@@ -167,7 +165,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_the_generation_before_a_damaged_one_is_used(tmp_path: Path, damage: str) -> None:
-    folder = RunFolder.create(tmp_path / "run", name="x")
+    folder = RunDir.create(tmp_path / "run", name="x")
     for step in (10, 20, 30):
         folder.save(small(step), step=step)
     newest = tmp_path / "run/checkpoints/state-00000030.safetensors"
@@ -177,12 +175,12 @@ def test_the_generation_before_a_damaged_one_is_used(tmp_path: Path, damage: str
     assert digest(loaded) == digest(small(20))
 
 
-def names(folder: RunFolder) -> list[str]:
+def names(folder: RunDir) -> list[str]:
     return sorted(path.name for path in (folder.path / "checkpoints").iterdir())
 
 
 def test_two_generations_are_kept(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "run", name="x")
+    folder = RunDir.create(tmp_path / "run", name="x")
     assert folder.load() is None
     for step in (1, 2, 3, 4):
         folder.save(small(step), step=step)
@@ -190,7 +188,7 @@ def test_two_generations_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_damaged_later_generation_does_not_push_out_a_good_one(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "run", name="x")
+    folder = RunDir.create(tmp_path / "run", name="x")
     for step in (10, 20):
         folder.save(small(step), step=step)
     (tmp_path / "run/checkpoints/state-00000020.safetensors").write_bytes(b"torn")
@@ -199,7 +197,7 @@ def test_a_damaged_later_generation_does_not_push_out_a_good_one(tmp_path: Path)
 
 
 def test_all_generations_damaged(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "run", name="x")
+    folder = RunDir.create(tmp_path / "run", name="x")
     folder.save(small(1), step=1)
     (tmp_path / "run/checkpoints/state-00000001.safetensors").write_bytes(b"torn")
     assert folder.load() is None
@@ -212,13 +210,13 @@ def test_a_write_that_fails_leaves_the_old_generation(
     save_checkpoint(path, small(1))
 
     monkeypatch.setattr(checkpoint, "save", lambda tensors, metadata: b"half of it")
-    with pytest.raises(UserError):
+    with pytest.raises(NotSavedError):
         save_checkpoint(path, small(2))
     assert digest(load_checkpoint(path)) == digest(small(1))
 
 
 def test_best_weights(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "run", name="x")
+    folder = RunDir.create(tmp_path / "run", name="x")
     folder.save_best({"w": torch.ones(3)}, step=4, score=0.5)
     folder.save_best({"w": torch.zeros(3)}, step=9, score=0.75)
     best = folder.load_best()
@@ -228,32 +226,32 @@ def test_best_weights(tmp_path: Path) -> None:
 
 def test_numbered_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    made = [RunFolder.create(None, name="photos").path for _ in range(3)]
+    made = [RunDir.create(None, name="photos").path for _ in range(3)]
     assert made == [Path("runs") / f"photos-{number:03d}" for number in (1, 2, 3)]
     (Path("runs") / "photos-004").touch()
-    assert RunFolder.create(None, name="photos").path == Path("runs/photos-005")
+    assert RunDir.create(None, name="photos").path == Path("runs/photos-005")
     assert (Path("runs/photos-005") / "checkpoints").is_dir()
 
 
 def test_out_may_be_new_or_empty(tmp_path: Path) -> None:
-    RunFolder.check(None)
-    assert RunFolder.create(tmp_path / "a" / "b", name="x").path == tmp_path / "a" / "b"
+    RunDir.check(None)
+    assert RunDir.create(tmp_path / "a" / "b", name="x").path == tmp_path / "a" / "b"
     (tmp_path / "empty").mkdir()
-    assert RunFolder.create(tmp_path / "empty", name="x").path == tmp_path / "empty"
+    assert RunDir.create(tmp_path / "empty", name="x").path == tmp_path / "empty"
 
 
 def test_out_that_is_taken(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file"):
-        RunFolder.check(tmp_path / "file")
+        RunDir.check(tmp_path / "file")
     with pytest.raises(UserError, match="is a file"):
-        RunFolder.check(tmp_path / "file" / "run")
+        RunDir.check(tmp_path / "file" / "run")
     with pytest.raises(UserError, match=r"not empty; give a new one$"):
-        RunFolder.create(tmp_path, name="x")
-    run = RunFolder.create(tmp_path / "run", name="x")
+        RunDir.create(tmp_path, name="x")
+    run = RunDir.create(tmp_path / "run", name="x")
     run.write_json("config.json", {})
     with pytest.raises(UserError, match="--resume"):
-        RunFolder.check(tmp_path / "run")
+        RunDir.check(tmp_path / "run")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run"]
 
 
@@ -261,21 +259,21 @@ def test_runs_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     Path("runs").touch()
     with pytest.raises(UserError, match="runs is a file"):
-        RunFolder.check(None)
+        RunDir.check(None)
 
 
 def test_open_finds_runs_only(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        RunFolder.open(tmp_path / "none")
+        RunDir.open(tmp_path / "none")
     with pytest.raises(UserError, match="not a run folder"):
-        RunFolder.open(tmp_path)
+        RunDir.open(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     assert is_run(tmp_path)
-    assert RunFolder.open(tmp_path).path == tmp_path
+    assert RunDir.open(tmp_path).path == tmp_path
 
 
 def test_json_files(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
+    folder = RunDir(tmp_path)
     folder.write_json("data.json", {"classes": ["Zürich", "b"], "mean": 0.1 + 0.2})
     assert folder.read_json("data.json") == {"classes": ["Zürich", "b"], "mean": 0.1 + 0.2}
     assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
@@ -288,7 +286,7 @@ def test_json_files(tmp_path: Path) -> None:
 
 
 def test_history_leaves_out_a_torn_last_line(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
+    folder = RunDir(tmp_path)
     assert folder.history() == []
     records = [{"kind": "train", "step": step, "loss": 0.1 * step} for step in (1, 2, 3)]
     for record in records:
@@ -304,7 +302,7 @@ def test_history_leaves_out_a_torn_last_line(tmp_path: Path) -> None:
 
 
 def test_forget_after(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
+    folder = RunDir(tmp_path)
     kinds = ("train", "validation", "shares")
     records = [{"kind": kind, "step": s} for s in (1, 2, 3) for kind in kinds]
     for record in records:
@@ -320,7 +318,7 @@ def test_forget_after(tmp_path: Path) -> None:
 def test_records_that_a_full_disk_refuses_are_written_later(tmp_path: Path) -> None:
     import resource
 
-    folder = RunFolder.create(tmp_path / "run", name="x")
+    folder = RunDir.create(tmp_path / "run", name="x")
     records = [{"kind": "train", "step": step} for step in range(4)]
     folder.log(records[0])
     size = (folder.path / "metrics.jsonl").stat().st_size
@@ -342,14 +340,14 @@ def test_records_that_a_full_disk_refuses_are_written_later(tmp_path: Path) -> N
 
 
 def test_what_a_kill_left_half_written_goes_with_the_next_save(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "run", name="x")
-    (folder.path / "checkpoints" / "state-00000007.partial").write_bytes(b"torn")
+    folder = RunDir.create(tmp_path / "run", name="x")
+    (folder.path / "checkpoints" / ".state-00000007.safetensors.0a.part").write_bytes(b"torn")
     folder.save(small(8), step=8)
     assert names(folder) == ["state-00000008.safetensors"]
 
 
 def test_damaged_generations_are_named(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "run", name="x")
+    folder = RunDir.create(tmp_path / "run", name="x")
     for step in (10, 20):
         folder.save(small(step), step=step)
     (folder.path / "checkpoints" / "state-00000020.safetensors").write_bytes(b"torn")
@@ -360,7 +358,7 @@ def test_damaged_generations_are_named(tmp_path: Path) -> None:
 
 
 def test_a_validation_that_is_owed_is_forgotten(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
+    folder = RunDir(tmp_path)
     records = [{"kind": kind, "step": s} for s in (1, 2) for kind in ("train", "validation")]
     for record in records:
         folder.log(record)

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import resnets.results
-import resnets.run
-import resnets.training.job
-from resnets import Predictor, Recipe, __version__
+import resnets.training.trainer
+from resnets import Predictor, __version__
 from resnets.cli.demo import SECONDS
+from resnets.cli.flags import MOST_USED
 from resnets.cli.main import COMMANDS, main
 from resnets.cli.progress import Display
 from resnets.models.registry import MODELS
+from resnets.training.recipe import FIELDS, GROUPS
 from resnets.training.recipes import RECIPES
 
 CLASSES = ("apple", "berry", "cherry")
@@ -81,7 +81,7 @@ def draw(folder: Path, *, images: int, seed: int = 0) -> Path:
 def quickly() -> Iterator[None]:
     """No two seconds of timing before each tiny run, and no terminal's width from outside."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnets.training.job, "MEASURED_SECONDS", 0.01)
+        patch.setattr(resnets.training.trainer.Trainer, "measure_seconds", 0.01)
         for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR"):
             patch.delenv(name, raising=False)
         yield
@@ -114,7 +114,7 @@ def run(trained: tuple[Path, Answer]) -> Path:
 @pytest.fixture
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs whose page nobody looks at."""
-    monkeypatch.setattr(resnets.results, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr(resnets.training.trainer, "write_report", lambda *_, **__: None)
 
 
 def names_below(folder: Path) -> set[str]:
@@ -142,12 +142,12 @@ def test_a_run_folder_holds_exactly_what_is_promised(run: Path) -> None:
     }
     outside = [path for path in run.rglob("*.safetensors") if path.parent.name != "checkpoints"]
     assert outside == [run / "model.safetensors"]
-    assert list(run.rglob("*.partial")) == []
+    assert list(run.rglob(".*.part")) == []
 
 
 def test_config_holds_every_value_with_its_origin(run: Path) -> None:
     config = load(run / "config.json")
-    assert set(config) == {field.name for field in fields(Recipe)}
+    assert set(config) == set(FIELDS)
     assert all(set(entry) == {"value", "origin"} for entry in config.values())
     assert config["model"] == {"value": "resnet20", "origin": "flag"}
     assert config["momentum"] == {"value": 0.9, "origin": "default"}
@@ -223,7 +223,7 @@ def test_validating_on_test_images_is_said_everywhere(data: Path, tmp_path: Path
     shown = resnets_("show", out, "--quiet", "--format", "json").out
     assert json.loads(shown)["scores"]["validate_on"] == "test"
     again = resnets_("evaluate", out, data, "--quiet")
-    assert again.err == "" and "caution: of its training" in again.out
+    assert again.err == "" and "caution: from training" in again.out
     (caution,) = json.loads(resnets_("evaluate", out, data, "--format", "json").out)["cautions"]
     assert "--validate-on test" in caution
     resnets_("evaluate", out, data, "--report", tmp_path / "page")
@@ -245,20 +245,48 @@ def test_without_out_runs_are_numbered(
 def test_a_recipe_is_read_first_and_flags_override_it(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "named"
     words = ("--recipe", "he2015", "--epochs", 0.5, "--precision", "fp32", "--workers", 0)
+    words += ("--learning-rate", 0.1, "--drop-path", 0.0)  # as in the recipe, and the default
     assert resnets_("train", data, *words, "--clip-grad-norm", 1, "--out", out).code == 0
     config = load(out / "config.json")
     assert config["schedule"] == {"value": "step", "origin": "recipe he2015"}
     assert config["clip_grad_norm"] == {"value": 1.0, "origin": "flag"}
+    assert config["learning_rate"] == {"value": 0.1, "origin": "flag"}
+    assert config["drop_path"] == {"value": 0.0, "origin": "flag"}
     assert config["batch_size"]["value"] == 128 and config["steps"]["value"] == 1
 
     file, out = tmp_path / "mine.toml", tmp_path / "file"
     file.write_text('momentum = 0.5\nwarmup = 0.2\nflip = "none"\nmilestones = [0.4]\n')
     words = ("--recipe-file", file, "--warmup", 0.3, "--steps", 1, "--out", out)
+    words += ("--label-smoothing", 0.1)  # equal to the default, and still a flag
     assert resnets_("train", data, *FLAGS, *words).code == 0
     config = load(out / "config.json")
     values = {name: config[name]["value"] for name in ("momentum", "warmup", "flip", "milestones")}
     assert values == {"momentum": 0.5, "warmup": 0.3, "flip": "none", "milestones": [0.4]}
     assert config["momentum"]["origin"] == "recipe" and config["warmup"]["origin"] == "flag"
+    assert config["label_smoothing"] == {"value": 0.1, "origin": "flag"}
+    assert config["mixup"] == {"value": 0.0, "origin": "default"}
+
+
+def test_train_without_data_answers_without_torch() -> None:
+    code = "import sys, resnets.cli.main as cli; cli.main(['train']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert done.stderr.startswith("resnets: no DATA given") and done.stderr.count("\n") == 1
+
+
+def test_the_help_of_train_shows_the_most_used_options_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    text = resnets_("train", "--recipe", "he2015", "--help").out
+    boxes = re.findall(r"(most used|advanced: \w+) options", text)
+    assert boxes == ["most used", *(f"advanced: {group}" for group in GROUPS)]
+    first = text[text.index("most used options") : text.index("advanced: model")]
+    assert re.findall(r"^. --([\w-]+)", first, re.MULTILINE) == [
+        name.replace("_", "-") for name in MOST_USED
+    ]
+    assert "(default: None)" not in text and "(default: )" not in text
+    assert re.search(r"--learning-rate.*?\(default: 0.1\)", first, re.DOTALL)
 
 
 @pytest.mark.usefixtures("without_report")
@@ -280,7 +308,7 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes
     """The model file of the run that the interrupted ones should become."""
     out = tmp_path_factory.mktemp("long") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnets.results, "write_report", lambda *_, **__: None)
+        patch.setattr(resnets.training.trainer, "write_report", lambda *_, **__: None)
         assert resnets_("train", data, *LONG, "--out", out).code == 0
     return (out / "model.safetensors").read_bytes()
 
@@ -305,10 +333,10 @@ def test_a_signal_saves_and_resume_ends_in_the_same_bytes(
         process.kill()
     assert process.returncode == code, err
     assert "Traceback" not in err and not (out / "scores.json").exists()
-    hint = re.search(r"go on with: (.*) train --resume (.*)", err)
+    hint = re.search(r"resume with:\n  (.*) train --resume (.*)", err)
     assert hint and shlex.split(hint[1]) == [sys.executable, "-m", "resnets"]
     answer = resnets_("train", "--resume", *shlex.split(hint[2]))
-    assert answer.code == 0 and "going on" in answer.err
+    assert answer.code == 0 and "resuming" in answer.err
     assert (out / "model.safetensors").read_bytes() == uninterrupted
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == sorted(steps) and steps[-1] == 40
@@ -344,7 +372,7 @@ def test_an_interrupt_before_there_is_a_folder(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(resnets.run, "open_data", interrupted)
+    monkeypatch.setattr(resnets.training.trainer, "open_data", interrupted)
     answer = resnets_("train", data, "--out", tmp_path / "run")
     assert (answer.code, answer.err) == (130, "resnets: interrupted\n")
     assert names_below(tmp_path) == set()
@@ -356,17 +384,18 @@ def test_what_cannot_be_saved_is_exit_4_and_saved_by_resume(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    write_report, out = resnets.results.write_report, tmp_path / "run"
-    monkeypatch.setattr(resnets.results, "write_report", full)
+    write_report, out = resnets.training.trainer.write_report, tmp_path / "run"
+    monkeypatch.setattr(resnets.training.trainer, "write_report", full)
     answer = resnets_("train", data, *FLAGS, "--steps", 1, "--out", out)
     assert answer.code == 4 and answer.out.startswith("top-1 ")
-    assert "No space left on device" in answer.err.splitlines()[-1]
-    assert answer.err.splitlines()[-1].startswith("resnets: ")
-    monkeypatch.setattr(resnets.results, "write_report", write_report)
+    complaint = answer.err.splitlines()[-3]
+    assert "No space left on device" in complaint and complaint.startswith("resnets: ")
+    assert answer.err.splitlines()[-1].endswith(f"train --resume {out}")
+    monkeypatch.setattr(resnets.training.trainer, "write_report", write_report)
     assert resnets_("train", "--resume", out).code == 0
     assert (out / "report.html").is_file() and (out / "scores.json").is_file()
 
-    monkeypatch.setattr(resnets.results, "save_model", full)
+    monkeypatch.setattr(resnets.training.trainer, "save_model", full)
     answer = resnets_("train", data, *FLAGS, "--steps", 1, "--out", tmp_path / "other")
     assert answer.code == 4 and answer.out == ""
 
@@ -394,11 +423,11 @@ def test_evaluate_json_has_the_named_fields(run: Path, data: Path) -> None:
 
 def test_evaluate_takes_the_split_asked_for_and_says_which(run: Path, data: Path) -> None:
     answer = resnets_("evaluate", run / "model.safetensors", data, "--split", "train")
-    assert answer.code == 0 and "train of" in answer.err
+    assert answer.code == 0 and "split train" in answer.err
     assert re.search(r"^images +36$", answer.out, re.MULTILINE)
     assert all(re.search(rf"^{name} +12 ", answer.out, re.MULTILINE) for name in CLASSES)
-    whole = resnets_("evaluate", run, data / "test")  # a folder without splits is never divided
-    assert "the whole of" in whole.err and re.search(r"^images +12$", whole.out, re.MULTILINE)
+    whole = resnets_("evaluate", run, data / "test")  # a folder without parts: never split
+    assert "all of" in whole.err and re.search(r"^images +12$", whole.out, re.MULTILINE)
     assert resnets_("evaluate", run, data, "--quiet").err == ""
 
 
@@ -548,7 +577,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     "eval {run} {data}": "did you mean 'evaluate'",
     "study inti": "did you mean 'study init'",
     "train": "no DATA",
-    "train nowhere": "nor is there a file or folder",
+    "train nowhere": "there is no file or folder",
     "train fashion-mnit": "did you mean 'fashion-mnist'",
     "train ./nowhere": "does not exist",
     "train {empty}": "no images",
@@ -556,8 +585,8 @@ MISTAKES = {  # what is typed -> what the answer must name
     "train {single}": "a single class",
     "train {hollow}": "class folders without images",
     "train {run}": "the folder of a run",
-    "train {pair}": "one image of each class",
-    "train {note}": "is no data set",
+    "train {pair}": "every class has one image",
+    "train {note}": "is not a data set",
     TRAIN + "--model resnet5O": "did you mean 'resnet50'",
     TRAIN + "--model resnet21": "did you mean 'resnet20'",
     TRAIN + "--epochs three": "--epochs three: expected a number",
@@ -580,7 +609,8 @@ MISTAKES = {  # what is typed -> what the answer must name
     TRAIN + "--time 5m --epochs 3": "--time together with --epochs",
     TRAIN + "--recipe fast --time 5m --epochs 9": "--time together with --epochs",
     TRAIN + "--time soon": "--time 'soon'",
-    TRAIN + "--time 0": "--time '0'",
+    TRAIN + "--time 0s": "--time '0s'",
+    TRAIN + "--time 10": "write 10s or 10m",
     TRAIN + "--model resnet20 --precision fp32 --time 1s": "give more time",
     TRAIN + "--batch-size 1": "--batch-size 1",
     TRAIN + "--batch-size 60000": "more than the 32 training images",
@@ -591,7 +621,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     TRAIN + "--milestones 0.8 0.2": "--milestones",
     TRAIN + "--device cuda": "--device cuda: not available",
     TRAIN + "--model resnet20 --precision fp32 --weights nothing.pth": "nothing.pth",
-    "train {data}/test --out new --validate-on test": "no test part",
+    "train {data}/test --out new --validate-on test": "no test split",
     "train {data} --out {data}": "the folder is not empty",
     "train {data} --out {run}": "--resume",
     "train {data} --out {note}": "is a file",
@@ -606,9 +636,9 @@ MISTAKES = {  # what is typed -> what the answer must name
     "evaluate {data} {data}": "without model.safetensors",
     "evaluate none.safetensors {data}": "none.safetensors",
     "evaluate {note} {data}": "note.txt",
-    "evaluate {run} nowhere": "nor is there a file or folder",
+    "evaluate {run} nowhere": "there is no file or folder",
     "evaluate {run} {strangers}": "does not know: zebra",
-    "evaluate {run} {data} --split val": "unknown part 'val'",
+    "evaluate {run} {data} --split val": "unknown split 'val'",
     "evaluate {run} {data}/test --split val": "leave --split out",
     "evaluate {run} {data} --report {run}": "a run with a page of its own",
     "evaluate {run} {data} --workers -1": "--workers -1",
@@ -718,9 +748,9 @@ def test_help_of_each_command(monkeypatch: pytest.MonkeyPatch) -> None:
             assert not re.search(r"\(default: (None|False)?\)|--no-quiet", answer.out), name
             assert computes or "--device" not in answer.out
     answer = resnets_("train", "--help")
-    flags = [field.name.replace("_", "-") for field in fields(Recipe)]
+    flags = [name.replace("_", "-") for name in FIELDS]
     assert [flag for flag in flags if not re.search(rf"^. --{flag}\b", answer.out, re.M)] == []
-    listed = re.search(r"flags override:(.*?)\(default", answer.out, re.DOTALL)
+    listed = re.search(r"options override:(.*?)\(default", answer.out, re.DOTALL)
     assert listed and re.findall(r"[\w-]+", listed[1]) == list(RECIPES)
 
 
@@ -784,7 +814,7 @@ def test_the_demo_and_the_commands_that_it_prints(
 ) -> None:
     train = resnets.api.train
 
-    def shorter(data: str, *, time: str, **rest: Any) -> resnets.results.TrainingResult:
+    def shorter(data: str, *, time: str, **rest: Any) -> resnets.training.trainer.TrainingResult:
         assert time == f"{SECONDS:g}s"
         quick = {"steps": 2, "batch_size": 8, "precision": "fp32", "val_fraction": 0.01}
         return train(data, **quick, **rest)

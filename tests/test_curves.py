@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pytest
 
@@ -41,22 +40,22 @@ def test_a_recipe_follows_its_curve_and_twice_to_the_bit(name: str, data: DataSe
 
 def changes(recipe: Recipe) -> dict[str, Recipe]:
     """What somebody could change by mistake, each alone."""
-    assert recipe.learning_rate is not None
-    smoothing = 0.0 if recipe.label_smoothing else 0.1
+    assert recipe.optimizer.learning_rate is not None
+    smoothing = 0.0 if recipe.loss.label_smoothing else 0.1
     return {
-        "5 % more": replace(recipe, learning_rate=1.05 * recipe.learning_rate),
-        "5 % less": replace(recipe, learning_rate=0.95 * recipe.learning_rate),
-        "smoothing": replace(recipe, label_smoothing=smoothing),
-        "crop": replace(recipe, crop="none"),
-        "flip": replace(recipe, flip="none", tta="none"),
-        "auto_augment": replace(recipe, auto_augment="randaugment"),
-        "progressive": replace(recipe, progressive=recipe.progressive / 2 or 0.5),
-        "erasing": replace(recipe, erasing=recipe.erasing + 0.1),
-        "momentum": replace(recipe, momentum=0.95),
-        "nesterov": replace(recipe, nesterov=not recipe.nesterov),
-        "warm-up": replace(recipe, warmup=recipe.warmup + 0.1),
-        "average": replace(recipe, ema=0.0 if recipe.ema else 0.9),
-        "seed": replace(recipe, seed=1),
+        "5 % more": recipe.override(learning_rate=1.05 * recipe.optimizer.learning_rate),
+        "5 % less": recipe.override(learning_rate=0.95 * recipe.optimizer.learning_rate),
+        "smoothing": recipe.override(label_smoothing=smoothing),
+        "crop": recipe.override(crop="none"),
+        "flip": recipe.override(flip="none", tta="none"),
+        "auto_augment": recipe.override(auto_augment="randaugment"),
+        "progressive": recipe.override(progressive=recipe.schedule.progressive / 2 or 0.5),
+        "erasing": recipe.override(erasing=recipe.augment.erasing + 0.1),
+        "momentum": recipe.override(momentum=0.95),
+        "nesterov": recipe.override(nesterov=not recipe.optimizer.nesterov),
+        "warm-up": recipe.override(warmup=recipe.schedule.warmup + 0.1),
+        "average": recipe.override(ema=0.0 if recipe.optimizer.ema else 0.9),
+        "seed": recipe.override(seed=1),
     }
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,17 +18,15 @@ from resnets.data.loader import Batch, EvalLoader, TrainLoader
 from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
 from resnets.evaluation.metrics import Scores, evaluate
-from resnets.training import loop
-from resnets.training.checkpoint import RunFolder, load_checkpoint
 from resnets.training.distributed import SINGLE_PROCESS, DistContext
-from resnets.training.job import augmentation
-from resnets.training.nan_check import NotFiniteError
 from resnets.training.recipe import Recipe
+from resnets.training.run_dir import RunDir, load_checkpoint
 from resnets.training.signals import SignalHandler
-from resnets.training.sync_batchnorm import synchronise
-from resnets.training.train_state import State
+from resnets.training.step_metrics import NotFiniteError
+from resnets.training.sync_batchnorm import convert_sync_batchnorm
+from resnets.training.train_step import TrainState
 from some_ranks import on_ranks
-from tiny_runs import CPU, HARD, RANDOM, K, digest, images_of, network, recipe_of, shares_of
+from tiny_runs import CPU, HARD, RANDOM, K, digest, images_of, network, recipe_of, trainer_of
 
 SAME = 1e-9  # float64 losses, another order of summation
 FLOAT32 = 1e-6  # the same of validations, whose logits are float32
@@ -42,18 +39,20 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="no
 # --- samples
 
 
-def stream_of(recipe: Recipe, ranks: DistContext, *, cache_mb: float = 1024) -> TrainLoader:
-    assert recipe.batch_size is not None
+def stream_of(recipe: Recipe, dist: DistContext, *, cache_mb: float = 1024) -> TrainLoader:
+    assert recipe.schedule.batch_size is not None
     return TrainLoader(
         images_of(NUM),
         preprocess=Preprocess(size=12),
-        augment=augmentation(recipe),
+        augment=recipe.augment,
         num_classes=K,
-        batch_size=recipe.batch_size,
+        batch_size=recipe.schedule.batch_size,
         seed=recipe.seed,
         device=CPU,
         cache_mb=cache_mb,
-        places=ranks.slice(recipe.batch_size, grad_accum_steps=recipe.grad_accum_steps),
+        places=dist.shard_batch(
+            recipe.schedule.batch_size, grad_accum_steps=recipe.optimizer.grad_accum_steps
+        ),
     )
 
 
@@ -84,16 +83,18 @@ def test_ranks_divide_the_batches_of_one_process(
     for batch, *parts in zip(whole, *slices, strict=True):
         for name in ("images", "targets", "indices"):
             pieces = [torch.as_tensor(getattr(part, name)) for part in parts]
-            rows = zip(*(piece.chunk(recipe.grad_accum_steps) for piece in pieces), strict=True)
+            rows = zip(
+                *(piece.chunk(recipe.optimizer.grad_accum_steps) for piece in pieces), strict=True
+            )
             joined = torch.cat([torch.cat(row) for row in rows])
             assert torch.equal(joined, torch.as_tensor(getattr(batch, name))), name
 
 
 def test_a_batch_that_cannot_be_divided_is_refused() -> None:
     with pytest.raises(UserError, match="--batch-size 8: must be divisible by 3 ranks x"):
-        DistContext(0, 3).slice(8, grad_accum_steps=1)
+        DistContext(0, 3).shard_batch(8, grad_accum_steps=1)
     with pytest.raises(UserError, match="divisible by 4 ranks x --grad-accum-steps 4"):
-        DistContext(0, 4).slice(8, grad_accum_steps=4)
+        DistContext(0, 4).shard_batch(8, grad_accum_steps=4)
 
 
 # --- losses
@@ -116,55 +117,53 @@ def exact(batch: Batch) -> Batch:
     return replace(batch, images=batch.images.double())
 
 
-def validation_of(ranks: DistContext) -> EvalLoader:
+def validation_of(dist: DistContext) -> EvalLoader:
     return EvalLoader(
-        ranks.part(images_of(NUM)), preprocess=Preprocess(size=12), batch_size=4, device=CPU
+        dist.shard(images_of(NUM)), preprocess=Preprocess(size=12), batch_size=4, device=CPU
     )
 
 
-def scores_of(ranks: DistContext, model: nn.Module, interruption: SignalHandler) -> Scores:
-    ranks.share_buffers(model)
-    batches = ranks.in_step(validation_of(ranks), rounds=6, interruption=interruption)
+def scores_of(dist: DistContext, model: nn.Module, signals: SignalHandler) -> Scores:
+    dist.broadcast_buffers(model)
+    batches = dist.in_lockstep(validation_of(dist), rounds=6, signals=signals)
     double = next(model.parameters()).dtype == torch.float64
     kept = Exact(batches) if double else batches
-    return evaluate(model, kept, tuple("abcd"), all_reduce=ranks.add_up)
+    return evaluate(model, kept, tuple("abcd"), all_reduce=dist.all_reduce_metrics)
 
 
 def lived(
-    ranks: DistContext,
-    folder: RunFolder,
+    dist: DistContext,
+    folder: RunDir,
     recipe: Recipe,
     *,
     double: bool,
     stream: Any = None,
     resumed: bool = False,
-    interruption: SignalHandler | None = None,
+    signals: SignalHandler | None = None,
     **config: Any,
-) -> State:
+) -> TrainState:
     """One rank's run, or what is left of it."""
-    folder = folder if ranks.first else replace(folder, written=False)
     model = network(**config)
-    if recipe.sync_batchnorm:
-        synchronise(model, ranks=ranks, device=CPU)
-    state = State.start(model.double() if double else model, recipe, device=CPU)
-    checkpoint = ranks.decided(folder.load) if resumed else None
+    if recipe.model.sync_batchnorm:
+        convert_sync_batchnorm(model, dist=dist, device=CPU)
+    state = TrainState.start(model.double() if double else model, recipe, device=CPU)
+    checkpoint = dist.on_rank_zero(folder.load) if resumed else None
     if checkpoint is not None:
         state.restore(checkpoint)
-    heard = interruption or SignalHandler(alone=ranks.count == 1)
-    stream = stream or stream_of(recipe, ranks)
-    with heard, patch.object(loop, "LOG_EVERY_SECONDS", 0.0):
-        loop.train(
-            state,
-            recipe,
-            stream=Exact(stream) if double else stream,
-            validate=lambda model: scores_of(ranks, model, heard),
-            folder=folder,
-            shares=shares_of(recipe),
-            num_images=NUM,
-            log=folder.log,
-            interruption=heard,
-            ranks=ranks,
-        )
+    signals = signals or SignalHandler(single_process=dist.world_size == 1)
+    stream = stream or stream_of(recipe, dist)
+    trainer = trainer_of(
+        recipe,
+        folder,
+        num=NUM,
+        dist=dist,
+        stream=Exact(stream) if double else stream,
+        validate=lambda model: scores_of(dist, model, signals),
+        signals=signals,
+    )
+    trainer.state, trainer.log_every = state, 0.0
+    with signals:
+        trainer.train_loop()
     return state
 
 
@@ -182,15 +181,15 @@ EQUAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def losses(ranks: DistContext, folder: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
+def losses(dist: DistContext, folder: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Losses and accuracies, of training and validation, of float64 runs that should be equal."""
     found = {}
     for name, (values, config) in EQUAL.items():
         recipe = recipe_of(**values | {"steps": 4, "evaluate_every": 2 * 8 / NUM})
-        place = RunFolder(folder / f"{ranks.count} {name}")
-        if ranks.first:
+        place = RunDir(folder / f"{dist.world_size} {name}")
+        if dist.is_first:
             (place.path / "checkpoints").mkdir(parents=True)
-        lived(ranks, place, recipe, double=True, **config)
+        lived(dist, place, recipe, double=True, **config)
         found[name] = {
             kind: [(r["loss"], r[score]) for r in place.history() if r["kind"] == kind]
             for kind, score in (("train", "accuracy"), ("validation", "top1"))
@@ -219,8 +218,8 @@ STOPPED = 4
 class Telling:
     """Batches that send one rank a signal while the one for a step is waited for."""
 
-    def __init__(self, inner: TrainLoader, *, rank: int, ranks: DistContext) -> None:
-        self.inner, self.tells = inner, rank == ranks.rank
+    def __init__(self, inner: TrainLoader, *, rank: int, dist: DistContext) -> None:
+        self.inner, self.tells = inner, rank == dist.rank
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         for step, batch in enumerate(self.inner.batches(first, last), first + 1):
@@ -229,21 +228,19 @@ class Telling:
             yield batch
 
 
-def whole_and_resumed(ranks: DistContext, folder: Path) -> tuple[str, str, int, int | None]:
+def whole_and_resumed(dist: DistContext, folder: Path) -> tuple[str, str, int, int | None]:
     """Digests of an uninterrupted run and of one that one rank's signal stopped; where, by what."""
     recipe = recipe_of(**EVERYTHING | {"grad_accum_steps": 1})
-    places = [RunFolder(folder / name) for name in ("whole", "stopped")]
-    for place in places if ranks.first else ():
+    places = [RunDir(folder / name) for name in ("whole", "stopped")]
+    for place in places if dist.is_first else ():
         (place.path / "checkpoints").mkdir(parents=True)
-    ranks.decided(lambda: None)
-    whole = lived(ranks, places[0], recipe, double=False, **RANDOM)
-    heard = SignalHandler(alone=False)
-    telling = Telling(stream_of(recipe, ranks), rank=2, ranks=ranks)
-    stopped = lived(
-        ranks, places[1], recipe, double=False, stream=telling, interruption=heard, **RANDOM
-    )
+    dist.on_rank_zero(lambda: None)
+    whole = lived(dist, places[0], recipe, double=False, **RANDOM)
+    heard = SignalHandler(single_process=False)
+    telling = Telling(stream_of(recipe, dist), rank=2, dist=dist)
+    stopped = lived(dist, places[1], recipe, double=False, stream=telling, signals=heard, **RANDOM)
     at = stopped.step
-    state = lived(ranks, places[1], recipe, double=False, resumed=True, **RANDOM)
+    state = lived(dist, places[1], recipe, double=False, resumed=True, **RANDOM)
     ends = [digest(dict(s.model.named_parameters())) for s in (whole, state)]
     return ends[0], ends[1], at, heard.number
 
@@ -262,18 +259,18 @@ def test_four_ranks_stop_together_and_go_on_to_the_same_bits(tmp_path: Path) -> 
         assert whole.scalars == resumed.scalars
 
 
-def lost(ranks: DistContext, folder: Path) -> int:
+def lost(dist: DistContext, folder: Path) -> int:
     """A run in which the last rank's slice becomes infinite at step 3; the step of the end."""
 
     class Poisoned:
         def batches(self, first: int, last: int) -> Iterator[Batch]:
-            for step, batch in enumerate(stream_of(recipe, ranks).batches(first, last), 1):
-                bad = step == 3 and ranks.rank == ranks.count - 1
+            for step, batch in enumerate(stream_of(recipe, dist).batches(first, last), 1):
+                bad = step == 3 and dist.rank == dist.world_size - 1
                 yield replace(batch, images=batch.images * (float("inf") if bad else 1))
 
     recipe = recipe_of(steps=8)
     try:
-        lived(ranks, RunFolder(folder), recipe, double=False, stream=Poisoned())
+        lived(dist, RunDir(folder), recipe, double=False, stream=Poisoned())
     except NotFiniteError as error:
         return int(str(error).split()[-1]) if error.indices is not None else -1
     return 0
@@ -284,12 +281,12 @@ def test_a_loss_lost_on_one_rank_ends_all_at_that_step(tmp_path: Path) -> None:
     assert on_ranks(2, lost, tmp_path, folder=tmp_path) == [3, 3]
 
 
-def evaluated(ranks: DistContext) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    torch.manual_seed(ranks.rank)  # buffers that differ are rank 0's before they are used
+def evaluated(dist: DistContext) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    torch.manual_seed(dist.rank)  # buffers that differ are rank 0's before they are used
     model = network()
     for buffer in model.buffers():
-        buffer.copy_(torch.rand(buffer.shape) + 0.5 * (ranks.rank + 1))
-    return scores_of(ranks, model, SignalHandler(alone=False)).to_dict(), None
+        buffer.copy_(torch.rand(buffer.shape) + 0.5 * (dist.rank + 1))
+    return scores_of(dist, model, SignalHandler(single_process=False)).to_dict(), None
 
 
 def test_evaluation_counts_every_image_once(tmp_path: Path) -> None:
@@ -303,23 +300,30 @@ def test_evaluation_counts_every_image_once(tmp_path: Path) -> None:
 
 def test_fewer_images_than_ranks_are_refused() -> None:
     with pytest.raises(UserError, match="3 validation images for 4 ranks: start fewer"):
-        DistContext(0, 4).part(images_of(3))
+        DistContext(0, 4).shard(images_of(3))
 
 
-def refused(ranks: DistContext) -> list[str]:
+def refused(dist: DistContext) -> list[str]:
     """What each kind of agreement says when one rank fails."""
 
     def fail_on(rank: int) -> int:
-        if ranks.rank == rank:
+        if dist.rank == rank:
             raise UserError(f"from {rank}")
-        return ranks.rank
+        return dist.rank
 
-    said = [str(ranks.everywhere(lambda: fail_on(9))), str(ranks.decided(lambda: fail_on(9)))]
+    def fail_in_turn(rank: int) -> None:
+        with dist.local_rank_zero_first():
+            fail_on(rank)
+
+    said = [
+        str(dist.all_gather_object(lambda: fail_on(9))),
+        str(dist.on_rank_zero(lambda: fail_on(9))),
+    ]
     for attempt in (
-        lambda: ranks.everywhere(lambda: fail_on(1)),
-        lambda: ranks.decided(lambda: fail_on(0)),
-        lambda: ranks.in_turn(lambda: fail_on(1)),
-        lambda: ranks.agree_on("x", f"{ranks.rank}"),
+        lambda: dist.all_gather_object(lambda: fail_on(1)),
+        lambda: dist.on_rank_zero(lambda: fail_on(0)),
+        lambda: fail_in_turn(1),
+        lambda: dist.check_equal("x", f"{dist.rank}"),
     ):
         with pytest.raises(UserError) as error:
             attempt()

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnets import api, results
-from resnets.training import job, loop
+from resnets import api
+from tiny_runs import quick_runs
 
 STEPS = 30
 RECIPE: dict[str, Any] = {
@@ -48,9 +48,7 @@ def live(data: Path, folder: Path, workers: int, checkpoint_every: float) -> Non
     """What a process does: begin the run, or go on with it."""
     multiprocessing.set_start_method("fork", force=True)  # of the workers: no second server
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "MEASURED_SECONDS", 0.01)
-        patch.setattr(loop, "LOG_EVERY_SECONDS", 0.0)
-        patch.setattr(results, "write_report", lambda *_, **__: None)
+        quick_runs(patch)
         changing = {"workers": workers, "checkpoint_every": checkpoint_every}
         if (folder / "config.json").is_file():
             api.train(resume=folder, **changing)
@@ -91,7 +89,7 @@ class Traces:
         return self.last()[0] >= step
 
     def in_write(self, step: int) -> bool:
-        return self.in_step(step) and any((self.folder / "checkpoints").glob("*.partial"))
+        return self.in_step(step) and any((self.folder / "checkpoints").glob(".*.part"))
 
     def in_validation(self, step: int) -> bool:
         last, kind = self.last()
@@ -119,7 +117,7 @@ KILLS: list[tuple[Callable[[Traces, int], bool], int, int, float]] = [
 def test_eight_kills_leave_no_trace(data: Path, tmp_path: Path) -> None:
     # A server that has imported torch already forks every process of this test.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["resnets.run", "test_kill"])
+    context.set_forkserver_preload(["resnets.training.trainer", "test_kill"])
     folder = tmp_path / "killed"
     for there, step, workers, checkpoint_every in KILLS:
         process = context.Process(target=live, args=(data, folder, workers, checkpoint_every))

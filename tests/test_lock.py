@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from resnets.errors import UserError
-from resnets.training.lock import locked
+from resnets.training.run_dir import locked
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="no fcntl")
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="no fcntl")
 OWNER = """
 import os, sys, time
 from pathlib import Path
-from resnets.training.lock import locked
+from resnets.training.run_dir import locked
 with locked(Path(sys.argv[1]), folder=Path("run")):
     child = os.fork()
     if child == 0:

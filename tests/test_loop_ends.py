@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from resnets.data.loader import Batch
-from resnets.training.checkpoint import RunFolder
-from resnets.training.nan_check import LossWatch, NotFiniteError
+from resnets.training.run_dir import RunDir
 from resnets.training.signals import SIGNALS, SignalHandler
-from resnets.training.train_state import State
+from resnets.training.step_metrics import NotFiniteError, StepMetrics
+from resnets.training.train_step import TrainState
 from tiny_runs import (
     Scripted,
     batch_of,
@@ -32,15 +32,15 @@ from tiny_runs import (
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(tmp_path / "run", name="x")
+def folder(tmp_path: Path) -> RunDir:
+    return RunDir.create(tmp_path / "run", name="x")
 
 
 # Ends of a run
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_saved(
-    folder: RunFolder,
+    folder: RunDir,
 ) -> None:
     recipe = recipe_of(checkpoint_every=0.0)
 
@@ -65,23 +65,24 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_saved(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 def test_on_cuda_a_loss_is_looked_at_one_step_late() -> None:
-    watch, lost = LossWatch(), torch.tensor(math.nan, device="cuda")
-    watch.see(lost, step=1, indices=np.arange(3))
+    metrics, lost = StepMetrics(torch.device("cuda")), torch.tensor(math.nan, device="cuda")
+    batch: dict[str, Any] = {"images": 3, "indices": np.arange(3)}
+    metrics.add(lost, torch.zeros((), device="cuda"), step=1, **batch)
     with pytest.raises(NotFiniteError, match="step 1"):
-        watch.see(torch.ones((), device="cuda"), step=2, indices=np.arange(3))
-    watch.see(lost, step=3, indices=np.arange(3))
+        metrics.add(torch.ones((), device="cuda"), torch.zeros((), device="cuda"), step=2, **batch)
+    metrics.add(lost, torch.zeros((), device="cuda"), step=3, **batch)
     with pytest.raises(NotFiniteError, match="step 3"):
-        watch.settle()
+        metrics.settle()
 
 
-def test_a_validation_loss_that_is_not_finite_ends_the_run(folder: RunFolder) -> None:
+def test_a_validation_loss_that_is_not_finite_ends_the_run(folder: RunDir) -> None:
     recipe = recipe_of()
     with pytest.raises(NotFiniteError):
         run(start(recipe), recipe, folder, validate=Scripted(0.5, loss=math.inf))
     assert not (folder.path / "checkpoints" / "best.safetensors").exists()
 
 
-def test_patience(folder: RunFolder) -> None:
+def test_patience(folder: RunDir) -> None:
     """Better at the second validation, equal or worse ever after: three more, then the end."""
     recipe = recipe_of(patience=3, evaluate_every=8 / 20)
     state, validate = start(recipe), Scripted(0.4, 0.5, 0.5, 0.3)
@@ -95,7 +96,7 @@ def test_patience(folder: RunFolder) -> None:
     assert (again.step, validate.seen) == (5, 5)
 
 
-def test_the_best_weights_are_kept(folder: RunFolder) -> None:
+def test_the_best_weights_are_kept(folder: RunDir) -> None:
     """The averaged weights of the best validation, and of the last among equals."""
     recipe = recipe_of(ema=0.5, evaluate_every=8 / 20, steps=6)
     state, seen = start(recipe), []
@@ -115,7 +116,7 @@ def test_the_best_weights_are_kept(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("every", [0.1, 0.4, 1.0, 1.7, 12.0])
-def test_the_last_step_is_always_validated(folder: RunFolder, every: float) -> None:
+def test_the_last_step_is_always_validated(folder: RunDir, every: float) -> None:
     recipe = recipe_of(evaluate_every=every, steps=30)
     run(start(recipe), recipe, folder)
     history = folder.history()
@@ -125,7 +126,7 @@ def test_the_last_step_is_always_validated(folder: RunFolder, every: float) -> N
     assert steps == [r["step"] for r in history if r["kind"] == "train"][-len(steps) :]
 
 
-def test_records(folder: RunFolder) -> None:
+def test_records(folder: RunDir) -> None:
     recipe = recipe_of(steps=5, evaluate_every=2.0)
     run(start(recipe), recipe, folder)
     trained, validated = folder.history()
@@ -144,7 +145,7 @@ def test_records(folder: RunFolder) -> None:
     assert 0 <= trained["accuracy"] <= 1
 
 
-def test_replaced_files_are_counted(folder: RunFolder) -> None:
+def test_replaced_files_are_counted(folder: RunDir) -> None:
     class Replacing:
         def batches(self, first: int, last: int) -> Iterator[Batch]:
             for step in range(first, last):
@@ -156,7 +157,7 @@ def test_replaced_files_are_counted(folder: RunFolder) -> None:
     assert state.replaced == 0 + 1 + 2 + 3
 
 
-def test_validation_does_not_leave_the_network_in_evaluation_mode(folder: RunFolder) -> None:
+def test_validation_does_not_leave_the_network_in_evaluation_mode(folder: RunDir) -> None:
     recipe = recipe_of(steps=4, evaluate_every=8 / 20)
     modes: list[bool] = []
 
@@ -178,7 +179,7 @@ def test_validation_does_not_leave_the_network_in_evaluation_mode(folder: RunFol
 # Signals
 
 
-def raise_in(place: str, number: int, state: State) -> dict[str, Any]:
+def raise_in(place: str, number: int, state: TrainState) -> dict[str, Any]:
     """A stream and a validation, one of which sends this process a signal when step 10 is done."""
 
     def send(here: str, step: int) -> None:
@@ -204,16 +205,16 @@ def raise_in(place: str, number: int, state: State) -> dict[str, Any]:
     ("place", "saved"), [("the wait for a batch", 10), ("the step", 11), ("validation", 10)]
 )
 def test_a_signal_finishes_the_step_and_saves(
-    folder: RunFolder, place: str, saved: int, number: int
+    folder: RunDir, place: str, saved: int, number: int
 ) -> None:
     former = {n: signal.getsignal(n) for n in SIGNALS}
     recipe = recipe_of(evaluate_every=5 * 8 / 20)
     state = start(recipe)
-    with SignalHandler() as interruption:
-        assert not interruption.received()
+    with SignalHandler() as signals:
+        assert not signals.should_stop()
         sending = raise_in(place, number, state)
-        assert not run(state, recipe, folder, interruption=interruption, **sending)
-    assert interruption.number == number
+        assert not run(state, recipe, folder, signals=signals, **sending)
+    assert signals.number == number
     checkpoint = folder.load()
     assert checkpoint is not None
     assert checkpoint.scalars["step"] == state.step == saved
@@ -234,9 +235,9 @@ def test_a_second_signal_stops_at_once() -> None:
 def test_an_ignored_signal_stays_ignored() -> None:
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with SignalHandler() as interruption:
+        with SignalHandler() as signals:
             os.kill(os.getpid(), signal.SIGHUP)
-        assert not interruption.received()
+        assert not signals.should_stop()
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, former)

@@ -73,7 +73,9 @@ def test_a_parameter_without_a_gradient_stays() -> None:
 
 def test_groups_of_a_network() -> None:
     model = ResNet(ResNetConfig((1, 1), "basic", (8, 16), num_classes=3, stem="small"))
-    optimizer = make_optimizer(model, Recipe(optimizer="muon", learning_rate=0.1, momentum=0.85))
+    optimizer = make_optimizer(
+        model, Recipe().override(optimizer="muon", learning_rate=0.1, momentum=0.85)
+    )
     assert isinstance(optimizer, Muon)
     set_learning_rate(optimizer, 0.05)
     found = {id(p): group for group in optimizer.param_groups for p in group["params"]}
@@ -90,7 +92,7 @@ def test_filters_of_zeros_stay_finite_and_begin_to_learn() -> None:
     torch.manual_seed(0)
     values = {"stem": "small", "order": "pre", "residual_init": "zero"}
     model = ResNet(ResNetConfig((1,), "basic", (8,), num_classes=3, **values))  # type: ignore[arg-type]
-    optimizer = make_optimizer(model, Recipe(optimizer="muon", learning_rate=0.1))
+    optimizer = make_optimizer(model, Recipe().override(optimizer="muon", learning_rate=0.1))
     model(torch.randn(4, 3, 8, 8)).square().sum().backward()
     optimizer.step()
     assert all(p.isfinite().all() for p in model.parameters())
@@ -99,7 +101,9 @@ def test_filters_of_zeros_stay_finite_and_begin_to_learn() -> None:
 
 def test_gates_are_no_filters_since_no_norm_follows() -> None:
     model = ResNet(ResNetConfig((1,), "basic", (8,), num_classes=3, stem="small", se=0.5))
-    groups = make_optimizer(model, Recipe(optimizer="muon", learning_rate=0.1)).param_groups
+    groups = make_optimizer(
+        model, Recipe().override(optimizer="muon", learning_rate=0.1)
+    ).param_groups
     filters = {id(p) for group in groups if group["filters"] for p in group["params"]}
     unit = model.layer1[0]
     assert id(unit.conv1.weight) in filters
@@ -109,4 +113,4 @@ def test_gates_are_no_filters_since_no_norm_follows() -> None:
 def test_a_network_without_norms_is_refused() -> None:
     model = ResNet(ResNetConfig((1,), "basic", (8,), num_classes=3, stem="small", norm="none"))
     with pytest.raises(UserError, match="--optimizer muon needs a network with norms"):
-        make_optimizer(model, Recipe(optimizer="muon", learning_rate=0.1))
+        make_optimizer(model, Recipe().override(optimizer="muon", learning_rate=0.1))

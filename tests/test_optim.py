@@ -13,11 +13,11 @@ from resnets.models.registry import create_model
 from resnets.models.resnet import ResNet, ResNetConfig
 from resnets.training.optimizer import (
     default_learning_rate,
+    is_backbone_frozen,
     learning_rate,
     make_average,
     make_optimizer,
     set_learning_rate,
-    trains_only_head,
 )
 from resnets.training.recipe import Recipe
 from resnets.training.recipes import named_recipe
@@ -27,8 +27,8 @@ PEAK = 0.4
 
 
 def rates(steps: int, **values: Any) -> list[float]:
-    recipe = Recipe(optimizer="sgd", learning_rate=PEAK, **values)
-    return [learning_rate(recipe, step, steps=steps) for step in range(steps)]
+    recipe = Recipe().override(optimizer="sgd", learning_rate=PEAK, steps=steps, **values)
+    return [learning_rate(recipe, step) for step in range(steps)]
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.25])
@@ -51,8 +51,8 @@ def test_step_schedule_with_warmup() -> None:
 
 
 def test_he2015_drops_at_32k_and_48k() -> None:
-    recipe = named_recipe("he2015")
-    found = {step: learning_rate(recipe, step, steps=64_000) for step in DROPS}
+    recipe = Recipe().override(**named_recipe("he2015"))
+    found = {step: learning_rate(recipe, step) for step in DROPS}
     assert found == pytest.approx(DROPS, rel=EXACT)
 
 
@@ -68,13 +68,16 @@ def test_rates_are_positive_and_below_the_peak(schedule: str, steps: int) -> Non
 def test_default_learning_rate_is_the_papers_at_its_batch_size() -> None:
     assert default_learning_rate(Recipe(), batch_size=128) == pytest.approx(0.1)
     assert default_learning_rate(Recipe(), batch_size=512) == pytest.approx(0.4)
-    assert default_learning_rate(Recipe(optimizer="adamw"), batch_size=512) == pytest.approx(2e-3)
+    assert default_learning_rate(
+        Recipe().override(optimizer="adamw"), batch_size=512
+    ) == pytest.approx(2e-3)
 
 
-def test_trains_only_head_for_its_share() -> None:
-    flags = [trains_only_head(Recipe(freeze_backbone=0.3), step, steps=10) for step in range(10)]
+def test_is_backbone_frozen_for_its_share() -> None:
+    recipe = Recipe().override(freeze_backbone=0.3, steps=10)
+    flags = [is_backbone_frozen(recipe, step) for step in range(10)]
     assert flags == [True] * 3 + [False] * 7
-    assert not trains_only_head(Recipe(), 0, steps=10)
+    assert not is_backbone_frozen(Recipe().override(steps=10), 0)
 
 
 NETWORKS = [
@@ -92,7 +95,9 @@ NETWORKS = [
 def test_groups(name: str) -> None:
     with torch.device("meta"):
         model = create_model(name)
-    recipe = Recipe(optimizer="sgd", learning_rate=0.1, layer_decay=0.5, weight_decay=0.01)
+    recipe = Recipe().override(
+        optimizer="sgd", learning_rate=0.1, layer_decay=0.5, weight_decay=0.01
+    )
     groups = make_optimizer(model, recipe).param_groups
     members = [id(p) for group in groups for p in group["params"]]
     assert sorted(members) == sorted(id(p) for p in model.parameters())
@@ -109,29 +114,33 @@ def test_scalars_of_a_skip_init_are_not_decayed() -> None:
     config = ResNetConfig(
         depths=(1,), block="basic", widths=(8,), stem="small", residual_init="scalar"
     )
-    groups = make_optimizer(ResNet(config), Recipe(optimizer="sgd", learning_rate=0.1)).param_groups
+    groups = make_optimizer(
+        ResNet(config), Recipe().override(optimizer="sgd", learning_rate=0.1)
+    ).param_groups
     decayed = [p for group in groups if group["weight_decay"] for p in group["params"]]
     assert all(p.ndim in (2, 4) for p in decayed)
 
 
 def test_set_learning_rate_follows_the_factors() -> None:
     model = tiny()
-    optimizer = make_optimizer(model, Recipe(optimizer="sgd", learning_rate=0.1, layer_decay=0.5))
+    optimizer = make_optimizer(
+        model, Recipe().override(optimizer="sgd", learning_rate=0.1, layer_decay=0.5)
+    )
     set_learning_rate(optimizer, 0.8)
     assert {group["lr"] for group in optimizer.param_groups} == {0.2, 0.4, 0.8}
 
 
 def test_optimizers_take_the_recipes_numbers() -> None:
     values: dict[str, Any] = {"learning_rate": 0.1, "momentum": 0.8}
-    sgd = make_optimizer(tiny(), Recipe(optimizer="sgd", **values))
+    sgd = make_optimizer(tiny(), Recipe().override(optimizer="sgd", **values))
     assert isinstance(sgd, torch.optim.SGD)
     assert {(g["momentum"], g["nesterov"]) for g in sgd.param_groups} == {(0.8, True)}
-    plain = make_optimizer(tiny(), Recipe(optimizer="sgd", **values, nesterov=False))
+    plain = make_optimizer(tiny(), Recipe().override(optimizer="sgd", **values, nesterov=False))
     assert not any(group["nesterov"] for group in plain.param_groups)
     assert make_optimizer(
-        tiny(), Recipe(optimizer="sgd", learning_rate=0.1, momentum=0.0)
+        tiny(), Recipe().override(optimizer="sgd", learning_rate=0.1, momentum=0.0)
     ).param_groups
-    adamw = make_optimizer(tiny(), Recipe(**values, optimizer="adamw"))
+    adamw = make_optimizer(tiny(), Recipe().override(**values, optimizer="adamw"))
     assert isinstance(adamw, torch.optim.AdamW)
     assert {group["betas"] for group in adamw.param_groups} == {(0.8, 0.999)}
 
@@ -139,7 +148,7 @@ def test_optimizers_take_the_recipes_numbers() -> None:
 def test_sgd_against_its_closed_form() -> None:
     """Three steps of Nesterov SGD with decay (Sutskever et al. 2013, as PyTorch writes it)."""
     model = tiny().double()
-    recipe = Recipe(optimizer="sgd", learning_rate=0.1, weight_decay=0.01)
+    recipe = Recipe().override(optimizer="sgd", learning_rate=0.1, weight_decay=0.01)
     optimizer = make_optimizer(model, recipe)
     parameter = model.fc.weight
     expected, velocity = parameter.detach().clone(), torch.zeros_like(parameter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,9 @@ from torch import nn
 
 from resnets.data.loader import Batch
 from resnets.models.resnet import ResNet
-from resnets.training import checkpoint
-from resnets.training.checkpoint import RunFolder, load_checkpoint
+from resnets.training.run_dir import RunDir, load_checkpoint
 from resnets.training.signals import SignalHandler
-from resnets.training.train_state import State
+from resnets.training.train_step import TrainState
 from tiny_runs import (
     CPU,
     HARD,
@@ -31,7 +31,7 @@ from tiny_runs import (
 )
 
 
-def ends(state: State, folder: RunFolder) -> tuple[str, str, list[dict[str, Any]]]:
+def ends(state: TrainState, folder: RunDir) -> tuple[str, str, list[dict[str, Any]]]:
     """Digests of the whole state and of the best weights, and what was logged but for times."""
     timeless = [
         {key: record[key] for key in ("step", "epoch", "top1")}
@@ -63,24 +63,21 @@ SOME_STEPS = (1, 9, 12, 13, 29)  # freeze_backbone 0.4 ends with step 12
 )
 def test_resumed_anywhere_a_run_ends_in_the_same_bits(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     values: dict[str, Any],
     config: dict[str, Any],
     stops: Sequence[int],
 ) -> None:
     """Every generation of one run is restored into a network of other weights, and gone on with."""
     recipe = recipe_of(evaluate_every=5 * 8 / 20, checkpoint_every=0.0, **values)
-    stream, folder = stream_of(recipe), RunFolder.create(tmp_path / "run", name="x")
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "KEPT_GENERATIONS", STEPS)
-        whole = start(recipe, **config)
-        assert run(whole, recipe, folder, stream=stream, validate=by_step(whole))
+    stream, whole = stream_of(recipe), start(recipe, **config)
+    folder = replace(RunDir.create(tmp_path / "run", name="x"), generations=STEPS)
+    assert run(whole, recipe, folder, stream=stream, validate=by_step(whole))
     expected = digest(whole.checkpoint().tensors)
     for step in stops:
-        state = State.start(ResNet(whole.model.config), recipe, device=CPU)
+        state = TrainState.start(ResNet(whole.model.config), recipe, device=CPU)
         state.restore(load_checkpoint(folder.path / f"checkpoints/state-{step:08d}.safetensors"))
         assert state.step == step
-        again = RunFolder(tmp_path / str(step))
+        again = RunDir(tmp_path / str(step))
         (again.path / "checkpoints").mkdir(parents=True)
         assert run(state, recipe, again, stream=stream, validate=by_step(state))
         assert digest(state.checkpoint().tensors) == expected, f"resumed after step {step}"
@@ -88,7 +85,7 @@ def test_resumed_anywhere_a_run_ends_in_the_same_bits(
         assert again.history()[-1]["top1"] == folder.history()[-1]["top1"]
 
 
-def by_step(state: State) -> Callable[[nn.Module], Any]:
+def by_step(state: TrainState) -> Callable[[nn.Module], Any]:
     return lambda model: SimpleNamespace(top1=abs(math.sin(state.step)), loss=1.0)
 
 
@@ -98,14 +95,14 @@ def test_a_run_that_was_asked_to_stop_goes_on(tmp_path: Path, stop: int) -> None
     recipe = recipe_of(**HARD | {"evaluate_every": 5 * 8 / 20})
     ended = []
     for stops in ((STEPS,), (stop, STEPS)):
-        folder = RunFolder.create(tmp_path / str(len(stops)), name="x")
+        folder = RunDir.create(tmp_path / str(len(stops)), name="x")
         for last in stops:
             state = start(recipe, **RANDOM)
             checkpoint = folder.load()
             if checkpoint is not None:
                 state.restore(checkpoint)
             asked = StopAt(state, last if last < STEPS else -1)
-            finished = run(state, recipe, folder, validate=by_step(state), interruption=asked)
+            finished = run(state, recipe, folder, validate=by_step(state), signals=asked)
             assert finished == (last == STEPS)
         ended.append(ends(state, folder))
     assert ended[0] == ended[1]
@@ -114,21 +111,21 @@ def test_a_run_that_was_asked_to_stop_goes_on(tmp_path: Path, stop: int) -> None
 class StopAt(SignalHandler):
     """Interrupted when the state has reached a step."""
 
-    def __init__(self, state: State, step: int) -> None:
+    def __init__(self, state: TrainState, step: int) -> None:
         super().__init__()
         self.state, self.step = state, step
 
-    def received(self) -> bool:
+    def should_stop(self) -> bool:
         return self.state.step == self.step
 
 
 def test_a_run_that_died_between_checkpoints_does_its_last_steps_again(tmp_path: Path) -> None:
     """Killed at step 12, the newest checkpoint torn: on from an older one, with the same end."""
     recipe = recipe_of(**HARD | {"evaluate_every": 5 * 8 / 20, "checkpoint_every": 0.0})
-    reference = RunFolder.create(tmp_path / "whole", name="x")
+    reference = RunDir.create(tmp_path / "whole", name="x")
     whole = start(recipe, **RANDOM)
     assert run(whole, recipe, reference, validate=Scripted(0.5))
-    folder = RunFolder.create(tmp_path / "killed", name="x")
+    folder = RunDir.create(tmp_path / "killed", name="x")
 
     class KilledError(Exception):
         pass

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import signal
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,18 @@ import pytest
 import torch
 from PIL import Image
 
-from resnets import api, results
+from resnets import api
 from resnets.data import open_data
 from resnets.errors import UserError
 from resnets.inference.model_file import read_model
 from resnets.report.page import ReportRecord
-from resnets.training import checkpoint, job, loop, profiler
-from resnets.training.checkpoint import RunFolder
-from resnets.training.nan_check import NotFiniteError
+from resnets.training import autotune, checkpoint, trainer
+from resnets.training.recipe import FIELDS as RECIPE_FIELDS
 from resnets.training.recipe import Recipe
+from resnets.training.run_dir import RunDir
+from resnets.training.step_metrics import NotFiniteError
+from resnets.training.trainer import Trainer
+from tiny_runs import quick_runs
 
 FIELDS: dict[str, Any] = {
     "model": "resnet20",
@@ -50,9 +52,7 @@ FIELDS: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure for a moment only, log every step, and leave the page to its own tests."""
-    monkeypatch.setattr(job, "MEASURED_SECONDS", 0.01)
-    monkeypatch.setattr(loop, "LOG_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(results, "write_report", lambda folder, record: folder / "report.html")
+    quick_runs(monkeypatch)
 
 
 def write_data(path: Path, seed: int = 0) -> Path:
@@ -86,7 +86,7 @@ def records(path: Path) -> list[dict[str, Any]]:
     times = ("seconds", "images_per_second")
     return [
         {key: value for key, value in record.items() if key not in times}
-        for record in RunFolder(path).history()
+        for record in RunDir(path).history()
     ]
 
 
@@ -111,7 +111,7 @@ def test_the_folder_of_a_run(data: Path, tmp_path: Path) -> None:
         data, out=tmp_path / "run", log=lambda r: said.append(dict(r)), recipe="he2015", **FIELDS
     )
     folder = tmp_path / "run"
-    assert (result.folder, result.part, result.signal) == (folder, "test", None)
+    assert (result.folder, result.split, result.signal) == (folder, "test", None)
     found = {path.name for path in folder.iterdir()}
     expected = {
         "config.json",
@@ -124,7 +124,7 @@ def test_the_folder_of_a_run(data: Path, tmp_path: Path) -> None:
     }
     assert found == expected
     config = json.loads((folder / "config.json").read_text())
-    assert set(config) == {field.name for field in fields(Recipe)}
+    assert set(config) == set(RECIPE_FIELDS)
     assert config["steps"] == {"value": 8, "origin": "flag"}
     assert config["weight_decay"] == {"value": 1e-4, "origin": "recipe he2015"}
     assert config["clip_grad_norm"] == {"value": 0.0, "origin": "default"}
@@ -154,17 +154,16 @@ def test_the_scores_are_those_of_the_model_file(data: Path, tmp_path: Path) -> N
     assert (written["part"], written["validate_on"]) == ("test", "val")
     for private in ("threads", "workers", "cache_mb", "checkpoint_every"):
         assert private not in file.recipe
-    best = RunFolder(tmp_path / "run").load_best()
+    best = RunDir(tmp_path / "run").load_best()
     assert all(torch.equal(tensor, file.weights[name]) for name, tensor in best.tensors.items())
 
 
 def test_the_report_says_where_the_time_went(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profiler, "STEPS", 6)
-    monkeypatch.setattr(profiler, "WARM_UP", 2)
     given: list[ReportRecord] = []
-    monkeypatch.setattr(results, "write_report", lambda folder, record: given.append(record))
+    quick_runs(monkeypatch, report=lambda folder, record: given.append(record))
+    monkeypatch.setattr(Trainer, "profile", {"steps": 6, "warm_up": 2})
     said: list[str] = []
     api.train(data, out=tmp_path / "run", log=lambda r: said.append(r.get("text", "")), **FIELDS)
     [line] = [row["text"] for row in given[0].history if row["kind"] == "shares"]
@@ -214,7 +213,7 @@ def test_a_run_killed_while_it_was_scored(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(results, "score", lambda *args, **kwargs: 1 / 0)
+        patch.setattr(trainer, "score", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             api.train(data, out=tmp_path / "killed", **FIELDS)
     finished = api.train(resume=tmp_path / "killed", device="cpu")
@@ -244,7 +243,7 @@ def test_a_signal_while_the_model_is_scored(
 ) -> None:
     api.train(data, out=tmp_path / "whole", **FIELDS)
     with monkeypatch.context() as patch:
-        patch.setattr(results, "score", lambda *_, **__: os.kill(os.getpid(), signal.SIGHUP))
+        patch.setattr(trainer, "score", lambda *_, **__: os.kill(os.getpid(), signal.SIGHUP))
         cut = api.train(data, out=tmp_path / "cut", **FIELDS)
     assert (cut.signal, cut.scores) == (signal.SIGHUP, None)
     api.train(resume=tmp_path / "cut", device="cpu")
@@ -257,12 +256,12 @@ def test_the_newest_whole_checkpoint_is_taken_and_said(data: Path, tmp_path: Pat
     newest = tmp_path / "cut" / "checkpoints" / "state-00000006.safetensors"
     newest.write_bytes(newest.read_bytes()[:-9])
     said: list[str] = []
-    before = RunFolder(tmp_path / "cut").seconds()
+    before = RunDir(tmp_path / "cut").seconds()
     api.train(resume=tmp_path / "cut", log=partial(note, said))
-    passed, going = (text for text in said if "passed over" in text or "going on" in text)
+    passed, going = (text for text in said if "skipped" in text or "resuming" in text)
     assert newest.name in passed
-    assert going.endswith("at step 5: its newest whole checkpoint")
-    times = [record["seconds"] for record in RunFolder(tmp_path / "cut").history()]
+    assert going.endswith("at step 5: the newest valid checkpoint")
+    times = [record["seconds"] for record in RunDir(tmp_path / "cut").history()]
     assert times == sorted(times) and times[-1] > before > 0
 
 
@@ -309,7 +308,7 @@ def test_verify_sees_what_the_index_cannot(tmp_path: Path) -> None:
     values = FIELDS | {"steps": 4, "batch_size": 4}
     api.train(photos, out=tmp_path / "cut", log=Interrupting(2), verify=True, **values)
     api.train(photos, out=tmp_path / "other", log=Interrupting(2), **values)
-    with pytest.raises(UserError, match="was not begun with --verify"):
+    with pytest.raises(UserError, match="was not started with --verify"):
         api.train(resume=tmp_path / "other", verify=True)
     Image.new("L", (12, 12), 99).save(photos / "dark" / "3.bmp")  # as many bytes as before
     with pytest.raises(UserError, match=r"the content of images in .* changed from"):
@@ -338,32 +337,32 @@ def test_a_lost_loss_names_its_batch(
         return torch.tensor(float("nan")), torch.tensor(0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", loses)
+        patch.setattr(trainer, "train_step", loses)
         with pytest.raises(NotFiniteError) as lost:
             api.train(data, out=tmp_path / "run", **FIELDS)
     assert len(seen) == 1
     held_out = json.loads((tmp_path / "run" / "data.json").read_text())["held_out"]
     train = [name for name in open_data(data).splits["train"].ids if name not in held_out]
     first = ", ".join(train[index] for index in seen[0][:8])
-    assert str(lost.value) == f"the loss is nan at step 1, of the images {first} and 4 more"
+    assert str(lost.value) == f"the loss is nan at step 1, in the batch of {first} and 4 more"
 
 
-@pytest.mark.parametrize("room", [job, loop], ids=["measuring", "training"])
+@pytest.mark.parametrize("module", [autotune, trainer], ids=["measuring", "training"])
 def test_a_batch_that_does_not_fit_is_divided(
-    room: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same bytes as with the smaller micro-batches from the start, and after a resume."""
-    real, said = room.train_step, list[str]()
+    real, said = module.train_step, list[str]()
 
     def full(state: Any, network: Any, batch: Any, recipe: Recipe, **rest: Any) -> Any:
-        if len(batch.images) // recipe.grad_accum_steps > 3:
+        if len(batch.images) // recipe.optimizer.grad_accum_steps > 3:
             raise torch.OutOfMemoryError("planted")
         return real(state, network, batch, recipe, **rest)
 
     values = FIELDS | {"grad_accum_steps": 1}
     api.train(data, out=tmp_path / "small", **FIELDS | {"grad_accum_steps": 4})
     with monkeypatch.context() as patch:
-        patch.setattr(room, "train_step", full)
+        patch.setattr(module, "train_step", full)
         log = partial(note, said)
         api.train(data, out=tmp_path / "run", log=log, **values)
     assert any("4 micro-batches of 3 images make the batch of 12" in text for text in said)
@@ -386,7 +385,7 @@ def test_advice_on_memory_after_a_checkpoint_can_be_followed(
     def full(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("planted")
 
-    monkeypatch.setattr(loop, "train_step", full)
+    monkeypatch.setattr(trainer, "train_step", full)
     with pytest.raises(UserError, match=f"out of memory at step 2: .*{remedy}"):
         api.train(resume=tmp_path / "run")
 
@@ -395,7 +394,7 @@ def test_a_lost_test_image_is_said_with_the_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages: list[ReportRecord] = []
-    monkeypatch.setattr(results, "write_report", lambda folder, record: pages.append(record))
+    quick_runs(monkeypatch, report=lambda folder, record: pages.append(record))
     photos = tmp_path / "photos"
     noise = np.random.default_rng(0)
     for part in ("train", "test"):
@@ -450,25 +449,21 @@ def test_a_full_disk_costs_nothing_once_there_is_room(
     values = FIELDS | {"checkpoint_every": 0.0, "evaluate_every": 0.25}
     api.train(data, out=tmp_path / "whole", **values)
     said: list[dict[str, Any]] = []
-    write = checkpoint._write_flushed
+    save = checkpoint.save
 
-    def full(path: Path, content: bytes) -> None:
-        if (
-            path.parent.name == "checkpoints"
-            and RunFolder(path.parents[1]).history()[-1]["step"] < 7
-        ):
-            write(path, content[: len(content) // 2])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(path, content)
+    def full(tensors: Any, metadata: Any) -> bytes:
+        if RunDir(tmp_path / "run").history()[-1]["step"] < 7:
+            full_disk()
+        return save(tensors, metadata)
 
-    monkeypatch.setattr(checkpoint, "_write_flushed", full)
+    monkeypatch.setattr(checkpoint, "save", full)
     result = api.train(data, out=tmp_path / "run", log=lambda r: said.append(dict(r)), **values)
     assert result.unsaved is None
     failed = [r["text"] for r in said if "not saved (No space left on device)" in r.get("text", "")]
-    assert len(failed) >= 6 and "training goes on" in failed[0]
+    assert len(failed) >= 6 and "training continues" in failed[0]
     for name in ("model.safetensors", "scores.json"):
         assert sha(tmp_path / "run" / name) == sha(tmp_path / "whole" / name), name
-    assert not list((tmp_path / "run" / "checkpoints").glob("*.partial"))
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*.part"))
 
 
 def test_a_disk_that_stays_full_is_said_at_the_end(

@@ -19,7 +19,7 @@ from resnets.study import inside, landscape, lesions, replay
 from resnets.study.adapters import take_apart
 from resnets.study.inside import Subject, compare, probe
 from resnets.study.tables import read_table
-from resnets.training.checkpoint import RunFolder
+from resnets.training.run_dir import RunDir
 from tiny_chains import K, network, sample, trained
 
 
@@ -98,7 +98,7 @@ def test_the_command_on_a_run_and_on_its_model_file(
 
 def test_the_steps_are_those_of_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replayed to the last step, the weights are the checkpoint's to the last bit."""
-    folder = RunFolder(run)
+    folder = RunDir(run)
     steps = {step: young.state_dict() for step, young in replay.networks_by_step(folder)}
     assert sorted(steps) == [0, 1, 10, 12]
     monkeypatch.setattr(replay, "STEPS", (12,))
@@ -123,7 +123,7 @@ def test_a_run_that_cannot_be_repeated_says_why(
     other = Path(shutil.copytree(run, tmp_path / "run")) / file
     other.write_text(json.dumps(json.loads(other.read_text()) | entry))
     with pytest.raises(UserError, match=message):
-        next(replay.networks_by_step(RunFolder(tmp_path / "run")))
+        next(replay.networks_by_step(RunDir(tmp_path / "run")))
 
 
 @pytest.mark.parametrize(

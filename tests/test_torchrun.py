@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from resnets import api, results
+from resnets import api
 from resnets.cli.main import main
 from resnets.errors import UserError
-from resnets.training.checkpoint import RunFolder
+from resnets.training import trainer
 from resnets.training.distributed import DistContext
-from resnets.training.run_metadata import begun
+from resnets.training.run_dir import RunDir, find_restarted_run
 from some_ranks import on_ranks
 
 STEPS = 24
@@ -71,7 +71,7 @@ def flags(**values: Any) -> list[str]:
 
 
 def trained(ranks: DistContext, data: Path, out: Path) -> None:
-    results.write_report = lambda *_, **__: None  # type: ignore[assignment]
+    trainer.write_report = lambda *_, **__: None  # type: ignore[assignment]
     api.train(data, out=out, device="cpu", **FIELDS)
 
 
@@ -115,7 +115,7 @@ def test_a_killed_rank_is_restarted_and_the_run_ends_in_the_same_bits(
         torchrun.terminate()
         out.close()
     said = (tmp_path / "out.txt").read_text()
-    assert f"going on with {killed} at step" in said
+    assert f"resuming {killed} at step" in said
     assert said.count("top-1") == 1  # rank 0 speaks
     assert json.loads((killed / "environment.json").read_text())["ranks"] == 2
     assert on_ranks(2, trained, data, whole, folder=tmp_path) == [None, None]
@@ -153,20 +153,20 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
     for name in ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "1")
-    monkeypatch.setattr(results, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr(trainer, "write_report", lambda *_, **__: None)
     return monkeypatch
 
 
 def stop_after(step: int, patch: pytest.MonkeyPatch) -> None:
     """A process that dies when it has saved this step."""
-    real = RunFolder.save
+    real = RunDir.save
 
-    def save(folder: RunFolder, *arguments: Any, **rest: Any) -> None:
+    def save(folder: RunDir, *arguments: Any, **rest: Any) -> None:
         real(folder, *arguments, **rest)
         if rest["step"] == step:
             raise KeyboardInterrupt
 
-    patch.setattr(RunFolder, "save", save)
+    patch.setattr(RunDir, "save", save)
 
 
 def test_the_same_command_goes_on_with_its_own_run(
@@ -209,12 +209,12 @@ def test_without_out_only_a_restart_goes_on(
 def test_what_died_while_it_began_is_begun_anew(
     tmp_path: Path, torchrun: pytest.MonkeyPatch
 ) -> None:
-    folder = RunFolder.create(tmp_path / "run", name="x")
+    folder = RunDir.create(tmp_path / "run", name="x")
     folder.write_json("command.json", {})
-    assert begun(folder.path, {}, restarted=True) is None
+    assert find_restarted_run(folder.path, {}, restarted=True) is None
     assert not folder.path.exists()
     (folder.path / "cats").mkdir(parents=True)
-    assert begun(folder.path, {}, restarted=True) is None
+    assert find_restarted_run(folder.path, {}, restarted=True) is None
     assert folder.path.exists()  # somebody's images
 
 
@@ -231,7 +231,7 @@ def test_a_stopped_run_says_how_torchrun_goes_on(
 
 def test_another_number_of_ranks_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "write_report", lambda *_, **__: None)
+        patch.setattr(trainer, "write_report", lambda *_, **__: None)
         stop_after(2, patch)
         api.train(data, out=tmp_path / "run", **FIELDS)
     path = tmp_path / "run" / "environment.json"

@@ -95,7 +95,7 @@ def test_a_predictor_uses_the_views_of_its_model_file() -> None:
 
 def test_views_are_refused_where_mirror_images_mean_something_else() -> None:
     with pytest.raises(UserError, match="--flip none"):
-        Recipe(tta="six", flip="none")
+        Recipe().override(tta="six", flip="none")
     with pytest.raises(UserError, match="mirror"):
         Preprocess(size=8, tta="mirrored")
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from resnets.data import Images
-from resnets.data.augment import Augment
+from resnets.data import DataSet, Images
+from resnets.data.dataset import Splits
 from resnets.data.loader import Batch, TrainLoader
 from resnets.data.transforms import Preprocess
 from resnets.models.resnet import ResNet, ResNetConfig
-from resnets.training.checkpoint import RunFolder
-from resnets.training.loop import train
-from resnets.training.profiler import Clock, Outlook, Shares
+from resnets.training import trainer
+from resnets.training.auto_config import ResolvedConfig
+from resnets.training.distributed import SINGLE_PROCESS, DistContext
 from resnets.training.recipe import Recipe
+from resnets.training.run_dir import RunDir
 from resnets.training.signals import SignalHandler
-from resnets.training.train_state import State
+from resnets.training.train_step import TrainState
+from resnets.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 SUMMATION = 1e-10  # float64, another order of summation
@@ -70,11 +74,11 @@ def network(**values: Any) -> ResNet:
 
 
 def recipe_of(**values: Any) -> Recipe:
-    return Recipe(**BASE | values)
+    return Recipe().override(**BASE | values)
 
 
-def start(recipe: Recipe, **values: Any) -> State:
-    state = State.start(network(**values), recipe, device=CPU)
+def start(recipe: Recipe, **values: Any) -> TrainState:
+    state = TrainState.start(network(**values), recipe, device=CPU)
     state.model.train()
     return state
 
@@ -92,16 +96,13 @@ def images_of(num: int) -> Images:
 
 
 def stream_of(recipe: Recipe) -> TrainLoader:
-    shift = recipe.crop_padding if recipe.crop == "shift" else 0
-    names = ("crop", "fill", "flip", "erasing", "mixup", "cutmix")
-    augment = Augment(crop_padding=shift, **{name: getattr(recipe, name) for name in names})
-    assert recipe.batch_size is not None
+    assert recipe.schedule.batch_size is not None
     return TrainLoader(
         images_of(20),
         preprocess=Preprocess(size=12),
-        augment=augment,
+        augment=recipe.augment,
         num_classes=K,
-        batch_size=recipe.batch_size,
+        batch_size=recipe.schedule.batch_size,
         seed=recipe.seed,
         device=CPU,
     )
@@ -126,28 +127,46 @@ class Scripted:
         return SimpleNamespace(top1=score, loss=self.loss)
 
 
-def shares_of(recipe: Recipe) -> Shares:
-    outlook = Outlook(recipe, num_train=20, num_val=4, cores=1, streamed=False)
-    return Shares(outlook, clock=Clock.of(CPU))
-
-
-def run(
-    state: State,
+def trainer_of(
     recipe: Recipe,
-    folder: RunFolder,
+    run_dir: RunDir,
     *,
+    num: int = 20,
+    dist: DistContext = SINGLE_PROCESS,
     stream: Any = None,
     validate: Callable[[nn.Module], Any] | None = None,
-    interruption: SignalHandler | None = None,
-) -> bool:
-    return train(
-        state,
-        recipe,
-        stream=stream or stream_of(recipe),
-        validate=validate or Scripted(0.5),
-        folder=folder,
-        shares=shares_of(recipe),
-        num_images=20,
-        log=folder.log,
-        interruption=interruption or SignalHandler(),
+    signals: SignalHandler | None = None,
+) -> Trainer:
+    """A trainer of tiny images, with a stream and a validation of the test's own."""
+    recipe = recipe.override(model="resnet20", size=12, workers=0)
+    images = images_of(num)
+    made = Trainer(
+        ResolvedConfig(recipe),
+        DataSet("noise", tuple("abcd"), {"all": images}),
+        Splits(images, images, None),
+        device=CPU,
+        dist=dist,
+        preprocess={"size": 12},
+        run_dir=run_dir if dist.is_first else replace(run_dir, writable=False),
     )
+    given: dict[str, Any] = {"train_loader": stream, "evaluate": validate, "signals": signals}
+    for name, value in given.items():
+        if value is not None:
+            setattr(made, name, value)
+    made.train_loader.cached = True  # also that of the test
+    return made
+
+
+def run(state: TrainState, recipe: Recipe, run_dir: RunDir, **given: Any) -> bool:
+    """The loop from a state on; False when a signal stopped it."""
+    given = {"stream": stream_of(recipe), "validate": Scripted(0.5)} | given
+    made = trainer_of(recipe, run_dir, **given)
+    made.state = state
+    return made.train_loop()
+
+
+def quick_runs(patch: pytest.MonkeyPatch, *, report: Any = None) -> None:
+    """Time a step for a moment only, log every step, and leave the report to its own tests."""
+    patch.setattr(Trainer, "measure_seconds", 0.01)
+    patch.setattr(Trainer, "log_every", 0.0)
+    patch.setattr(trainer, "write_report", report or (lambda *_, **__: None))

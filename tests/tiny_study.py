@@ -32,7 +32,7 @@ def write_images(path: Path, *, classes: int = 3, learnable: bool = True) -> Pat
 
 def tiny_plan(data: Path, **changes: Any) -> Plan:
     """Two depths, two seeds, three rates."""
-    recipe = replace(SMALL.recipe, steps=STEPS, batch_size=16)
+    recipe = SMALL.recipe.override(steps=STEPS, batch_size=16)
     setup = replace(SMALL, data=str(data), side=8, widths=(4, 4, 8), recipe=recipe, held_out=1 / 3)
     plan = Plan(
         name="tiny", setup=setup, groups=(Group(TWINS, (8, 14), (0, 1)),),

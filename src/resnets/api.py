@@ -1,21 +1,16 @@
-"""One function per verb: the only place where the rooms meet.
-
-`resnets.train`, `evaluate`, `predict` and `load_model` are these functions; the command line calls
-the same ones with the same words.
-"""
+"""Provide the Python API: train, evaluate, predict, load_model. The command line calls it too."""
 
 from __future__ import annotations
 
 import re
 import time as clock
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from resnets.course import Log
 from resnets.data import Split, open_data
-from resnets.device import choose_device, kept_threads
+from resnets.data.dataset import notices_of
+from resnets.device import choose_device, restore_num_threads
 from resnets.errors import UserError, unknown
 from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
 from resnets.evaluation.metrics import Scores
@@ -24,20 +19,19 @@ from resnets.inference.predictor import Prediction, Predictor
 from resnets.models.registry import MODELS, unknown_model
 from resnets.models.resnet import ResNet
 from resnets.report.page import Mistake, ReportRecord, missing_charts, write_report
-from resnets.results import TrainingResult
-from resnets.run import notices_of, resume_run, start
-from resnets.training.checkpoint import RunFolder, is_run
-from resnets.training.distributed import DistContext, joined
-from resnets.training.recipe import TIME_OR_LENGTH, Recipe, override
+from resnets.training.auto_config import ResolvedConfig
+from resnets.training.distributed import init_distributed
+from resnets.training.recipe import TIME_OR_LENGTH, Recipe
 from resnets.training.recipes import named_recipe
-from resnets.training.run_metadata import begun, restarts
+from resnets.training.run_dir import RunDir, find_restarted_run, is_run, num_restarts
+from resnets.training.trainer import Log, Trainer, TrainingResult
 
 
-@kept_threads()
+@restore_num_threads()
 def train(
     data: str | Path | None = None,
     *,
-    recipe: str | Recipe = "default",
+    recipe: str | Recipe | Mapping[str, Any] = "default",
     time: str | float | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
@@ -49,74 +43,87 @@ def train(
     started: float | None = None,
     **fields: Any,
 ) -> TrainingResult:
-    """Train a network on DATA and leave a run folder.
+    """Train a network on DATA and leave a run folder with the model file and a report.
 
-    `recipe` is a name or a `Recipe`; `fields` override it. `time` is wall clock ("20m", "90s",
-    seconds) from `started` (a `time.perf_counter()` value, now when left out) to the finished
-    folder. `out` is that folder; left out it is `runs/NAME-NNN`, where `name` is the data's own
-    when it is left out too. `resume` goes on with an interrupted run, on its own data; what has
-    changed since and decides bits, a recipe field among them, is refused unless `force`. `verify`
-    records a digest of every image, and compares it on resuming. `log` sees every record.
-    Raises UserError for mistakes, NotFiniteError when the loss is lost.
+    Args:
+        data: A folder of class folders, a manifest, an .npz, a parquet data set, or a name such as
+            "cifar10".
+        recipe: The name of a recipe, a `Recipe`, or the fields that it sets.
+        time: Wall-clock time from `started` to the finished run folder: "20m", "1h30m", seconds.
+        out: The run folder; None takes the next `runs/NAME-NNN`.
+        resume: Folder of an interrupted run to resume, with its own data and recipe.
+        name: The NAME of a numbered run folder; None takes the name of the data.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        force: Whether to resume although something has changed that decides bits.
+        verify: Whether to record a digest of every image; when resuming, whether to compare it.
+        log: Called with every record, a dictionary with a `kind`.
+        started: When `time` begins, by `time.perf_counter()`; None is now.
+        **fields: Recipe fields that override the recipe, or change on resume.
+
+    Returns:
+        The run folder, the scores, and whether the run was interrupted.
+
+    Raises:
+        UserError: An argument, the data or the run folder cannot be used.
+        NotFiniteError: The loss became NaN or infinite.
+
     """
     started = clock.perf_counter() if started is None else started
+    budget, config, command = None, ResolvedConfig(), None
     if resume is not None:
         if recipe != "default" or any(given is not None for given in (data, time, out, name)):
             raise UserError(
-                "--resume goes on with the run's own data, recipe, time and name: leave out DATA, "
+                "--resume uses the run's own data, recipe, time and name: leave out DATA, "
                 "--recipe, --recipe-file, --time and --out"
             )
-        with joined() as ranks:
-            say = log if log and ranks.first else _silently
-            folder = ranks.decided(lambda: RunFolder.open(resume))
-            return _resume(folder, device, say, fields, force=force, verify=verify, ranks=ranks)
-    if force:
-        raise UserError("--force belongs to --resume: it goes on with what has changed")
-    place = choose_device(device)
-    if data is None:
-        raise UserError("no DATA given: a folder of images, or a name such as fashion-mini")
-    budget = None if time is None else parse_time(time)
-    wanted, every = _wanted(recipe, fields, timed=budget is not None)
-    asked = {"data": str(data), "time": budget, "name": name, "device": device}
-    command = asked | {"verify": verify, "recipe": asdict(wanted)}
-    with joined() as ranks:
-        say = log if log and ranks.first else _silently
-        restarted = bool(ranks.exchange(restarts()).max())
-        own = ranks.decided(lambda: begun(out, command, restarted=restarted))
-        if own is not None:
-            return _resume(own, device, say, {}, force=False, verify=verify, ranks=ranks)
-        ranks.decided(lambda: RunFolder.check(out))
-        return start(
-            data,
-            wanted,
-            every,
-            budget,
-            out,
-            name,
-            ranks.device(place),
-            say,
-            started,
-            verify,
-            command=command,
-            ranks=ranks,
-        )
-
-
-def _resume(
-    folder: RunFolder,
-    device: str,
-    say: Log,
-    changes: Mapping[str, Any],
-    *,
-    force: bool,
-    verify: bool,
-    ranks: DistContext,
-) -> TrainingResult:
-    """Go on with a run, on the kind of device that it was begun on."""
-    if device == "auto":
-        device = ranks.decided(lambda: folder.read_json("environment.json")["device"])
-    place = ranks.device(choose_device(device))
-    return resume_run(folder, place, say, changes=changes, force=force, verify=verify, ranks=ranks)
+    elif force:
+        raise UserError("--force belongs to --resume: it accepts what has changed since")
+    else:
+        choose_device(device)
+        if data is None:
+            raise UserError("no DATA given: a folder of images, or a name such as fashion-mini")
+        budget = None if time is None else parse_time(time)
+        config = _configured(recipe, fields, timed=budget is not None)
+        asked = {"data": str(data), "time": budget, "name": name, "device": device}
+        command = asked | {"verify": verify, "recipe": config.recipe.flat()}
+    with init_distributed() as dist:
+        if resume is not None:
+            run_dir: RunDir | None = dist.on_rank_zero(lambda: RunDir.open(resume))
+        else:
+            restarted = bool(dist.all_gather(num_restarts()).max())
+            run_dir = dist.on_rank_zero(
+                lambda: find_restarted_run(out, command or {}, restarted=restarted)
+            )
+        if run_dir is not None:
+            if device == "auto":  # the kind of device on which the run was started
+                found = run_dir
+                device = dist.on_rank_zero(lambda: found.read_json("environment.json")["device"])
+            trainer = Trainer.resume(
+                run_dir,
+                device=dist.device(choose_device(device)),
+                dist=dist,
+                log=log,
+                changes=fields if resume is not None else {},
+                force=force,
+                verify=verify,
+            )
+        else:
+            assert data is not None
+            dist.on_rank_zero(lambda: RunDir.check(out))
+            trainer = Trainer.start(
+                data,
+                config,
+                device=dist.device(choose_device(device)),
+                out=out,
+                name=name,
+                deadline=None if budget is None else started + budget,
+                dist=dist,
+                log=log,
+                verify=verify,
+                command=command,
+            )
+        with trainer:
+            return trainer.fit()
 
 
 def evaluate(
@@ -130,13 +137,25 @@ def evaluate(
     report: str | Path | None = None,
     log: Log | None = None,
 ) -> Scores:
-    """Score a model file on DATA; classes are matched by name.
+    """Score a model file on images with known classes; classes are matched by name.
 
-    DATA without splits is used whole; with splits, `split` or else test, or else validation.
-    `workers` processes decode images that do not fit in memory; `max_corrupt` is the largest share
-    of unreadable ones. `report` is a folder for the page and its figures. `log` sees a notice of
-    the part that was taken and of whatever was left out, and a caution where the model carries one.
-    Raises UserError for mistakes, ModelFileError for an unusable model file.
+    Args:
+        model: A model file, a run folder, or the contents of a model file.
+        data: Images, as `train` takes them.
+        split: "train", "val" or "test"; None takes test, else validation, else all images.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        workers: Processes that decode images which do not fit in memory.
+        max_corrupt: Largest share of unreadable images.
+        report: Folder for a report page with figures, or None.
+        log: Called with notices (which split was scored, what was left out) and cautions.
+
+    Returns:
+        The scores.
+
+    Raises:
+        UserError: An argument or the data cannot be used.
+        ModelFileError: The model file cannot be used.
+
     """
     place = choose_device(device)
     if report is not None and Path(report).is_file():
@@ -147,14 +166,14 @@ def evaluate(
     dataset = open_data(data, max_corrupt=max_corrupt, classes=file.classes)
     chosen = choose_split(dataset.splits, split)
     images = dataset.splits[chosen]
-    taken = f"{'the whole' if chosen == 'all' else f'the part {chosen}'} of {data}"
+    taken = f"{'all' if chosen == 'all' else f'split {chosen}'} of {data}"
     notices = notices_of(dataset)
     mistakes = Mistakes(images, file.classes, file.preprocess)
     callback = None if report is None else mistakes
     scores = score(file, images, device=place, workers=workers, callback=callback)
     notices += unreadable_notice(scores, images)
     notices += missing_charts() if report is not None else []
-    cautions = [f"of its training: {text}" for text in _cautions(file)]
+    cautions = [f"from training: {text}" for text in (file.scores or {}).get("cautions", ())]
     if log is not None:
         scored = f"scored: {taken}, {len(images):,} images"
         for kind, texts in (("notice", [scored, *notices]), ("caution", cautions)):
@@ -178,20 +197,15 @@ def evaluate(
     return scores
 
 
-def _cautions(file: ModelFile) -> list[str]:
-    """What must be said wherever scores of this model are, such as --validate-on test."""
-    return list((file.scores or {}).get("cautions", ()))
-
-
-def choose_split(parts: Mapping[str, Split], part: str | None) -> str:
-    """The name of the part to evaluate."""
-    if part is None:
-        return next(name for name in ("all", "test", "val", "train") if name in parts)
-    name = "val" if part == "validation" else part
-    if name not in parts:
-        if "all" in parts:
-            raise UserError(f"--split {part}: these images have no parts; leave --split out")
-        raise unknown("part", part, parts)
+def choose_split(splits: Mapping[str, Split], split: str | None) -> str:
+    """Return the name of the split to evaluate; raise UserError if there is none of that name."""
+    if split is None:
+        return next(name for name in ("all", "test", "val", "train") if name in splits)
+    name = "val" if split == "validation" else split
+    if name not in splits:
+        if "all" in splits:
+            raise UserError(f"--split {split}: these images have no splits; leave --split out")
+        raise unknown("split", split, splits)
     return name
 
 
@@ -202,24 +216,53 @@ def predict(
     top: int = 5,
     device: str = "auto",
 ) -> Iterator[Prediction]:
-    """Classify one image or several (paths, bytes, arrays, PIL images) with a model file alone.
+    """Classify one image or several with a model file alone.
 
-    The model file is read at once, the images as the answers are asked for, in their order. One
-    that cannot be read answers with an `error`. Raises UserError, ModelFileError.
+    The model file is read at once, the images one batch at a time while the result is read.
+
+    Args:
+        model: A model file, a run folder, or the contents of a model file.
+        images: A path, bytes, an array H W C or H W, a PIL image, or an iterable of these.
+        top: Number of classes per image.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+
+    Returns:
+        One prediction per image, in order. An unreadable image has an `error`.
+
+    Raises:
+        UserError: An argument cannot be used.
+        ModelFileError: The model file cannot be used.
+
     """
     return Predictor(model, device=choose_device(device)).predict(images, top=top)
 
 
 def load_model(model: str | Path) -> ResNet:
-    """The network of a model file (or of a run folder), in evaluation mode.
+    """Load the network of a model file.
 
-    It takes N C H W images normalised by the file's Preprocess; `Predictor` does that too.
+    Args:
+        model: A model file or a run folder.
+
+    Returns:
+        The network in evaluation mode. It takes images normalised by the file's `Preprocess`.
+
+    Shape:
+        N C H W -> N K.
+
+    Raises:
+        ModelFileError: The model file cannot be used.
+
     """
     return read_model(model).build()
 
 
 def parse_time(text: str | float) -> float:
-    """Seconds of "90s", "20m", "1.5h", "1h30m" or a plain number of seconds."""
+    """Return the seconds of "90s", "20m", "1.5h" or "1h30m"; a number is already in seconds."""
+    if isinstance(text, str) and re.fullmatch(r"\s*\d+(\.\d+)?\s*", text):
+        number = text.strip()
+        raise UserError(
+            f"--time {number!r}: {number} seconds or minutes? write {number}s or {number}m"
+        )
     pattern = r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?"
     match = re.fullmatch(pattern, str(text).strip().lower())
     hours, minutes, seconds = match.groups(default="0") if match else ("0", "0", "0")
@@ -229,63 +272,53 @@ def parse_time(text: str | float) -> float:
     return total
 
 
-def _silently(record: Mapping[str, Any]) -> None:
-    """A log that nobody reads."""
-
-
-def _wanted(
-    recipe: str | Recipe, fields: Mapping[str, Any], *, timed: bool
-) -> tuple[Recipe, dict[str, str]]:
-    """The recipe with the fields that override it, and who set each."""
-    base = named_recipe(recipe) if isinstance(recipe, str) else recipe
-    label = f"recipe {recipe}" if isinstance(recipe, str) else "recipe"
-    wanted = override(base, fields)
-    if timed:
+def _configured(
+    recipe: str | Recipe | Mapping[str, Any], fields: Mapping[str, Any], *, timed: bool
+) -> ResolvedConfig:
+    """Return the recipe with the fields that override it, and who set each."""
+    if isinstance(recipe, Recipe):
+        config = ResolvedConfig(recipe, dict.fromkeys(recipe.flat(), "recipe"))
+    elif isinstance(recipe, str):
+        config = ResolvedConfig().set(f"recipe {recipe}", **named_recipe(recipe))
+    else:
+        config = ResolvedConfig().set("recipe", **recipe)
+    config = config.set("flag", **{name.replace("-", "_"): fields[name] for name in fields})
+    if timed:  # a time replaces a recipe's own length
         if fields.get("epochs") or fields.get("steps"):
             raise UserError(TIME_OR_LENGTH)
-        wanted = replace(wanted, epochs=None, steps=None)  # a time replaces a recipe's own length
-    _check_model(wanted)
-    wanted = _with_absolute_weights(wanted)
-    origins = {key: _origin(label, base, wanted, key) for key in asdict(wanted)}
-    if wanted.model is None and wanted.weights is not None:
-        wanted = replace(wanted, model=_model_of(wanted.weights))
-        origins["model"] = "weights"
-    return wanted, origins
+        length: dict[str, Any] = {
+            n: None for n in ("epochs", "steps") if config.recipe.flat()[n] is not None
+        }
+        config = config.set("time budget", **length)
+    weights = _check_model(config.recipe)
+    if weights is not None and ":" not in weights:  # found from any folder when resumed
+        absolute = str(Path(weights).expanduser().absolute())
+        config = config.set(config.origins.get("weights", "default"), weights=absolute)
+    if weights is not None and config.recipe.model.name is None:
+        config = config.set("weights", model=_model_of(weights))
+    return config
 
 
-def _origin(label: str, base: Recipe, wanted: Recipe, field: str) -> str:
-    """Who set a field: a flag, the recipe, or nobody."""
-    if getattr(wanted, field) != getattr(base, field):
-        return "flag"
-    return "default" if getattr(base, field) == getattr(Recipe(), field) else label
-
-
-def _check_model(recipe: Recipe) -> None:
-    """Names and paths that are not there are found before anything is measured."""
-    if recipe.model is not None and recipe.model not in MODELS:
-        raise unknown_model(recipe.model)
-    weights = recipe.weights  # other forms than a path have a colon
+def _check_model(recipe: Recipe) -> str | None:
+    """Raise UserError for names and paths that do not exist; return the weights."""
+    name, weights, frozen = recipe.model.name, recipe.model.weights, recipe.schedule.freeze_backbone
+    if name is not None and name not in MODELS:
+        raise unknown_model(name)
     if weights is not None and ":" not in weights and not Path(weights).expanduser().exists():
         raise UserError(f"--weights {weights}: no such file")
-    if weights is None and recipe.freeze_backbone:
+    if weights is None and frozen:
         raise UserError(
-            f"--freeze-backbone {recipe.freeze_backbone:g} (recipe finetune has it) trains a head "
-            "on weights that know something: pass --weights, a run folder for example"
+            f"--freeze-backbone {frozen:g} (as in recipe finetune) needs pretrained weights: pass "
+            "--weights, for example a run folder"
         )
-
-
-def _with_absolute_weights(recipe: Recipe) -> Recipe:
-    """A run must find them again from any folder; other forms than a path have a colon."""
-    if recipe.weights is None or ":" in recipe.weights:
-        return recipe
-    return replace(recipe, weights=str(Path(recipe.weights).expanduser().absolute()))
+    return weights
 
 
 def _model_of(weights: str) -> str:
-    """The network that a model file of ours was trained in."""
+    """Return the network of a model file of ours."""
     try:
         return str(read_model(Path(weights).expanduser()).recipe["model"])
     except (ModelFileError, KeyError):
         raise UserError(
-            f"--weights {weights}: pass --model too, the network that they belong to"
+            f"--weights {weights}: pass --model too, the network of these weights"
         ) from None

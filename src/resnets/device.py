@@ -1,4 +1,4 @@
-"""Where and how a run computes: device, memory format, precision, and the versions found."""
+"""Choose the device, memory format and precision of a computation, and describe the machine."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
+# glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD (-1: never) and M_TOP_PAD, in bytes.
 MALLOPT = {-3: 1 << 30, -1: -1, -2: 1 << 27}
-"""glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD (-1: never) and M_TOP_PAD, in bytes"""
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device; auto takes CUDA, then MPS, then the CPU."""
+    """Return the torch device; auto takes CUDA, then MPS, then the CPU."""
     kind = name.partition(":")[0]
     if kind not in DEVICES:
         raise unknown("--device", name, DEVICES)
@@ -45,7 +45,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """The content of environment.json."""
+    """Return the content of environment.json: versions, device and threads."""
     packages = ("resnets", "torch", "torchvision", "numpy", "pillow", "safetensors")
     name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     if device.type == "cuda":
@@ -61,10 +61,9 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what this process frees instead of returning it to the system.
+    """Let glibc keep freed memory for the rest of the process; without glibc do nothing.
 
-    Otherwise every large activation is mapped, zeroed and unmapped again in each step. It holds for
-    the rest of the process, which stays as large as it once was; without glibc nothing happens.
+    Otherwise every large activation is mapped, zeroed and unmapped again in each step.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -74,8 +73,8 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def kept_threads() -> Iterator[None]:
-    """Give back the number of CPU threads at the end: a run may choose another."""
+def restore_num_threads() -> Iterator[None]:
+    """Restore the number of CPU threads on exit: a run may choose another."""
     threads = torch.get_num_threads()
     try:
         yield
@@ -90,7 +89,7 @@ def place(model: Network, *, device: torch.device, memory_format: str) -> Networ
 
 
 def autocast(device: torch.device, precision: str) -> Any:
-    """The context of the forward pass for a precision."""
+    """Return the autocast context of a forward pass."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])

@@ -135,11 +135,12 @@ def _parse(words: list[str]) -> Any:
 
     module, _, class_name = COMMANDS[name].partition(":")
     command = getattr(import_module(module), class_name)
+    if hasattr(command, "with_options"):
+        command = command.with_options(rest)
     parse = partial(
         tyro.cli,
         command,
         prog=f"resnets {name}",
-        default=command.default(rest) if hasattr(command, "default") else tyro.MISSING_NONPROP,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
     )
     try:

@@ -10,17 +10,14 @@ al., 2020), TrivialAugment (Müller and Hutter, 2021).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from resnets.data.augment_config import Augment
 from resnets.data.rng import Draw, Keys, hashes, keys, uniforms
-from resnets.errors import UserError, unknown
 
 __all__ = ["Augment", "keys", "uniforms"]
 
@@ -30,46 +27,6 @@ CROP_ASPECT = (3 / 4, 4 / 3)  # width / height, in pixels
 ERASE_AREA = (0.02, 0.4)
 ERASE_ASPECT = (0.3, 1 / 0.3)
 ATTEMPTS = 10
-
-Crop = Literal["none", "shift", "resized"]
-Fill = Literal["zero", "reflect"]
-Flip = Literal["none", "random", "alternating"]
-Policy = Literal["none", "randaugment", "trivialaugment"]
-CHOICES: dict[str, Any] = {"crop": Crop, "fill": Fill, "flip": Flip, "auto_augment": Policy}
-
-
-@dataclass(frozen=True)
-class Augment:
-    """Describe the augmentation of training images; the default does nothing."""
-
-    crop: Crop = "none"
-    crop_padding: int = 0  # pixels to each side, for crop = "shift"
-    fill: Fill = "zero"  # of uncovered pixels: black (before normalisation), or the mirror image
-    min_area: float = 0.35  # smallest share of the image, for crop = "resized"
-    flip: Flip = "none"
-    erasing: float = 0.0  # probability for a sample
-    mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0 is off
-    cutmix: float = 0.0
-    auto_augment: Policy = "none"
-
-    def __post_init__(self) -> None:
-        for name, choice in CHOICES.items():
-            if getattr(self, name) not in get_args(choice):
-                raise unknown(f"{name} of the augmentation", getattr(self, name), get_args(choice))
-        if self.crop_padding < 0 or (self.crop == "shift") != (self.crop_padding > 0):
-            raise UserError(
-                f"crop {self.crop!r} with crop_padding {self.crop_padding}: "
-                "crop 'shift' needs 1 pixel or more, any other crop 0"
-            )
-        bounds = {"min_area": (0.01, 1), "erasing": (0, 1), "mixup": (0, 100), "cutmix": (0, 100)}
-        for name, (low, high) in bounds.items():
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"{name} {getattr(self, name)}: must be in {low}..{high}")
-
-    @property
-    def mixes(self) -> bool:
-        """Whether targets become shares of classes."""
-        return self.mixup > 0 or self.cutmix > 0
 
 
 def boxes(
@@ -114,7 +71,7 @@ def crop_boxes(keys: Keys, *, min_area: float, image_aspect: float | Floats) -> 
 
 
 def flips(
-    flip: Flip, *, seed: int, epochs: NDArray[np.int64], indices: NDArray[np.int64]
+    flip: str, *, seed: int, epochs: NDArray[np.int64], indices: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Return which samples are mirrored, N: half of them in every epoch.
 
@@ -136,7 +93,7 @@ def shift_and_flip(
     if augment.crop != "shift" and augment.flip == "none":
         return images
     N, C, H, W = images.shape
-    pad, device = augment.crop_padding, images.device
+    pad, device = augment.padding, images.device
     # The place of each row and column of the result in the image with `pad` pixels around it.
     rows = whole(uniforms(keys, Draw.SHIFT_ROW) * (2 * pad + 1)) + np.arange(H)  # N H
     columns = whole(uniforms(keys, Draw.SHIFT_COLUMN) * (2 * pad + 1)) + np.arange(W)  # N W
@@ -191,7 +148,7 @@ def resized_crop(images: Tensor, box: Floats, *, size: int, mirrored: NDArray[np
     return (rows[:, None] @ narrow).add_(0.5).to(torch.uint8)  # N C S S
 
 
-def apply_auto_augment(images: Tensor, keys: Keys, policy: Policy) -> Tensor:
+def apply_auto_augment(images: Tensor, keys: Keys, policy: str) -> Tensor:
     """Apply torchvision's RandAugment or TrivialAugment to each image, with a seed of its own.
 
     torchvision draws from torch's global CPU generator only; its state is restored.

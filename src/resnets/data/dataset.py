@@ -248,3 +248,100 @@ def _shares(counts: Array, fraction: float) -> Array:
     order = np.argsort(shares - exact, kind="stable")  # the largest remainder first
     shares[order[: max(missing, 0)]] += 1
     return np.clip(shares, np.minimum(counts - 1, 1), counts - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The images of a run.
+
+    Args:
+        train: Training images.
+        val: Validation images.
+        test: Test images, or None.
+        held_out: Ids of the training images that were held out for validation.
+
+    """
+
+    train: Split
+    val: Split
+    test: Split | None
+    held_out: tuple[str, ...] = ()
+
+    def sizes(self) -> dict[str, int]:
+        """Return the number of images in each split."""
+        sizes = {"train": len(self.train), "val": len(self.val)}
+        return sizes if self.test is None else sizes | {"test": len(self.test)}
+
+    @property
+    def scored(self) -> tuple[str, Split]:
+        """The split of the final scores, with its name."""
+        return ("validation", self.val) if self.test is None else ("test", self.test)
+
+
+def make_splits(
+    data: DataSet,
+    *,
+    validate_on: str = "val",
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    held_out: Sequence[str] | None = None,
+) -> Splits:
+    """Find the splits of a data set, or hold out training images for validation.
+
+    Args:
+        data: The data set.
+        validate_on: "val", or "test" to validate on the test images.
+        val_fraction: Share of the training images that is held out if there is no validation split.
+        seed: Seed of the images that are held out.
+        held_out: Ids to hold out, which repeats an earlier choice.
+
+    Returns:
+        The splits.
+
+    Raises:
+        UserError: `validate_on` is "test" and there is no test split.
+
+    """
+    test = data.splits.get("test")
+    whole = data.splits["train"] if "train" in data.splits else data.splits["all"]
+    if validate_on == "test":
+        if test is None:
+            raise UserError(f"--validate-on test: {data.name} has no test split")
+        return Splits(whole, test, test)
+    if "val" in data.splits:
+        return Splits(whole, data.splits["val"], test)
+    if held_out is None:
+        train, val = stratified_split(whole.targets, fraction=val_fraction, seed=seed)
+    else:
+        names = frozenset(held_out)
+        chosen = np.fromiter((name in names for name in whole.ids), np.bool_, len(whole))
+        train, val = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    return Splits(whole.subset(train), whole.subset(val), test, tuple(whole.ids[i] for i in val))
+
+
+def fingerprint(data: DataSet) -> str:
+    """Return one SHA-256 over the class names and the fingerprints of all splits."""
+    digest = hashlib.sha256("\n".join(data.classes).encode())
+    for name in sorted(data.splits):
+        digest.update(f"\n{name} {data.splits[name].fingerprint()}".encode())
+    return digest.hexdigest()
+
+
+def content_digest(data: DataSet) -> str:
+    """Return one SHA-256 over every byte of the images. It reads all files."""
+    digest = hashlib.sha256()
+    for name in sorted(data.splits):
+        digest.update(f"{name} {data.splits[name].content_digest()}\n".encode())
+    return digest.hexdigest()
+
+
+def notices_of(data: DataSet, *, shown: int = 10) -> list[str]:
+    """Return what the user should know about the data, and at most `shown` unreadable files."""
+    if not data.skipped:
+        return list(data.notices)
+    listed = "; ".join(f"{name} ({reason})" for name, reason in data.skipped[:shown])
+    more = len(data.skipped) - shown
+    tail = f" and {more} more, listed in data.json" if more > 0 else ""
+    images = "image" if len(data.skipped) == 1 else "images"
+    text = f"{len(data.skipped)} unreadable {images} left out: {listed}{tail}"
+    return [*data.notices, text]

@@ -87,7 +87,7 @@ class TrainLoader:
         places: Indices | None = None,
     ) -> None:
         check(split, batch_size=batch_size, workers=workers)
-        if augment.fill == "reflect" and augment.crop_padding >= preprocess.size:
+        if augment.fill == "reflect" and augment.padding >= preprocess.size:
             raise UserError(
                 f"--crop-padding {augment.crop_padding} with --fill reflect: must be below the "
                 f"size of the images, {preprocess.size}"

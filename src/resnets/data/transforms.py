@@ -133,8 +133,11 @@ class Preprocess:
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Normalise images, on their device and in their memory format.
 
-        Shape:
-            uint8 N C H W -> float32 N C H W.
+        Args:
+            images: uint8 N C H W.
+
+        Returns:
+            float32 N C H W.
         """
         row = images[:1, :, :1]  # 1 C 1 W: laid out as the images, so that whole rows are vectors
         mean, std = (

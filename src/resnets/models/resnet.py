@@ -65,18 +65,24 @@ class ResNet(nn.Module):
         initialise(self, config)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits.
+        """Return the logits of images.
 
-        Shape:
-            N C H W -> N K.
+        Args:
+            images: Normalised images N C H W.
+
+        Returns:
+            Logits N K.
         """
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Return the last map, which the classifier averages.
+        """Return the map that the classifier averages.
 
-        Shape:
-            N C H W -> N C' H' W'.
+        Args:
+            images: Normalised images N C H W.
+
+        Returns:
+            The map N C' H' W' after the last stage.
         """
         x = self._stem(images)  # N C H W -> N C1 H/4 W/4, a small stem keeps H W
         for name in self.stage_names:
@@ -85,10 +91,13 @@ class ResNet(nn.Module):
         return features
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Return the logits of a map from `forward_features`.
+        """Return the logits of a map.
 
-        Shape:
-            N C' H' W' -> N K.
+        Args:
+            features: A map N C' H' W' from `forward_features`.
+
+        Returns:
+            Logits N K.
         """
         # The mean fits any size, where a fixed 4x4 window would drop borders or fail. In
         # channels_last, pixels are added in row order: the same bits in every memory format.

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.errors import UserError
-from resnets.models.resnet import ResNet
 from resnets.models.blocks import NoShortcut
+from resnets.models.resnet import ResNet
 from resnets.study.units import Chain, Map, Unit
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")

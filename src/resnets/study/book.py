@@ -49,7 +49,9 @@ class Book:
 
     def _keep_plan(self, *, begun: bool) -> None:
         path = self.data / "plan.json"
-        text = json.dumps(asdict(self.plan), indent=1) + "\n"
+        content = asdict(self.plan)
+        content["setup"]["recipe"] = self.plan.setup.recipe.flat()
+        text = json.dumps(content, indent=1) + "\n"
         if not begun:
             _write_whole(path, text)
         elif not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -93,7 +95,7 @@ class Book:
             preprocess=images.preprocess,
             classes=images.classes,
             scores=result.test,
-            recipe=asdict(job.recipe),
+            recipe=job.recipe.flat(),
             data={"name": job.setup.data, "fingerprint": images.train.fingerprint()},
             weights={name: torch.from_numpy(array) for name, array in result.weights.items()},
         )

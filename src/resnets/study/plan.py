@@ -12,7 +12,7 @@ is judged on *training* error, in evaluation over all training images after the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from resnets.study.cells import STRENGTHS
@@ -72,15 +72,15 @@ class Job:
     @property
     def recipe(self) -> Recipe:
         """Tuning takes half of the steps, with the same shares of warm-up and fall."""
-        steps = self.setup.recipe.steps
+        steps = self.setup.recipe.schedule.steps
         assert steps is not None
         steps = max(1, steps // 2) if self.purpose == "tune" else steps
-        return replace(self.setup.recipe, learning_rate=self.rate, seed=self.seed, steps=steps)
+        return self.setup.recipe.override(learning_rate=self.rate, seed=self.seed, steps=steps)
 
     @property
     def cost(self) -> float:
         """In layers times steps, to which the time of a run is about proportional."""
-        return self.depth * float(self.recipe.steps or 0)
+        return self.depth * float(self.recipe.schedule.steps or 0)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ SMALL = Setup(
     data="fashion-mini",
     side=14,
     widths=(8, 16, 32),
-    recipe=Recipe(
+    recipe=Recipe().override(
         steps=400,
         batch_size=128,
         optimizer="sgd",
@@ -161,9 +161,9 @@ CIFAR = Setup(
     widths=(16, 32, 64),
     # Differs from the paper: every depth is warmed up over its first 400 steps, linearly, where
     # the paper trains the deepest at 0.01 for about as many; and see the recipe's own differences.
-    recipe=replace(
-        he2015(), model=None, warmup=0.00625, precision="fp32", memory_format="channels_last"
-    ),
+    recipe=Recipe()
+    .override(**he2015())
+    .override(model=None, warmup=0.00625, precision="fp32", memory_format="channels_last"),
     held_out=0.1,
 )
 """He 2015, section 4.2: 64,000 steps of 128 images."""

@@ -23,9 +23,9 @@ from resnets.study.inside import IMAGES, SEED, Say, Subject, compare, probe
 from resnets.study.plan import Job
 from resnets.study.replay import networks_by_step, networks_of_job
 from resnets.study.tables import ACROSS, AGAINST, probe_path, write_table
-from resnets.training.checkpoint import RunFolder, is_run
-from resnets.training.job import make_splits
-from resnets.training.reproducibility import Basis
+from resnets.training.reproducibility import RunFingerprint
+from resnets.training.run_dir import RunDir, is_run
+from resnets.training.trainer import splits_for
 
 
 def probe_model(
@@ -96,20 +96,18 @@ def _with_float64(device: torch.device, say: Say) -> torch.device:
     return torch.device("cpu")
 
 
-def _run_of(model: Path) -> RunFolder | None:
+def _run_of(model: Path) -> RunDir | None:
     """The run folder that the model file came with."""
     place = model if model.is_dir() else model.parent
-    return RunFolder(place) if is_run(place) else None
+    return RunDir(place) if is_run(place) else None
 
 
-def _held_out_images(
-    file: ModelFile, run: RunFolder | None, data: str | None, model: Path
-) -> Split:
+def _held_out_images(file: ModelFile, run: RunDir | None, data: str | None, model: Path) -> Split:
     """Images that the network was not trained on, as far as it is known which those are."""
     if data is None and run is not None:
-        basis = Basis.stored(run)
-        dataset = open_data(basis.data["data"], max_corrupt=basis.recipe.max_corrupt)
-        return make_splits(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
+        basis = RunFingerprint.stored(run)
+        dataset = open_data(basis.data["data"], max_corrupt=basis.recipe.runtime.max_corrupt)
+        return splits_for(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
     name = file.data.get("name", "") if data is None else data
     if data is None and name not in NAMES:
         raise UserError(
@@ -130,7 +128,7 @@ def _read(part: Split, preprocess: Preprocess, *, device: torch.device) -> tuple
     return batch.images.contiguous(), batch.targets
 
 
-def _of_run(run: RunFolder | None, say: Say) -> Iterator[tuple[int, nn.Module]]:
+def _of_run(run: RunDir | None, say: Say) -> Iterator[tuple[int, nn.Module]]:
     """The run's networks at its first steps and its last, or a word on why there are none."""
     if run is None:
         say("no gradients by step: give the run folder, or let `resnets study` probe")
@@ -144,5 +142,5 @@ def _of_run(run: RunFolder | None, say: Say) -> Iterator[tuple[int, nn.Module]]:
 def _of_job(job: Job, end: nn.Module) -> Iterator[tuple[int, nn.Module]]:
     """The networks at the first steps of a study's run, and the one that it ended with."""
     yield from networks_of_job(job)
-    assert job.recipe.steps is not None
-    yield job.recipe.steps, end
+    assert job.recipe.schedule.steps is not None
+    yield job.recipe.schedule.steps, end

@@ -27,14 +27,13 @@ from resnets.data import Split, open_data, stratified_split
 from resnets.data.augment import Augment
 from resnets.data.loader import EvalLoader, TrainLoader, channel_statistics
 from resnets.data.transforms import Preprocess
-from resnets.device import keep_freed_memory, kept_threads
+from resnets.device import keep_freed_memory, restore_num_threads
 from resnets.errors import UserError
 from resnets.evaluation.metrics import Scores, evaluate
 from resnets.models.resnet import ResNet
 from resnets.study.cells import config_of
 from resnets.study.plan import CURVE_POINTS, Job, Setup
-from resnets.training.loop import train_step
-from resnets.training.train_state import State
+from resnets.training.train_step import TrainState, train_step
 
 EVALUATION_BATCH = 500
 LAST_STEPS = 50
@@ -116,8 +115,8 @@ def run(job: Job) -> Result:
         losses = _train(job, state, stream)
         row: Row = {
             "purpose": job.purpose, "family": job.family, "depth": job.depth, "lr": job.rate,
-            "seed": job.seed, "steps": job.recipe.steps, "num_classes": len(images.classes),
-            "curve": thinned(losses),
+            "seed": job.seed, "steps": job.recipe.schedule.steps,
+            "num_classes": len(images.classes), "curve": thinned(losses),
         }  # fmt: skip
         row["status"] = divergence(losses, num_classes=len(images.classes))
         test: Scores | None = None
@@ -131,9 +130,9 @@ def run(job: Job) -> Result:
 
 
 @contextmanager
-def beginning(job: Job) -> Iterator[tuple[State, TrainLoader]]:
+def beginning(job: Job) -> Iterator[tuple[TrainState, TrainLoader]]:
     """A run before its first step, in the one thread that all of it takes."""
-    with ONE_RUN, kept_threads():
+    with ONE_RUN, restore_num_threads():
         torch.set_num_threads(1)
         keep_freed_memory()
         images = images_of(job.setup)
@@ -144,7 +143,7 @@ def beginning(job: Job) -> Iterator[tuple[State, TrainLoader]]:
             stream.close()
 
 
-def _start(job: Job, images: Studied) -> State:
+def _start(job: Job, images: Studied) -> TrainState:
     config = config_of(
         job.family,
         job.depth,
@@ -153,38 +152,38 @@ def _start(job: Job, images: Studied) -> State:
         in_channels=images.preprocess.channels,
     )
     torch.manual_seed(job.seed)  # initial values, equal for twins
-    return State.start(ResNet(config), job.recipe, device=torch.device(job.setup.device))
+    return TrainState.start(ResNet(config), job.recipe, device=torch.device(job.setup.device))
 
 
 def _stream(job: Job, images: Studied) -> TrainLoader:
     recipe = job.recipe
-    assert recipe.batch_size is not None
-    moves = recipe.crop == "shift"
+    assert recipe.schedule.batch_size is not None
+    moves = recipe.augment.crop == "shift"
     return TrainLoader(
         images.rest if job.purpose == "tune" else images.train,
         preprocess=images.preprocess,
         augment=Augment(
             crop="shift" if moves else "none",
-            crop_padding=recipe.crop_padding if moves else 0,
-            flip=recipe.flip,
+            crop_padding=recipe.augment.crop_padding if moves else 0,
+            flip=recipe.augment.flip,
         ),
         num_classes=len(images.classes),
-        batch_size=recipe.batch_size,
+        batch_size=recipe.schedule.batch_size,
         seed=job.seed,
         device=job.setup.device,
     )
 
 
-def _train(job: Job, state: State, stream: TrainLoader) -> list[float]:
+def _train(job: Job, state: TrainState, stream: TrainLoader) -> list[float]:
     """The loss of every step, up to the last or to the first look that finds one not finite."""
     recipe = job.recipe
-    steps = recipe.steps
+    steps = recipe.schedule.steps
     assert steps is not None, "a plan says how long it trains"
     state.model.train()
     losses: list[float] = []
     pending: list[Tensor] = []
     for batch in stream.batches(0, steps):
-        loss, _ = train_step(state, state.model, batch, recipe, steps=steps)
+        loss, _ = train_step(state, state.model, batch, recipe)
         state.step += 1
         pending.append(loss)
         if state.step % CHECK_EVERY == 0 or state.step == steps:

@@ -21,7 +21,7 @@ from resnets.study.plan import PRESETS, Plan
 from resnets.study.single import images_of
 from resnets.study.summary import Summary, summarise
 from resnets.study.tables import write_table
-from resnets.training.lock import locked
+from resnets.training.run_dir import locked
 
 
 def resolve(preset: str, *, data: str | None, device: str) -> Plan:

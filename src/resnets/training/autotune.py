@@ -1,15 +1,14 @@
-"""The fastest way to compute on this machine: candidates take turns over random images.
+"""Measure the fastest way to compute on this machine, and the time of a training step.
 
-Enters: a `Setting` to start from, the values that its fields may take, a function that times one
-pass. Leaves: the fastest setting, and advice where the user had fixed a slower value.
-
-The idea: neighbours on a machine slow it by a third for seconds on end, so the candidates take
-turns and the best times are compared; who is clearly behind leaves early. A field keeps its value
-unless another is clearly faster, so that noise does not choose.
+Other processes can slow a machine by a third for seconds, so the candidates take turns and their
+best times are compared; a candidate that is clearly slower is dropped early. A setting is replaced
+only by a clearly faster one, so that noise does not decide.
 """
 
 from __future__ import annotations
 
+import copy
+import statistics
 import time
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,26 +16,36 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from resnets.data.loader import EvalLoader, TrainLoader
 from resnets.device import FORMATS, autocast, place
 from resnets.models.registry import create_model
 from resnets.models.resnet import ResNet
+from resnets.training.optimizer import is_backbone_frozen
+from resnets.training.recipe import Recipe
+from resnets.training.train_step import TrainState, train_step
 
+# A value must take less than this share of the present value's time to be preferred.
 FASTER = 0.9
-"""a value must take less than this share of the present value's time to be preferred"""
 TURNS = 5
+# Multiple of the best time at which a candidate is dropped.
 BEHIND = 2.0
-"""multiple of the best time at which a candidate leaves"""
+# The same after the first turn, which includes the compilation of kernels.
 HOPELESS = 20.0
-"""the same after the first turn, in which kernels are still being made"""
-
+# Fewer images than this say little about a whole batch.
 LEAST_IMAGES = 4
-"""in a reduced batch: fewer say little about a whole one"""
+# Most seconds of one pass over a reduced batch.
 MOST_PASS_SECONDS = 0.5
-"""of one pass over the reduced batch, which may have more images than the least"""
+# Share of the measuring time that other batch sizes may take.
 BATCH_SHARE = 0.25
-"""of the probe's time that other batch sizes may take"""
 LEAST_MICRO_BATCH = 16
+
+# Steps of a trial have a learning rate so small that the weights stay those of a healthy start: at
+# the full rate the same network was timed slower than it later ran.
+TRIAL_LEARNING_RATE = 1e-4
+TRIAL_STEPS = 1000
+LEAST_TIMED_STEPS = 3
 
 Entrant = TypeVar("Entrant", bound=Hashable)
 
@@ -51,65 +60,66 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Setting:
-    """A way to compute a training step; the fields are the recipe's, but for `images`."""
+    """A way to compute a training step: fields of the recipe, and the images of one pass."""
 
     threads: int
     precision: str
     memory_format: str
     images: int
-    """in one forward and backward pass"""
 
 
+# Return the seconds per image of one forward and backward pass: of any network, of one network.
 Timing = Callable[[Candidate, Setting], float]
-"""seconds an image of one forward and backward pass"""
 Measure = Callable[[Setting], float]
-"""the same of one network"""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A value that was measured faster than the one that the user gave."""
+    """A value that was measured as faster than the user's, and its share of the present time."""
 
     name: str
     value: Any
     time: float
-    """share of the present time"""
 
     @property
     def flag(self) -> str:
-        """As it is typed."""
+        """The advice as it is typed."""
         return f"--{self.name.replace('_', '-')} {self.value}"
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What `tune` found: the setting, advice, and images a second of each value of each field."""
+    """The setting that was found, advice, and the images per second of every value tried."""
 
     setting: Setting
     advice: tuple[Advice, ...] = ()
     speeds: dict[str, dict[Any, float]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Each value tried with its images a second, the one that is kept first."""
-        words = []
-        for name, speeds in self.speeds.items():
-            kept = getattr(self.setting, name)
-            others = [f"{value} {speed:.0f}" for value, speed in speeds.items() if value != kept]
-            words.append(
-                f"{name.replace('_', ' ')} {kept} {speeds[kept]:.0f}, not " + ", ".join(others)
-            )
-        return "; ".join(words) or "no time to compare"
+        """List every value tried with its speed, then the values that are used."""
+        if not self.speeds:
+            return "no time to compare"
+        kept = {name: getattr(self.setting, name) for name in self.speeds}
+        tried = "; ".join(
+            f"{name.replace('_', ' ')} "
+            + ", ".join(f"{value}: {speed:.0f}" for value, speed in speeds.items())
+            for name, speeds in self.speeds.items()
+        )
+        used = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in kept.items())
+        fastest = all(max(v, key=lambda one: v[one]) == kept[n] for n, v in self.speeds.items())
+        note = "" if fastest else f" (differences below {1 - FASTER:.0%} do not count)"
+        return f"{tried}; using {used}{note}"
 
 
 class Stopwatch:
-    """Times passes of fresh networks over random images; leaves the last thread count set."""
+    """Time passes of new networks over random images. It leaves the last thread count set."""
 
     def __init__(self, *, channels: int, num_classes: int, device: torch.device) -> None:
         self.channels, self.num_classes, self.device = channels, num_classes, device
         self.networks: dict[str, ResNet] = {}
 
     def __call__(self, candidate: Candidate, setting: Setting) -> float:
-        """Seconds an image of one forward and backward pass."""
+        """Return the seconds per image of one forward and backward pass."""
         model = place(
             self._network(candidate.model), device=self.device, memory_format=setting.memory_format
         )
@@ -134,13 +144,13 @@ class Stopwatch:
         return self.networks[name]
 
 
-def settled(measure: Measure, setting: Setting) -> float:
-    """The better of two passes after one that warms up."""
+def time_pass(measure: Measure, setting: Setting) -> float:
+    """Return the better of two passes after one that warms up."""
     measure(setting)
     return min(measure(setting), measure(setting))
 
 
-def probe(
+def autotune(
     start: Setting,
     measure: Measure,
     *,
@@ -152,10 +162,10 @@ def probe(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Tuned:
-    """The fastest setting on a reduced batch, then whether another batch would be faster.
+    """Find the fastest setting on a reduced batch, then whether another batch would be faster.
 
-    `start.images` is the micro-batch of the run. It stays what it is, since batch norm sees its
-    size: a faster one is advised.
+    `start.images` is the micro-batch of the run. It is only advised to change, since batch norm
+    depends on its size.
     """
     most, pass_seconds = max(start.images, default_batch), min(seconds / 20, MOST_PASS_SECONDS)
     # One thread waits for nobody, whatever else runs here.
@@ -180,7 +190,7 @@ def probe(
 
 
 def _choices(start: Setting, *, cores: int, device: torch.device) -> dict[str, tuple[Any, ...]]:
-    """The values to try of each field."""
+    """Return the values to try of each field."""
     most = max(cores, start.threads)
     halvings = tuple(most >> shift for shift in reversed(range(most.bit_length())))
     choices: dict[str, tuple[Any, ...]] = {
@@ -193,7 +203,7 @@ def _choices(start: Setting, *, cores: int, device: torch.device) -> dict[str, t
 
 
 def _batch_sizes(present: int, *, larger: int, affordable: float) -> tuple[int, ...]:
-    """The micro-batch, a much larger one, and its halves if two passes of each are affordable."""
+    """Return the micro-batch, a much larger one, and its halves if the time allows them."""
     sizes = (present, larger) if larger >= 2 * present else (present,)
     halves = [present // parts for parts in (2, 4) if present % parts == 0]
     tried = (*sizes, *(half for half in halves if half >= LEAST_MICRO_BATCH))
@@ -203,7 +213,7 @@ def _batch_sizes(present: int, *, larger: int, affordable: float) -> tuple[int, 
 def reduced_batch(
     measure: Measure, setting: Setting, *, most: int, seconds: float
 ) -> tuple[int, float]:
-    """Images of which one pass takes about `seconds`, `most` at most; seconds of an image."""
+    """Return how many images one pass of about `seconds` has, at most `most`, and their time."""
     images = min(LEAST_IMAGES, most)
     trial = replace(setting, images=images)
     measure(trial)  # warms up
@@ -211,14 +221,14 @@ def reduced_batch(
     return min(most, max(images, int(seconds / image_seconds))), image_seconds
 
 
-def race(
+def compare_timings(
     entrants: Sequence[Entrant],
     measure: Callable[[Entrant], float],
     *,
     deadline: float,
     clock: Callable[[], float],
 ) -> dict[Entrant, float]:
-    """The best time of each entrant; the first turn warms up, one more there always is."""
+    """Return the best time of each entrant. The first turn warms up; one more always follows."""
     best = {entrant: measure(entrant) for entrant in entrants}
     running, spent = list(entrants), 0.0
     for turn in range(TURNS):
@@ -242,10 +252,10 @@ def tune(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Tuned:
-    """Improve one field after the other; those that are `fixed` keep their value.
+    """Improve one field after the other; `fixed` fields keep their value and give advice.
 
-    `seconds` are divided evenly: what a field leaves is the next one's. A comparison that has
-    begun is finished; none begins after the time.
+    The fields share `seconds` evenly; time that one does not use goes to the next. A comparison
+    that has started is finished, and none starts late.
     """
     begin, tuned = clock(), Tuned(setting)
     for done, (name, values) in enumerate(choices.items(), 1):
@@ -253,14 +263,14 @@ def tune(
             continue
         entrants = {value: replace(tuned.setting, **{name: value}) for value in values}
         deadline = begin + seconds * done / len(choices)
-        times = race(list(entrants.values()), measure, deadline=deadline, clock=clock)
+        times = compare_timings(list(entrants.values()), measure, deadline=deadline, clock=clock)
         cost = {value: times[entrant] for value, entrant in entrants.items()}
         tuned = _judge(tuned, name, cost, fixed=name in fixed)
     return tuned
 
 
 def _judge(tuned: Tuned, name: str, cost: dict[Any, float], *, fixed: bool) -> Tuned:
-    """Take the fastest value of a field, or advise it."""
+    """Take the fastest value of a field, or give it as advice."""
     present = getattr(tuned.setting, name)
     best = min(cost, key=lambda value: cost[value])
     speeds = tuned.speeds | {name: {value: 1 / seconds for value, seconds in cost.items()}}
@@ -271,3 +281,75 @@ def _judge(tuned: Tuned, name: str, cost: dict[Any, float], *, fixed: bool) -> T
         advice = Advice(name, best, share)
         return replace(tuned, advice=(*tuned.advice, advice), speeds=speeds)
     return replace(tuned, setting=replace(tuned.setting, **{name: best}), speeds=speeds)
+
+
+def time_training(
+    model: ResNet,
+    recipe: Recipe,
+    train_loader: TrainLoader,
+    val_loader: EvalLoader,
+    *,
+    device: torch.device,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[float, float]:
+    """Train a copy of the network for a moment on the data of the run.
+
+    Args:
+        model: The network; it stays as it is.
+        recipe: The recipe, resolved but for the number of steps.
+        train_loader: Training batches.
+        val_loader: Validation images.
+        device: Where to compute.
+        seconds: How long to train; at least a few steps are timed.
+        clock: Where times come from.
+
+    Returns:
+        The seconds of one training step, and of evaluating one image.
+
+    """
+    trial_recipe = recipe.override(
+        learning_rate=TRIAL_LEARNING_RATE, steps=TRIAL_STEPS, epochs=None
+    )
+    trial = TrainState.start(copy.deepcopy(model), trial_recipe, device=device)
+    trial.model.train()
+    times: dict[bool, list[float]] = {True: [], False: []}  # with a frozen backbone, or not
+    begin = last = clock()
+    for count, batch in enumerate(train_loader.batches(0, TRIAL_STEPS)):
+        trial.step = 618 * (count + 1) % TRIAL_STEPS  # spread evenly over a run
+        loss, _ = train_step(trial, trial.model, batch, trial_recipe)
+        loss.item()
+        now = clock()
+        if count:
+            times[is_backbone_frozen(trial_recipe, trial.step)].append(now - last)
+        last = now
+        if now - begin > seconds and len(times[False]) >= LEAST_TIMED_STEPS:
+            break
+    # Medians: another process, or memory that the system has to find first, can delay a step.
+    frozen, whole = (statistics.median(times[kind] or times[False]) for kind in times)
+    step_seconds = (
+        recipe.schedule.freeze_backbone * frozen + (1 - recipe.schedule.freeze_backbone) * whole
+    )
+    precision = recipe.runtime.precision
+    return step_seconds, _image_seconds(
+        trial.model, val_loader, device, precision, seconds / 4, clock
+    )
+
+
+def _image_seconds(
+    model: nn.Module,
+    batches: EvalLoader,
+    device: torch.device,
+    precision: str,
+    limit: float,
+    clock: Callable[[], float],
+) -> float:
+    model.eval()
+    seen, begin = 0, clock()
+    with torch.inference_mode(), autocast(device, precision):
+        for batch in batches:
+            model(batch.images).sum().item()  # waits for the device
+            seen += len(batch.images)
+            if clock() - begin > limit:
+                break
+    return (clock() - begin) / max(seen, 1)

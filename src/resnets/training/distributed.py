@@ -1,7 +1,7 @@
-"""More than one process: my slice of a batch, sums over all ranks, and what all must agree on.
+"""Share batches, reduce losses and scores, and agree on decisions between the ranks of a run.
 
 Every rank runs the same loop over its slice of the same global batch. Gradients and scores are
-reduced; rank 0 measures, chooses and writes, and broadcasts the result; what may stop a run is
+reduced. Rank 0 measures, decides and writes, and broadcasts the result. What may stop a run is
 exchanged once a step, so that all ranks stop at the same step. The methods of `SINGLE_PROCESS`
 return what they were given. R is the number of ranks.
 """
@@ -11,15 +11,16 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
+import torch.distributed as torch_dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -30,155 +31,189 @@ from resnets.evaluation.metrics import MetricAccumulator
 from resnets.training.rendezvous import meet
 from resnets.training.signals import Interrupted, SignalHandler
 
-PATIENCE = timedelta(minutes=10)
-"""with a rank that neither answers nor closes its connections, as when a cable is pulled"""
-LONG_PATIENCE = timedelta(days=1)
-"""with what rank 0 does alone: measuring, the final scores"""
-EXCHANGES = 3
+# How long a rank that neither answers nor closes its connections is waited for.
+TIMEOUT = timedelta(minutes=10)
+# The same for what rank 0 does alone: measuring, the final scores.
+CONTROL_TIMEOUT = timedelta(days=1)
+# All-reduces that are timed.
+TIMED_REDUCES = 3
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
 class DistContext:
-    """What this process is among those of the run."""
+    """The place of this process among the ranks of a run.
+
+    Args:
+        rank: Number of this process.
+        world_size: Number of processes.
+        local_rank: Number of this process on its own machine.
+        control_group: The same ranks, with a longer timeout and always on the CPU.
+
+    """
 
     rank: int = 0
-    count: int = 1
-    local: int = 0
-    """its number on its own machine"""
-    patient: dist.ProcessGroup | None = None
-    """the same ranks, for what may take long"""
+    world_size: int = 1
+    local_rank: int = 0
+    control_group: torch_dist.ProcessGroup | None = None
 
     @property
-    def first(self) -> bool:
-        """Whether this is rank 0, which measures, chooses, writes and speaks."""
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which measures, decides, writes and prints."""
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """The device of this rank, of that kind."""
-        if self.count == 1 or device.type == "cpu":
+        """Return the device of this rank, of that kind."""
+        if self.world_size == 1 or device.type == "cpu":
             return device
         if device.type != "cuda":
             raise UserError(f"--device {device}: several ranks compute on cpu or cuda")
-        if self.local >= torch.cuda.device_count():
+        if self.local_rank >= torch.cuda.device_count():
             raise UserError(
                 f"--nproc-per-node: more ranks on this machine than its {torch.cuda.device_count()}"
                 " GPUs; start as many, or take --device cpu"
             )
-        own = torch.device("cuda", self.local)
+        own = torch.device("cuda", self.local_rank)
         torch.cuda.set_device(own)
         return own
 
-    def slice(self, batch_size: int, *, grad_accum_steps: int) -> NDArray[np.int64]:
-        """Places in the global batch: this rank's share of each micro-batch, in order."""
-        if batch_size % (grad_accum_steps * self.count):
+    def shard_batch(self, batch_size: int, *, grad_accum_steps: int) -> NDArray[np.int64]:
+        """Return the places of this rank in the global batch: its share of each micro-batch."""
+        if batch_size % (grad_accum_steps * self.world_size):
             raise UserError(
-                f"--batch-size {batch_size}: must be divisible by {self.count} ranks x "
+                f"--batch-size {batch_size}: must be divisible by {self.world_size} ranks x "
                 f"--grad-accum-steps {grad_accum_steps}"
             )
-        places = np.arange(batch_size).reshape(grad_accum_steps, self.count, -1)
+        places = np.arange(batch_size).reshape(grad_accum_steps, self.world_size, -1)
         return places[:, self.rank].ravel()
 
-    def part(self, images: Split) -> Split:
-        """The images that this rank evaluates: each is evaluated by one."""
-        if self.count == 1:
+    def shard(self, images: Split) -> Split:
+        """Return the images that this rank evaluates; each image belongs to one rank."""
+        if self.world_size == 1:
             return images
-        if len(images) < self.count:
-            raise UserError(f"{len(images)} validation images for {self.count} ranks: start fewer")
-        return images.subset(np.array_split(np.arange(len(images)), self.count)[self.rank])
+        if len(images) < self.world_size:
+            raise UserError(
+                f"{len(images)} validation images for {self.world_size} ranks: start fewer"
+            )
+        return images.subset(np.array_split(np.arange(len(images)), self.world_size)[self.rank])
 
     # In the loop
 
-    def parallel(self, network: nn.Module) -> nn.Module:
-        """The network whose gradients are the mean over all ranks."""
-        if self.count == 1:
+    def distributed_data_parallel(self, network: nn.Module) -> nn.Module:
+        """Wrap a network so that its gradients are the mean over all ranks."""
+        if self.world_size == 1:
             return network
-        # Finding unused parameters keeps the buckets as they are at first: else the second step
-        # sums in another order than the first one, and so would the first of a resumed run. It
-        # also lets the head be trained alone. Buffers are shared when they are used: below.
+        # Finding unused parameters keeps the first buckets: otherwise the second step sums in
+        # another order than the first, and so would the first step of a resumed run. It also
+        # allows to train the head alone. `broadcast_buffers` below shares the buffers.
         known = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         off: dict[str, Any] = {name: False}
         return DistributedDataParallel(network, find_unused_parameters=True, **off)
 
-    def mean(self, loss: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss and the number of correct images of the global batch."""
-        if self.count == 1:
+    def gradient_sync(self, network: nn.Module, *, enabled: bool) -> None:
+        """Reduce gradients in the next backward pass, or leave them for a later one."""
+        if isinstance(network, DistributedDataParallel):
+            network.require_backward_grad_sync = enabled
+
+    def all_reduce_mean(self, loss: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss and the number of correct images of the global batch."""
+        if self.world_size == 1:
             return loss, correct
         both = torch.stack((loss, correct.to(loss.dtype)))
-        dist.all_reduce(both)
-        return both[0] / self.count, both[1]
+        torch_dist.all_reduce(both)
+        return both[0] / self.world_size, both[1]
 
-    def exchange(self, *numbers: float) -> NDArray[np.float64]:
-        """What each rank says, a row a rank: R x numbers."""
-        if self.count == 1:
+    def all_gather(self, *numbers: float) -> NDArray[np.float64]:
+        """Return the numbers of every rank, a row per rank: R x numbers."""
+        if self.world_size == 1:
             return np.array([numbers], dtype=np.float64)
-        mine = torch.tensor(numbers, dtype=torch.float64)
-        rows = [torch.empty_like(mine) for _ in range(self.count)]
-        dist.all_gather(rows, mine)
+        own = torch.tensor(numbers, dtype=torch.float64)
+        rows = [torch.empty_like(own) for _ in range(self.world_size)]
+        torch_dist.all_gather(rows, own)
         return torch.stack(rows).numpy()
 
     # In evaluation
 
-    def in_step(
-        self, batches: Iterable[Answer], *, rounds: int, interruption: SignalHandler
-    ) -> Iterator[Answer]:
-        """The batches of this rank; when any has heard a signal, all raise `Interrupted`."""
-        if self.count == 1:
+    def in_lockstep(
+        self, batches: Iterable[Result], *, rounds: int, signals: SignalHandler
+    ) -> Iterator[Result]:
+        """Yield the batches of this rank; all ranks raise `Interrupted` if one has a signal."""
+        if self.world_size == 1:
             yield from batches
             return
         rest = iter(batches)
         for _ in range(rounds):
-            if interruption.agree(self.exchange(interruption.heard)[:, 0]):
+            if signals.agree(self.all_gather(signals.received)[:, 0]):
                 raise Interrupted
-            yield from _first_of(rest)
+            yield from islice(rest, 1)
 
-    def add_up(self, tally: MetricAccumulator) -> None:
-        """Each image was counted by one rank; now each rank has the sums of all."""
-        if self.count == 1:
+    def all_reduce_metrics(self, metrics: MetricAccumulator) -> None:
+        """Add the sums of all ranks; each image was counted by one."""
+        if self.world_size == 1:
             return
-        for name, value in vars(tally).items():
+        for name, value in vars(metrics).items():
             if name != "classes":
                 total = torch.as_tensor(value)
-                dist.all_reduce(total)
-                setattr(tally, name, total.numpy() if total.ndim else total.item())
+                torch_dist.all_reduce(total)
+                setattr(metrics, name, total.numpy() if total.ndim else total.item())
 
-    def share_buffers(self, model: nn.Module) -> None:
-        """Rank 0's running statistics of batch norm, which are those that are saved."""
-        if self.count > 1:
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        """Take rank 0's running statistics of batch norm, which are the ones that are saved."""
+        if self.world_size > 1:
             for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+                torch_dist.broadcast(buffer, src=0)
 
     # Before and after the loop
 
-    def decided(self, make: Callable[[], Answer]) -> Answer:
-        """What rank 0 alone does or chooses: its answer, or its error, on every rank."""
-        if self.count == 1:
-            return make()
-        told: list[Any] = [_attempt(make) if self.first else None]
-        dist.broadcast_object_list(told, src=0, group=self.patient, device=torch.device("cpu"))
-        return _settle(told)[0]  # type: ignore[no-any-return]
+    def on_rank_zero(self, function: Callable[[], Result]) -> Result:
+        """Call the function on rank 0 alone; every rank returns its result or raises its error."""
+        if self.world_size == 1:
+            return function()
+        outcome: list[Any] = [_outcome(function) if self.is_first else None]
+        cpu = torch.device("cpu")
+        torch_dist.broadcast_object_list(outcome, src=0, group=self.control_group, device=cpu)
+        return _results(outcome)[0]  # type: ignore[no-any-return]
 
-    def everywhere(self, make: Callable[[], Answer]) -> list[Answer]:
-        """What every rank does: all answers, or the first error, on every rank."""
-        if self.count == 1:
-            return [make()]
-        told: list[Any] = [None] * self.count
-        dist.all_gather_object(told, _attempt(make), group=self.patient)
-        return _settle(told)
+    def all_gather_object(self, function: Callable[[], Result]) -> list[Result]:
+        """Call the function on every rank; all return all results, or raise the first error."""
+        if self.world_size == 1:
+            return [function()]
+        outcomes: list[Any] = [None] * self.world_size
+        torch_dist.all_gather_object(outcomes, _outcome(function), group=self.control_group)
+        return _results(outcomes)
 
-    def in_turn(self, make: Callable[[], Answer]) -> Answer:
-        """First by one rank on each machine, so that the others find what it keeps on the disk."""
-        kept: list[Answer] = []
-        for turn in (True, False) if self.count > 1 else (True,):
-            mine = (self.local == 0) == turn
-            self.everywhere(lambda mine=mine: kept.append(make()) if mine else None)  # type: ignore[misc]
-        return kept[0]
+    @contextmanager
+    def local_rank_zero_first(self) -> Iterator[None]:
+        """Let one rank of each machine run the block first, so that the others find its files.
 
-    def agree_on(self, name: str, value: object) -> None:
-        """Refuse ranks that see something else than rank 0."""
-        values = self.everywhere(lambda: value)
+        An error on any rank is raised on all of them.
+        """
+        if self.world_size == 1:
+            yield
+            return
+        if self.local_rank:
+            self._wait_for_block(None)
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+        self._wait_for_block(error)
+        if not self.local_rank:
+            self._wait_for_block(None)
+
+    def _wait_for_block(self, error: BaseException | None) -> None:
+        def outcome() -> None:
+            if error is not None:
+                raise error
+
+        self.all_gather_object(outcome)
+
+    def check_equal(self, name: str, value: object) -> None:
+        """Raise UserError if a rank has another value than rank 0."""
+        values = self.all_gather_object(lambda: value)
         others = [rank for rank, other in enumerate(values) if other != values[0]]
         if others:
             raise UserError(
@@ -186,87 +221,77 @@ class DistContext:
                 "the same files in the same place"
             )
 
-    def exchange_seconds(self, model: nn.Module, *, device: torch.device) -> float:
-        """Seconds to reduce the gradients once, the most that a step waits for the others."""
-        if self.count == 1:
+    def time_all_reduce(self, model: nn.Module, *, device: torch.device) -> float:
+        """Return the seconds of one reduction of the gradients, the most that it adds to a step."""
+        if self.world_size == 1:
             return 0.0
         gradients = torch.zeros(sum(p.numel() for p in model.parameters()), device=device)
         seconds = []
-        for _ in range(EXCHANGES):
+        for _ in range(TIMED_REDUCES):
             begin = time.perf_counter()
-            dist.all_reduce(gradients)
+            torch_dist.all_reduce(gradients)
             gradients.sum().item()  # waits for the device
             seconds.append(time.perf_counter() - begin)
-        return float(self.exchange(min(seconds)).max())
+        return float(self.all_gather(min(seconds)).max())
 
 
 SINGLE_PROCESS = DistContext()
 
 
-def rank_here() -> int:
-    """The rank of this process; 0 where it is the only one."""
-    return int(os.environ["RANK"]) if _several() else 0
+def current_rank() -> int:
+    """Return the rank of this process; 0 if it is the only one."""
+    return int(os.environ["RANK"]) if _is_distributed() else 0
 
 
 @contextmanager
-def joined() -> Iterator[DistContext]:
-    """Meet the other ranks that torchrun has started, if it has."""
-    if not _several():
+def init_distributed() -> Iterator[DistContext]:
+    """Join the other ranks if torchrun started several."""
+    if not _is_distributed():
         yield SINGLE_PROCESS
         return
-    if dist.is_initialized():  # by the script that calls us, which also ends it
-        yield _here()
+    if torch_dist.is_initialized():  # by the script that calls us, which also ends it
+        yield _context()
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
-    store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
-    attempt = PrefixStore(meet(store, rank=rank, count=count, patience=PATIENCE), store)
-    dist.init_process_group(backend, store=attempt, rank=rank, world_size=count, timeout=PATIENCE)
+    store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
+    attempt = PrefixStore(meet(store, rank=rank, world_size=world_size, timeout=TIMEOUT), store)
+    torch_dist.init_process_group(
+        backend, store=attempt, rank=rank, world_size=world_size, timeout=TIMEOUT
+    )
     try:
-        yield _here()
+        yield _context()
     finally:
-        dist.destroy_process_group()
+        torch_dist.destroy_process_group()
 
 
-def lost_rank(error: RuntimeError) -> bool:
-    """Whether the error says that another rank has gone."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Return whether the error says that another rank has ended."""
+    return isinstance(error, torch_dist.DistError) or "gloo" in str(error)
 
 
-def reduce_last(network: nn.Module, *, last: bool) -> None:
-    """Let gradients travel once a step, after its last micro-batch."""
-    if isinstance(network, DistributedDataParallel):
-        network.require_backward_grad_sync = last
+def _context() -> DistContext:
+    control: Any = torch_dist.new_group(timeout=CONTROL_TIMEOUT, backend="gloo")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return DistContext(torch_dist.get_rank(), torch_dist.get_world_size(), local_rank, control)
 
 
-def _here() -> DistContext:
-    patient: Any = dist.new_group(timeout=LONG_PATIENCE, backend="gloo")
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    return DistContext(dist.get_rank(), dist.get_world_size(), local, patient)
-
-
-def _several() -> bool:
+def _is_distributed() -> bool:
     named = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
     return named and int(os.environ["WORLD_SIZE"]) > 1
 
 
-def _attempt(make: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+def _outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     try:
-        return make(), None
-    except BaseException as error:  # the other ranks must hear of it, whatever it is
+        return function(), None
+    except BaseException as error:  # the other ranks must know it, whatever it is
         return None, error
 
 
-def _settle(told: Sequence[tuple[Any, BaseException | None]]) -> list[Any]:
-    for _, error in told:
+def _results(outcomes: list[tuple[Any, BaseException | None]]) -> list[Any]:
+    for _, error in outcomes:
         if error is not None:
             raise error
-    return [answer for answer, _ in told]
-
-
-def _first_of(batches: Iterator[Answer]) -> Iterator[Answer]:
-    batch = next(batches, None)
-    if batch is not None:
-        yield batch
+    return [result for result, _ in outcomes]

@@ -1,13 +1,11 @@
-"""Muon: orthogonalised momentum for convolution filters, SGD for everything else.
+"""Provide Muon: orthogonalised momentum for convolution filters, SGD for all other parameters.
 
-Enters: parameter groups that say whether they hold `filters`. Leaves: a torch optimizer.
-
-The idea (Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, and the
-CIFAR-10 speed record airbench94_muon): a filter bank is a matrix, one row an output channel. Its
-step is the nearest matrix with orthonormal rows to the momentum, so that every direction learns at
-one speed, and its length is held at that of such a matrix: the norm that follows makes it
-meaningless, and before a sum, in pre-activation order, it fixes the branch's share. The learning
-rate is then the size of a step relative to the filters.
+From Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, and the
+CIFAR-10 speed record airbench94_muon. A filter bank is a matrix with a row per output channel.
+Its update is the matrix with orthonormal rows nearest to the momentum, so every direction learns at
+one speed. The filters keep the length of such a matrix: a norm that follows cancels the length
+anyway, and before a sum (pre-activation order) it fixes the share of the branch. The learning
+rate is therefore the size of an update relative to the filters.
 """
 
 from __future__ import annotations
@@ -18,17 +16,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Jordan's quintic Newton-Schulz iteration: singular values end between 0.5 and 1.5.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""of Jordan's quintic Newton-Schulz iteration: singular values end between 0.5 and 1.5"""
 ITERATIONS = 3
+# A shorter vector counts as zero and has no direction.
 TINY = 1e-7
-"""a length below it is that of zeros, which have no direction"""
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups have `lr`, `momentum`, `weight_decay` (not of filters) and `filters`.
+    """Optimizer with orthogonal updates for filters and SGD updates for all other parameters.
 
-    Steps of filters are orthogonalised in `dtype`: bfloat16 is enough, where it is fast.
+    Args:
+        groups: Parameter groups; each says with `filters` whether it holds filters. Filters have
+            no weight decay.
+        lr: Learning rate.
+        momentum: Momentum.
+        nesterov: Whether the momentum looks ahead.
+        dtype: Type in which filter updates are computed; bfloat16 is enough where it is fast.
+
     """
 
     def __init__(
@@ -45,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -60,7 +65,7 @@ class Muon(torch.optim.Optimizer):
                 parameter.add_(update, alpha=-group["lr"])
 
     def _momentum(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
-        """The running sum of gradients; Nesterov's looks ahead to where it is about to lead."""
+        """Return the momentum; Nesterov's form adds the gradient once more."""
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
@@ -69,7 +74,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(filters: Tensor) -> Tensor:
-    """Nearly the nearest matrix O x rest with orthonormal rows or columns, for filters O C H W."""
+    """Return about the nearest matrix O x CHW with orthonormal rows or columns, as O C H W."""
     a, b, c = COEFFICIENTS
     matrix = filters.flatten(1)
     tall = len(matrix) > matrix.shape[1]

@@ -1,11 +1,9 @@
-"""Where the time of a run goes: the shares of its phases, the bottleneck, and what would help.
+"""Measure how the phases of a training step share its time, and suggest the flag that saves most.
 
-Enters: marks, one at the end of each phase of each step, and what the probe advised. Leaves: after
-50 steps one record with a line to read. The idea: whatever could be better has a saving, the share
-of the time that it would free; the largest saving is the bottleneck, and its flag the remedy.
-
-A mark is a look at the clock. On CUDA it is an event in the queue of the device, read only at the
-end, so that nothing waits: a phase then lasts as long as the device takes for it.
+The profiler reads a clock at the end of each phase. On CUDA the clock is an event in the queue of
+the device, read only at the end, so that nothing waits. After 50 steps it gives one record: every
+possible improvement has a saving, the share of the time that it would free, and the largest saving
+is the bottleneck.
 """
 
 from __future__ import annotations
@@ -15,41 +13,44 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from resnets.data.workers import CANVAS
-from resnets.training.auto_config import EVALUATION_SHARE
-from resnets.training.autotune import Advice
 from resnets.training.recipe import Recipe
 
+if TYPE_CHECKING:
+    from resnets.training.autotune import Advice
+
 PHASES = ("data wait", "copy", "forward", "backward", "optimizer", "evaluation", "other")
+# Steps that are profiled, and the first of them that do not count: kernels are compiled then.
 STEPS = 50
 WARM_UP = 5
-"""first steps that are not counted: kernels are made, workers start"""
+# A suggestion must save at least this share of the time.
 WORTHWHILE = 0.05
-"""least share of the time that a remedy must free to be named"""
+# Share of the training time that validations may take.
+EVALUATION_SHARE = 0.05
 
 
 @dataclass(frozen=True)
 class Clock:
-    """A moment, and the seconds between two."""
+    """How to read the time, and the seconds between two readings."""
 
     now: Callable[[], Any]
     between: Callable[[Any, Any], float]
 
     @classmethod
     def of(cls, device: torch.device) -> Clock:
-        """The wall clock, or the CUDA device's own."""
+        """Return the wall clock, or events of the CUDA device."""
         if device.type != "cuda":
             return cls(time.perf_counter, lambda first, last: last - first)
         return cls(_event, _between_events)
 
 
 @dataclass(frozen=True)
-class Remedy:
-    """A cause of lost time, the flag against it, and the share of the time that it would free."""
+class Suggestion:
+    """A cause of lost time, the flag against it, and the share of the time that it saves."""
 
     cause: str
     flag: str
@@ -57,41 +58,65 @@ class Remedy:
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """What a remedy depends on."""
+class ProfileContext:
+    """What the suggestions depend on.
+
+    Args:
+        recipe: The resolved recipe.
+        num_train: Training images.
+        num_val: Validation images.
+        cores: CPU cores of this process.
+        streamed: Whether images are decoded during the run, not kept in memory.
+        advice: Values that autotune measured as faster than those that the user gave.
+
+    """
 
     recipe: Recipe
     num_train: int
     num_val: int
     cores: int
     streamed: bool
-    """images are decoded during the run, not kept in memory"""
     advice: tuple[Advice, ...] = ()
-    """of the probe"""
 
 
-class Shares:
-    """Collects the marks of the first steps; `after_step` returns the record once."""
+class Profiler:
+    """Collect the times of the first steps and give one record.
 
-    def __init__(self, outlook: Outlook, *, clock: Clock) -> None:
-        self.outlook, self.clock = outlook, clock
+    Args:
+        context: What the suggestions depend on.
+        clock: Where times come from.
+        steps: Steps that are profiled.
+        warm_up: The first of them, which do not count.
+
+    """
+
+    def __init__(
+        self,
+        context: ProfileContext,
+        *,
+        clock: Clock,
+        steps: int = STEPS,
+        warm_up: int = WARM_UP,
+    ) -> None:
+        self.context, self.clock = context, clock
+        self.last_step, self.warm_up = steps, warm_up
         self.steps = 0
         self.marks: list[tuple[str, Any, float]] = [("other", clock.now(), 0.0)]
 
     def mark(self, phase: str, *, waited: float = 0.0) -> None:
-        """The time since the last mark was this phase's, but for what was waited for data."""
-        if self.steps < STEPS:
+        """Give the time since the last mark to this phase, but for `waited` seconds for data."""
+        if self.steps < self.last_step:
             self.marks.append((phase, self.clock.now(), waited))
 
-    def after_step(self) -> dict[str, Any] | None:
-        """Count a step; after the last one that is counted, the record."""
+    def step(self) -> dict[str, Any] | None:
+        """Count a step; return the record after the last profiled step."""
         self.steps += 1
-        if self.steps == WARM_UP:
+        if self.steps == self.warm_up:
             del self.marks[:-1]
-        return self._record() if self.steps == STEPS else None
+        return self._record() if self.steps == self.last_step else None
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of each phase."""
+        """Return the seconds of each phase."""
         seconds = dict.fromkeys(PHASES, 0.0)
         for (_, before, _), (phase, after, waited) in pairwise(self.marks):
             gap = self.clock.between(before, after)
@@ -102,75 +127,91 @@ class Shares:
     def _record(self) -> dict[str, Any]:
         seconds = self.seconds()
         if not seconds["evaluation"]:
-            seconds["evaluation"] = (STEPS - WARM_UP) * _evaluation_ahead(seconds, self.outlook)
+            seconds["evaluation"] = self._future_evaluation(seconds["forward"])
         self.marks.clear()
         total = sum(seconds.values())
         shares = {phase: spent / total for phase, spent in seconds.items()}
-        best = max(remedies(shares, self.outlook), key=lambda remedy: remedy.saving, default=None)
+        best = max(suggestions(shares, self.context), key=lambda one: one.saving, default=None)
         if best is None or best.saving < WORTHWHILE:
-            best = Remedy(max(shares, key=lambda phase: shares[phase]), "", 0.0)
+            best = Suggestion(max(shares, key=lambda phase: shares[phase]), "", 0.0)
         return {
-            "kind": "shares",
             "shares": shares,
             "bottleneck": best.cause,
             "remedy": best.flag,
-            "text": in_words(shares, best),
+            "text": _summary(shares, best),
         }
 
+    def _future_evaluation(self, forward: float) -> float:
+        """Estimate the validations to come by the forward passes so far.
 
-def _evaluation_ahead(seconds: Mapping[str, float], outlook: Outlook) -> float:
-    """Seconds a step of validations that have not come yet: as fast as forward passes.
+        The validation after the last step does not count: no setting avoids it.
+        """
+        recipe = self.context.recipe
+        assert (
+            recipe.schedule.steps
+            and recipe.schedule.batch_size
+            and recipe.evaluation.evaluate_every
+        )
+        per_image = forward / recipe.schedule.batch_size
+        steps_between = (
+            self.context.num_train * recipe.evaluation.evaluate_every / recipe.schedule.batch_size
+        )
+        steps_between = max(1.0, steps_between)
+        if steps_between >= recipe.schedule.steps:
+            return 0.0
+        return per_image * self.context.num_val / steps_between
 
-    The one after the last step does not count: no setting avoids it.
-    """
-    recipe = outlook.recipe
-    assert recipe.steps and recipe.batch_size and recipe.evaluate_every
-    image = seconds["forward"] / ((STEPS - WARM_UP) * recipe.batch_size)
-    steps_between = max(1.0, recipe.evaluate_every * outlook.num_train / recipe.batch_size)
-    return image * outlook.num_val / steps_between if steps_between < recipe.steps else 0.0
+
+class _NoProfiler(Profiler):
+    """A profiler that ignores every mark."""
+
+    def __init__(self) -> None:
+        self.steps = self.last_step = 0
 
 
-def remedies(shares: Mapping[str, float], outlook: Outlook) -> Iterator[Remedy]:
-    """All that could free some of the time."""
+NO_PROFILER: Profiler = _NoProfiler()
+
+
+def suggestions(shares: Mapping[str, float], context: ProfileContext) -> Iterator[Suggestion]:
+    """Yield everything that could save time."""
     waiting, evaluation = shares["data wait"], shares["evaluation"]
-    if outlook.streamed:
-        yield Remedy("data wait", _against_waiting(waiting, outlook), waiting)
-    flag = _against_evaluation(evaluation, outlook.recipe)
-    yield Remedy("evaluation", flag, evaluation - EVALUATION_SHARE)
+    if context.streamed:
+        yield Suggestion("data wait", _against_waiting(waiting, context), waiting)
+    flag = _against_evaluation(evaluation, context.recipe)
+    yield Suggestion("evaluation", flag, evaluation - EVALUATION_SHARE)
     computing = shares["forward"] + shares["backward"] + shares["optimizer"]
-    for advice in outlook.advice:
+    for advice in context.advice:
         cause = advice.name.replace("_", " ")
-        yield Remedy(cause, advice.flag, computing * (1 - advice.time))
+        yield Suggestion(cause, advice.flag, computing * (1 - advice.time))
 
 
-def _against_waiting(share: float, outlook: Outlook) -> str:
-    """As many workers as keep up with the rest of the step, or no decoding at all."""
-    recipe = outlook.recipe
-    assert recipe.workers is not None and recipe.size is not None
+def _against_waiting(share: float, context: ProfileContext) -> str:
+    """Return as many workers as keep up with the rest of the step, or a larger cache."""
+    recipe = context.recipe
+    assert recipe.runtime.workers is not None and recipe.model.size is not None
     busy = max(1 - share, 0.01)
     # Without workers the wait is the decoding itself; workers decode all the time.
-    needed = math.ceil((recipe.workers or share) / busy)
-    workers = max(1, min(needed, outlook.cores))
-    if workers > recipe.workers:
+    needed = math.ceil((recipe.runtime.workers or share) / busy)
+    workers = max(1, min(needed, context.cores))
+    if workers > recipe.runtime.workers:
         return f"--workers {workers}"
-    # As if crops were cut from all of them, in colours.
-    megabytes = outlook.num_train * 3 * round(CANVAS * recipe.size) ** 2 / 2**20
+    # The most that the cache can need: large enough to crop, in colour.
+    megabytes = context.num_train * 3 * round(CANVAS * recipe.model.size) ** 2 / 2**20
     return f"--cache-mb {math.ceil(megabytes)}"
 
 
 def _against_evaluation(share: float, recipe: Recipe) -> str:
-    """So seldom that evaluation takes its planned share."""
-    assert recipe.evaluate_every is not None
+    """Return an interval at which validations take their planned share of the time."""
+    assert recipe.evaluation.evaluate_every is not None
     rarer = share / max(1 - share, 0.01) * (1 - EVALUATION_SHARE) / EVALUATION_SHARE
-    return f"--evaluate-every {recipe.evaluate_every * rarer:.2g}"
+    return f"--evaluate-every {recipe.evaluation.evaluate_every * rarer:.2g}"
 
 
-def in_words(shares: Mapping[str, float], best: Remedy) -> str:
-    """One line."""
+def _summary(shares: Mapping[str, float], best: Suggestion) -> str:
     listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005)
     if not best.flag:
-        return f"time goes to {listed}; no setting known here saves {WORTHWHILE:.0%} of it"
-    return f"time goes to {listed}; bottleneck {best.cause}: {best.flag} saves {best.saving:.0%}"
+        return f"time per phase: {listed}; no flag would save {WORTHWHILE:.0%} of it"
+    return f"time per phase: {listed}; bottleneck {best.cause}: {best.flag} saves {best.saving:.0%}"
 
 
 def _event() -> torch.cuda.Event:

@@ -1,241 +1,305 @@
-"""How a network is trained: one frozen record of every choice.
+"""Provide the configuration of a training run: frozen, validated groups of fields.
 
-Enters: nothing. Leaves: `Recipe`, the single list of training options (the command line's flags,
-the saved configuration and the Python keywords are all generated from its fields). `None` means
-"chosen from the data and the measured speed"; `planning.py` fills it in before step 0. The named
-recipes with their promises are in `named.py`.
-
-This file imports neither torch nor numpy, since `resnets --help` needs it.
+The command line's flags, the saved configuration and the Python keywords are generated from these
+classes; their names are flat, as in `--learning-rate`. `None` and "auto" are chosen from the data
+and the measured speed before step 0. This module imports neither torch nor numpy.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Annotated, Any, Literal
 
+from resnets.config_fields import Chosen, FieldInfo, Flag, Range, Rule, fields_of, validate
+from resnets.data.augment_config import Augment
 from resnets.errors import UserError, unknown
+
+TIME_OR_LENGTH = "--time together with --epochs or --steps: pass one of them"
+# Images of a micro-batch: batch norm has no variance of one value.
+LEAST_IMAGES = 2
+# Epochs between validations.
+LEAST_EPOCHS = 0.001
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network is trained, from which weights, at which input size.
+
+    Args:
+        name: Network, a name of `resnets models`.
+        weights: Pretrained weights: a path, a URL, hub:owner/name or torchvision:IMAGENET1K_V1.
+        size: Side of the square input in pixels.
+        resize_mode: How an oblong image becomes square: crop cuts out the centre, squash
+            distorts it.
+        dropout: Drop probability before the head.
+        drop_path: Stochastic depth: drop probability of the last residual branch, linear in depth.
+        sync_batchnorm: Batch norm sees the images of all ranks under torchrun, not of each alone.
+    """
+
+    name: Annotated[str | None, Flag("model"), Rule.FIXED, Chosen("from the data and the time")] = (
+        None
+    )
+    weights: Annotated[str | None, Rule.FIXED, Rule.LOCAL, Chosen("none, from scratch")] = None
+    size: Annotated[int | None, Range(8, 1024), Rule.FIXED, Chosen("from the data")] = None
+    resize_mode: Annotated[Literal["crop", "squash"], Rule.FIXED] = "squash"
+    dropout: Annotated[float, Range(0, 0.95)] = 0.0
+    drop_path: Annotated[float, Range(0, 0.95)] = 0.0
+    sync_batchnorm: bool = False
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How a gradient becomes a step.
+
+    Args:
+        name: sgd has Nesterov momentum unless --no-nesterov; muon orthogonalises the momentum of
+            convolutions; auto takes muon from scratch and sgd from pretrained weights.
+        learning_rate: Peak learning rate.
+        momentum: Momentum of sgd and muon; AdamW uses it as beta1.
+        nesterov: Look-ahead form of the momentum of sgd and muon.
+        weight_decay: Decay of convolution and linear weights, never of norms and biases. Muon
+            spares the filters, whose length it fixes.
+        clip_grad_norm: Largest gradient norm; 0 does not clip.
+        layer_decay: Factor of the learning rate from each stage to the one before it
+            (discriminative rates).
+        grad_accum_steps: Micro-batches per optimizer step; batch norm sees one of them.
+        ema: Decay per step of the averaged weights that are evaluated and kept; 0 is off.
+    """
+
+    name: Annotated[Literal["auto", "sgd", "adamw", "muon"], Flag("optimizer"), Rule.FIXED] = "auto"
+    learning_rate: Annotated[
+        float | None, Range(1e-8, 100), Chosen("from the optimizer and the batch size")
+    ] = None
+    momentum: Annotated[float, Range(0, 0.9999)] = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[float, Range(0, 1)] = 5e-4
+    clip_grad_norm: Annotated[float, Range(0, inf)] = 0.0
+    layer_decay: Annotated[float, Range(0.01, 1)] = 1.0
+    grad_accum_steps: Annotated[int, Range(1, 4096)] = 1
+    ema: Annotated[float, Range(0, 0.99999), Rule.FIXED] = 0.0
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How long the run is, and what changes on the way. Shares are shares of the whole run.
+
+    Args:
+        epochs: Passes over the training images.
+        steps: Optimizer steps, instead of epochs.
+        batch_size: Images per optimizer step.
+        name: Shape of the learning rate; one_cycle rises and falls linearly.
+        warmup: Share of the run in which the learning rate rises from 0.
+        milestones: Shares of the run at which schedule step divides the learning rate by 10.
+        freeze_backbone: Share of the run that trains the head alone (fine-tuning).
+        progressive: Share of the run that trains at three quarters of the size (progressive
+            resizing).
+    """
+
+    epochs: Annotated[float | None, Range(0.001, 100_000), Rule.FIXED, Chosen("from the time")] = (
+        None
+    )
+    steps: Annotated[int | None, Range(1, 100_000_000), Chosen("from the epochs")] = None
+    batch_size: Annotated[int | None, Range(2, 65_536), Chosen("from the data")] = None
+    name: Annotated[Literal["cosine", "one_cycle", "step"], Flag("schedule")] = "one_cycle"
+    warmup: Annotated[float, Range(0, 0.9)] = 0.15
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    freeze_backbone: Annotated[float, Range(0, 0.9)] = 0.0
+    progressive: Annotated[float, Range(0, 1)] = 0.0
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if self.epochs is not None and self.steps is not None:
+            raise UserError("--epochs and --steps both given: pass one of them")
+        if not _are_rising_shares(self.milestones):
+            raise UserError(f"--milestones {self.milestones}: must be rising shares in (0, 1)")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is minimised: the cross-entropy.
+
+    Args:
+        label_smoothing: Share of the target that is spread over all classes.
+    """
+
+    label_smoothing: Annotated[float, Range(0, 0.9)] = 0.1
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """When and how the network is validated.
+
+    Args:
+        tta: Test-time augmentation of images that the network is unsure about; six adds shifts by
+            one pixel to the mirror image.
+        val_fraction: Share of the training images held out when DATA has no validation split.
+        validate_on: test reproduces papers that chose on the test images; every output says so.
+        evaluate_every: Epochs between validations.
+        patience: Stop after this many validations without a better one; 0 never stops early.
+    """
+
+    tta: Annotated[Literal["none", "mirror", "six"], Rule.FIXED] = "none"
+    val_fraction: Annotated[float, Range(0.01, 0.5), Rule.FIXED] = 0.1
+    validate_on: Annotated[Literal["val", "test"], Rule.FIXED] = "val"
+    evaluate_every: Annotated[
+        float | None, Range(LEAST_EPOCHS, 100_000), Chosen("from the data")
+    ] = None
+    patience: Annotated[int, Range(0, 10_000)] = 0
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How the run is computed and stored.
+
+    Args:
+        precision: auto measures, and keeps fp32 unless another precision is faster.
+        memory_format: Layout of images and weights in memory; auto measures.
+        compile: Compile the network with torch.compile (20 s before the first step).
+        threads: CPU threads of torch.
+        tune: off does not measure how to compute: all cores, fp32 and channels_last, unless given.
+        workers: Processes that decode images which do not fit in memory.
+        cache_mb: Megabytes of decoded images that are kept in memory.
+        max_corrupt: Largest share of unreadable images.
+        checkpoint_every: Minutes between checkpoints, the most that a hard kill loses. Every best
+            validation is saved too.
+    """
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
+    compile: Annotated[bool, Rule.LOCAL] = False
+    threads: Annotated[int | None, Range(1, 1024), Rule.LOCAL, Chosen("measured")] = None
+    tune: Annotated[Literal["auto", "off"], Rule.LOCAL] = "auto"
+    workers: Annotated[
+        int | None, Range(0, 256), Rule.FREE, Rule.LOCAL, Chosen("as many as threads")
+    ] = None
+    cache_mb: Annotated[int, Range(0, inf), Rule.LOCAL] = 1024
+    max_corrupt: Annotated[float, Range(0, 1), Rule.FREE] = 0.01
+    checkpoint_every: Annotated[float, Range(0, 100_000), Rule.FREE, Rule.LOCAL] = 5.0
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+def _default_augment() -> Augment:
+    return Augment(crop="auto", flip="random", auto_augment="auto")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Every choice that decides the trained weights, and how fast they are reached.
 
-    Shares are fractions of the whole run; epochs are passes over the training images.
+    `Recipe().override(learning_rate=0.1, epochs=30)` sets fields by their flat names.
+
+    Args:
+        model: The network.
+        optimizer: The optimizer.
+        schedule: Length of the run, learning-rate schedule, batch size.
+        augment: Augmentation of training images.
+        loss: The loss.
+        evaluation: Validation and test-time augmentation.
+        runtime: Precision, threads, workers, checkpoints.
+        seed: Seed of every draw: split, order, augmentation, initial weights, dropout.
     """
 
-    model: str | None = None
-    """network, a name of `resnets models`; chosen from the data when left out"""
-    weights: str | None = None
-    """start from these weights: a path, a URL, hub:owner/name or torchvision:IMAGENET1K_V1"""
-    size: int | None = None
-    """side of the square network input in pixels"""
-    resize_mode: Literal["crop", "squash"] = "squash"
-    """how an oblong image becomes square: cut the centre out, or squeeze all of it in"""
-    epochs: float | None = None
-    """passes over the training images"""
-    steps: int | None = None
-    """optimizer steps, instead of epochs"""
-    batch_size: int | None = None
-    """images per optimizer step"""
-    grad_accum_steps: int = 1
-    """micro-batches per optimizer step; batch norm sees one of them"""
-    sync_batchnorm: bool = False
-    """batch norm sees the images of all ranks under torchrun, not those of each rank alone"""
-
-    optimizer: Literal["auto", "sgd", "adamw", "muon"] = "auto"
-    """sgd has Nesterov momentum unless --no-nesterov, muon orthogonalises it for convolutions;
-    auto takes muon from scratch and sgd from pretrained weights"""
-    learning_rate: float | None = None
-    """peak learning rate; the defaults of sgd and muon rise with the batch size"""
-    momentum: float = 0.9
-    """of sgd and muon; AdamW uses it as beta1"""
-    nesterov: bool = True
-    """look-ahead form of the momentum of sgd and muon"""
-    weight_decay: float = 5e-4
-    """on convolution and linear weights, never on norms and biases; muon spares the filters, whose
-    length it holds fixed"""
-    clip_grad_norm: float = 0.0
-    """largest gradient norm; 0 does not clip"""
-    schedule: Literal["cosine", "one_cycle", "step"] = "one_cycle"
-    """shape of the learning rate over the run; one_cycle rises and falls linearly"""
-    warmup: float = 0.15
-    """share of the run in which the learning rate rises from 0"""
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    """shares of the run at which schedule `step` divides the learning rate by 10"""
-    freeze_backbone: float = 0.0
-    """share of the run that trains only the head (fine-tuning)"""
-    layer_decay: float = 1.0
-    """learning-rate factor from each stage to the one before it (discriminative rates)"""
-
-    label_smoothing: float = 0.1
-    """share of the target spread over all classes"""
-    ema: float = 0.0
-    """decay per step of the averaged weights that are evaluated and kept; 0 is off"""
-    dropout: float = 0.0
-    """drop probability before the head"""
-    drop_path: float = 0.0
-    """stochastic depth: drop probability of the last residual branch, linear in depth"""
-    crop: Literal["auto", "none", "shift", "resized"] = "auto"
-    """shift: pad and cut out; resized: a random part, resized"""
-    crop_padding: int = 4
-    """pixels of padding for crop `shift`"""
-    fill: Literal["zero", "reflect"] = "zero"
-    """what the padding of crop `shift` holds"""
-    min_area: float = 0.35
-    """least share of the image that crop `resized` keeps"""
-    progressive: float = 0.0
-    """share of the run that trains at three quarters of the size (progressive resizing)"""
-    flip: Literal["none", "random", "alternating"] = "random"
-    """mirror left-right, half of the time; alternating shows each image both ways in two epochs"""
-    erasing: float = 0.0
-    """probability to blank a random rectangle"""
-    mixup: float = 0.0
-    """alpha of the Beta law that blends pairs of images; 0 is off"""
-    cutmix: float = 0.0
-    """alpha of the Beta law that pastes rectangles between images; 0 is off"""
-    auto_augment: Literal["auto", "none", "randaugment", "trivialaugment"] = "auto"
-    """per-image colour and shape distortions; auto takes trivialaugment for photos"""
-
-    tta: Literal["none", "mirror", "six"] = "none"
-    """looks at a test image that the network is unsure about; six adds shifts by a pixel"""
-    val_fraction: float = 0.1
-    """share of the training images held out when DATA has no validation part"""
-    validate_on: Literal["val", "test"] = "val"
-    """test reproduces papers that chose on the test images, and says so in every output"""
-    evaluate_every: float | None = None
-    """epochs between validations"""
-    patience: int = 0
-    """stop after this many validations without a better one; 0 never stops early"""
-
-    seed: int = 0
-    """of every draw: split, order, augmentation, initial weights, dropout"""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto measures, and leaves fp32 only where something else is faster"""
-    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
-    """layout of images and weights in memory; auto measures"""
-    compile: bool = False
-    """compile the network with torch.compile (20 s before the first step)"""
-    threads: int | None = None
-    """CPU threads of torch; measured when left out"""
-    tune: Literal["auto", "off"] = "auto"
-    """off does not measure how to compute: all cores, fp32 and channels_last, unless given"""
-    workers: int | None = None
-    """processes that decode images when they do not fit in memory"""
-    cache_mb: int = 1024
-    """decoded images up to this many megabytes are kept in memory"""
-    max_corrupt: float = 0.01
-    """largest share of unreadable images"""
-    checkpoint_every: float = 5.0
-    """minutes between checkpoints, the most that a hard kill loses; each best is saved too"""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    augment: Augment = field(default_factory=_default_augment)
+    loss: LossConfig = field(default_factory=LossConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
-            _check_kind(name, kind, getattr(self, name))
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                flag = name.replace("_", "-")
-                most = "any number" if high == _INFINITY else f"{high:,}"
-                raise UserError(f"--{flag} {value}: must be between {low:g} and {most}")
-        if self.epochs is not None and self.steps is not None:
-            raise UserError("--epochs and --steps both given: pass one of them")
-        if (self.batch_size or self.grad_accum_steps) % self.grad_accum_steps:
+        validate(self)
+        batch_size, pieces = self.schedule.batch_size, self.optimizer.grad_accum_steps
+        if batch_size is not None and batch_size % pieces:
+            raise UserError(f"--grad-accum-steps {pieces}: must divide --batch-size {batch_size}")
+        if batch_size is not None and batch_size < LEAST_IMAGES * pieces:
             raise UserError(
-                f"--grad-accum-steps {self.grad_accum_steps}: must divide --batch-size "
-                f"{self.batch_size}"
+                f"--grad-accum-steps {pieces}: micro-batches of one image have no variance for "
+                f"batch norm; at most {batch_size // LEAST_IMAGES} for --batch-size {batch_size}"
             )
-        if self.batch_size is not None and self.batch_size < LEAST_IMAGES * self.grad_accum_steps:
+        if self.evaluation.tta != "none" and self.augment.flip == "none":
             raise UserError(
-                f"--grad-accum-steps {self.grad_accum_steps}: makes micro-batches of one image, "
-                f"of which batch norm has no variance; at most "
-                f"{self.batch_size // LEAST_IMAGES} of --batch-size {self.batch_size}"
+                f"--tta {self.evaluation.tta}: uses mirror images, which --flip none never shows "
+                "in training; pass --tta none"
             )
-        if self.tta != "none" and self.flip == "none":
-            raise UserError(
-                f"--tta {self.tta}: looks at mirror images, which --flip none never shows; "
-                "pass --tta none"
-            )
-        if not _rising_shares(self.milestones):
-            raise UserError(f"--milestones {self.milestones}: must be rising shares in (0, 1)")
+
+    def flat(self) -> dict[str, Any]:
+        """Return all values by their flat names, as in config.json."""
+        return {
+            flag: getattr(getattr(self, at.group) if at.group else self, at.name)
+            for flag, at in FIELDS.items()
+        }
+
+    def override(self, **values: Any) -> Recipe:
+        """Return the recipe with some fields replaced.
+
+        Args:
+            **values: Fields by their flat names. Lists, as from TOML and JSON, become tuples.
+                `epochs` replaces the recipe's own `steps`, and the reverse.
+
+        Returns:
+            A new recipe.
+
+        Raises:
+            UserError: A name is unknown, or a value is not allowed.
+        """
+        clean: dict[str, Any] = {}
+        for key, value in values.items():
+            name = key.replace("-", "_")
+            if name not in FIELDS:
+                raise unknown("recipe field", key, FIELDS)
+            clean[name] = tuple(value) if isinstance(value, list) else value
+        if clean.get("epochs") is not None and "steps" not in clean:
+            clean["steps"] = None
+        elif clean.get("steps") is not None and "epochs" not in clean:
+            clean["epochs"] = None
+        groups: dict[str, dict[str, Any]] = {}
+        for name, value in clean.items():
+            groups.setdefault(FIELDS[name].group, {})[FIELDS[name].name] = value
+        own = groups.pop("", {})
+        changed = {g: replace(getattr(self, g), **group) for g, group in groups.items()}
+        return replace(self, **changed, **own)
 
 
-TIME_OR_LENGTH = "--time together with --epochs or --steps: pass one of them"
-LEAST_IMAGES = 2
-"""in a micro-batch: batch norm has no variance of one value"""
-LEAST_EPOCHS = 0.001
-"""between validations"""
-_INFINITY = float("inf")
-_RANGES: dict[str, tuple[float, float]] = {
-    "size": (8, 1024),
-    "epochs": (0.001, 100_000),
-    "steps": (1, 100_000_000),
-    "batch_size": (2, 65_536),
-    "grad_accum_steps": (1, 4096),
-    "learning_rate": (1e-8, 100),
-    "momentum": (0, 0.9999),
-    "weight_decay": (0, 1),
-    "clip_grad_norm": (0, _INFINITY),
-    "warmup": (0, 0.9),
-    "freeze_backbone": (0, 0.9),
-    "layer_decay": (0.01, 1),
-    "label_smoothing": (0, 0.9),
-    "ema": (0, 0.99999),
-    "dropout": (0, 0.95),
-    "drop_path": (0, 0.95),
-    "crop_padding": (0, 64),
-    "min_area": (0.01, 1),
-    "progressive": (0, 1),
-    "erasing": (0, 1),
-    "mixup": (0, 10),
-    "cutmix": (0, 10),
-    "val_fraction": (0.01, 0.5),
-    "evaluate_every": (LEAST_EPOCHS, 100_000),
-    "patience": (0, 10_000),
-    "seed": (0, 2**31 - 1),
-    "threads": (1, 1024),
-    "workers": (0, 256),
-    "cache_mb": (0, _INFINITY),
-    "max_corrupt": (0, 1),
-    "checkpoint_every": (0, 100_000),
+GROUPS: Mapping[str, type] = {
+    "model": ModelConfig,
+    "optimizer": OptimizerConfig,
+    "schedule": ScheduleConfig,
+    "augment": Augment,
+    "loss": LossConfig,
+    "evaluation": EvaluationConfig,
+    "runtime": RuntimeConfig,
+}
+# All fields by their flat names.
+FIELDS: Mapping[str, FieldInfo] = {
+    info.flag: info
+    for group, config in (*GROUPS.items(), ("", Recipe))
+    for info in fields_of(config, group)
 }
 
 
-def _check_kind(name: str, kind: Any, value: object) -> None:
-    """Refuse a value that the field's annotation does not allow, naming what is."""
-    flag = f"--{name.replace('_', '-')}"
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise unknown(flag, str(value), get_args(kind))
-        return
-    union = type(None) in get_args(kind)
-    allowed = tuple(get_origin(k) or k for k in (get_args(kind) if union else (kind,)))
-    if float in allowed:
-        allowed += (int,)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        names = " or ".join(k.__name__ for k in allowed if k is not type(None))
-        raise UserError(f"{flag} {value!r}: expected {names}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{flag} {value}: expected a finite number")
+def fields_with(rule: Rule) -> tuple[str, ...]:
+    """Return the flat names of the fields with a rule."""
+    return tuple(name for name, info in FIELDS.items() if rule in info.rules)
 
 
-def _rising_shares(values: tuple[object, ...]) -> bool:
+def _are_rising_shares(values: tuple[object, ...]) -> bool:
     shares = [value for value in values if isinstance(value, float) and 0 < value < 1]
     return len(shares) == len(values) and shares == sorted(set(shares))
-
-
-def override(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """The recipe with some fields replaced; lists (from TOML and JSON) become tuples."""
-    names = [field.name for field in fields(Recipe)]
-    clean: dict[str, Any] = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in names:
-            raise unknown("recipe field", key, names)
-        clean[name] = tuple(value) if isinstance(value, list) else value
-    if clean.get("epochs") is not None and "steps" not in clean:
-        clean["steps"] = None  # epochs asked for replace a recipe's own steps, and the reverse
-    elif clean.get("steps") is not None and "epochs" not in clean:
-        clean["epochs"] = None
-    return replace(recipe, **clean)

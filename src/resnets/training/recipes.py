@@ -1,28 +1,29 @@
-"""The named recipes. Each docstring is a promise: source, command, figure, and who measured it.
+"""Provide the named recipes, and recipes from TOML files.
 
-Enters: a name, or a TOML file. Leaves: a `Recipe`, whose open fields `planning.py` fills in before
-step 0. Neither torch nor numpy is imported, since `resnets --help` needs this file.
+A recipe is the fields that it sets. Each docstring is a promise: source, command, figure, and who
+measured it. This module imports neither torch nor numpy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from resnets.errors import UserError, unknown
-from resnets.training.recipe import Recipe, override
+from resnets.training.recipe import Recipe
 
 
-def default() -> Recipe:
+def default() -> dict[str, Any]:
     """Muon (SGD from given weights) and one learning-rate cycle; the rest is read off the data.
 
     Promise: `resnets train fashion-mini --model resnet20 --epochs 8` passes 88 % on the 2,000
     embedded test images; measured values in RESULTS.md.
     """
-    return Recipe()
+    return {}
 
 
-def fast() -> Recipe:
+def fast() -> dict[str, Any]:
     """The least time to an accuracy on small images, as the CIFAR-10 speed records count it.
 
     From K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", arXiv 2404.00498, and
@@ -32,7 +33,7 @@ def fast() -> Recipe:
     Promise: 91.12 % of CIFAR-10 as JPEG on the CPU, mean of three seeds; airbench94_muon with its
     six views 90.82 % there, in 1.1 times the time (`benchmarks/fast.py`, RESULTS.md).
     """
-    return Recipe(
+    return dict(
         model="resnet8_fast_wide",
         epochs=9,
         batch_size=500,
@@ -53,7 +54,7 @@ def fast() -> Recipe:
     )
 
 
-def he2015() -> Recipe:
+def he2015() -> dict[str, Any]:
     """The CIFAR protocol of He et al., arXiv 1512.03385, section 4.2.
 
     Promise: 8.75 % test error with resnet20 on CIFAR-10 (their table 6, two GPUs), not rerun by
@@ -62,7 +63,7 @@ def he2015() -> Recipe:
     Differs from the paper: the mean is subtracted per channel, not per pixel, and norms and
     biases are not decayed.
     """
-    return Recipe(
+    return dict(
         model="resnet20",
         steps=64_000,
         batch_size=128,
@@ -80,7 +81,7 @@ def he2015() -> Recipe:
     )
 
 
-def finetune() -> Recipe:
+def finetune() -> dict[str, Any]:
     """From pretrained weights: first the new head alone, then everything, early stages slowest.
 
     Pass `--weights`; head-first and discriminative rates follow Howard and Ruder, arXiv 1801.06146.
@@ -88,7 +89,7 @@ def finetune() -> Recipe:
     other five beats training from scratch in equal time, with each of three seeds; measured by
     `benchmarks/finetune.py`, values in RESULTS.md.
     """
-    return Recipe(
+    return dict(
         batch_size=64,
         optimizer="sgd",
         learning_rate=0.02,
@@ -100,7 +101,7 @@ def finetune() -> Recipe:
     )
 
 
-def torchvision_v2() -> Recipe:
+def torchvision_v2() -> dict[str, Any]:
     """For ImageNet: how torchvision trained its second weights of ResNet-50, IMAGENET1K_V2.
 
     Source: pytorch/vision, `train.py` of its classification references with the command of issue
@@ -115,7 +116,7 @@ def torchvision_v2() -> Recipe:
     mixture a step, not one a GPU; the head's bias is not decayed; erased rectangles have up to
     0.4 of the area, not 0.33; means and deviations are those of the training images.
     """
-    return Recipe(
+    return dict(
         model="resnet50",
         size=176,
         resize_mode="crop",
@@ -140,21 +141,31 @@ def torchvision_v2() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
+RECIPES: dict[str, Callable[[], dict[str, Any]]] = {
     recipe.__name__.replace("_", "-"): recipe
     for recipe in (default, fast, he2015, finetune, torchvision_v2)
 }
 
 
-def named_recipe(name: str) -> Recipe:
-    """The recipe of that name."""
+def named_recipe(name: str) -> dict[str, Any]:
+    """Return the fields that the recipe of that name sets; raise UserError if there is none."""
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     return RECIPES[name]()
 
 
-def read_recipe(path: Path) -> Recipe:
-    """A recipe from a TOML file: top-level `field = value` lines over the default recipe."""
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read a recipe from a TOML file: lines `field = value`, and perhaps `recipe = NAME`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The fields that it sets, over those of the named recipe.
+
+    Raises:
+        UserError: The file cannot be read, or a field or value is not allowed.
+    """
     import sys
 
     if sys.version_info >= (3, 11):
@@ -168,6 +179,12 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"--recipe-file {path}: not readable as TOML ({error})") from None
     try:
-        return override(named_recipe(str(values.pop("recipe", "default"))), values)
+        base = named_recipe(str(values.pop("recipe", "default")))
+        own = {name.replace("-", "_"): value for name, value in values.items()}
+        for length, other in (("epochs", "steps"), ("steps", "epochs")):
+            if own.get(length) is not None and other not in own:
+                base.pop(other, None)
+        Recipe().override(**base).override(**own)
     except UserError as error:
         raise UserError(f"--recipe-file {path}: {error}") from None
+    return base | own

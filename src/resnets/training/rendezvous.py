@@ -1,10 +1,8 @@
-"""How the ranks of one attempt find each other, and nobody of an attempt before it.
+"""Let the ranks of one start find each other, and ignore the keys of earlier starts.
 
-Enters: the store (keys and values, by network) that torchrun keeps for all its processes. Leaves:
-a name that every rank of this attempt knows. The idea: torchrun keeps the same store when it starts
-the ranks again, so addresses of dead processes still lie in it, and ranks that took them would wait
-for the dead. Rank 0 offers a fresh name; every rank answers with a word of its own; the name holds
-once rank 0 has repeated all words. An old offer never repeats a new rank's word.
+torchrun keeps one store when it restarts the ranks, so the addresses of dead processes are still
+in it. Rank 0 offers a fresh name, every rank answers with a fresh word, and the name holds once
+rank 0 has published all words. An old offer never contains a new rank's word.
 """
 
 from __future__ import annotations
@@ -23,13 +21,18 @@ if TYPE_CHECKING:  # a torch without it trains in one process
 POLL_SECONDS = 0.02
 
 
-def meet(store: Store, *, rank: int, count: int, patience: timedelta) -> str:
-    """The name of this attempt. Raises UserError where not all ranks come within `patience`."""
+def meet(store: Store, *, rank: int, world_size: int, timeout: timedelta) -> str:
+    """Return the name of this start, equal on all ranks.
+
+    Raises:
+        UserError: Not all ranks came within `timeout`.
+
+    """
     mine = uuid.uuid4().hex
-    deadline = time.monotonic() + patience.total_seconds()
+    deadline = time.monotonic() + timeout.total_seconds()
     if rank == 0:
         store.set("offer", mine)
-        keys = [f"{mine}/{other}" for other in range(1, count)]
+        keys = [f"{mine}/{other}" for other in range(1, world_size)]
         while not store.check(keys):
             _wait(deadline, rank)
         store.set(f"{mine}/words", json.dumps([store.get(key).decode() for key in keys]))
@@ -48,5 +51,5 @@ def meet(store: Store, *, rank: int, count: int, patience: timedelta) -> str:
 
 def _wait(deadline: float, rank: int) -> None:
     if time.monotonic() > deadline:
-        raise UserError(f"rank {rank}: the other ranks did not come; did every machine start?")
+        raise UserError(f"rank {rank}: the other ranks did not connect; did every machine start?")
     time.sleep(POLL_SECONDS)

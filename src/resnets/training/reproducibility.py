@@ -1,61 +1,53 @@
-"""What equal bits rest on, and what is said when it is not the same any more.
+"""Check that a resumed run reproduces the uninterrupted one bit by bit, and report what changed.
 
-Enters: recipe, data and environment as the run folder recorded them, and as they are now. Leaves:
-the differences in words. A run is a pure function of the three, so a resumed run without a
-difference ends in the bits of an uninterrupted one; with one, that is promised no longer.
+A run is a pure function of recipe, data and environment. Without a difference in these a resumed
+run ends in the bits of the uninterrupted one; with `--force` it continues and says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from resnets.config_fields import Rule, flag_of
 from resnets.errors import UserError
-from resnets.training.checkpoint import RunFolder
-from resnets.training.recipe import Recipe, override
-
-FREE = ("workers", "checkpoint_every", "max_corrupt")
-"""recipe fields that decide no bit"""
-FIXED = (
-    "model",
-    "weights",
-    "size",
-    "resize_mode",
-    "epochs",
-    "optimizer",
-    "ema",
-    "val_fraction",
-    "validate_on",
-    "tta",
-)
-"""recipe fields with another value of which the checkpoints would be another run's"""
+from resnets.training.recipe import Recipe, fields_with
+from resnets.training.run_dir import RunDir
 
 
 @dataclass(frozen=True)
-class Basis:
-    """All that decides the bits of a run; `data` and `environment` as in their JSON files."""
+class RunFingerprint:
+    """Everything that decides the bits of a run.
+
+    Args:
+        recipe: The resolved recipe.
+        data: The content of data.json.
+        environment: The content of environment.json.
+
+    """
 
     recipe: Recipe
     data: Mapping[str, Any]
     environment: Mapping[str, Any]
 
     @classmethod
-    def stored(cls, folder: RunFolder) -> Basis:
-        """The basis that the run folder recorded."""
-        recipe = stored_recipe(folder)
-        return cls(recipe, folder.read_json("data.json"), folder.read_json("environment.json"))
+    def stored(cls, run_dir: RunDir) -> RunFingerprint:
+        """Return the fingerprint that the run folder recorded."""
+        recipe = stored_recipe(run_dir)
+        return cls(recipe, run_dir.read_json("data.json"), run_dir.read_json("environment.json"))
 
     def facts(self) -> dict[str, Any]:
-        """By the names that the user knows."""
+        """Return all that is compared, by the names that the user knows."""
         data, environment = self.data, self.environment
-        recipe = {k: v for k, v in asdict(self.recipe).items() if k not in FREE}
+        free = fields_with(Rule.FREE)
+        recipe = {k: v for k, v in self.recipe.flat().items() if k not in free}
         versions = {k: v for k, v in environment["versions"].items() if k != "safetensors"}
-        sizes = ", ".join(f"{count:,} {part}" for part, count in data["sizes"].items())
+        sizes = ", ".join(f"{count:,} {split}" for split, count in data["sizes"].items())
         return {
             f"the images in {data['data']}": f"{sizes} (index {data['fingerprint'][:8]})",
             f"the content of images in {data['data']}": data.get("content", "")[:8],
-            **{_flag(name): value for name, value in recipe.items()},
+            **{flag_of(name): value for name, value in recipe.items()},
             **versions,
             "the device": f"{environment['device']} ({environment['device_name']})",
             "the number of threads": environment["threads"],
@@ -63,21 +55,32 @@ class Basis:
         }
 
 
-def stored_recipe(folder: RunFolder) -> Recipe:
-    """The resolved recipe that the run folder recorded."""
-    config = folder.read_json("config.json")
-    return override(Recipe(), {name: entry["value"] for name, entry in config.items()})
+def stored_recipe(run_dir: RunDir) -> Recipe:
+    """Return the resolved recipe that the run folder recorded."""
+    config = run_dir.read_json("config.json")
+    return Recipe().override(**{name: entry["value"] for name, entry in config.items()})
 
 
-def differences(before: Basis, after: Basis, *, folder: RunFolder, force: bool) -> list[str]:
-    """What has changed, a phrase each. Raises UserError where the run cannot go on with that."""
-    for name in FIXED:
-        if getattr(before.recipe, name) != getattr(after.recipe, name):
-            raise UserError(f"--resume {folder.path}: {_flag(name)} cannot change: start anew")
+def check_unchanged(
+    before: RunFingerprint, after: RunFingerprint, *, run_dir: RunDir, force: bool
+) -> list[str]:
+    """Return what has changed, a phrase each.
+
+    Raises:
+        UserError: Something changed that decides bits and `force` is off, or that even `force`
+            cannot accept.
+
+    """
+    old_values, new_values = before.recipe.flat(), after.recipe.flat()
+    for name in fields_with(Rule.FIXED):
+        if old_values[name] != new_values[name]:
+            raise UserError(
+                f"--resume {run_dir.path}: {flag_of(name)} cannot change; start a new run"
+            )
     if before.data["classes"] != after.data["classes"]:
-        old, new = (", ".join(basis.data["classes"]) for basis in (before, after))
+        old, new = (", ".join(found.data["classes"]) for found in (before, after))
         raise UserError(
-            f"--resume {folder.path}: the classes changed from {old} to {new}: start anew"
+            f"--resume {run_dir.path}: the classes changed from {old} to {new}; start a new run"
         )
     facts = before.facts()
     changed = [
@@ -87,35 +90,38 @@ def differences(before: Basis, after: Basis, *, folder: RunFolder, force: bool) 
     ]
     if changed and not force:
         raise UserError(
-            f"--resume {folder.path}: {'; '.join(changed)}; the run would end in other bits: undo "
-            "that, or add --force to go on without the promise of equal bits"
+            f"--resume {run_dir.path}: {'; '.join(changed)}; the result would not be that of the "
+            "uninterrupted run. Undo the change, or add --force to continue anyway"
         )
     return changed
 
 
-def take_over(
-    folder: RunFolder, before: Basis, after: Basis, *, changed: list[str], step: int
+def update_run_config(
+    run_dir: RunDir,
+    before: RunFingerprint,
+    after: RunFingerprint,
+    *,
+    changed: list[str],
+    step: int,
 ) -> None:
-    """Write into the folder what the run goes on with from `step` on."""
-    config = folder.read_json("config.json")
-    for name, value in asdict(after.recipe).items():
-        if value != getattr(before.recipe, name):
+    """Write into the run folder what changed at `step`."""
+    config = run_dir.read_json("config.json")
+    old_values = before.recipe.flat()
+    for name, value in after.recipe.flat().items():
+        if value != old_values[name]:
             config[name] = {"value": value, "origin": f"flag at step {step}"}
-    folder.write_json("config.json", config)
-    folder.write_json("data.json", after.data)
+    run_dir.write_json("config.json", config)
+    run_dir.write_json("data.json", after.data)
     past = before.environment.get("forced", [])
     now = [*past, {"step": step, "changes": changed}] if changed else past
-    folder.write_json("environment.json", {**after.environment, **({"forced": now} if now else {})})
+    forced = {"forced": now} if now else {}
+    run_dir.write_json("environment.json", {**after.environment, **forced})
 
 
-def cautions_of(folder: RunFolder) -> list[str]:
-    """What must be said wherever the results of a run are that went on with --force."""
+def reproducibility_caveats(run_dir: RunDir) -> list[str]:
+    """Return a caution for each time that the run was resumed with --force."""
     return [
-        f"equal bits are not promised: resumed with --force at step {entry['step']:,} although "
+        f"not bitwise reproducible: resumed with --force at step {entry['step']:,} although "
         + "; ".join(entry["changes"])
-        for entry in folder.read_json("environment.json").get("forced", ())
+        for entry in run_dir.read_json("environment.json").get("forced", ())
     ]
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

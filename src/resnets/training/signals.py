@@ -1,8 +1,8 @@
-"""Signals let a step or a save finish, and end at once what leaves no trace.
+"""On a signal, finish the current step or save; stop waiting and evaluation at once.
 
-The first SIGINT, SIGTERM or SIGHUP is remembered; inside `breaks()`, where the loop waits for a
-batch or images are scored, it raises `Interrupted` on the spot. A second one stops at once.
-Of several ranks none stops by itself: a signal counts from where all have agreed on it.
+The first SIGINT, SIGTERM or SIGHUP is remembered; inside `interruptible()` it raises
+`Interrupted` at once. A second one raises KeyboardInterrupt. Of several ranks none stops by
+itself: a signal counts when all ranks have agreed on it.
 """
 
 from __future__ import annotations
@@ -19,60 +19,68 @@ SIGNALS = tuple(
 
 
 class Interrupted(BaseException):
-    """A signal came where nothing of the state was changing."""
+    """A signal came where no state was changing."""
 
 
 class SignalHandler:
-    """Context in which signals are remembered; the former handlers come back at its end."""
+    """Context in which signals are remembered; on exit the former handlers come back.
 
-    def __init__(self, *, alone: bool = True) -> None:
-        self.alone = alone
-        self.heard = 0
+    Args:
+        single_process: Whether a signal counts at once, without the agreement of other ranks.
+
+    Attributes:
+        received: The signal that this process has received, or 0.
+        number: The signal that stops the run, or None.
+
+    """
+
+    def __init__(self, *, single_process: bool = True) -> None:
+        self.single_process = single_process
+        self.received = 0
         self.number: int | None = None
-        """the signal that stops the run"""
-        self._breaking = False
+        self._interruptible = False
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> SignalHandler:
         if threading.current_thread() is threading.main_thread():
-            # What is ignored stays ignored: nohup asks for that.
-            heard = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
-            self._former = {number: signal.signal(number, self._remember) for number in heard}
+            # An ignored signal stays ignored: nohup asks for that.
+            handled = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+            self._former = {number: signal.signal(number, self._handle) for number in handled}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def received(self) -> bool:
-        """Whether a signal came."""
+    def should_stop(self) -> bool:
+        """Return whether the run is to stop."""
         return self.number is not None
 
-    def agree(self, heard: Iterable[float]) -> bool:
-        """Take over what any rank has heard; returns whether the run is to stop."""
-        self.number = int(max(heard)) or self.number
-        return self.received()
+    def agree(self, received: Iterable[float]) -> bool:
+        """Take over the signals of all ranks; return whether the run is to stop."""
+        self.number = int(max(received)) or self.number
+        return self.should_stop()
 
-    def leave(self) -> None:
-        """From here on no other rank waits for this one."""
-        self.alone, self.number = True, self.number or self.heard or None
+    def leave_ranks(self) -> None:
+        """From here on no other rank waits for this one, so a signal counts at once."""
+        self.single_process, self.number = True, self.number or self.received or None
 
     @contextmanager
-    def breaks(self) -> Iterator[None]:
-        """Context that a signal leaves at once; one that came before does not let it begin."""
-        self._breaking = self.alone
+    def interruptible(self) -> Iterator[None]:
+        """Context that a signal leaves at once, also one that came before it."""
+        self._interruptible = self.single_process
         try:
-            if self.received():
+            if self.should_stop():
                 raise Interrupted
             yield
         finally:
-            self._breaking = False
+            self._interruptible = False
 
-    def _remember(self, number: int, _: FrameType | None) -> None:
-        if self.heard:
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self.received:
             raise KeyboardInterrupt
-        self.heard = number
-        if self.alone:
+        self.received = number
+        if self.single_process:
             self.number = number
-        if self._breaking:
+        if self._interruptible:
             raise Interrupted

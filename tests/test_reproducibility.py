@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 
+from resnets.config_fields import Rule
 from resnets.errors import UserError
-from resnets.training.checkpoint import RunFolder
-from resnets.training.recipe import Recipe
-from resnets.training.reproducibility import FIXED, FREE, Basis, cautions_of, differences, take_over
+from resnets.training.recipe import Recipe, fields_with
+from resnets.training.reproducibility import (
+    RunFingerprint,
+    check_unchanged,
+    reproducibility_caveats,
+    update_run_config,
+)
+from resnets.training.run_dir import RunDir
 
 DATA = {
     "data": "photos",
@@ -26,30 +32,33 @@ ENVIRONMENT = {
     "device_name": "x86_64 AVX512",
     "threads": 2,
 }
-BEFORE = Basis(Recipe(steps=10), DATA, ENVIRONMENT)
+BEFORE = RunFingerprint(Recipe().override(steps=10), DATA, ENVIRONMENT)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    folder = RunFolder.create(tmp_path / "run", name="x")
+def folder(tmp_path: Path) -> RunDir:
+    folder = RunDir.create(tmp_path / "run", name="x")
     folder.write_json("config.json", {"steps": {"value": 10, "origin": "flag"}})
     folder.write_json("data.json", DATA)
     folder.write_json("environment.json", ENVIRONMENT)
     return folder
 
 
-def changed(folder: RunFolder, after: Basis, *, force: bool = False) -> list[str]:
-    return differences(Basis.stored(folder), after, folder=folder, force=force)
+def changed(folder: RunDir, after: RunFingerprint, *, force: bool = False) -> list[str]:
+    return check_unchanged(RunFingerprint.stored(folder), after, run_dir=folder, force=force)
 
 
 @pytest.mark.parametrize(
     ("after", "words"),
     [
         (
-            replace(BEFORE, recipe=Recipe(steps=10, memory_format="contiguous")),
+            replace(BEFORE, recipe=Recipe().override(steps=10, memory_format="contiguous")),
             "--memory-format changed from auto to contiguous",
         ),
-        (replace(BEFORE, recipe=Recipe(steps=10, threads=3)), "--threads changed from None to 3"),
+        (
+            replace(BEFORE, recipe=Recipe().override(steps=10, threads=3)),
+            "--threads changed from None to 3",
+        ),
         (
             replace(BEFORE, data=DATA | {"fingerprint": "abcdef0123"}),
             "the images in photos changed from 1,000 train, 100 val (index 01234567) to "
@@ -65,7 +74,7 @@ def changed(folder: RunFolder, after: Basis, *, force: bool = False) -> list[str
     ids=lambda value: value.split()[0] if isinstance(value, str) else "",
 )
 def test_what_decides_bits_is_refused_unless_forced(
-    folder: RunFolder, after: Basis, words: str
+    folder: RunDir, after: RunFingerprint, words: str
 ) -> None:
     with pytest.raises(UserError) as refused:
         changed(folder, after)
@@ -74,36 +83,40 @@ def test_what_decides_bits_is_refused_unless_forced(
     assert words in phrase
 
 
-def test_what_decides_no_bit_is_free(folder: RunFolder) -> None:
+def test_what_decides_no_bit_is_free(folder: RunDir) -> None:
     values: dict[str, Any] = {"workers": 3, "checkpoint_every": 1.0, "max_corrupt": 0.5}
-    assert set(values) == set(FREE)
+    assert set(values) == set(fields_with(Rule.FREE))
     environment = ENVIRONMENT | {"versions": {"torch": "2.14.0", "safetensors": "0.7"}}
-    after = Basis(Recipe(steps=10, **values), DATA, environment)
+    after = RunFingerprint(Recipe().override(steps=10, **values), DATA, environment)
     assert changed(folder, after) == []
-    take_over(folder, Basis.stored(folder), after, changed=[], step=4)
-    assert Basis.stored(folder).recipe == after.recipe
+    update_run_config(folder, RunFingerprint.stored(folder), after, changed=[], step=4)
+    assert RunFingerprint.stored(folder).recipe == after.recipe
     assert folder.read_json("config.json")["workers"] == {"value": 3, "origin": "flag at step 4"}
-    assert cautions_of(folder) == []
+    assert reproducibility_caveats(folder) == []
 
 
-def test_another_run_cannot_be_forced(folder: RunFolder) -> None:
-    with pytest.raises(UserError, match="--model cannot change: start anew"):
-        changed(folder, replace(BEFORE, recipe=Recipe(steps=10, model="resnet32")), force=True)
+def test_another_run_cannot_be_forced(folder: RunDir) -> None:
+    with pytest.raises(UserError, match="--model cannot change; start a new run"):
+        changed(
+            folder,
+            replace(BEFORE, recipe=Recipe().override(steps=10, model="resnet32")),
+            force=True,
+        )
     with pytest.raises(UserError, match="the classes changed from ant, bee to ant, cat"):
         changed(folder, replace(BEFORE, data=DATA | {"classes": ["ant", "cat"]}), force=True)
-    assert set(FIXED) < set(Recipe.__dataclass_fields__)
+    assert "model" in fields_with(Rule.FIXED)
 
 
-def test_a_forced_change_is_remembered_for_ever(folder: RunFolder) -> None:
+def test_a_forced_change_is_remembered_for_ever(folder: RunDir) -> None:
     for step, threads in ((40, 3), (60, 4)):
-        before, environment = Basis.stored(folder), ENVIRONMENT | {"threads": threads}
+        before, environment = RunFingerprint.stored(folder), ENVIRONMENT | {"threads": threads}
         after = replace(before, environment=environment)
         phrases = changed(folder, after, force=True)
-        take_over(folder, before, after, changed=phrases, step=step)
-    same = Basis.stored(folder)
-    assert differences(same, same, folder=folder, force=False) == []
-    take_over(folder, same, same, changed=[], step=80)
-    first, second = cautions_of(folder)
+        update_run_config(folder, before, after, changed=phrases, step=step)
+    same = RunFingerprint.stored(folder)
+    assert check_unchanged(same, same, run_dir=folder, force=False) == []
+    update_run_config(folder, same, same, changed=[], step=80)
+    first, second = reproducibility_caveats(folder)
     assert "--force at step 40" in first and "from 2 to 3" in first
     assert "--force at step 60" in second and "from 3 to 4" in second
     assert json.loads((folder.path / "environment.json").read_text())["threads"] == 4

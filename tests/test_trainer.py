@@ -1,14 +1,18 @@
-"""A job is a pure function of recipe and data: parts, streams, network, and the trial before it."""
+"""A trainer is a pure function of recipe and data: splits, loaders, network, and the trial."""
 
 from __future__ import annotations
 
+import gc
 import json
 import platform
 import resource
 import subprocess
 import sys
+import traceback
+import weakref
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,17 +21,26 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+import resnets
+from resnets.cli.main import main
 from resnets.data import DataSet, Images
+from resnets.data.dataset import Splits, fingerprint
 from resnets.device import (
     choose_device,
     describe_environment,
-    kept_threads,
+    restore_num_threads,
 )
 from resnets.errors import UserError
 from resnets.models.layers import Whitening
-from resnets.training import job as room
-from resnets.training.job import Job, Splits, augmentation, fingerprint, make_splits
+from resnets.models.resnet import ResNet
+from resnets.training import autotune
+from resnets.training import trainer as trainer_module
+from resnets.training.auto_config import DataFacts, ResolvedConfig
 from resnets.training.recipe import Recipe
+from resnets.training.run_dir import RunDir
+from resnets.training.train_step import TrainState
+from resnets.training.trainer import Trainer, splits_for
+from tiny_runs import quick_runs
 
 CPU = torch.device("cpu")
 CLASSES = ("ant", "bee", "cat")
@@ -61,18 +74,32 @@ def recipe_of(**values: Any) -> Recipe:
         "memory_format": "channels_last",
         "optimizer": "sgd",
     }
-    return Recipe(**given | values)
+    return Recipe().override(**given | values)
 
 
-def job_of(recipe: Recipe | None = None, **sizes: int) -> Job:
+def trainer_of(recipe: Recipe | None = None, **sizes: int) -> Trainer:
     recipe = recipe or recipe_of()
     data = data_of(**sizes or {"train": 60, "test": 12})
-    return Job.build(recipe, make_splits(data, recipe), classes=CLASSES, device=CPU)
+    return Trainer(ResolvedConfig(recipe), data, splits_for(data, recipe), device=CPU)
+
+
+def measure(
+    trainer: Trainer, model: ResNet, *, seconds: float, **clock: Any
+) -> tuple[float, float]:
+    return autotune.time_training(
+        model,
+        trainer.recipe,
+        trainer.train_loader,
+        trainer.val_loader,
+        device=CPU,
+        seconds=seconds,
+        **clock,
+    )
 
 
 def test_a_validation_part_is_held_out_of_the_training_part() -> None:
     data = data_of(train=60, test=12)
-    parts = make_splits(data, recipe_of(val_fraction=0.2))
+    parts = splits_for(data, recipe_of(val_fraction=0.2))
     assert (len(parts.train), len(parts.val)) == (48, 12)
     assert set(parts.train.ids) | set(parts.val.ids) == set(data.splits["train"].ids)
     assert set(parts.train.ids) & set(parts.val.ids) == set()
@@ -83,9 +110,9 @@ def test_a_validation_part_is_held_out_of_the_training_part() -> None:
 
 def test_the_split_follows_the_seed_and_can_be_repeated() -> None:
     data = data_of(all=60)
-    first, other = make_splits(data, recipe_of(seed=1)), make_splits(data, recipe_of(seed=2))
+    first, other = splits_for(data, recipe_of(seed=1)), splits_for(data, recipe_of(seed=2))
     assert first.held_out != other.held_out
-    again = make_splits(data, recipe_of(seed=2), held_out=first.held_out)
+    again = splits_for(data, recipe_of(seed=2), held_out=first.held_out)
     assert list(again.train.ids) == list(first.train.ids)
     assert list(again.val.ids) == list(first.val.ids)
     assert again.scored[0] == "validation"
@@ -93,7 +120,7 @@ def test_the_split_follows_the_seed_and_can_be_repeated() -> None:
 
 def test_a_given_validation_part_is_used() -> None:
     data = data_of(train=60, val=9, test=12)
-    parts = make_splits(data, recipe_of())
+    parts = splits_for(data, recipe_of())
     assert (parts.train, parts.val, parts.held_out) == (
         data.splits["train"],
         data.splits["val"],
@@ -103,64 +130,62 @@ def test_a_given_validation_part_is_used() -> None:
 
 def test_validating_on_test_uses_all_training_images() -> None:
     data = data_of(train=60, val=9, test=12)
-    parts = make_splits(data, recipe_of(validate_on="test"))
+    parts = splits_for(data, recipe_of(validate_on="test"))
     assert (parts.train, parts.val) == (data.splits["train"], data.splits["test"])
-    with pytest.raises(UserError, match="--validate-on test: insects has no test part"):
-        make_splits(data_of(all=60), recipe_of(validate_on="test"))
+    with pytest.raises(UserError, match="--validate-on test: insects has no test split"):
+        splits_for(data_of(all=60), recipe_of(validate_on="test"))
 
 
 def test_facts() -> None:
-    facts = make_splits(data_of(train=60, val=9, test=12), recipe_of()).facts(CLASSES)
+    splits = splits_for(data_of(train=60, val=9, test=12), recipe_of())
+    facts = DataFacts.of(splits, num_classes=3)
     assert (facts.num_train, facts.num_val, facts.num_test) == (60, 9, 12)
     assert (facts.side, facts.channels, facts.num_classes) == (16, 3, 3)
-    grey = Splits(images_of(6, channels=1), images_of(3, channels=1), None).facts(CLASSES)
+    splits = Splits(images_of(6, channels=1), images_of(3, channels=1), None)
+    grey = DataFacts.of(splits, num_classes=3)
     assert (grey.channels, grey.num_test) == (1, 0)
 
 
 def test_preprocessing_is_measured_on_the_training_part_and_repeated_from_its_record() -> None:
-    job = job_of()
-    pixels = job.splits.train.pixels.astype(np.float64) / 255
-    assert job.preprocess.mean == pytest.approx(pixels.mean((0, 1, 2)), abs=1e-6)
-    assert job.preprocess.std == pytest.approx(pixels.std((0, 1, 2)), abs=1e-6)
-    stored = json.loads(json.dumps(job.describe(data="x", name="insects", fingerprint="f")))
-    other = Job.build(
-        job.recipe, job.splits, classes=CLASSES, device=CPU, preprocess=stored["preprocess"]
-    )
-    assert other.preprocess == job.preprocess
-    assert stored["sizes"] == {"train": 54, "val": 6, "test": 12}
-    assert stored["classes"] == list(CLASSES)
-    assert tuple(stored["held_out"]) == job.splits.held_out
+    trainer = trainer_of()
+    pixels = trainer.splits.train.pixels.astype(np.float64) / 255
+    assert trainer.preprocess.mean == pytest.approx(pixels.mean((0, 1, 2)), abs=1e-6)
+    assert trainer.preprocess.std == pytest.approx(pixels.std((0, 1, 2)), abs=1e-6)
+    stored = json.loads(json.dumps(asdict(trainer.preprocess)))
+    other = Trainer(trainer.config, trainer.data, trainer.splits, device=CPU, preprocess=stored)
+    assert other.preprocess == trainer.preprocess
+    assert trainer.splits.sizes() == {"train": 54, "val": 6, "test": 12}
 
 
 def test_the_same_recipe_builds_the_same_batches_and_weights() -> None:
-    one, two = job_of(recipe_of(mixup=0.2)), job_of(recipe_of(mixup=0.2))
-    for a, b in zip(one.stream.batches(0, 9), two.stream.batches(0, 9), strict=True):
+    one, two = trainer_of(recipe_of(mixup=0.2)), trainer_of(recipe_of(mixup=0.2))
+    for a, b in zip(one.train_loader.batches(0, 9), two.train_loader.batches(0, 9), strict=True):
         assert torch.equal(a.images, b.images)
         assert torch.equal(a.targets, b.targets)
     torch.rand(3)
     weights = one.new_model().state_dict()
     assert all(torch.equal(v, weights[k]) for k, v in two.new_model().state_dict().items())
-    other = job_of(recipe_of(seed=1)).new_model().state_dict()
+    other = trainer_of(recipe_of(seed=1)).new_model().state_dict()
     assert not torch.equal(other["conv1.weight"], weights["conv1.weight"])
 
 
 def test_the_network_fits_data_and_recipe() -> None:
-    job = job_of(recipe_of(dropout=0.1, drop_path=0.2))
-    config = job.new_model().config
+    trainer = trainer_of(recipe_of(dropout=0.1, drop_path=0.2))
+    config = trainer.new_model().config
     assert (config.num_classes, config.in_channels) == (3, 3)
     assert (config.dropout, config.drop_path) == (0.1, 0.2)
-    assert job.new_model_config() == config
+    assert trainer.new_model_config() == config
 
 
 WHITENED = 1e-3  # of covariances near 1, computed in float32
 
 
 def test_a_whitened_stem_is_measured_on_the_training_images() -> None:
-    job = job_of(recipe_of(model="resnet8_fast_half"))
-    model, same = job.new_model(), job.new_model()
+    trainer = trainer_of(recipe_of(model="resnet8_fast_half"))
+    model, same = trainer.new_model(), trainer.new_model()
     filters = model.conv1.weight
     assert torch.equal(filters, same.conv1.weight)
-    images = torch.from_numpy(normalised(job))
+    images = torch.from_numpy(normalised(trainer))
     with torch.no_grad():
         maps = model.conv1(images) - model.conv1.bias[:, None, None]
     whitened = maps[:, :12, :-1, :-1].movedim(1, 0).flatten(1).double()  # without the padded border
@@ -171,51 +196,51 @@ def test_a_whitened_stem_is_measured_on_the_training_images() -> None:
     covariance = whitened @ whitened.T / whitened.shape[1]
     torch.testing.assert_close(covariance, expected, atol=WHITENED, rtol=0)
     # The weights of a checkpoint or a model file are not measured again.
-    assert not torch.allclose(job.new_model(pretrained=False).conv1.weight, filters)
+    assert not torch.allclose(trainer.new_model(pretrained=False).conv1.weight, filters)
 
 
-def normalised(job: Job) -> NDArray[np.float32]:
+def normalised(trainer: Trainer) -> NDArray[np.float32]:
     """The training images N C H W as the network sees them."""
-    images = [job.splits.train.read(index, 3) for index in range(len(job.splits.train))]
-    mean, std = np.array(job.preprocess.mean), np.array(job.preprocess.std)
+    images = [trainer.splits.train.read(index, 3) for index in range(len(trainer.splits.train))]
+    mean, std = np.array(trainer.preprocess.mean), np.array(trainer.preprocess.std)
     scaled = (np.stack(images) / 255 - mean) / std
     return scaled.transpose(0, 3, 1, 2).astype(np.float32)
 
 
 def test_validation_scores_every_image_of_its_part() -> None:
-    job = job_of()
-    scores = job.validate(job.new_model())
-    assert scores.num_images == len(job.splits.val) == 6
+    trainer = trainer_of()
+    scores = trainer.evaluate(trainer.new_model())
+    assert scores.num_images == len(trainer.splits.val) == 6
     assert scores.classes == CLASSES
 
 
 @pytest.mark.parametrize("values", [{}, {"freeze_backbone": 0.5, "ema": 0.9}])
-def test_measuring_leaves_no_trace(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "MEASURED_SECONDS", 0.05)
-    job = job_of(recipe_of(**values))
-    model = job.new_model()
+def test_measuring_leaves_no_trace(values: dict[str, Any]) -> None:
+    trainer = trainer_of(recipe_of(**values))
+    model = trainer.new_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    step_seconds, image_seconds = job.measure(model, budget=None)
+    step_seconds, image_seconds = measure(trainer, model, seconds=0.05)
     assert 0 < image_seconds < step_seconds < 5
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
-    first = next(iter(job.stream.batches(0, 1)))
-    assert torch.equal(first.images, next(iter(job_of(job.recipe).stream.batches(0, 1))).images)
+    first = next(iter(trainer.train_loader.batches(0, 1)))
+    assert torch.equal(
+        first.images, next(iter(trainer_of(trainer.recipe).train_loader.batches(0, 1))).images
+    )
 
 
 def test_measuring_counts_head_only_steps_by_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that train the head alone are cheap; they must not stand for the whole run."""
-    monkeypatch.setattr(room, "MEASURED_SECONDS", 0.3)
     seen: list[int] = []
-    real = room.train_step
+    real = autotune.train_step
 
     def spy(state: Any, *args: Any, **kwargs: Any) -> Any:
         seen.append(state.step)
         return real(state, *args, **kwargs)
 
-    monkeypatch.setattr(room, "train_step", spy)
-    job = job_of(recipe_of(freeze_backbone=0.5))
-    job.measure(job.new_model(), budget=None)
+    monkeypatch.setattr(autotune, "train_step", spy)
+    trainer = trainer_of(recipe_of(freeze_backbone=0.5))
+    measure(trainer, trainer.new_model(), seconds=0.3)
     cheap = sum(step < 500 for step in seen)
     assert abs(cheap - len(seen) / 2) <= 1.5
 
@@ -233,21 +258,66 @@ def test_a_step_that_stalls_does_not_count(
         now += 60.0 if calls == 3 else 0.2 if state.step < 1000 * freeze_backbone else 1.0
         return torch.zeros(()), torch.zeros(())
 
-    monkeypatch.setattr(room, "train_step", slow)
-    monkeypatch.setattr(room.time, "perf_counter", lambda: now)
-    monkeypatch.setattr(Job, "_image_seconds", lambda *_, **__: 0.0)
-    job = job_of(recipe_of(freeze_backbone=freeze_backbone))
-    assert job.measure(job.new_model(), budget=None)[0] == pytest.approx(expected)
+    monkeypatch.setattr(autotune, "train_step", slow)
+    trainer = trainer_of(recipe_of(freeze_backbone=freeze_backbone))
+    seconds, _ = measure(trainer, trainer.new_model(), seconds=2.0, clock=lambda: now)
+    assert seconds == pytest.approx(expected)
 
 
-def test_augmentation_takes_the_recipes_fields() -> None:
-    recipe = recipe_of(
-        crop_padding=3, fill="reflect", erasing=0.1, mixup=0.2, cutmix=0.3, flip="none"
-    )
-    found = asdict(augmentation(recipe))
-    assert found == {name: getattr(recipe, name) for name in found}
-    assert augmentation(recipe_of(crop="none")).crop_padding == 0
-    assert augmentation(recipe_of(crop="resized", min_area=0.5)).min_area == 0.5
+def test_images_are_padded_for_crop_shift_alone() -> None:
+    assert recipe_of(crop_padding=3).augment.padding == 3
+    assert recipe_of(crop="none").augment.padding == 0
+
+
+def test_a_retry_after_exhausted_memory_has_freed_the_failed_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick_runs(monkeypatch)
+    made: list[weakref.ref[TrainState]] = []
+    alive: list[bool] = []
+    init_state = Trainer.init_state
+
+    def spy(self: Trainer) -> TrainState:
+        gc.collect()
+        alive.extend(found() is not None for found in made)
+        state = init_state(self)
+        made.append(weakref.ref(state))
+        return state
+
+    def full(*_: Any, **__: Any) -> Any:
+        if len(made) < 2:
+            raise torch.OutOfMemoryError("planted")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "init_state", spy)
+    monkeypatch.setattr(trainer_module, "train_step", full)
+    data, recipe = data_of(train=60, test=12), recipe_of()
+    run_dir = RunDir.create(tmp_path / "run", name="x")
+    run_dir.write_json("environment.json", {})
+    splits = splits_for(data, recipe)
+    with Trainer(ResolvedConfig(recipe), data, splits, device=CPU, run_dir=run_dir) as trainer:
+        assert trainer.fit().signal == 2
+    assert (len(made), alive) == (2, [False])
+    assert trainer.recipe.optimizer.grad_accum_steps == 2
+
+
+def test_six_frames_lie_between_the_shell_and_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick_runs(monkeypatch)
+    frames: list[str] = []
+    source = str(Path(resnets.__file__).parent)
+
+    def step(*_: Any, **__: Any) -> Any:
+        stack = traceback.extract_stack()[:-1]
+        frames.extend(frame.name for frame in stack if frame.filename.startswith(source))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer_module, "train_step", step)
+    words = "--model resnet20 --size 16 --steps 2 --batch-size 8 --tune off --workers 0 --quiet"
+    out = tmp_path / "run"
+    main(["train", "fashion-mini", *words.split(), "--out", str(out)])
+    assert frames == ["main", "run", "train", "fit", "train_loop"]  # and train_step
 
 
 def test_fingerprint_sees_parts_and_classes() -> None:
@@ -274,7 +344,7 @@ def test_devices() -> None:
 
 def test_a_run_gives_the_threads_back() -> None:
     before = torch.get_num_threads()
-    with kept_threads():
+    with restore_num_threads():
         torch.set_num_threads(before + 1)
     assert torch.get_num_threads() == before
 

@@ -11,12 +11,21 @@ from typing import Any
 import pytest
 import torch
 
-from resnets.training.auto_config import Facts, Plan, plan
-from resnets.training.autotune import Advice, Candidate, Setting, Stopwatch, probe, race
+from resnets.training.auto_config import DataFacts, ResolvedConfig, resolve
+from resnets.training.autotune import (
+    Advice,
+    Candidate,
+    Setting,
+    Stopwatch,
+    autotune,
+    compare_timings,
+)
 from resnets.training.recipe import Recipe
 
 CPU = torch.device("cpu")
-FACTS = Facts(num_train=12_800, num_val=1000, num_test=2000, side=32, channels=3, num_classes=10)
+FACTS = DataFacts(
+    num_train=12_800, num_val=1000, num_test=2000, side=32, channels=3, num_classes=10
+)
 START = Setting(threads=4, precision="fp32", memory_format="channels_last", images=128)
 
 
@@ -46,7 +55,7 @@ class Machine:
             "seconds": 3.0,
             "clock": lambda: self.now,
         }
-        return probe(start, self.measure, **given | values)
+        return autotune(start, self.measure, **given | values)
 
 
 @pytest.mark.parametrize(
@@ -114,22 +123,21 @@ def test_the_time_is_kept() -> None:
 def test_who_is_clearly_behind_leaves_early() -> None:
     machine = Machine(precision={"bf16": 2.5})
     entrants = [START, replace(START, precision="bf16")]
-    race(entrants, machine.measure, deadline=math.inf, clock=lambda: machine.now)
+    compare_timings(entrants, machine.measure, deadline=math.inf, clock=lambda: machine.now)
     assert machine.passes[entrants[1]] == 2  # one that warms up, one that counts
     hopeless = Machine(precision={"bf16": 99.0})
-    race(entrants, hopeless.measure, deadline=math.inf, clock=lambda: hopeless.now)
+    compare_timings(entrants, hopeless.measure, deadline=math.inf, clock=lambda: hopeless.now)
     assert hopeless.passes[entrants[1]] == 1
     close = Machine(precision={"bf16": 1.1})
-    race(entrants, close.measure, deadline=math.inf, clock=lambda: close.now)
+    compare_timings(entrants, close.measure, deadline=math.inf, clock=lambda: close.now)
     assert close.passes[entrants[1]] == close.passes[entrants[0]] > 3
 
 
-def planned(machine: Machine, **values: Any) -> Plan:
+def planned(machine: Machine, **values: Any) -> ResolvedConfig:
     """Everything is chosen, on a planted machine where all costs hold for every network."""
-    recipe = Recipe(model="resnet20", **values)
-    return plan(
-        recipe,
-        dict.fromkeys(asdict(recipe), "default"),
+    recipe = Recipe().override(model="resnet20", **values)
+    return resolve(
+        ResolvedConfig(recipe),
         FACTS,
         seconds=60,
         device=CPU,
@@ -140,11 +148,11 @@ def planned(machine: Machine, **values: Any) -> Plan:
 def test_the_plan_records_what_was_measured() -> None:
     current = planned(Machine(precision={"bf16": 0.5}))
     recipe = current.recipe
-    assert (recipe.precision, recipe.memory_format) == ("bf16", "channels_last")
-    assert recipe.threads == torch.get_num_threads()
+    assert (recipe.runtime.precision, recipe.runtime.memory_format) == ("bf16", "channels_last")
+    assert recipe.runtime.threads == torch.get_num_threads()
     for name in ("precision", "memory_format", "threads"):
         assert current.origins[name] == "measured"
-    assert "precision bf16 2000, not fp32 1000" in current.reasons[0]
+    assert "precision fp32: 1000, bf16: 2000" in current.reasons[0]
     assert current.advice == ()
 
 
@@ -152,25 +160,29 @@ def test_a_flag_is_never_overridden() -> None:
     machine = Machine(precision={"bf16": 0.5}, memory_format={"contiguous": 2.0})
     current = planned(machine, precision="fp32", memory_format="contiguous", threads=1)
     recipe = current.recipe
-    assert (recipe.precision, recipe.memory_format, recipe.threads) == ("fp32", "contiguous", 1)
-    assert current.origins["precision"] == "default"
+    assert (recipe.runtime.precision, recipe.runtime.memory_format, recipe.runtime.threads) == (
+        "fp32",
+        "contiguous",
+        1,
+    )
+    assert current.origins.get("precision", "default") == "default"
     assert {advice.flag for advice in current.advice} == {
         "--precision bf16",
         "--memory-format channels_last",
     }
-    assert "--precision bf16 in 0.50" in current.reasons[1]
+    assert "--precision bf16 (2.0x)" in current.reasons[1]
 
 
 def test_tune_off_takes_fixed_defaults_and_measures_nothing() -> None:
     machine = Machine(precision={"bf16": 0.1}, memory_format={"contiguous": 0.1})
     current = planned(machine, tune="off", size=32)
     recipe = current.recipe
-    assert (recipe.precision, recipe.memory_format) == ("fp32", "channels_last")
-    assert recipe.threads == torch.get_num_threads()
-    assert current.origins["precision"] == "default"
+    assert (recipe.runtime.precision, recipe.runtime.memory_format) == ("fp32", "channels_last")
+    assert recipe.runtime.threads == torch.get_num_threads()
+    assert current.origins.get("precision", "default") == "default"
     assert not machine.passes
     kept = planned(machine, tune="off", precision="bf16", memory_format="contiguous").recipe
-    assert (kept.precision, kept.memory_format) == ("bf16", "contiguous")
+    assert (kept.runtime.precision, kept.runtime.memory_format) == ("bf16", "contiguous")
 
 
 def test_the_stopwatch_measures_here() -> None:

@@ -1,0 +1,128 @@
+"""Describe the fields of configuration classes (flag, range, rules on resume) and check them."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from enum import Enum
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from resnets.errors import UserError, unknown
+
+
+class Rule(Enum):
+    """What a field means for a resumed run and for the model file; others are checked on resume."""
+
+    FREE = "may change on resume: it decides no bit"
+    FIXED = "cannot change on resume, even with --force"
+    LOCAL = "stays out of the model file: it depends on the machine"
+
+
+@dataclass(frozen=True)
+class Range:
+    """The least and the largest value of a number."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Flag:
+    """The name of the command-line flag, where it is not that of the field."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """How an open value (None or "auto") is chosen, as the help shows it."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """One field of a configuration.
+
+    Args:
+        flag: Its flag, with underscores; it is unique among all groups.
+        group: The field of the recipe that holds its configuration; "" for the recipe itself.
+        name: Its name in that configuration.
+        hint: Its type.
+        range: Least and largest value, or None.
+        rules: What it means on resume and in the model file.
+        chosen: How an open value is chosen, or "".
+    """
+
+    flag: str
+    group: str
+    name: str
+    hint: Any
+    range: Range | None
+    rules: frozenset[Rule]
+    chosen: str
+
+
+@cache
+def fields_of(config: type, group: str = "") -> tuple[FieldInfo, ...]:
+    """Return the fields of a configuration class, without those that are configurations."""
+    return tuple(_infos(config, group))
+
+
+def _infos(config: type, group: str) -> Iterator[FieldInfo]:
+    hints = get_type_hints(config, include_extras=True)
+    for field in fields(config):
+        hint, marks = hints[field.name], list[Any]()
+        if get_origin(hint) is Annotated:
+            hint, *marks = get_args(hint)
+        if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__"):
+            continue
+        yield FieldInfo(
+            flag=next((m.name for m in marks if isinstance(m, Flag)), field.name),
+            group=group,
+            name=field.name,
+            hint=hint,
+            range=next((m for m in marks if isinstance(m, Range)), None),
+            rules=frozenset(m for m in marks if isinstance(m, Rule)),
+            chosen=next((m.source for m in marks if isinstance(m, Chosen)), ""),
+        )
+
+
+def validate(config: Any) -> None:
+    """Check the types, choices and ranges of a configuration.
+
+    Raises:
+        UserError: A value is not allowed; the message names the flag and what is allowed.
+    """
+    for info in fields_of(config.__class__):
+        value, flag = getattr(config, info.name), flag_of(info.flag)
+        _check_type(flag, info.hint, value)
+        if info.range is not None and value is not None:
+            low, high = info.range.low, info.range.high
+            if not low <= value <= high:
+                most = "any number" if high == math.inf else f"{high:,}"
+                raise UserError(f"{flag} {value}: must be between {low:g} and {most}")
+
+
+def flag_of(name: str) -> str:
+    """Return a name as it is typed on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_type(flag: str, hint: Any, value: object) -> None:
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise unknown(flag, str(value), get_args(hint))
+        return
+    union = get_origin(hint) in (Union, types.UnionType)
+    allowed = tuple(get_origin(kind) or kind for kind in (get_args(hint) if union else (hint,)))
+    if float in allowed:
+        allowed += (int,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        names = " or ".join(k.__name__ for k in allowed if k is not type(None))
+        raise UserError(f"{flag} {value!r}: expected {names}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{flag} {value}: expected a finite number")

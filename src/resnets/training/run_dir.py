@@ -1,0 +1,298 @@
+"""Read and write the files of a run, lock its folder, and find the run that a restart resumes.
+
+config.json        every resolved value with its origin
+environment.json   versions, device, threads
+data.json          classes, split, fingerprint
+metrics.jsonl      one record a line, training and validation
+checkpoints/       state-<step>.safetensors (the last two), best.safetensors, the lock
+model.safetensors  the model file; beside it scores.json, report.html and figures/
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from resnets.errors import UserError
+from resnets.fileio import write_atomic
+from resnets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one folder are not noticed there
+    fcntl = None  # type: ignore[assignment]
+
+MODEL_FILE = "model.safetensors"
+COMMAND_FILE = "command.json"
+# Folder of runs for which no other is given.
+RUNS = Path("runs")
+# Files that are written before config.json. Without config.json a run cannot be resumed.
+FIRST_FILES = ("checkpoints", "metrics.jsonl", COMMAND_FILE, "data.json", "environment.json")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder of one run.
+
+    Args:
+        path: The folder.
+        writable: False on all ranks but the first: their writes do nothing.
+        generations: Checkpoints to keep.
+
+    """
+
+    path: Path
+    writable: bool = True
+    generations: int = 2
+    # Lines of metrics.jsonl that a full disk refused; they are written with the next one.
+    waiting: list[str] = field(default_factory=list, repr=False, compare=False)
+
+    @staticmethod
+    def check(out: str | Path | None) -> None:
+        """Raise UserError for a path that cannot become a new run folder."""
+        path = RUNS if out is None else Path(out)
+        existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if not existing.is_dir():
+            raise UserError(f"--out {path}: {existing} is a file; give a new or empty folder")
+        if not os.access(existing, os.W_OK):
+            raise UserError(f"--out {path}: {existing} is not writable; give another folder")
+        if out is not None and path.is_dir() and any(path.iterdir()):
+            hint = f"; to resume that run: --resume {out}" if is_run(path) else ""
+            raise UserError(f"--out {out}: the folder is not empty; give a new one{hint}")
+
+    @classmethod
+    def create(cls, out: str | Path | None, *, name: str) -> RunDir:
+        """Make a new folder: `out`, which must be empty or new, or the next `runs/NAME-NNN`."""
+        cls.check(out)
+        path = _next_numbered(RUNS, name) if out is None else Path(out)
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (path / "metrics.jsonl").touch()  # with config.json it tells a run from a class folder
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """Return an existing run folder; raise UserError if it is none."""
+        if not is_run(Path(path)):
+            what = "no such folder" if not Path(path).exists() else "not a run folder"
+            raise UserError(f"--resume {path}: {what} (a run folder holds config.json)")
+        return cls(Path(path))
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other processes out of the folder; raise UserError if one is in it."""
+        return locked(self.path / "checkpoints" / "lock", folder=self.path)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one of the JSON files, whole or not at all."""
+        if self.writable:
+            text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
+            write_atomic(self.path / name, text)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read one of the JSON files."""
+        try:
+            content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path / name}: cannot be read ({error})") from None
+        return content
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append a record to metrics.jsonl; if the disk is full, keep it for the next call."""
+        if not self.writable:
+            return
+        self.waiting.append(json.dumps(record) + "\n")
+        path = self.path / "metrics.jsonl"
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write("".join(self.waiting))
+            self.waiting.clear()
+        except OSError:
+            os.truncate(path, size)  # half a line would hide those after it
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return all records but a last line that a kill cut off."""
+        return list(_records(self.path / "metrics.jsonl"))
+
+    def seconds(self) -> float:
+        """Return how long the run has trained, by its last record."""
+        return max((float(record.get("seconds", 0)) for record in self.history()), default=0.0)
+
+    def forget_after(self, step: int, *, validated: int) -> None:
+        """Drop the records of steps and of the validation that a resumed run repeats."""
+        if not self.writable:
+            return
+        last = {"validation": validated}  # a validation may be missing; all else came with its step
+        kept = [r for r in self.history() if r["step"] <= last.get(r["kind"], step)]
+        for part in self.path.glob(".*.part"):  # of a write that was killed
+            part.unlink()
+        write_atomic(
+            self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept)
+        )
+
+    def save(self, checkpoint: Checkpoint, *, step: int) -> None:
+        """Write a checkpoint, verify it, then drop the oldest ones.
+
+        Raises:
+            NotSavedError: The disk refused.
+
+        """
+        if not self.writable:
+            return
+        path = self.path / "checkpoints" / f"state-{step:08d}.safetensors"
+        save_checkpoint(path, checkpoint)
+        saved = self._checkpoints()
+        # Checkpoints of later steps are damaged, or the run would have resumed from them.
+        newest = saved.index(path)
+        parts = path.parent.glob(".*.part")  # of writes that were killed
+        for old in (*saved[:newest], *saved[newest + self.generations :], *parts):
+            old.unlink()
+
+    def load(self, on_damaged: Callable[[str], None] | None = None) -> Checkpoint | None:
+        """Return the newest valid checkpoint, or None if there is none yet.
+
+        Args:
+            on_damaged: Called with the reason for each newer checkpoint that is damaged.
+
+        """
+        for path in self._checkpoints():
+            try:
+                return load_checkpoint(path)
+            except UserError as error:
+                if on_damaged is not None:
+                    on_damaged(str(error))
+        return None
+
+    def save_best(self, weights: dict[str, Tensor], *, step: int, score: float) -> None:
+        """Keep the weights of the best validation; raise NotSavedError if the disk refuses."""
+        if self.writable:
+            best = Checkpoint(weights, {"step": step, "score": score})
+            save_checkpoint(self.path / "checkpoints" / "best.safetensors", best)
+
+    def load_best(self) -> Checkpoint:
+        """Return the weights of the best validation."""
+        return load_checkpoint(self.path / "checkpoints" / "best.safetensors")
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.path / "checkpoints").glob("state-*.safetensors"), reverse=True)
+
+
+def is_run(path: Path) -> bool:
+    """Return whether the path is a run folder."""
+    return (path / "config.json").is_file()
+
+
+def torchrun_id() -> str | None:
+    """Return the id that torchrun gives to all its processes and restarts; None without it."""
+    return os.environ.get("TORCHELASTIC_RUN_ID")
+
+
+def num_restarts() -> int:
+    """Return how often torchrun has restarted the processes of this machine."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def find_restarted_run(
+    out: str | Path | None, command: Mapping[str, Any], *, restarted: bool
+) -> RunDir | None:
+    """Return the unfinished run of this very command under torchrun, if there is one.
+
+    torchrun, and a cluster, start the same command again when a rank or a machine has died. With
+    the same `out` it then resumes its own run. Without `out` only a restart looks for one.
+    """
+    if torchrun_id() is None or (out is None and not restarted):
+        return None
+    places = RUNS.glob("*") if out is None else [Path(out)]
+    for place in sorted(places, key=_command_time, reverse=True):
+        if out is not None and _is_torn(place):
+            shutil.rmtree(place)  # killed before config.json: there is nothing to resume
+        elif _is_of(place, command, launched=out is None):
+            return RunDir(place)
+    return None
+
+
+@contextmanager
+def locked(path: Path, *, folder: Path) -> Iterator[None]:
+    """Hold the lock file `path` of a folder; the system releases it when its owner dies.
+
+    It is a record lock (`lockf`), which belongs to the process that took it. A `flock` would pass
+    to the loader's workers, which outlive a killed run by seconds.
+
+    Raises:
+        UserError: Another process holds the lock; the message names it.
+
+    """
+    if fcntl is None:
+        yield
+        return
+    with path.open("ab+", buffering=0) as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                owner = file.read().decode().strip() or "another process"
+                raise UserError(
+                    f"{folder}: {owner} is training in this folder; wait for it, or stop it first"
+                ) from None
+            # Any other error: a file system without locks.
+        with suppress(OSError):  # the name of the owner; on a full disk the lock holds without it
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+        yield
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return
+
+
+def _next_numbered(parent: Path, name: str) -> Path:
+    """Make `parent/name-001`, or the first number that is free."""
+    number = 1
+    while True:
+        path = parent / f"{name}-{number:03d}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        return path
+
+
+def _command_time(place: Path) -> float:
+    file = place / COMMAND_FILE
+    return file.stat().st_mtime if file.is_file() else 0.0
+
+
+def _is_torn(place: Path) -> bool:
+    """Return whether a run was killed before it wrote config.json."""
+    if not place.is_dir() or is_run(place):
+        return False
+    names = {path.name for path in place.iterdir() if not path.name.endswith(".part")}
+    kept = (place / "checkpoints").glob("*.safetensors")
+    return names <= set(FIRST_FILES) and not any(kept)
+
+
+def _is_of(place: Path, command: Mapping[str, Any], *, launched: bool) -> bool:
+    """Return whether the unfinished run in this folder has this command (and this launch)."""
+    if not (is_run(place) and (place / COMMAND_FILE).is_file()):
+        return False
+    stored = RunDir(place).read_json(COMMAND_FILE)
+    same = stored["command"] == json.loads(json.dumps(command))
+    unfinished = not (place / "scores.json").exists()
+    return same and unfinished and (not launched or stored["launch"] == torchrun_id())

@@ -1,0 +1,107 @@
+"""Sum the losses of training steps on the device, and stop a run whose loss is NaN or infinite."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Indices = NDArray[np.int64]
+
+
+class NotFiniteError(Exception):
+    """The loss became NaN or infinite, so later checkpoints would be worthless.
+
+    Args:
+        message: What was found at which step.
+        indices: Training images of the batch; None if it was a validation.
+
+    """
+
+    def __init__(self, message: str, indices: Indices | None = None) -> None:
+        super().__init__(message)
+        self.indices = indices
+
+
+def check_finite(loss: float, *, step: int, indices: Indices | None = None) -> None:
+    """Raise NotFiniteError if the loss is NaN or infinite."""
+    if not math.isfinite(loss):
+        what = "validation loss" if indices is None else "loss"
+        raise NotFiniteError(f"the {what} is {loss} at step {step}", indices)
+
+
+class StepMetrics:
+    """Means of loss and accuracy over the steps since the last log record.
+
+    Every loss is checked, and none is waited for: on CUDA it is copied aside and read after the
+    next step has been launched, so that the device never idles.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._pending: _Loss | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the sums and start the clock again."""
+        self.loss = torch.zeros((), device=self.device)
+        self.correct = torch.zeros((), device=self.device)
+        self.images = self.steps = 0
+        self.since = time.perf_counter()
+
+    def add(
+        self, loss: Tensor, correct: Tensor, *, images: int, step: int, indices: Indices
+    ) -> None:
+        """Count one step. On CUDA the loss before this one is checked, elsewhere this one."""
+        self.loss = self.loss + loss
+        self.correct = self.correct + correct
+        self.images += images
+        self.steps += 1
+        self.settle()
+        copied = None
+        if loss.device.type == "cuda":
+            aside = torch.empty((), dtype=loss.dtype, pin_memory=True)
+            loss = aside.copy_(loss, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+        self._pending = _Loss(loss, copied, step, indices)
+        if copied is None:
+            self.settle()
+
+    def settle(self) -> None:
+        """Check the loss that is still on its way; call this before anything is saved."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        if pending.copied is not None:
+            pending.copied.synchronize()
+        check_finite(pending.loss.item(), step=pending.step, indices=pending.indices)
+
+    def seconds(self) -> float:
+        """Return the seconds since the last reset."""
+        return time.perf_counter() - self.since
+
+    def read(self) -> dict[str, float]:
+        """Return the means since the last reset, and reset. The one synchronisation of a record."""
+        means = {
+            "loss": self.loss.item() / self.steps,
+            "accuracy": self.correct.item() / self.images,
+            "images_per_second": self.images / self.seconds(),
+        }
+        self.reset()
+        return means
+
+
+@dataclass(frozen=True, eq=False)
+class _Loss:
+    """A loss on its way from the device."""
+
+    loss: Tensor
+    copied: torch.cuda.Event | None
+    step: int
+    indices: Indices

@@ -1,0 +1,240 @@
+"""Provide one optimizer step, and the state that a run carries from step to step.
+
+Legend: N images in a batch, C channels, H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from resnets.data.loader import Batch
+from resnets.device import FORMATS, autocast, place
+from resnets.models.resnet import ResNet
+from resnets.training.checkpoint import Checkpoint
+from resnets.training.distributed import SINGLE_PROCESS, DistContext
+from resnets.training.optimizer import (
+    is_backbone_frozen,
+    learning_rate,
+    make_average,
+    make_optimizer,
+    set_learning_rate,
+)
+from resnets.training.profiler import NO_PROFILER, Profiler
+from resnets.training.recipe import Recipe
+from resnets.training.run_dir import RunDir
+
+# Share of the input side while progressive resizing is on.
+SMALLER = 3 / 4
+
+_SCALARS = (
+    "step",
+    "validated",
+    "best_score",
+    "best_step",
+    "validations_since_best",
+    "replaced",
+)
+
+
+@dataclass(eq=False)
+class TrainState:
+    """Everything that changes during a run. It holds no generator: draws are keyed by the step.
+
+    Args:
+        model: The network that is trained.
+        optimizer: Its optimizer.
+        average: Exponential moving average of its weights, or None.
+        scaler: Loss scaler; it does nothing but for fp16.
+        step: Optimizer steps taken.
+        validated: Step of the last validation. A validation that was interrupted is done again.
+        best_score: Best top-1 accuracy of a validation.
+        best_step: Step of that validation.
+        validations_since_best: Validations since the last improvement.
+        replaced: Unreadable images that were replaced by the next one.
+        best_weights: Weights of the best validation until they are on the disk.
+
+    """
+
+    model: ResNet
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    validated: int = 0
+    best_score: float = -1.0
+    best_step: int = 0
+    validations_since_best: int = 0
+    replaced: int = 0
+    best_weights: dict[str, Tensor] | None = None
+
+    @classmethod
+    def start(cls, model: ResNet, recipe: Recipe, *, device: torch.device) -> TrainState:
+        """Move the network to the device and return the state before step 0."""
+        place(model, device=device, memory_format=recipe.runtime.memory_format)
+        scaler = torch.amp.GradScaler(device.type, enabled=recipe.runtime.precision == "fp16")
+        return cls(
+            model, make_optimizer(model, recipe), make_average(model, recipe.optimizer.ema), scaler
+        )
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The averaged network where there is one, else the network itself."""
+        return self.model if self.average is None else self.average.module
+
+    def update(self, recipe: Recipe) -> None:
+        """Clip the gradients, take the optimizer's step, and update the average."""
+        if recipe.optimizer.clip_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    def record_score(self, score: float) -> bool:
+        """Count a validation; return True if it is the best so far, or equals it."""
+        # An equal score takes the later weights but is no improvement: patience keeps counting.
+        self.validated = self.step
+        self.validations_since_best += 1
+        if score > self.best_score:
+            self.validations_since_best = 0
+        if score < self.best_score:
+            return False
+        self.best_score, self.best_step = score, self.step
+        weights = self.evaluated_model.state_dict()
+        self.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
+        return True
+
+    def save(self, run_dir: RunDir) -> None:
+        """Save the best weights, then the state, so that no state refers to missing weights.
+
+        Raises:
+            NotSavedError: The disk refused. The next call tries again.
+
+        """
+        if self.best_weights is not None:
+            run_dir.save_best(self.best_weights, step=self.best_step, score=self.best_score)
+            self.best_weights = None
+        run_dir.save(self.checkpoint(), step=self.step)
+
+    def checkpoint(self) -> Checkpoint:
+        """Return all tensors by name, and the scalars."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {
+                f"optimizer.{index}.{k}": v for k, v in slots.items() if isinstance(v, Tensor)
+            }
+        if self.average is not None:
+            tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        scalars = {name: getattr(self, name) for name in _SCALARS}
+        return Checkpoint(tensors, scalars | {"scaler": self.scaler.state_dict()})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over what `checkpoint` returned."""
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
+        for name, tensor in checkpoint.tensors.items():
+            group, _, rest = name.partition(".")
+            groups[group][rest] = tensor
+        self.model.load_state_dict(groups["model"])
+        if self.average is not None:
+            self.average.load_state_dict(groups["average"])
+        slots: dict[int, dict[str, Tensor]] = {}
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for name, tensor in groups["optimizer"].items():
+            index, _, slot = name.partition(".")
+            # Fused optimizers walk memory, not indices: a slot needs its parameter's strides.
+            if tensor.ndim:
+                tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
+            slots.setdefault(int(index), {})[slot] = tensor
+        param_groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": param_groups})
+        self.scaler.load_state_dict(checkpoint.scalars["scaler"])
+        for name in _SCALARS:
+            setattr(self, name, checkpoint.scalars[name])
+
+
+def train_step(
+    state: TrainState,
+    network: nn.Module,
+    batch: Batch,
+    recipe: Recipe,
+    *,
+    dist: DistContext = SINGLE_PROCESS,
+    profiler: Profiler = NO_PROFILER,
+) -> tuple[Tensor, Tensor]:
+    """Take one optimizer step: forward and backward passes of the micro-batches, then the update.
+
+    Args:
+        state: The state of the run; the caller counts its step.
+        network: The network of the state, perhaps compiled or wrapped by DDP.
+        batch: This rank's slice of the batch.
+        recipe: The resolved recipe.
+        dist: The ranks that share the batch.
+        profiler: Told when a phase of the step has ended.
+
+    Returns:
+        The mean loss and the number of correct images of the whole batch, on the device.
+
+    """
+    # The global generator: dropout and stochastic depth depend on the step alone.
+    torch.manual_seed(_step_seed(recipe.seed, state.step, dist.rank))
+    set_learning_rate(state.optimizer, learning_rate(recipe, state.step))
+    if recipe.schedule.freeze_backbone:
+        _freeze(state.model, is_backbone_frozen(recipe, state.step))
+    total = torch.zeros((), device=batch.images.device)
+    correct = torch.zeros((), device=batch.images.device)
+    state.optimizer.zero_grad(set_to_none=True)
+    for number, (images, targets) in enumerate(_micro_batches(batch, recipe, state.step), 1):
+        dist.gradient_sync(network, enabled=number == recipe.optimizer.grad_accum_steps)
+        with autocast(images.device, recipe.runtime.precision):
+            logits = network(images)  # N C H W -> N K
+        share = len(images) / len(batch.images)
+        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = share * F.cross_entropy(exact, targets, label_smoothing=recipe.loss.label_smoothing)
+        profiler.mark("forward")
+        state.scaler.scale(loss).backward()
+        total = total + loss.detach()
+        classes = targets if targets.ndim == 1 else targets.argmax(1)
+        correct = correct + (logits.detach().argmax(1) == classes).sum()
+        profiler.mark("backward")
+    state.update(recipe)
+    profiler.mark("optimizer")
+    return dist.all_reduce_mean(total, correct)
+
+
+def _micro_batches(batch: Batch, recipe: Recipe, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the images and targets of each forward pass."""
+    images = _resized(batch.images, recipe, step).chunk(recipe.optimizer.grad_accum_steps)
+    targets = batch.targets.chunk(recipe.optimizer.grad_accum_steps)
+    for piece, labels in zip(images, targets, strict=True):
+        yield piece.contiguous(memory_format=FORMATS[recipe.runtime.memory_format]), labels
+
+
+def _resized(images: Tensor, recipe: Recipe, step: int) -> Tensor:
+    """Shrink the images in the first part of a run (progressive resizing, DAWNBench 2018).
+
+    N C H W -> N C 3H/4 3W/4, antialiased, at 9/16 of the cost.
+    """
+    assert recipe.schedule.steps is not None
+    if (step + 0.5) / recipe.schedule.steps >= recipe.schedule.progressive:
+        return images
+    side = round(SMALLER * images.shape[-1])
+    return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+
+
+def _freeze(model: ResNet, frozen: bool) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not frozen or name.startswith("fc."))
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    key = f"{seed}/{step}/{rank}" if rank else f"{seed}/{step}"
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,937 @@
+"""Train a network: set up a run, resume it, step, validate, save checkpoints, and finish.
+
+Read `Trainer` from top to bottom; `train_step.py` holds the optimizer step itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from resnets.config_fields import Rule
+from resnets.data import NAMES, DataSet, open_data
+from resnets.data.dataset import Splits, content_digest, fingerprint, make_splits, notices_of
+from resnets.data.loader import Batch, EvalLoader, TrainLoader, channel_statistics
+from resnets.data.transforms import Preprocess
+from resnets.data.workers import usable_cpus
+from resnets.device import autocast, describe_environment, keep_freed_memory
+from resnets.errors import UserError
+from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
+from resnets.evaluation.metrics import Scores, evaluate
+from resnets.inference.model_file import ModelFile, read_model, save_model
+from resnets.models.config import ResNetConfig
+from resnets.models.layers import Whitening
+from resnets.models.registry import create_model
+from resnets.models.resnet import ResNet
+from resnets.report.page import (
+    Mistake,
+    ReportRecord,
+    TrainingRecord,
+    missing_charts,
+    write_report,
+)
+from resnets.training.auto_config import (
+    DataFacts,
+    ResolvedConfig,
+    more_micro_batches,
+    resolve,
+    resolve_steps,
+    smaller_micro_batches,
+)
+from resnets.training.autotune import time_training
+from resnets.training.checkpoint import Checkpoint, NotSavedError
+from resnets.training.distributed import SINGLE_PROCESS, DistContext, is_lost_rank
+from resnets.training.optimizer import learning_rate
+from resnets.training.profiler import Clock, ProfileContext, Profiler
+from resnets.training.recipe import Recipe, fields_with
+from resnets.training.reproducibility import (
+    RunFingerprint,
+    check_unchanged,
+    reproducibility_caveats,
+    update_run_config,
+)
+from resnets.training.run_dir import COMMAND_FILE, MODEL_FILE, RunDir, torchrun_id
+from resnets.training.signals import Interrupted, SignalHandler
+from resnets.training.step_metrics import NotFiniteError, StepMetrics, check_finite
+from resnets.training.sync_batchnorm import convert_sync_batchnorm
+from resnets.training.train_step import TrainState, train_step
+
+Log = Callable[[Mapping[str, Any]], None]
+
+CAUTION = "the test images also chose the best epoch (--validate-on test): scores are optimistic"
+VALIDATION_BATCH = 250
+# Training images whose patches a whitened stem measures.
+WHITENING_IMAGES = 2000
+# Share of the time budget for which a training step is timed, when that is more.
+MEASURE_SHARE = 0.01
+# Images of a lost batch that are named, and augmented images on the report.
+IDS_SHOWN = 8
+SAMPLES_SHOWN = 32
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training run leaves.
+
+    Args:
+        folder: The run folder.
+        scores: Scores of the model file; None if the run was interrupted or could not be saved.
+        split: The images that were scored: "test", or "validation" if there are no test images.
+        caution: What must be said wherever the scores are shown.
+        signal: Number of the signal that interrupted the run.
+        unsaved: Why not everything could be saved.
+
+    """
+
+    folder: Path
+    scores: Scores | None
+    split: str
+    caution: str | None = None
+    signal: int | None = None
+    unsaved: str | None = None
+
+    @property
+    def model(self) -> Path:
+        """The model file."""
+        return self.folder / MODEL_FILE
+
+
+class Trainer:
+    """One training run. Everything in it is a pure function of recipe, data and step.
+
+    `Trainer.start` sets up a new run and `Trainer.resume` an interrupted one; both are contexts
+    that end the data loader's workers and release the run folder. `fit` does the rest.
+
+    Args:
+        config: The resolved recipe with its origins.
+        data: The data set.
+        splits: Its training, validation and test images.
+        device: Where to compute.
+        dist: The ranks that share the run.
+        preprocess: Preprocessing of an earlier run; None measures mean and deviation.
+        run_dir: The run folder.
+        log: Called with every record; a record is a dictionary with a `kind`.
+
+    Attributes:
+        log_every: Seconds between training records.
+        measure_seconds: Least seconds for which a training step is timed before a run.
+        profile: Steps that the profiler measures, and how many of them do not count.
+
+    """
+
+    log_every = 1.0
+    measure_seconds = 2.0
+    profile: ClassVar = {"steps": 50, "warm_up": 5}
+
+    def __init__(
+        self,
+        config: ResolvedConfig,
+        data: DataSet,
+        splits: Splits,
+        *,
+        device: torch.device,
+        dist: DistContext = SINGLE_PROCESS,
+        preprocess: Mapping[str, Any] | None = None,
+        run_dir: RunDir | None = None,
+        log: Log | None = None,
+    ) -> None:
+        self.config, self.data, self.splits = config, data, splits
+        self.device, self.dist = device, dist
+        self.run_dir = run_dir or RunDir(Path("no run folder"), writable=False)
+        self.checkpoint: Checkpoint | None = None
+        self.state: TrainState | None = None
+        self.signals = SignalHandler(single_process=dist.world_size == 1)
+        self.metrics = StepMetrics(device)
+        self.notices = notices_of(data)
+        self.cautions: list[str] = []
+        self._log_callback = log if log is not None and dist.is_first else None
+        self._resources = ExitStack()
+        self.preprocess = self._preprocess(preprocess)
+        self.train_loader, self.val_loader = self._loaders()
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return self.config.recipe
+
+    # Set up
+
+    @classmethod
+    def start(
+        cls,
+        data: str | Path,
+        config: ResolvedConfig,
+        *,
+        device: torch.device,
+        out: str | Path | None = None,
+        name: str | None = None,
+        deadline: float | None = None,
+        dist: DistContext = SINGLE_PROCESS,
+        log: Log | None = None,
+        verify: bool = False,
+        command: Mapping[str, Any] | None = None,
+    ) -> Trainer:
+        """Open the data, choose what the recipe leaves open, time a step, make the run folder.
+
+        Args:
+            data: A path or a name, as `open_data` takes it.
+            config: The recipe with its origins.
+            device: Where to compute.
+            out: The run folder; None takes the next `runs/NAME-NNN`.
+            name: That NAME; None takes the name of the data.
+            deadline: When the run must be finished, by `time.perf_counter()`; None has no limit.
+            dist: The ranks that share the run.
+            log: Called with every record.
+            verify: Whether to record a digest of every image.
+            command: What was asked for, by which a restart under torchrun finds the run.
+
+        Returns:
+            A trainer at step 0.
+
+        Raises:
+            UserError: The data, the recipe or the folder cannot be used.
+
+        """
+        keep_freed_memory()
+        recipe = config.recipe
+
+        def seconds_left() -> float | None:
+            return None if deadline is None else deadline - time.perf_counter()
+
+        def notice(text: str) -> None:
+            if log is not None and dist.is_first:
+                log({"kind": "notice", "text": text})
+
+        if recipe.schedule.batch_size is not None:  # refuse a batch that the ranks cannot share
+            dist.shard_batch(
+                recipe.schedule.batch_size, grad_accum_steps=recipe.optimizer.grad_accum_steps
+            )
+        with dist.local_rank_zero_first():
+            dataset = open_data(data, max_corrupt=recipe.runtime.max_corrupt)
+        dist.check_equal(str(data), fingerprint(dataset) if dist.world_size > 1 else "")
+        for text in notices_of(dataset):
+            notice(text)
+        splits = splits_for(dataset, recipe)
+        if not len(splits.val):
+            raise UserError(
+                f"{data}: every class has one image, so none can be held out for validation"
+            )
+        asked = config.origins.get("batch_size") == "flag" and recipe.schedule.batch_size
+        if asked and asked > len(splits.train):
+            raise UserError(
+                f"--batch-size {asked}: more than the {len(splits.train):,} training images"
+            )
+        facts = DataFacts.of(splits, num_classes=len(dataset.classes))
+        notice(f"{dataset.name}: {facts}; measuring this machine")
+        world_size = dist.world_size
+        config = dist.on_rank_zero(
+            lambda: resolve(
+                config, facts, seconds=seconds_left(), device=device, world_size=world_size
+            )
+        )
+        assert config.recipe.runtime.threads is not None
+        torch.set_num_threads(config.recipe.runtime.threads)
+        trainer = cls(config, dataset, splits, device=device, dist=dist, log=log)
+        try:
+            step_seconds, image_seconds = trainer._measure(seconds_left())
+            trainer.config = dist.on_rank_zero(
+                lambda: resolve_steps(
+                    trainer.config,
+                    facts,
+                    seconds=seconds_left(),
+                    step_seconds=step_seconds,
+                    image_seconds=image_seconds,
+                )
+            )
+            for reason in trainer.config.reasons:
+                notice(reason)
+            trainer._own(
+                dist.on_rank_zero(
+                    lambda: trainer._create_run_dir(
+                        data, out, name=name, verify=verify, command=command
+                    )
+                )
+            )
+        except BaseException:
+            trainer.close()
+            raise
+        return trainer
+
+    def _measure(self, seconds_left: float | None) -> tuple[float, float]:
+        """Time a training step and the evaluation of an image on the slowest rank.
+
+        If memory is exhausted, the micro-batches are halved.
+        """
+        limit = max(self.measure_seconds, MEASURE_SHARE * (seconds_left or 0))
+        while True:
+            try:
+                return self._time_training(limit)
+            except torch.OutOfMemoryError:
+                pass  # outside `except` the memory of the attempt is free
+            self._halve_micro_batches()
+
+    def _time_training(self, limit: float) -> tuple[float, float]:
+        dist = self.dist
+        with dist.local_rank_zero_first():
+            model = self.new_model()
+        timings = dist.all_gather_object(
+            lambda: time_training(
+                model,
+                self.recipe,
+                self.train_loader,
+                self.val_loader,
+                device=self.device,
+                seconds=limit,
+            )
+        )
+        step_seconds, image_seconds = map(max, zip(*timings, strict=True))
+        step_seconds += dist.time_all_reduce(model, device=self.device)
+        return step_seconds, image_seconds / dist.world_size
+
+    def _create_run_dir(
+        self,
+        data: str | Path,
+        out: str | Path | None,
+        *,
+        name: str | None,
+        verify: bool,
+        command: Mapping[str, Any] | None,
+    ) -> RunDir:
+        """Make and lock the run folder, and write what the run starts from."""
+        run_dir = RunDir.create(out, name=name or self.data.name)
+        if torchrun_id() is not None:
+            run_dir.write_json(COMMAND_FILE, {"launch": torchrun_id(), "command": command or {}})
+        self._resources.enter_context(run_dir.lock())
+        named = isinstance(data, str) and data in NAMES  # as open_data, which looks there first
+        place = str(data) if named else str(Path(data).expanduser().absolute())
+        facts = {
+            "data": place,
+            "name": self.data.name,
+            "fingerprint": fingerprint(self.data),
+            "classes": list(self.data.classes),
+            "sizes": self.splits.sizes(),
+            "preprocess": asdict(self.preprocess),
+            "held_out": list(self.splits.held_out),
+        }
+        content = {"content": content_digest(self.data)} if verify else {}
+        run_dir.write_json("data.json", facts | content | {"skipped": dict(self.data.skipped)})
+        run_dir.write_json("environment.json", self._environment())
+        _write_config(run_dir, self.config)
+        return run_dir
+
+    # Resume
+
+    @classmethod
+    def resume(
+        cls,
+        run_dir: RunDir,
+        *,
+        device: torch.device,
+        dist: DistContext = SINGLE_PROCESS,
+        log: Log | None = None,
+        changes: Mapping[str, Any] | None = None,
+        force: bool = False,
+        verify: bool = False,
+    ) -> Trainer:
+        """Rebuild an interrupted run from its folder; nothing is measured again.
+
+        Args:
+            run_dir: The run folder.
+            device: Where to compute.
+            dist: The ranks that share the run.
+            log: Called with every record.
+            changes: Recipe fields with new values.
+            force: Whether to accept changes that decide bits; every result then says so.
+            verify: Whether to compare the bytes of all images.
+
+        Returns:
+            A trainer at the step of the newest checkpoint.
+
+        Raises:
+            UserError: The run is finished, or something has changed that decides bits.
+
+        """
+        keep_freed_memory()
+        with ExitStack() as resources:
+
+            def read_stored() -> RunFingerprint:
+                resources.enter_context(run_dir.lock())
+                if (run_dir.path / "scores.json").is_file():
+                    raise UserError(
+                        f"--resume {run_dir.path}: this run is finished; use its {MODEL_FILE}"
+                    )
+                return RunFingerprint.stored(run_dir)
+
+            before = dist.on_rank_zero(read_stored)
+            recipe, stored = before.recipe.override(**changes or {}), before.data
+            if recipe.runtime.threads:
+                torch.set_num_threads(recipe.runtime.threads)
+            with dist.local_rank_zero_first():
+                dataset = open_data(stored["data"], max_corrupt=recipe.runtime.max_corrupt)
+            if verify and "content" not in stored:
+                raise UserError(f"--verify {run_dir.path}: the run was not started with --verify")
+            splits = splits_for(dataset, recipe, held_out=stored["held_out"])
+            found: dict[str, Any] = {
+                "fingerprint": fingerprint(dataset),
+                "classes": list(dataset.classes),
+                "sizes": splits.sizes(),
+            }
+            dist.check_equal(stored["data"], found["fingerprint"])
+            if verify or ("content" in stored and found["fingerprint"] != stored["fingerprint"]):
+                found["content"] = dist.on_rank_zero(lambda: content_digest(dataset))
+            trainer = cls(
+                ResolvedConfig(recipe),
+                dataset,
+                splits,
+                device=device,
+                dist=dist,
+                preprocess=stored["preprocess"],
+                log=log,
+            )
+            trainer._own(run_dir)
+            after = RunFingerprint(recipe, {**stored, **found}, trainer._environment())
+            try:
+                trainer.checkpoint = dist.on_rank_zero(
+                    lambda: trainer._load_checkpoint(before, after, force=force)
+                )
+            except BaseException:
+                trainer.close()
+                raise
+            trainer._resources.push(resources.pop_all())
+        return trainer
+
+    def _load_checkpoint(
+        self, before: RunFingerprint, after: RunFingerprint, *, force: bool
+    ) -> Checkpoint | None:
+        """Check what changed, load the newest valid checkpoint, and drop what it repeats."""
+        run_dir = self.run_dir
+        changed = check_unchanged(before, after, run_dir=run_dir, force=force)
+        damaged: list[str] = []
+        checkpoint = run_dir.load(damaged.append)
+        for text in damaged:
+            self.notify(f"skipped: {text}")
+        step, validated, which = 0, 0, "there is no checkpoint yet"
+        if checkpoint is not None:
+            step, validated = (checkpoint.scalars[name] for name in ("step", "validated"))
+            which = "the newest valid checkpoint" if damaged else "the newest checkpoint"
+        self.notify(f"resuming {run_dir.path} at step {step}: {which}")
+        update_run_config(run_dir, before, after, changed=changed, step=step)
+        run_dir.forget_after(step, validated=validated)
+        return checkpoint
+
+    # Fit
+
+    def fit(self) -> TrainingResult:
+        """Train, then score the model file and write the report.
+
+        Returns:
+            The result, also of a run that a signal or a full disk has stopped.
+
+        Raises:
+            NotFiniteError: The loss became NaN or infinite.
+            UserError: Memory is exhausted after the first checkpoint, or another rank is gone.
+
+        """
+        unsaved = None
+        with self.signals:  # the first signal ends the step, a second one stops at once
+            while True:
+                try:
+                    self.state = self.init_state()
+                    self._log_start()
+                    if not self.train_loop():
+                        break
+                    return self.dist.on_rank_zero(self._finish)
+                except NotFiniteError as error:
+                    raise self._with_image_ids(error) from None
+                except torch.OutOfMemoryError as error:
+                    self._check_retry(error)
+                except NotSavedError as error:
+                    unsaved = str(error)
+                    break
+                except (Interrupted, KeyboardInterrupt):
+                    break  # the last checkpoint holds
+                except RuntimeError as error:
+                    if not self.signals.received:
+                        raise self._explain(error) from error
+                    break  # the signal reached a worker before the worker could ignore it
+                self._retry_smaller()  # outside `except` the memory of the attempt is free
+        number = self.signals.number or self.signals.received or None
+        if number is None and not unsaved:
+            number = signal.SIGINT
+        split = self.splits.scored[0]
+        return TrainingResult(self.run_dir.path, None, split, signal=number, unsaved=unsaved)
+
+    def init_state(self) -> TrainState:
+        """Build the network and its optimizer, and restore the checkpoint if there is one."""
+        with self.dist.local_rank_zero_first():
+            model = self.new_model(pretrained=self.checkpoint is None)
+        if self.recipe.model.sync_batchnorm:
+            convert_sync_batchnorm(model, dist=self.dist, device=self.device)
+        state = TrainState.start(model, self.recipe, device=self.device)
+        if self.checkpoint is not None:
+            state.restore(self.checkpoint)
+        return state
+
+    def train_loop(self) -> bool:
+        """Step to the end of the run; return False if a signal stopped it.
+
+        Raises:
+            NotFiniteError: A loss is NaN or infinite.
+            NotSavedError: The last state could not be saved.
+
+        """
+        state, dist, recipe = self.running_state, self.dist, self.recipe
+        assert recipe.schedule.steps and recipe.schedule.batch_size, "resolve the recipe first"
+        compiled: Any = torch.compile(state.model) if recipe.runtime.compile else state.model
+        network = dist.distributed_data_parallel(compiled)
+        batches = self.train_loader.batches(state.step, recipe.schedule.steps)
+        self._started = time.perf_counter() - self.run_dir.seconds()
+        self._saved, self._validation_seconds = time.perf_counter(), math.inf
+        self.metrics.reset()
+        self.profiler = self._profiler()
+        state.model.train()
+        finished = False
+        with suppress(Interrupted):
+            while True:
+                if self._needs_validation():
+                    self._validate()
+                finished = state.step == recipe.schedule.steps or self._is_out_of_patience()
+                if finished:
+                    break
+                with self.signals.interruptible():
+                    batch = next(batches)
+                self.profiler.mark("copy", waited=batch.waited)
+                rate = learning_rate(recipe, state.step)
+                loss, correct = train_step(
+                    state, network, batch, recipe, dist=dist, profiler=self.profiler
+                )
+                state.step += 1
+                images = dist.world_size * len(batch.images)
+                self.metrics.add(
+                    loss, correct, images=images, step=state.step, indices=batch.indices
+                )
+                saving, logging = self._agree(batch)
+                if saving or logging:
+                    self.metrics.settle()  # before every save: no checkpoint after a lost loss
+                    means = self.metrics.read()
+                    self.log("train", **self._progress(), **means, learning_rate=rate)
+                if saving:
+                    self._save()
+                self.profiler.mark("other")
+                if shares := self.profiler.step():
+                    self.log("shares", **shares, **self._progress())
+        self.metrics.settle()
+        dist.on_rank_zero(lambda: state.save(self.run_dir))
+        return finished
+
+    def evaluate(self, model: nn.Module) -> Scores:
+        """Score the validation images in the precision of training, equal on every rank."""
+        dist = self.dist
+        dist.broadcast_buffers(model)
+        rounds = math.ceil(len(self.splits.val) / (dist.world_size * VALIDATION_BATCH))
+        batches = dist.in_lockstep(self.val_loader, rounds=rounds, signals=self.signals)
+        with autocast(self.device, self.recipe.runtime.precision):
+            return evaluate(model, batches, self.data.classes, all_reduce=dist.all_reduce_metrics)
+
+    def _validate(self) -> None:
+        """Evaluate, keep the best weights, and save if they improved."""
+        state, begin = self.running_state, time.perf_counter()
+        self.profiler.mark("other")
+        with self.signals.interruptible():
+            scores = self.evaluate(state.evaluated_model)
+        state.model.train()
+        self.profiler.mark("evaluation")
+        check_finite(scores.loss, step=state.step)
+        improved = state.record_score(scores.top1)
+        self.log("validation", **self._progress(), loss=scores.loss, top1=scores.top1)
+        self._validation_seconds = time.perf_counter() - begin
+        if improved and state.step < (self.recipe.schedule.steps or 0):
+            self._save()
+        self.metrics.reset()
+
+    def _agree(self, batch: Batch) -> tuple[bool, bool]:
+        """Exchange what may stop, save or log: all ranks follow one signal and rank 0's clock."""
+        due = self._needs_validation()
+        # A kill loses the time since the last save. The first validation may take any time.
+        unsaved = time.perf_counter() - self._saved + (self._validation_seconds if due else 0)
+        saving = unsaved >= 60 * self.recipe.runtime.checkpoint_every
+        logging = due or self.metrics.seconds() >= self.log_every
+        rows = self.dist.all_gather(self.signals.received, batch.replaced, saving, logging)
+        self.running_state.replaced += int(rows[:, 1].sum())
+        stopping = self.signals.agree(rows[:, 0])
+        return bool(rows[0, 2]), stopping or due or bool(rows[0, 3])
+
+    def _save(self) -> None:
+        """Write a checkpoint; if the disk is full, report it and continue."""
+        try:
+            self.running_state.save(self.run_dir)
+        except NotSavedError as error:
+            self.notify(
+                f"{error}; training continues, the last checkpoint stays, and the next save tries "
+                "again"
+            )
+        self._saved = time.perf_counter()
+
+    def _needs_validation(self) -> bool:
+        """Return whether the state should have been validated, counted back from the last step.
+
+        There is no validation within the first half of an interval.
+        """
+        recipe, state = self.recipe, self.running_state
+        assert (
+            recipe.schedule.steps
+            and recipe.schedule.batch_size
+            and recipe.evaluation.evaluate_every
+        )
+        every = max(
+            1,
+            round(
+                recipe.evaluation.evaluate_every
+                * len(self.splits.train)
+                / recipe.schedule.batch_size
+            ),
+        )
+        left = recipe.schedule.steps - state.step
+        due = left == 0 or (left % every == 0 and 2 * state.step >= every)
+        return due and state.validated < state.step
+
+    def _is_out_of_patience(self) -> bool:
+        return 0 < self.recipe.evaluation.patience <= self.running_state.validations_since_best
+
+    # Out of memory, and other ends
+
+    def _check_retry(self, error: torch.OutOfMemoryError) -> None:
+        """Raise UserError unless nothing is lost by starting again with smaller micro-batches."""
+        if self.dist.world_size == 1 and self.run_dir.load() is None:
+            return
+        step = 0 if self.state is None else self.state.step
+        number = more_micro_batches(self.recipe, world_size=self.dist.world_size)
+        advice = "start a new run with a smaller --batch-size"
+        if number is not None:
+            advice = f"resume with --resume {self.run_dir.path} --force --grad-accum-steps {number}"
+        raise UserError(f"out of memory at step {step}: {advice} ({error})") from None
+
+    def _retry_smaller(self) -> None:
+        """Drop the attempt and halve the micro-batches."""
+        self.state = None
+        self.metrics.reset()
+        known = len(self.config.reasons)
+        self._halve_micro_batches()
+        for reason in self.config.reasons[known:]:
+            self.notify(reason)
+        _write_config(self.run_dir, self.config)
+        self.run_dir.forget_after(0, validated=0)
+
+    def _halve_micro_batches(self) -> None:
+        self.config = smaller_micro_batches(self.config, world_size=self.dist.world_size)
+        if self.dist.world_size > 1:  # each rank gets another slice of the batch
+            self.train_loader.close()
+            self.val_loader.close()
+            self.train_loader, self.val_loader = self._loaders()
+
+    def _with_image_ids(self, error: NotFiniteError) -> NotFiniteError:
+        """Return the same error, naming images of its batch."""
+        if error.indices is None:
+            return error
+        indices = np.concatenate(self.dist.all_gather_object(lambda: error.indices))
+        names = ", ".join(self.splits.train.ids[index] for index in indices[:IDS_SHOWN])
+        more = len(indices) - IDS_SHOWN
+        tail = f" and {more} more" if more > 0 else ""
+        return NotFiniteError(f"{error}, in the batch of {names}{tail}", indices)
+
+    def _explain(self, error: RuntimeError) -> RuntimeError | UserError:
+        """Return a one-line error if another rank is gone, else the error itself."""
+        if self.dist.world_size == 1 or not is_lost_rank(error):
+            return error
+        step = 0 if self.state is None else self.state.step
+        return UserError(
+            f"rank {self.dist.rank}: another rank is gone at step {step}; torchrun --max-restarts "
+            "N, or the same torchrun command with the same --out, resumes at the last checkpoint"
+        )
+
+    # Finish
+
+    def _finish(self) -> TrainingResult:
+        """Save and score the model file and write the report; scores.json comes last."""
+        self.signals.leave_ranks()
+        split, images = self.splits.scored
+        caution, scores = "; ".join(self.cautions) or None, None
+        path = self.run_dir.path / MODEL_FILE
+        mistakes = Mistakes(images, self.data.classes, self.preprocess)
+        if replaced := self.running_state.replaced:
+            times = f"{replaced} times" if replaced > 1 else "once"
+            text = f"an unreadable image was replaced by the next one {times} in training"
+            self.notices.append(text)
+            self.notify(text)
+        try:
+            with self.signals.interruptible():
+                save_model(path, self._model_file(scores=None))
+                scores = score(
+                    read_model(path),
+                    images,
+                    device=self.device,
+                    workers=self.recipe.runtime.workers or 0,
+                    callback=mistakes,
+                    cache_mb=self.recipe.runtime.cache_mb,
+                )
+                for text in [*unreadable_notice(scores, images), *missing_charts()]:
+                    self.notices.append(text)
+                    self.notify(text)
+                # Tables of runs call the split "part".
+                record = scores.to_dict() | {
+                    "part": split,
+                    "validate_on": self.recipe.evaluation.validate_on,
+                }
+                record |= {"cautions": self.cautions} if self.cautions else {}
+                save_model(path, self._model_file(scores=record))
+                shown = [Mistake(**row) for row in mistakes.worst()]
+                write_report(self.run_dir.path, replace(self._report(scores), mistakes=shown))
+                self.run_dir.write_json("scores.json", record)
+        except OSError as error:
+            return TrainingResult(self.run_dir.path, scores, split, caution, unsaved=str(error))
+        return TrainingResult(self.run_dir.path, scores, split, caution)
+
+    def _model_file(self, *, scores: dict[str, Any] | None) -> ModelFile:
+        local = fields_with(Rule.LOCAL)
+        recipe = {k: v for k, v in self.recipe.flat().items() if k not in local}
+        stored = self._data_record()
+        return ModelFile(
+            config=self.new_model_config(),
+            preprocess=self.preprocess,
+            classes=self.data.classes,
+            scores=scores,
+            recipe=json.loads(json.dumps(recipe)),
+            data={key: stored[key] for key in ("name", "fingerprint", "sizes")},
+            weights=self.run_dir.load_best().tensors,
+        )
+
+    def _report(self, scores: Scores) -> ReportRecord:
+        """Gather what the report page shows."""
+        config: Any = self.recipe  # resolved: none of these fields is None
+        training = TrainingRecord(
+            split_sizes=self.splits.sizes(),
+            steps=config.schedule.steps,
+            batch_size=config.schedule.batch_size,
+            best_step=self.run_dir.load_best().scalars["step"],
+            optimizer=config.optimizer.name,
+            schedule=config.schedule.name,
+            learning_rate=config.optimizer.learning_rate,
+            weight_decay=config.optimizer.weight_decay,
+        )
+        return ReportRecord(
+            model=config.model.name,
+            image_size=config.model.size,
+            data=self._data_record()["name"],
+            split=self.splits.scored[0],
+            scores=scores.to_dict(),
+            model_file=MODEL_FILE,
+            training=training,
+            history=self.run_dir.history(),
+            samples=self._samples(),
+            notices=self.notices,
+            cautions=self.cautions,
+        )
+
+    def _samples(self) -> list[tuple[NDArray[np.uint8], str]]:
+        """Return training images as the network sees them, augmented, as uint8 H W C."""
+        batch = next(iter(self.train_loader.batches(0, 1)))
+        mean = torch.tensor(self.preprocess.mean, device=self.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.preprocess.std, device=self.device).view(1, -1, 1, 1)
+        colours = ((batch.images * std + mean) * 255).round().clamp(0, 255).byte()
+        targets = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
+        pixels = colours.permute(0, 2, 3, 1).cpu().numpy()  # N C H W -> N H W C
+        labels = [self.data.classes[int(target)] for target in targets]
+        return list(zip(pixels, labels, strict=True))[:SAMPLES_SHOWN]
+
+    def close(self) -> None:
+        """End the data loader's workers and release the run folder."""
+        self.train_loader.close()
+        self.val_loader.close()
+        self._resources.close()
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Parts
+
+    def new_model(self, *, pretrained: bool = True) -> ResNet:
+        """Build the network: its weights are a function of the seed, or the recipe's weights.
+
+        Args:
+            pretrained: False builds it for a checkpoint, which replaces all weights.
+
+        """
+        torch.manual_seed(self.recipe.seed)
+        weights = self.recipe.model.weights if pretrained else None
+        model = self._create_model(weights=weights)
+        if weights is not None:
+            # Equally many classes need not be the same classes: fine-tuning has its own head.
+            model.reset_classifier(len(self.data.classes))
+        elif pretrained and isinstance(model.conv1, Whitening):
+            model.conv1.fit(self._whitening_images())
+        return model
+
+    def new_model_config(self) -> ResNetConfig:
+        """Return the configuration of the network without drawing its weights."""
+        with torch.device("meta"):
+            return self._create_model(weights=None).config
+
+    def _create_model(self, *, weights: str | None) -> ResNet:
+        recipe = self.recipe
+        assert recipe.model.name is not None, "resolve the recipe first"
+        extra = {"dropout": recipe.model.dropout, "drop_path": recipe.model.drop_path}
+        return create_model(
+            recipe.model.name,
+            num_classes=len(self.data.classes),
+            in_channels=self.preprocess.channels,
+            weights=weights,
+            **{name: value for name, value in extra.items() if value},
+        )
+
+    def _whitening_images(self) -> torch.Tensor:
+        """Return training images from all over the split, N C H W, preprocessed."""
+        images = self.splits.train
+        places = np.linspace(0, len(images) - 1, min(len(images), WHITENING_IMAGES)).round()
+        some = EvalLoader(
+            images.subset(places.astype(np.int64)),
+            preprocess=self.preprocess,
+            batch_size=WHITENING_IMAGES,
+            device=torch.device("cpu"),
+            workers=0,
+        )
+        return next(iter(some)).images
+
+    def _preprocess(self, stored: Mapping[str, Any] | None) -> Preprocess:
+        """Return the preprocessing, with mean and deviation of the training images."""
+        if stored is not None:
+            return Preprocess(**stored)
+        recipe, train = self.recipe, self.splits.train
+        assert recipe.model.size is not None, "resolve the recipe first"
+        plain = Preprocess(
+            size=recipe.model.size,
+            channels=train.channels,
+            resize_mode=recipe.model.resize_mode,
+            tta=recipe.evaluation.tta,
+        )
+        mean, std = channel_statistics(train, plain)
+        return replace(plain, mean=mean, std=std)
+
+    def _loaders(self) -> tuple[TrainLoader, EvalLoader]:
+        """Decode what fits in memory; each rank has its slice of every batch and evaluation."""
+        recipe, dist = self.recipe, self.dist
+        assert recipe.schedule.batch_size is not None and recipe.runtime.workers is not None
+        shared: dict[str, Any] = {
+            "preprocess": self.preprocess,
+            "device": self.device,
+            "workers": recipe.runtime.workers,
+            "cache_mb": recipe.runtime.cache_mb,
+        }
+        train_loader = TrainLoader(
+            self.splits.train,
+            augment=recipe.augment,
+            num_classes=len(self.data.classes),
+            batch_size=recipe.schedule.batch_size,
+            seed=recipe.seed,
+            places=dist.shard_batch(
+                recipe.schedule.batch_size, grad_accum_steps=recipe.optimizer.grad_accum_steps
+            ),
+            **shared,
+        )
+        val_images = dist.shard(self.splits.val)
+        return train_loader, EvalLoader(val_images, batch_size=VALIDATION_BATCH, **shared)
+
+    def _profiler(self) -> Profiler:
+        context = ProfileContext(
+            self.recipe,
+            num_train=len(self.splits.train),
+            num_val=len(self.splits.val),
+            cores=usable_cpus(),
+            streamed=not self.train_loader.cached,
+            advice=self.config.advice,
+        )
+        return Profiler(context, clock=Clock.of(self.device), **self.profile)
+
+    @property
+    def running_state(self) -> TrainState:
+        """The state, which `fit` has built."""
+        assert self.state is not None, "call init_state first"
+        return self.state
+
+    def _own(self, run_dir: RunDir) -> None:
+        """Use the run folder; only rank 0 writes."""
+        self.run_dir = run_dir if self.dist.is_first else replace(run_dir, writable=False)
+
+    def _environment(self) -> dict[str, Any]:
+        return describe_environment(self.device) | {"ranks": self.dist.world_size}
+
+    def _data_record(self) -> dict[str, Any]:
+        return self.run_dir.read_json("data.json")
+
+    # Records
+
+    def log(self, kind: str, **values: Any) -> None:
+        """Append a record to metrics.jsonl and pass it to the log callback."""
+        record = {"kind": kind, **values}
+        if kind in ("train", "validation", "shares"):
+            self.run_dir.log(record)
+        if self._log_callback is not None:
+            self._log_callback(record)
+
+    def notify(self, text: str) -> None:
+        """Log a line of text."""
+        self.log("notice", text=text)
+
+    def _progress(self) -> dict[str, float]:
+        state = self.running_state
+        epoch = state.step * (self.recipe.schedule.batch_size or 0) / len(self.splits.train)
+        return {"step": state.step, "epoch": epoch, "seconds": time.perf_counter() - self._started}
+
+    def _log_start(self) -> None:
+        """Log where the run starts, and what must be said wherever its scores are shown."""
+        step, steps, seconds = (
+            self.running_state.step,
+            self.recipe.schedule.steps,
+            self.run_dir.seconds(),
+        )
+        self.log("start", step=step, steps=steps, seconds=seconds)
+        if not self.cautions:
+            self.cautions = [CAUTION] if self.recipe.evaluation.validate_on == "test" else []
+            self.cautions += self.dist.on_rank_zero(lambda: reproducibility_caveats(self.run_dir))
+            for text in self.cautions:
+                self.notify(text)
+
+
+def splits_for(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None = None) -> Splits:
+    """Return the splits that a recipe asks for; `held_out` repeats those of an earlier run."""
+    return make_splits(
+        data,
+        validate_on=recipe.evaluation.validate_on,
+        val_fraction=recipe.evaluation.val_fraction,
+        seed=recipe.seed,
+        held_out=held_out,
+    )
+
+
+def _write_config(run_dir: RunDir, config: ResolvedConfig) -> None:
+    """Write every resolved value with its origin."""
+    values = config.recipe.flat()
+    record = {
+        name: {"value": value, "origin": config.origins.get(name, "default")}
+        for name, value in values.items()
+    }
+    run_dir.write_json("config.json", record)
