@@ -28,7 +28,7 @@ autodoc_typehints = "signature"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
-napoleon_custom_sections = [("Shape", "params_style")]
+napoleon_custom_sections = ["Shape"]
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3

@@ -345,9 +345,10 @@ def missing_sections(name: str, value: Any) -> list[str]:
         names = [] if value is resnets.Recipe else names
     else:
         section = "Args"
-    # For tensors in and tensors out, a Shape section says both.
-    shaped = "Shape:" in text
-    if names and f"{section}:" not in text and not shaped:
+    # From one tensor to one tensor, a Shape section says both.
+    shaped = "Shape:" in text and len(names) == 1
+    names = [] if shaped and f"{section}:" not in text else names
+    if names and f"{section}:" not in text:
         wrong.append(f"{section}:")
     wrong += [n for n in names if not re.search(rf"^ +\**{n}( \(.*\))?:", text, re.MULTILINE)]
     returns = str(signature.return_annotation)

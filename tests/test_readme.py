@@ -62,7 +62,7 @@ def folder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def shortened(command: str) -> list[str]:
     """Return the words after `resnets`, with short values for the flags that take long."""
-    words = shlex.split(command)[1:]
+    words = shlex.split(command, comments=True)[1:]
     return [SHORT.get(before, word) for before, word in zip(["", *words], words, strict=False)]
 
 
@@ -79,7 +79,7 @@ def test_readme_is_short() -> None:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in SLOW])
 def test_readme_command(command: str, folder: Path) -> None:
-    words = shlex.split(command)[1:]
+    words = shlex.split(command, comments=True)[1:]
     if "--resume" in words:  # an unfinished run is one without its final scores
         Path("runs/photos-001/scores.json").unlink()
     assert main(words) == 0
