@@ -104,7 +104,7 @@ echo "machine b off; machine a is at step $at"
 ip -n "${hosts[1]}" link set b0 up
 start 1 cut && second=$!
 wait "$first" && wait "$second" || fail "the run that was cut off"
-grep -h "going on with" "$out"/cut-*.log
+grep -h "resuming" "$out"/cut-*.log
 echo "cut off and recovered: $((SECONDS - begin)) s in all, SHA-256 $(digest cut)"
 
 if [ "$(digest whole)" = "$(digest cut)" ]; then
