@@ -257,7 +257,7 @@ def test_the_whole_study_refuses_before_it_computes(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "nor is there a file or folder"),
+        (["nowhere"], "there is no file or folder"),
         (["--processes", "0"], "--processes 0: must be 1 or more"),
         (["--device", "cuda"], "--device cuda: not available"),
         (["--preset", "day"], ""),

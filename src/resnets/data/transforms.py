@@ -131,7 +131,14 @@ class Preprocess:
         return left * x, top * y, (left + self.size) * x, (top + self.size) * y
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalise uint8 images N C H W to float32, on their device and in their memory format."""
+        """Normalise images, on their device and in their memory format.
+
+        Args:
+            images: uint8 N C H W.
+
+        Returns:
+            float32 N C H W.
+        """
         row = images[:1, :, :1]  # 1 C 1 W: laid out as the images, so that whole rows are vectors
         mean, std = (
             torch.empty_like(row, dtype=torch.float32).copy_(torch.tensor(values).view(1, -1, 1, 1))

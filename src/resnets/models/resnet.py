@@ -65,11 +65,25 @@ class ResNet(nn.Module):
         initialise(self, config)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits N K of images N C H W."""
+        """Return the logits of images.
+
+        Args:
+            images: Normalised images N C H W.
+
+        Returns:
+            Logits N K.
+        """
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Return the map N C' H' W' that the classifier averages, of images N C H W."""
+        """Return the map that the classifier averages.
+
+        Args:
+            images: Normalised images N C H W.
+
+        Returns:
+            The map N C' H' W' after the last stage.
+        """
         x = self._stem(images)  # N C H W -> N C1 H/4 W/4, a small stem keeps H W
         for name in self.stage_names:
             x = self._stage(name, x)  # all but the first: -> N 2C H/2 W/2
@@ -77,7 +91,14 @@ class ResNet(nn.Module):
         return features
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Return the logits N K of a map N C' H' W' from `forward_features`."""
+        """Return the logits of a map.
+
+        Args:
+            features: A map N C' H' W' from `forward_features`.
+
+        Returns:
+            Logits N K.
+        """
         # The mean fits any size, where a fixed 4x4 window would drop borders or fail. In
         # channels_last, pixels are added in row order: the same bits in every memory format.
         features = features.contiguous(memory_format=torch.channels_last)
