@@ -38,10 +38,10 @@ def test_minutes_is_what_was_promised() -> None:
     assert plan.twins.depths == (8, 20, 56) and len(plan.twins.seeds) == 6
     assert len(plan.rates) == 3 and plan.setup.data == "fashion-mini"
     recipe = plan.counted(("plain", 56), 0.1, 0).recipe
-    rates = [learning_rate(recipe, step, steps=400) for step in range(400)]
+    rates = [learning_rate(recipe, step) for step in range(400)]
     assert max(range(400), key=rates.__getitem__) == 50 and rates[-1] < 0.001
     tuning = plan.tuning(("plain", 56), 0.1).recipe
-    assert tuning.steps == 200 and tuning.seed == 1000
+    assert tuning.schedule.steps == 200 and tuning.seed == 1000
 
 
 def test_hour_has_every_family_and_the_whole_dose() -> None:

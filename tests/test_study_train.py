@@ -61,7 +61,7 @@ def test_tuning_sees_other_images_and_half_of_the_steps(plan: Plan) -> None:
 
 
 def test_a_run_that_diverges_says_when(plan: Plan) -> None:
-    recipe = replace(plan.setup.recipe, warmup=0.0)
+    recipe = plan.setup.recipe.override(warmup=0.0)
     wild = replace(plan, setup=replace(plan.setup, recipe=recipe))
     row = run(wild.counted(("scaled", 14), 100.0, 0)).row
     assert row["status"].startswith("diverged at step ")
