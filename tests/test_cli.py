@@ -585,7 +585,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     "train {single}": "a single class",
     "train {hollow}": "class folders without images",
     "train {run}": "the folder of a run",
-    "train {pair}": "one image of each class",
+    "train {pair}": "every class has one image",
     "train {note}": "is not a data set",
     TRAIN + "--model resnet5O": "did you mean 'resnet50'",
     TRAIN + "--model resnet21": "did you mean 'resnet20'",
