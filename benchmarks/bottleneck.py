@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/bottleneck.py OUT [--steps 60]
 
-Every run is an ordinary `resnets train` of resnet20 that is told to be slow in one way; its verdict
+Every run is an ordinary `resnets train` of resnet20 that is made slow in one way; its verdict
 after 50 steps is read from metrics.jsonl. It is right when its remedy is the fault's flag. bf16
 without hardware is planted by hiding the instructions from oneDNN. A seventh run has no fault and
 must hear of none. The last line counts the faults found; exit 1 if one was missed or invented.

@@ -11,7 +11,7 @@ views of its test images. Ours is given twice: the training clock (first step to
 included) and the cold clock (process start to finished run folder, scores and page included).
 Processor
 seconds are the anchor's from its `main` on and all of ours: neighbours disturb them least.
-Arms take turns, seed by seed. Results are appended to OUT/fast.jsonl, and what stands there is not
+Arms take turns, seed by seed. Results are appended to OUT/fast.jsonl, and what is there is not
 run again: call it as often as you like. `plain` is the same network without shortcuts, `fashion`
 the same recipe on Fashion-MNIST. The last line is the verdict.
 """

@@ -65,7 +65,7 @@ def draw(folder: Path) -> Path:
 
 
 class Life:
-    """One process that begins a run, or goes on with it, and what it leaves in the folder."""
+    """One process that starts or resumes a run, and what it writes into the folder."""
 
     def __init__(self, data: Path, folder: Path, *, workers: int) -> None:
         self.folder, self.metrics = folder, folder / "metrics.jsonl"
@@ -103,7 +103,7 @@ class Life:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def trains(self) -> bool:
-        """Whether the loop was reached: metrics.jsonl is written anew just before it."""
+        """Whether the loop was reached: metrics.jsonl is written just before it."""
         return self.metrics.is_file() and self.metrics.stat().st_ino != self.former
 
     def writes(self) -> bool:

@@ -6,10 +6,10 @@
 # Makes the namespaces `resnets-a` and `resnets-b`, joins them by a veth pair, and removes them at the
 # end. A run is first left alone, on both machines. Then the same command begins a second one; in its
 # middle the link goes down, machine b loses its power (all its processes are killed), the link comes
-# up again and b is started anew: the same command again. The last line is the verdict, and the exit
-# code is 1 unless both runs end in model files of one SHA-256. With a link that is down nobody is told
+# up again and b is started again with the same command. The last line is the verdict, and the exit
+# code is 1 unless both runs end in model files of one SHA-256. With a link that is down nobody knows
 # that the other side has gone, so machine a gives up sending early here (tcp_retries2). The variable
-# TORCH_DISABLE_SHARE_RDZV_TCP_STORE lets torchrun take in a machine that was started anew: without it
+# TORCH_DISABLE_SHARE_RDZV_TCP_STORE lets torchrun take in a machine that was started again: without it
 # torch 2.14 keeps the address of the first meeting to itself, and the new one waits in vain.
 set -euo pipefail
 
@@ -100,11 +100,11 @@ sleep 5
 switch_off "${hosts[1]}"
 wait "$lost" 2>/dev/null || true
 at=$(step cut)
-echo "machine b off; machine a stands at step $at"
+echo "machine b off; machine a is at step $at"
 ip -n "${hosts[1]}" link set b0 up
 start 1 cut && second=$!
 wait "$first" && wait "$second" || fail "the run that was cut off"
-grep -h "going on with" "$out"/cut-*.log
+grep -h "resuming" "$out"/cut-*.log
 echo "cut off and recovered: $((SECONDS - begin)) s in all, SHA-256 $(digest cut)"
 
 if [ "$(digest whole)" = "$(digest cut)" ]; then

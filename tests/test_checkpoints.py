@@ -323,7 +323,7 @@ def test_records_that_a_full_disk_refuses_are_written_later(tmp_path: Path) -> N
     folder.log(records[0])
     size = (folder.path / "metrics.jsonl").stat().st_size
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, former[1]))  # room for a part of a line
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, former[1]))  # space for a part of a line
     try:
         folder.log(records[1])
         folder.log(records[2])

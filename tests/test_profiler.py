@@ -79,7 +79,7 @@ def test_a_sound_run_has_no_remedy() -> None:
         (0, 0.25, "--workers 3"),
         (0, 9.0, "--workers 4"),  # no more than there are cores
         (2, 0.1, "--workers 4"),  # two keep half the pace
-        (4, 0.1, "--cache-mb 59"),  # 3,200 x 3 x 64 x 64 bytes, and room to crop
+        (4, 0.1, "--cache-mb 59"),  # 3,200 x 3 x 64 x 64 bytes, and a margin to crop
     ],
 )
 def test_waiting_for_decoding(workers: int, waited: float, remedy: str) -> None:

@@ -373,8 +373,8 @@ def test_memory_that_is_freed_is_used_again() -> None:
     ran = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     before, after = map(int, ran.stdout.split())
     each = (6 << 20) // resource.getpagesize()
-    assert before > 10 * each, "without it most of the twenty are mapped anew"
-    assert after < 2 * each, "at most one of the twenty is mapped anew"
+    assert before > 10 * each, "without it most of the twenty are mapped again"
+    assert after < 2 * each, "at most one of the twenty is mapped again"
 
 
 def test_environment() -> None:

@@ -66,7 +66,6 @@ def train(
     Raises:
         UserError: An argument, the data or the run folder cannot be used.
         NotFiniteError: The loss became NaN or infinite.
-
     """
     started = clock.perf_counter() if started is None else started
     budget, config, command = None, ResolvedConfig(), None
@@ -155,7 +154,6 @@ def evaluate(
     Raises:
         UserError: An argument or the data cannot be used.
         ModelFileError: The model file cannot be used.
-
     """
     place = choose_device(device)
     if report is not None and Path(report).is_file():
@@ -232,7 +230,6 @@ def predict(
     Raises:
         UserError: An argument cannot be used.
         ModelFileError: The model file cannot be used.
-
     """
     return Predictor(model, device=choose_device(device)).predict(images, top=top)
 
@@ -251,7 +248,6 @@ def load_model(model: str | Path) -> ResNet:
 
     Raises:
         ModelFileError: The model file cannot be used.
-
     """
     return read_model(model).build()
 

@@ -1,12 +1,15 @@
-"""`resnets demo`: the main job on the embedded images, from nothing to predictions."""
+"""Provide `resnets demo`: training, evaluation and prediction on the embedded images."""
 
 from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from resnets.cli.flags import Device
+import tyro
+
+from resnets.cli.flags import Device, Switch
 from resnets.cli.train import announce
 
 SECONDS = 160.0
@@ -15,22 +18,22 @@ NUM_EXAMPLES = 6
 
 @dataclass(frozen=True)
 class Demo:
-    """Train resnet20 on the embedded Fashion-MNIST subset, evaluate it, predict some images.
+    """Train resnet20 on the embedded Fashion-MNIST subset, evaluate it, classify some images.
 
-    About two and a half minutes on two CPU cores; the run folder is a real one.
+    It takes about three minutes on two CPU cores and leaves an ordinary run folder.
     """
 
-    out: Path | None = None
-    """run folder, new or empty; runs/demo-NNN when left out"""
+    out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: runs/demo-NNN)")] = None
+    """run folder, new or empty"""
     time: str = f"{SECONDS:g}s"
-    """wall clock from start to finished run folder"""
+    """wall-clock time from start to finished run folder"""
     device: Device = "auto"
     """where to compute"""
-    quiet: bool = False
+    quiet: Switch = False
     """print the results only"""
 
     def run(self, started: float) -> int:
-        """Train, evaluate, predict, say what to try next."""
+        """Train, evaluate and predict, then print what to try next."""
         from resnets import api
         from resnets.cli.progress import Display, program
 
@@ -67,7 +70,7 @@ class Demo:
 
 
 def write_examples(folder: Path) -> Path:
-    """A few embedded test images as PNG files, one each of the first classes."""
+    """Write one embedded test image of each of the first classes as a PNG file."""
     import numpy as np
     from PIL import Image
 

@@ -259,7 +259,6 @@ class Splits:
         val: Validation images.
         test: Test images, or None.
         held_out: Ids of the training images that were held out for validation.
-
     """
 
     train: Split
@@ -300,7 +299,6 @@ def make_splits(
 
     Raises:
         UserError: `validate_on` is "test" and there is no test split.
-
     """
     test = data.splits.get("test")
     whole = data.splits["train"] if "train" in data.splits else data.splits["all"]

@@ -1,1 +1,1 @@
-"""The run: a pure function of (resolved recipe, data, step)."""
+"""Train networks: recipes, the trainer, optimizers, checkpoints, several ranks."""

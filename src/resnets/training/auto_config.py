@@ -93,7 +93,6 @@ class ResolvedConfig:
             is absent has its default.
         reasons: The choices in words.
         advice: Values that were measured as faster than those that the user gave.
-
     """
 
     recipe: Recipe = field(default_factory=Recipe)
@@ -165,7 +164,6 @@ def resolve(
 
     Returns:
         The resolved recipe with origins and reasons; only `steps` may still be open.
-
     """
     recipe, current, cores, ranks = config.recipe, config, torch.get_num_threads(), world_size
     if timing is None:
@@ -216,7 +214,6 @@ def resolve_steps(
 
     Raises:
         UserError: The time is too short for one step and the final evaluation.
-
     """
     current = config
     recipe = current.recipe
@@ -252,7 +249,6 @@ def smaller_micro_batches(config: ResolvedConfig, *, world_size: int) -> Resolve
 
     Raises:
         UserError: There are no smaller micro-batches.
-
     """
     recipe = config.recipe
     assert recipe.schedule.batch_size is not None, "resolve the recipe first"

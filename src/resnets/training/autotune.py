@@ -306,7 +306,6 @@ def time_training(
 
     Returns:
         The seconds of one training step, and of evaluating one image.
-
     """
     trial_recipe = recipe.override(
         learning_rate=TRIAL_LEARNING_RATE, steps=TRIAL_STEPS, epochs=None

@@ -36,7 +36,6 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
     Raises:
         NotSavedError: The disk is full, or did not return what was written.
-
     """
     # Each tensor gets its own memory: safetensors refuses tensors that share it.
     tensors = {
@@ -61,7 +60,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         UserError: The file cannot be read, or is damaged.
-
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -50,7 +50,6 @@ class DistContext:
         world_size: Number of processes.
         local_rank: Number of this process on its own machine.
         control_group: The same ranks, with a longer timeout and always on the CPU.
-
     """
 
     rank: int = 0

@@ -33,7 +33,6 @@ class Muon(torch.optim.Optimizer):
         momentum: Momentum.
         nesterov: Whether the momentum looks ahead.
         dtype: Type in which filter updates are computed; bfloat16 is enough where it is fast.
-
     """
 
     def __init__(

@@ -64,7 +64,6 @@ def make_optimizer(model: ResNet, recipe: Recipe) -> torch.optim.Optimizer:
 
     Raises:
         UserError: Muon for a network without norms: Muon holds the length of filters fixed.
-
     """
     groups = list(_parameter_groups(model, recipe))
     rate = recipe.optimizer.learning_rate

@@ -68,7 +68,6 @@ class ProfileContext:
         cores: CPU cores of this process.
         streamed: Whether images are decoded during the run, not kept in memory.
         advice: Values that autotune measured as faster than those that the user gave.
-
     """
 
     recipe: Recipe
@@ -87,7 +86,6 @@ class Profiler:
         clock: Where times come from.
         steps: Steps that are profiled.
         warm_up: The first of them, which do not count.
-
     """
 
     def __init__(

@@ -26,7 +26,6 @@ def meet(store: Store, *, rank: int, world_size: int, timeout: timedelta) -> str
 
     Raises:
         UserError: Not all ranks came within `timeout`.
-
     """
     mine = uuid.uuid4().hex
     deadline = time.monotonic() + timeout.total_seconds()

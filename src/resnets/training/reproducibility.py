@@ -24,7 +24,6 @@ class RunFingerprint:
         recipe: The resolved recipe.
         data: The content of data.json.
         environment: The content of environment.json.
-
     """
 
     recipe: Recipe
@@ -69,7 +68,6 @@ def check_unchanged(
     Raises:
         UserError: Something changed that decides bits and `force` is off, or that even `force`
             cannot accept.
-
     """
     old_values, new_values = before.recipe.flat(), after.recipe.flat()
     for name in fields_with(Rule.FIXED):

@@ -48,7 +48,6 @@ class RunDir:
         path: The folder.
         writable: False on all ranks but the first: their writes do nothing.
         generations: Checkpoints to keep.
-
     """
 
     path: Path
@@ -144,7 +143,6 @@ class RunDir:
 
         Raises:
             NotSavedError: The disk refused.
-
         """
         if not self.writable:
             return
@@ -162,7 +160,6 @@ class RunDir:
 
         Args:
             on_damaged: Called with the reason for each newer checkpoint that is damaged.
-
         """
         for path in self._checkpoints():
             try:
@@ -229,7 +226,6 @@ def locked(path: Path, *, folder: Path) -> Iterator[None]:
 
     Raises:
         UserError: Another process holds the lock; the message names it.
-
     """
     if fcntl is None:
         yield

@@ -31,7 +31,6 @@ class SignalHandler:
     Attributes:
         received: The signal that this process has received, or 0.
         number: The signal that stops the run, or None.
-
     """
 
     def __init__(self, *, single_process: bool = True) -> None:

@@ -20,7 +20,6 @@ class NotFiniteError(Exception):
     Args:
         message: What was found at which step.
         indices: Training images of the batch; None if it was a validation.
-
     """
 
     def __init__(self, message: str, indices: Indices | None = None) -> None:

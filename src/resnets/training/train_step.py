@@ -59,7 +59,6 @@ class TrainState:
         validations_since_best: Validations since the last improvement.
         replaced: Unreadable images that were replaced by the next one.
         best_weights: Weights of the best validation until they are on the disk.
-
     """
 
     model: ResNet
@@ -117,7 +116,6 @@ class TrainState:
 
         Raises:
             NotSavedError: The disk refused. The next call tries again.
-
         """
         if self.best_weights is not None:
             run_dir.save_best(self.best_weights, step=self.best_step, score=self.best_score)
@@ -181,7 +179,6 @@ def train_step(
 
     Returns:
         The mean loss and the number of correct images of the whole batch, on the device.
-
     """
     # The global generator: dropout and stochastic depth depend on the step alone.
     torch.manual_seed(_step_seed(recipe.seed, state.step, dist.rank))

@@ -92,7 +92,6 @@ class TrainingResult:
         caution: What must be said wherever the scores are shown.
         signal: Number of the signal that interrupted the run.
         unsaved: Why not everything could be saved.
-
     """
 
     folder: Path
@@ -128,7 +127,6 @@ class Trainer:
         log_every: Seconds between training records.
         measure_seconds: Least seconds for which a training step is timed before a run.
         profile: Steps that the profiler measures, and how many of them do not count.
-
     """
 
     log_every = 1.0
@@ -202,10 +200,8 @@ class Trainer:
 
         Raises:
             UserError: The data, the recipe or the folder cannot be used.
-
         """
         keep_freed_memory()
-        recipe = config.recipe
 
         def seconds_left() -> float | None:
             return None if deadline is None else deadline - time.perf_counter()
@@ -214,25 +210,7 @@ class Trainer:
             if log is not None and dist.is_first:
                 log({"kind": "notice", "text": text})
 
-        if recipe.schedule.batch_size is not None:  # refuse a batch that the ranks cannot share
-            dist.shard_batch(
-                recipe.schedule.batch_size, grad_accum_steps=recipe.optimizer.grad_accum_steps
-            )
-        with dist.local_rank_zero_first():
-            dataset = open_data(data, max_corrupt=recipe.runtime.max_corrupt)
-        dist.check_equal(str(data), fingerprint(dataset) if dist.world_size > 1 else "")
-        for text in notices_of(dataset):
-            notice(text)
-        splits = splits_for(dataset, recipe)
-        if not len(splits.val):
-            raise UserError(
-                f"{data}: every class has one image, so none can be held out for validation"
-            )
-        asked = config.origins.get("batch_size") == "flag" and recipe.schedule.batch_size
-        if asked and asked > len(splits.train):
-            raise UserError(
-                f"--batch-size {asked}: more than the {len(splits.train):,} training images"
-            )
+        dataset, splits = _open_data(data, config, dist, notice)
         facts = DataFacts.of(splits, num_classes=len(dataset.classes))
         notice(f"{dataset.name}: {facts}; measuring this machine")
         world_size = dist.world_size
@@ -361,7 +339,6 @@ class Trainer:
 
         Raises:
             UserError: The run is finished, or something has changed that decides bits.
-
         """
         keep_freed_memory()
         with ExitStack() as resources:
@@ -442,7 +419,6 @@ class Trainer:
         Raises:
             NotFiniteError: The loss became NaN or infinite.
             UserError: Memory is exhausted after the first checkpoint, or another rank is gone.
-
         """
         unsaved = None
         with self.signals:  # the first signal ends the step, a second one stops at once
@@ -490,7 +466,6 @@ class Trainer:
         Raises:
             NotFiniteError: A loss is NaN or infinite.
             NotSavedError: The last state could not be saved.
-
         """
         state, dist, recipe = self.running_state, self.dist, self.recipe
         assert recipe.schedule.steps and recipe.schedule.batch_size, "resolve the recipe first"
@@ -774,7 +749,6 @@ class Trainer:
 
         Args:
             pretrained: False builds it for a checkpoint, which replaces all weights.
-
         """
         torch.manual_seed(self.recipe.seed)
         weights = self.recipe.model.weights if pretrained else None
@@ -914,6 +888,31 @@ class Trainer:
             self.cautions += self.dist.on_rank_zero(lambda: reproducibility_caveats(self.run_dir))
             for text in self.cautions:
                 self.notify(text)
+
+
+def _open_data(
+    data: str | Path, config: ResolvedConfig, dist: DistContext, notice: Callable[[str], None]
+) -> tuple[DataSet, Splits]:
+    """Open the data of a new run; raise UserError if a run cannot use it."""
+    recipe = config.recipe
+    batch_size, pieces = recipe.schedule.batch_size, recipe.optimizer.grad_accum_steps
+    if batch_size is not None:
+        dist.shard_batch(batch_size, grad_accum_steps=pieces)  # or refuse
+    with dist.local_rank_zero_first():
+        dataset = open_data(data, max_corrupt=recipe.runtime.max_corrupt)
+    dist.check_equal(str(data), fingerprint(dataset) if dist.world_size > 1 else "")
+    for text in notices_of(dataset):
+        notice(text)
+    splits, typed = splits_for(dataset, recipe), config.origins.get("batch_size") == "flag"
+    if not len(splits.val):
+        raise UserError(
+            f"{data}: every class has one image, so none can be held out for validation"
+        )
+    if typed and batch_size is not None and batch_size > len(splits.train):
+        raise UserError(
+            f"--batch-size {batch_size}: more than the {len(splits.train):,} training images"
+        )
+    return dataset, splits
 
 
 def splits_for(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None = None) -> Splits:
