@@ -76,12 +76,8 @@ class Tables:
     def probes(self, name: str) -> dict[str, list[Row]]:
         """Return the table of each probed network; the shallowest first, plain before others."""
         start = f"{PROBE}{name}_"
-        found = {
-            stem[len(start) :]: rows
-            for stem, rows in self.tables.items()
-            if stem.startswith(start) and rows
-        }
-        return dict(sorted(found.items(), key=lambda item: _place(*item)))
+        found = [(n[len(start) :], rows) for n, rows in self.tables.items() if n.startswith(start)]
+        return dict(sorted((item for item in found if item[1]), key=_place))
 
 
 def probe_path(out: Path, table: str, network: str) -> Path:
@@ -139,8 +135,9 @@ def _read(path: Path) -> list[Row]:
         raise UserError(f"{path}: is not a table of a study ({error})") from None
 
 
-def _place(network: str, rows: list[Row]) -> tuple[int, bool, str]:
-    return rows[0].get("depth", 0), rows[0].get("family") != "plain", network
+def _place(probed: tuple[str, list[Row]]) -> tuple[int, bool, str]:
+    first = probed[1][0]
+    return first.get("depth", 0), first.get("family") != "plain", probed[0]
 
 
 def _checked(row: Row) -> Row:
