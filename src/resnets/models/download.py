@@ -1,7 +1,7 @@
 """Provide the file that `weights=` names, downloaded and cached if need be.
 
-A download is kept in the cache only when it is complete, its checksum fits (where the name has one, as
-`resnet18-f37072fd.pth`) and it was read as weights; a failed attempt leaves nothing behind.
+A download is kept in the cache only when it is complete, its checksum fits (where the name has one,
+as `resnet18-f37072fd.pth`) and it was read as weights; a failed attempt leaves nothing behind.
 """
 
 from __future__ import annotations
