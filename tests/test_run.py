@@ -372,6 +372,34 @@ def test_a_batch_that_does_not_fit_is_divided(
     assert records(tmp_path / "run") == records(tmp_path / "small")
 
 
+def test_a_resumed_run_without_a_checkpoint_is_divided_too(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def dies(record: Any) -> None:
+        if record["kind"] == "train":
+            raise KilledError
+
+    values, real = FIELDS | {"grad_accum_steps": 1}, trainer.train_step
+    api.train(data, out=tmp_path / "small", **FIELDS | {"grad_accum_steps": 4})
+    with pytest.raises(KilledError):
+        api.train(data, out=tmp_path / "run", log=dies, **values)
+
+    def full(state: Any, network: Any, batch: Any, recipe: Recipe, **rest: Any) -> Any:
+        if len(batch.images) // recipe.optimizer.grad_accum_steps > 3:
+            raise torch.OutOfMemoryError("planted")
+        return real(state, network, batch, recipe, **rest)
+
+    monkeypatch.setattr(trainer, "train_step", full)
+    api.train(resume=tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["grad_accum_steps"] == {"value": 4, "origin": "memory"}
+    assert config["model"] == {"value": "resnet20", "origin": "flag"}
+    assert sha(tmp_path / "run/model.safetensors") == sha(tmp_path / "small/model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("batch_size", "remedy"), [(12, "--grad-accum-steps 4"), (4, "smaller --batch-size")]
 )

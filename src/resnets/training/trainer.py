@@ -606,7 +606,10 @@ class Trainer:
         self._halve_micro_batches()
         for reason in self.config.reasons[known:]:
             self.notify(reason)
-        _write_config(self.run_dir, self.config)
+        config = self.run_dir.read_json("config.json")
+        pieces = self.recipe.optimizer.grad_accum_steps
+        config["grad_accum_steps"] = {"value": pieces, "origin": "memory"}
+        self.run_dir.write_json("config.json", config)
         self.run_dir.forget_after(0, validated=0)
 
     def _halve_micro_batches(self) -> None:

@@ -1,4 +1,4 @@
-"""How a run ends: loss lost, patience lost, the last step, a signal; and what it leaves."""
+"""How the loop ends: a lost loss, patience, the last step, a signal; and what is on the disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop's ladder: it can learn, and what moves and what does not in one step."""
+"""One training step: it can learn, and what changes and what does not."""
 
 from __future__ import annotations
 
