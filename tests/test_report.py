@@ -21,12 +21,12 @@ from PIL import Image
 
 from resnets.evaluation.metrics import wilson
 from resnets.inference.predictor import Prediction
-from resnets.report.findings import Finding, confusions, score_findings, training_findings
-from resnets.report.guardrails import cautions_of
+from resnets.report.chart_data import Finding, confusions, score_findings, training_findings
 from resnets.report.page import (
     Mistake,
     ReportRecord,
     TrainingRecord,
+    cautions_of,
     missing_charts,
     write_report,
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from jinja2 import UndefinedError
 
-from resnets.study.report.figure_row import caption, listed, times
+from resnets.study.report.figure_spec import caption, listed, times
 from resnets.study.tables import write_table
 from tiny_evidence import (
     GROWTH,

@@ -15,8 +15,7 @@ import torch
 from resnets.study import pipeline
 from resnets.study.pipeline import Pipeline
 from resnets.study.probes.initial_gradients import initial_gradient_rows
-from resnets.study.probes.probe_suite import Prober
-from resnets.study.probes.replay import networks_of_job
+from resnets.study.probes.probe_suite import Prober, networks_of_job
 from resnets.study.tables import Row, Tables, one, probe_path, read_table, select, write_table
 from resnets.study.twins.study_config import Group, StudyConfig
 from resnets.study.twins.trial import new_network, run_trial

@@ -16,8 +16,7 @@ from torch import nn
 from resnets.cli.main import main
 from resnets.errors import UserError
 from resnets.study.probes.adapters import take_apart
-from resnets.study.probes.probe_suite import Prober, compare, probe
-from resnets.study.probes.replay import networks_of_run
+from resnets.study.probes.probe_suite import Prober, compare, networks_of_run, probe
 from resnets.study.tables import read_table
 from resnets.training.run_dir import RunDir
 from tiny_chains import FEW, K, network, sample, trained

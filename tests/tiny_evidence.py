@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from resnets.study.claims import STORED, read_claims
-from resnets.study.report import figure_row
-from resnets.study.report.figure_row import DrawnFigure
+from resnets.study.report import figure_spec
+from resnets.study.report.figure_spec import DrawnFigure
 from resnets.study.report.study_page import SECTIONS, command_of
 from resnets.study.tables import Tables, probe_path, write_table
 from resnets.study.twins.analysis import summary_rows
@@ -33,7 +33,7 @@ def figure_of(folder: Path, name: str) -> DrawnFigure:
     """A figure of the page of this folder, which must have something to show."""
     tables = Tables.read(folder)
     row = next(row for rows in SECTIONS.values() for row in rows if row.name == name)
-    found = figure_row.draw(row, tables, verdicts_of(tables), command_of(tables, row.tables[0]))
+    found = figure_spec.draw(row, tables, verdicts_of(tables), command_of(tables, row.tables[0]))
     assert found is not None, name
     return found
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import altair as alt
 
+from resnets.report.chart_data import FEW_CLASSES, Finding
 from resnets.report.charts import (
     BLUE,
     GREY,
@@ -27,7 +28,6 @@ from resnets.report.charts import (
     layer,
     plot,
 )
-from resnets.report.findings import FEW_CLASSES, Finding
 from resnets.report.html import tidy
 
 # Classes in the chart of recall; of more, those with the lowest recall.

@@ -7,7 +7,8 @@ Shapes: N images, C H W.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from resnets.data import NAMES, Split, open_data
-from resnets.data.loader import EvalLoader
+from resnets.data.dataset import fingerprint
+from resnets.data.loader import EvalLoader, TrainLoader
 from resnets.data.transforms import Preprocess
-from resnets.device import choose_device
+from resnets.device import choose_device, restore_num_threads
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile, read_model
+from resnets.models.resnet import ResNet
 from resnets.study.probes.ablation import intact, remove_each, remove_several
 from resnets.study.probes.activation_stats import gradient_profile, layer_responses
 from resnets.study.probes.adapters import take_apart
@@ -28,13 +31,16 @@ from resnets.study.probes.block_stats import branch_use, linear_probes, logit_le
 from resnets.study.probes.cka import cka_rows
 from resnets.study.probes.loss_landscape import loss_lines
 from resnets.study.probes.path_gradients import path_rows
-from resnets.study.probes.replay import networks_of_job, networks_of_run
 from resnets.study.probes.residual_chain import Chain
 from resnets.study.tables import ACROSS, AGAINST, Row, probe_path, write_table
 from resnets.study.twins.study_config import PROBE, ProbeConfig, TwinJob
+from resnets.study.twins.trial import prepared
+from resnets.training.auto_config import ResolvedConfig
+from resnets.training.recipe import Recipe
 from resnets.training.reproducibility import RunFingerprint
 from resnets.training.run_dir import RunDir, is_run
-from resnets.training.trainer import splits_for
+from resnets.training.train_step import TrainState, train_step
+from resnets.training.trainer import Trainer, splits_for
 
 LEAST_IMAGES = 4  # the estimate of CKA divides by N - 3
 # Bytes that the outputs of all blocks may take together; of large images fewer are used.
@@ -259,3 +265,62 @@ def _run_of(model: Path) -> RunDir | None:
     """The run folder that holds the model file."""
     place = model if model.is_dir() else model.parent
     return RunDir(place) if is_run(place) else None
+
+
+def networks_of_run(folder: RunDir, steps: Sequence[int]) -> Iterator[tuple[int, ResNet]]:
+    """Yield copies of a run's network in evaluation mode after these steps, and at its end.
+
+    Raises:
+        UserError: The run cannot be repeated: several ranks, a change on the way, or other images.
+    """
+    basis = RunFingerprint.stored(folder)
+    ranks, recipe = basis.environment.get("ranks", 1), basis.recipe
+    if ranks > 1:
+        raise UserError(f"{folder.path}: it ran on {ranks} ranks, and is repeated on one only")
+    if basis.environment.get("forced"):
+        raise UserError(f"{folder.path}: it was resumed with --force, so it cannot be repeated")
+    trainer = _trainer(folder, basis)
+    with restore_num_threads():
+        if recipe.runtime.threads:
+            torch.set_num_threads(recipe.runtime.threads)
+        try:
+            state = TrainState.start(trainer.new_model(), recipe, device=trainer.device)
+            yield from _first(state, trainer.train_loader, recipe, steps)
+            newest = folder.load()
+            if newest is not None and newest.scalars["step"] > state.step:
+                state.restore(newest)
+                yield state.step, copy.deepcopy(state.model).eval()
+        finally:
+            trainer.close()
+
+
+def networks_of_job(job: TwinJob, steps: Sequence[int]) -> Iterator[tuple[int, ResNet]]:
+    """Yield copies of the network of a study's run in evaluation mode after these steps."""
+    with prepared(job) as (state, stream):
+        yield from _first(state, stream, job.recipe, steps)
+
+
+def _first(
+    state: TrainState, stream: TrainLoader, recipe: Recipe, steps: Sequence[int]
+) -> Iterator[tuple[int, ResNet]]:
+    assert recipe.schedule.steps is not None
+    for step in (step for step in steps if step <= recipe.schedule.steps):
+        state.model.train()
+        for batch in stream.batches(state.step, step):
+            train_step(state, state.model, batch, recipe)
+            state.step += 1
+        yield step, copy.deepcopy(state.model).eval()
+
+
+def _trainer(folder: RunDir, basis: RunFingerprint) -> Trainer:
+    stored, recipe = basis.data, basis.recipe
+    dataset = open_data(stored["data"], max_corrupt=recipe.runtime.max_corrupt)
+    if fingerprint(dataset) != stored["fingerprint"]:
+        raise UserError(f"{folder.path}: the images in {stored['data']} are not those of the run")
+    return Trainer(
+        ResolvedConfig(recipe),
+        dataset,
+        splits_for(dataset, recipe, held_out=stored["held_out"]),
+        preprocess=stored["preprocess"],
+        device=choose_device(basis.environment["device"]),
+    )

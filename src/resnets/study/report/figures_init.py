@@ -14,10 +14,9 @@ import altair as alt
 from resnets.report.charts import GREY, Mark, Series, axis, layer, log_axis, ordered
 from resnets.study.propagation.signal_propagation import INPUTS
 from resnets.study.propagation.stability import DECADES, NEIGHBOURS, SHATTERED
-from resnets.study.report import encodings as look
-from resnets.study.report.encodings import AT_INIT
-from resnets.study.report.figure_data import chance, depths_of, measured
-from resnets.study.report.figure_row import Drawing, FigureRow, panel
+from resnets.study.report import figure_data
+from resnets.study.report.figure_data import AT_INIT, chance, depths_of, measured
+from resnets.study.report.figure_spec import Drawing, FigureSpec, panel
 from resnets.study.tables import Row, Tables, median_by, one, select
 
 KIND = "init-dense"
@@ -52,7 +51,7 @@ def _table(tables: Tables, name: str, **wanted: Any) -> list[Row]:
 def _named(row: Row, title: str) -> Row:
     words = row["status"].replace("healthy", "stable").split(", ")
     letters = " ".join(word[0].upper() for word in words)
-    names = look.TRAINED if title == OWN else AT_INIT
+    names = figure_data.TRAINED if title == OWN else AT_INIT
     name = names.get(row["family"], row["family"])
     text = "·" if "stable" in words else letters
     return row | {"name": name, "verdict": ", ".join(words), "series": words[0], "text": text}
@@ -103,7 +102,7 @@ def _measured(tables: Tables) -> list[Row]:
         cell = {"family": row["family"], "depth": row["depth"]}
         trained = next(iter(select(rows, metric="trained_error", **cell)), {})
         error, cosine = trained.get("value", guess), one(rows, metric="gradient_cosine", **cell)
-        name = look.TRAINED.get(row["family"], row["family"])
+        name = figure_data.TRAINED.get(row["family"], row["family"])
         words = {"name": name, "series": f"{row['depth']} layers", "lost": trained.get("status")}
         if error is not None and cosine is not None:
             numbers = {"size": abs(row["value"]), "apart": 1 - cosine, "value": error}
@@ -166,7 +165,7 @@ def _atlas(tables: Tables) -> Drawing:
             axis("value", "log10 of gradient / last layer's", domain=ends, tickCount=7),
             layer("line", clip=True),
             layer("point", tip=True, size=24, clip=True),
-            series=look.at_init(rows),
+            series=figure_data.at_init(rows),
             height=height,
         )
         for ends, height in ((None, 340), ((-DECADES, DECADES), 220))
@@ -175,7 +174,7 @@ def _atlas(tables: Tables) -> Drawing:
 
     def sized(depth: int) -> list[Row]:
         """Each family's gradient at the first layer; one that is 0 is as small as can be."""
-        found = ((f, medians.get((f, depth, 0), -math.inf)) for f in look.families_of(rows))
+        found = ((f, medians.get((f, depth, 0), -math.inf)) for f in figure_data.families_of(rows))
         return [{"name": AT_INIT[family], "decades": size} for family, size in found]
 
     depth, far = shown[-1], max(depths)
@@ -212,7 +211,7 @@ def _cosines(tables: Tables) -> Drawing:
         layer("rule", x=None, encode={"y": alt.datum(0)}, color=GREY, strokeWidth=0.6),
         layer("line", y="theory", where="isValid(datum.theory)", strokeWidth=1.4),
         layer("point", tip=True, hover={"theory:Q": "theory|.3f"}, size=60),
-        series=look.at_init(rows),
+        series=figure_data.at_init(rows),
         width=760,
         height=340,
     )
@@ -240,8 +239,8 @@ def _cosines(tables: Tables) -> Drawing:
 
 
 ROWS = (
-    FigureRow("verdicts", ("init",), _verdicts),
-    FigureRow("measure", ("initial_gradients",), _measure),
-    FigureRow("atlas", ("init_backward",), _atlas),
-    FigureRow("cosines", ("init_backward", "init_theory"), _cosines),
+    FigureSpec("verdicts", ("init",), _verdicts),
+    FigureSpec("measure", ("initial_gradients",), _measure),
+    FigureSpec("atlas", ("init_backward",), _atlas),
+    FigureSpec("cosines", ("init_backward", "init_theory"), _cosines),
 )

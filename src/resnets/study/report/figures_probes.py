@@ -25,9 +25,9 @@ from resnets.report.charts import (
     ordered,
     share_axis,
 )
-from resnets.study.report import encodings as look
+from resnets.study.report import figure_data
 from resnets.study.report.figure_data import by_network, chance, measured, networks
-from resnets.study.report.figure_row import Drawing, FigureRow, panel
+from resnets.study.report.figure_spec import Drawing, FigureSpec, panel
 from resnets.study.tables import AGAINST, Row, Tables, one, select
 from resnets.study.verdicts import LITTLE_LEFT
 
@@ -70,7 +70,7 @@ def _gradients(tables: Tables) -> Drawing:
         panel(
             name,
             {"rows": rows},
-            look.block_axis(),
+            figure_data.block_axis(),
             axis("value", "gradient norm |dL/dx|", "log", ends, format="~g", tickCount=5),
             # Where one step changes nothing, step 1 is drawn over step 0, so step 0 is broad.
             layer("line", where="datum.step == 0", strokeWidth=6, opacity=0.5),
@@ -99,7 +99,7 @@ def _paths(tables: Tables) -> Drawing:
     """Draw networks with more than one path, which a plain one has not."""
     every = networks(tables, "paths")
     found = {name: rows for name, rows in every.items() if rows[0]["family"] != "plain"}
-    x, y = look.block_axis("x", "branches on the path"), share_axis("share")
+    x, y = figure_data.block_axis("x", "branches on the path"), share_axis("share")
     layers, width = (layer("line"), layer("point", tip=True)), 400 if len(found) > 1 else 760
     panels = [
         panel(name, {"rows": _labelled(rows, SHARES)}, x, y, *layers, series=PATHS, width=width)
@@ -136,7 +136,7 @@ def _ablation(tables: Tables) -> Drawing:
                 _labelled(rows, {f"{what}{end}": words for end, words in STATISTICS.items()})
                 for what in (metric, "intact_error")
             )
-            x = look.block_axis("unit", "block removed")
+            x = figure_data.block_axis("unit", "block removed")
             if counts := sorted({row["x"] for row in drawn if "x" in row}):
                 x = log_axis("x", "blocks removed", counts, "d")
             data = {"rows": drawn, "whole": whole, "chance": guess}
@@ -166,9 +166,11 @@ def _blocks(tables: Tables) -> Drawing:
     last = ("Standard deviation of each layer's output", ".2~f", "x", "layer")
     panels = []
     for found, metric, title, form, place, kind in (*lines, (outputs, "response_std", *last)):
-        series = look.series_of(list(found), like=[rows[0]["family"] for rows in found.values()])
+        series = figure_data.series_of(
+            list(found), like=[rows[0]["family"] for rows in found.values()]
+        )
         rows = [row for name, own in found.items() for row in _labelled(own, {metric: name})]
-        x, y = look.block_axis(place, kind), axis("value", None, format=form, tickCount=5)
+        x, y = figure_data.block_axis(place, kind), axis("value", None, format=form, tickCount=5)
         shown = (x, y, layer("line"), layer("point", tip=True, size=30))
         if rows:
             panels.append(panel(title, {"rows": rows}, *shown, series=series, height=240))
@@ -278,7 +280,7 @@ def _landscape(tables: Tables) -> Drawing:
     thin: dict[str, Any] = {"encode": {"detail": "draw:N"}, "strokeWidth": 0.7, "opacity": 0.45}
     panels = []
     for name, rows in found.items():
-        colour = look.series_of([rows[0]["family"]]).marks[0].colour
+        colour = figure_data.series_of([rows[0]["family"]]).marks[0].colour
         drawn = panel(
             name,
             {"rows": rows, "band": _band(rows)},
@@ -312,10 +314,10 @@ def _landscape(tables: Tables) -> Drawing:
 
 BY_BLOCK, MAPS = ("probe_use", "probe_responses"), ("probe_similarity", "probe_across")
 ROWS = (
-    FigureRow("gradients", ("probe_gradients",), _gradients),
-    FigureRow("paths", ("probe_paths",), _paths),
-    FigureRow("ablation", ("probe_lesions",), _ablation),
-    FigureRow("blocks", BY_BLOCK, _blocks),
-    FigureRow("similarity", MAPS, _similarity),
-    FigureRow("landscape", ("probe_landscape",), _landscape),
+    FigureSpec("gradients", ("probe_gradients",), _gradients),
+    FigureSpec("paths", ("probe_paths",), _paths),
+    FigureSpec("ablation", ("probe_lesions",), _ablation),
+    FigureSpec("blocks", BY_BLOCK, _blocks),
+    FigureSpec("similarity", MAPS, _similarity),
+    FigureSpec("landscape", ("probe_landscape",), _landscape),
 )

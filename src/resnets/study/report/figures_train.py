@@ -30,9 +30,9 @@ from resnets.report.charts import (
     ordered,
     share_axis,
 )
-from resnets.study.report import encodings as look
+from resnets.study.report import figure_data
 from resnets.study.report.figure_data import TWINS, depths_of, mean_row, measured, rates_of, setting
-from resnets.study.report.figure_row import Drawing, FigureRow, panel
+from resnets.study.report.figure_spec import Drawing, FigureSpec, panel
 from resnets.study.statistics import Estimate, differences, estimate, ranked, verdict
 from resnets.study.tables import Row, Tables, median_by, one, select
 from resnets.study.twins.variants import SHORTCUT_STRENGTH
@@ -58,7 +58,7 @@ def _degradation(tables: Tables) -> Drawing:
         metric: [row for row in select(summary, metric=f"published_{metric}") if _is_twin(row)]
         for metric in ERRORS
     }
-    depths, series = depths_of(counted), look.series_of(TWINS, field="family")
+    depths, series = depths_of(counted), figure_data.series_of(TWINS, field="family")
     shown = [row["value"] for kind in (found, printed) for rows in kind.values() for row in rows]
     top, panels = min(1.0, max(shown, default=0.0) * 1.15), []
     hollow: dict[str, Any] = {"shape": "diamond", "size": 150, "filled": False}
@@ -103,7 +103,7 @@ def _budget(tables: Tables) -> Drawing:
         return [], {}
     runs = measured(select(rows, metric="train_error"))
     x, y = log_axis("step", "steps of training", steps, "d"), share_axis("training error")
-    series = look.series_of(TWINS, field="family")
+    series = figure_data.series_of(TWINS, field="family")
     dots = layer("point", tip=True, hover={"seed:Q": "seed"}, opacity=0.7)
     line, gap = layer("line", y="median(value)"), share_axis("plain - residual")
     panels = [
@@ -212,7 +212,7 @@ def _cells(tables: Tables, depth: int, families: Container[str]) -> list[Row]:
         cell = {"family": row["family"], "depth": depth}
         lost = one(summary, metric="diverged", **cell)
         words = {
-            "name": look.TRAINED.get(row["family"], row["family"]),
+            "name": figure_data.TRAINED.get(row["family"], row["family"]),
             "strength": SHORTCUT_STRENGTH.get(row["family"]),
             "lost": f"{lost:.0f} of {row['value']:.0f}" if lost else "",
         }
@@ -312,10 +312,10 @@ def _strength(tables: Tables) -> Drawing:
 
 RUNS = ("train", "summary")
 ROWS = (
-    FigureRow("degradation", RUNS, _degradation),
-    FigureRow("budget", ("budget",), _budget),
-    FigureRow("strength", RUNS, _strength),
-    FigureRow("families", RUNS, _families, columns=1),
-    FigureRow("curves", ("train",), _curves),
-    FigureRow("rates", RUNS, _rates),
+    FigureSpec("degradation", RUNS, _degradation),
+    FigureSpec("budget", ("budget",), _budget),
+    FigureSpec("strength", RUNS, _strength),
+    FigureSpec("families", RUNS, _families, columns=1),
+    FigureSpec("curves", ("train",), _curves),
+    FigureSpec("rates", RUNS, _rates),
 )

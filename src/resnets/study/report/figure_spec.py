@@ -41,7 +41,7 @@ MANY = 2000
 
 
 @dataclass(frozen=True)
-class FigureRow:
+class FigureSpec:
     """A figure of the page."""
 
     # Its key in captions.toml, its file, its anchor.
@@ -107,7 +107,7 @@ def _rounded(row: Row, names: set[str]) -> Row:
 
 
 def draw(
-    row: FigureRow, tables: Tables, verdicts: Mapping[str, str], command: str
+    row: FigureSpec, tables: Tables, verdicts: Mapping[str, str], command: str
 ) -> DrawnFigure | None:
     """Return a figure of these tables, which `command` made; None where nothing is to show."""
     panels, facts = row.draw(tables)
