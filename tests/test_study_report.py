@@ -14,7 +14,7 @@ import pytest
 
 from resnets.cli.main import main
 from resnets.study.claims import STORED, read_claims
-from resnets.study.report.figure_spec import words_of
+from resnets.study.report.figure_data import words_of
 from resnets.study.report.study_page import draw_all, write_study_report
 from resnets.study.tables import Tables, probe_path, read_table, write_table
 from tiny_evidence import (

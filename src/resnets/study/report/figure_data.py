@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.resources import files
 from itertools import cycle
 from typing import Any
 
 from resnets.report.charts import BLUE, GREY, INK, ORANGE, Axis, Mark, Series, axis
-from resnets.study.report.figure_spec import words_of
 from resnets.study.statistics import Estimate
 from resnets.study.tables import Row, Tables, one, select
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 TWINS = ("plain", "residual")
 # The networks of a figure: the deepest of those that were probed.
 MOST_NETWORKS = 4
 Networks = dict[str, list[Row]]
+
+
+def words_of(name: str) -> dict[str, Any]:
+    """Return a table of captions.toml."""
+    text = files(__package__).joinpath("captions.toml").read_text("utf-8")
+    found: dict[str, Any] = tomllib.loads(text)[name]
+    return found
 
 
 def networks(tables: Tables, table: str, *metrics: str) -> Networks:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,9 @@ from jinja2 import Environment, StrictUndefined
 
 from resnets.report.charts import Axis, Figure, Layer, Series, plot, save_svg, together
 from resnets.report.html import finite, percent, picture_address, tidy
-from resnets.study.report.figure_data import networks
+from resnets.study.report.figure_data import networks, words_of
 from resnets.study.statistics import Estimate
 from resnets.study.tables import PROBE, Row, Tables
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 # The numbers of a caption, and what is true of them.
 Facts = Mapping[str, Any]
@@ -138,13 +131,6 @@ def caption(name: str, facts: Facts, verdicts: Mapping[str, str]) -> dict[str, s
 
 
 @cache
-def words_of(name: str) -> dict[str, Any]:
-    """Return a table of captions.toml."""
-    text = files(__package__).joinpath("captions.toml").read_text("utf-8")
-    found: dict[str, Any] = tomllib.loads(text)[name]
-    return found
-
-
 def interval(found: Estimate, sign: int = 1) -> str:
     """Return the ends of an estimate's interval in percentage points, and what they are."""
     if found.spread is None:

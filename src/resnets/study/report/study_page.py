@@ -18,8 +18,8 @@ from resnets.inference.model_file import read_model
 from resnets.report.html import render
 from resnets.study.claims import read_claims
 from resnets.study.report import figures_init, figures_probes, figures_train
-from resnets.study.report.figure_data import networks, setting
-from resnets.study.report.figure_spec import DrawnFigure, draw, words_of
+from resnets.study.report.figure_data import networks, setting, words_of
+from resnets.study.report.figure_spec import DrawnFigure, draw
 from resnets.study.tables import AGAINST, PROBE, Tables, select
 from resnets.study.twins.study_config import PRESETS
 from resnets.study.verdicts import ClaimResult, effect_text, judge_all
