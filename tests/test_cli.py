@@ -186,7 +186,7 @@ def test_progress_on_standard_error_and_results_on_standard_output(
 
 def test_the_final_scores_are_those_of_evaluate(run: Path, data: Path) -> None:
     scores = load(run / "scores.json")
-    assert (scores.pop("part"), scores.pop("validate_on")) == ("test", "val")
+    assert (scores.pop("split"), scores.pop("validate_on")) == ("test", "val")
     answer = resnets_("evaluate", run, data, "--format", "json")
     assert answer.code == 0 and answer.out.count("\n") == 1
     assert json.loads(answer.out) == scores  # to the last bit

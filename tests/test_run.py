@@ -151,7 +151,7 @@ def test_the_scores_are_those_of_the_model_file(data: Path, tmp_path: Path) -> N
     assert file.scores is not None
     for kept in (file.scores, written):
         assert {key: kept[key] for key in scores.to_dict()} == scores.to_dict()
-    assert (written["part"], written["validate_on"]) == ("test", "val")
+    assert (written["split"], written["validate_on"]) == ("test", "val")
     for private in ("threads", "workers", "cache_mb", "checkpoint_every"):
         assert private not in file.recipe
     best = RunDir(tmp_path / "run").load_best()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import tyro
 
-from resnets.cli.flags import Device, ModelPath
+from resnets.cli.flags import Device, ModelPath, Switch
 from resnets.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Init:
 
     out: Path = OUT
     """folder of the study"""
-    quiet: bool = False
+    quiet: Switch = False
     """print the verdicts only"""
 
     def run(self, started: float) -> int:
@@ -70,21 +70,29 @@ class Train:
       resnets study train cifar10 --preset cifar --device cuda
     """
 
-    data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
-    """images with a training and a test split, in place of the preset's own"""
+    data: Annotated[
+        str | None,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="DATA", help_behavior_hint="(default: the preset's own)"),
+    ] = None
+    """images with a training and a test split"""
     preset: Preset = "minutes"
     """quick: 8 and 32 layers, 3 seeds; minutes: 8, 20, 56 layers on embedded images; hour: to 110
     layers, more families and training budgets; cifar: the protocol of He 2015 on CIFAR-10, hours on
     a GPU"""
     out: Path = OUT
     """folder of the study: tables in data/, kept models in models/"""
-    processes: int | None = None
-    """runs at a time, one thread each (default: as many as cores)"""
-    cluster: str | None = None
+    processes: Annotated[
+        int | None, tyro.conf.arg(help_behavior_hint="(default: as many as cores)")
+    ] = None
+    """runs at a time, one thread each"""
+    cluster: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(default: this machine)")] = (
+        None
+    )
     """address of a Dask scheduler, tcp://HOST:8786, whose workers train instead"""
     device: Device = "auto"
     """where to train; auto takes the CPU for all presets but cifar"""
-    quiet: bool = False
+    quiet: Switch = False
     """print the results only"""
 
     def run(self, started: float) -> int:
@@ -136,15 +144,19 @@ class Probe:
 
     model: ModelPath
     """model file or run folder"""
-    data: str | None = None
-    """images, as for `resnets evaluate` (default: the run's own held-out images)"""
-    against: Path | None = None
+    data: Annotated[
+        str | None, tyro.conf.arg(help_behavior_hint="(default: the run's own held-out images)")
+    ] = None
+    """images, as for `resnets evaluate`"""
+    against: Annotated[
+        Path | None, tyro.conf.arg(help_behavior_hint="(default: no comparison)")
+    ] = None
     """a second model file or run folder, whose layers are compared with this one's"""
     out: Path = OUT
     """folder of the study"""
     device: Device = "auto"
     """where to compute"""
-    quiet: bool = False
+    quiet: Switch = False
     """print the tables' names only"""
 
     def run(self, started: float) -> int:
@@ -184,7 +196,7 @@ class Report:
 
     out: Path = OUT
     """folder of the study, with tables in data/"""
-    quiet: bool = False
+    quiet: Switch = False
     """print the page's path only"""
 
     def run(self, started: float) -> int:
@@ -207,9 +219,11 @@ class Check:
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """folder of the study, with tables in data/"""
-    claims: Path | None = None
-    """TOML file of claims and expected verdicts (default: the package's own)"""
-    quiet: bool = False
+    claims: Annotated[
+        Path | None, tyro.conf.arg(help_behavior_hint="(default: the package's own)")
+    ] = None
+    """TOML file of claims and expected verdicts"""
+    quiet: Switch = False
     """print only what does not hold"""
 
     def run(self, started: float) -> int:
@@ -243,11 +257,13 @@ class Everything:
     preset: Preset = "minutes"
     """quick: 8 and 32 layers, 3 seeds; minutes: 8, 20, 56 layers; hour: to 110 layers, more
     families and training budgets; cifar: He 2015 on CIFAR-10, hours on a GPU"""
-    processes: int | None = None
-    """runs at a time, one thread each (default: as many as cores)"""
+    processes: Annotated[
+        int | None, tyro.conf.arg(help_behavior_hint="(default: as many as cores)")
+    ] = None
+    """runs at a time, one thread each"""
     device: Device = "auto"
     """where to probe; training of small networks takes the CPU"""
-    quiet: bool = False
+    quiet: Switch = False
     """print the page's path only"""
 
     def run(self, started: float) -> int:

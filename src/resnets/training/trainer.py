@@ -667,9 +667,8 @@ class Trainer:
                 for text in [*unreadable_notice(scores, images), *missing_charts()]:
                     self.notices.append(text)
                     self.notify(text)
-                # Tables of runs call the split "part".
                 record = scores.to_dict() | {
-                    "part": split,
+                    "split": split,
                     "validate_on": self.recipe.evaluation.validate_on,
                 }
                 record |= {"cautions": self.cautions} if self.cautions else {}
