@@ -314,7 +314,10 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes
 
 
 @pytest.mark.usefixtures("without_report")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_a_signal_saves_and_resume_ends_in_the_same_bytes(
     number: signal.Signals, code: int, data: Path, uninterrupted: bytes, tmp_path: Path
 ) -> None:

@@ -197,15 +197,15 @@ def losses(dist: DistContext, folder: Path) -> dict[str, dict[str, list[tuple[fl
     return found
 
 
-def test_the_number_of_ranks_changes_no_loss(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_the_number_of_ranks_changes_no_loss(count: int, tmp_path: Path) -> None:
     one = losses(SINGLE_PROCESS, tmp_path)
     assert [tuple(map(len, kinds.values())) for kinds in one.values()] == [(4, 2)] * len(EQUAL)
-    for count in (2, 4):
-        several = on_ranks(count, losses, tmp_path, folder=tmp_path)[0]
-        for name, kinds in one.items():
-            for kind, most in (("train", SAME), ("validation", FLOAT32)):
-                apart = np.array(several[name][kind]) - np.array(kinds[kind])
-                assert np.abs(apart).max() < most, (count, name, kind)
+    several = on_ranks(count, losses, tmp_path, folder=tmp_path)[0]
+    for name, kinds in one.items():
+        for kind, most in (("train", SAME), ("validation", FLOAT32)):
+            apart = np.array(several[name][kind]) - np.array(kinds[kind])
+            assert np.abs(apart).max() < most, (name, kind)
 
 
 # --- to the last bit, and ends
@@ -245,6 +245,7 @@ def whole_and_resumed(dist: DistContext, folder: Path) -> tuple[str, str, int, i
     return ends[0], ends[1], at, heard.number
 
 
+@pytest.mark.slow
 def test_four_ranks_stop_together_and_go_on_to_the_same_bits(tmp_path: Path) -> None:
     """The whole run and the resumed one are also twice the same number of ranks."""
     ends = on_ranks(4, whole_and_resumed, tmp_path, folder=tmp_path)

@@ -114,12 +114,21 @@ KILLS: list[tuple[Callable[[Traces, int], bool], int, int, float]] = [
 @pytest.mark.skipif(
     "forkserver" not in multiprocessing.get_all_start_methods(), reason="no processes to fork"
 )
-def test_eight_kills_leave_no_trace(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param(KILLS[3:5], id="two"),
+        pytest.param(KILLS, id="eight", marks=pytest.mark.slow),
+    ],
+)
+def test_kills_leave_no_trace(
+    data: Path, tmp_path: Path, kills: list[tuple[Callable[[Traces, int], bool], int, int, float]]
+) -> None:
     # A server that has imported torch already forks every process of this test.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["resnets.training.trainer", "test_kill"])
     folder = tmp_path / "killed"
-    for there, step, workers, checkpoint_every in KILLS:
+    for there, step, workers, checkpoint_every in kills:
         process = context.Process(target=live, args=(data, folder, workers, checkpoint_every))
         process.start()
         wait(partial(there, Traces(folder), step), process)

@@ -33,6 +33,7 @@ def cluster() -> Iterator[Any]:
             yield started
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing_and_repeats_nothing(cluster: Any, tmp_path: Path) -> None:
     plan = tiny_plan(
         write_images(tmp_path / "rows.npz"), reserve=0,

@@ -314,6 +314,7 @@ def small(out: Path, **options: object) -> list[Stability]:
     return measure_init(out, config=SweepConfig((2, 6), (8,), 2), **{"log": print} | options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_the_same_again_and_on_two_processes(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     for cores in (1, 2):

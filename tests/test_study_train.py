@@ -204,6 +204,7 @@ def test_a_budget_that_teaches_nothing_stops_the_study(tmp_path: Path) -> None:
 # The command -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_trains_in_processes_and_goes_on(
     plan: StudyConfig, whole: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -80,6 +80,7 @@ def sha(path: Path) -> str:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a rank in /proc")
+@pytest.mark.slow
 def test_a_killed_rank_is_restarted_and_the_run_ends_in_the_same_bits(
     data: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +191,7 @@ def test_the_same_command_goes_on_with_its_own_run(
         api.train(data, out=tmp_path / "run", **fields)
 
 
+@pytest.mark.slow
 def test_without_out_only_a_restart_goes_on(
     data: Path, tmp_path: Path, torchrun: pytest.MonkeyPatch
 ) -> None:
