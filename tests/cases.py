@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import pytest
+
 Check = Callable[[str], None]
 
 
-def for_each(names: Iterable[str]) -> Callable[[Check], Callable[[], None]]:
-    """Turn a test of one name into one case that checks all and reports each name that fails."""
+def for_each(
+    names: Iterable[str], *, slow: Iterable[str] = ()
+) -> Callable[[Check], Callable[..., None]]:
+    """Turn a test of one name into one case that checks all and reports each name that fails.
 
-    def decorate(check: Check) -> Callable[[], None]:
-        def test() -> None:
+    `slow` are the names of a second case, which only `make slow` runs.
+    """
+    cases = [pytest.param(list(names), id="fast")]
+    cases += [
+        pytest.param(found, id="slow", marks=pytest.mark.slow) for found in [list(slow)] if found
+    ]
+
+    def decorate(check: Check) -> Callable[..., None]:
+        @pytest.mark.parametrize("names", cases)
+        def test(names: list[str]) -> None:
             failures = []
             for name in names:
                 try:

@@ -307,15 +307,6 @@ def test_no_document_names_a_package_index_or_this_machine() -> None:
         assert not re.search(r"pypi|anaconda|/(home|root)/\w|site-packages", text, re.IGNORECASE)
 
 
-@pytest.mark.slow
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    pytest.importorskip("sphinx")
-    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(DOCS), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "api.html").exists() and (tmp_path / "tour.html").exists()
-
-
 def public_callables() -> dict[str, Any]:
     """Return the public functions, classes and their public methods by their full names."""
     found: dict[str, Any] = {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from cases import for_each
 from resnets.errors import UserError
+from resnets.models.config import CHOICES
 from resnets.models.registry import MODELS, create_model, list_models
 from resnets.models.resnet import ResNet, ResNetConfig
 from resnets.models.summary import count_parameters, layer_table
@@ -125,6 +127,19 @@ CUT = {cut(row.config): name for name, row in reversed(MODELS.items())}
 SMALLEST = {name: config for config, name in CUT.items()}
 
 
+def covering(networks: Mapping[str, ResNetConfig]) -> Iterator[str]:
+    """Names that together show every value of every choice."""
+    seen = set[tuple[str, object]]()
+    for name, config in networks.items():
+        values = {(field, getattr(config, field)) for field in (*CHOICES, "se", "blur", "groups")}
+        if not values <= seen:
+            seen |= values
+            yield name
+
+
+COVER = tuple(covering(SMALLEST))
+
+
 def on_meta(config: ResNetConfig) -> ResNet:
     with torch.device("meta"):
         return ResNet(config)
@@ -160,23 +175,13 @@ def sizes(config: ResNetConfig, side: int) -> Sizes:
     return np.array([params, sum(layer.macs for layer in layers), len(model.state_dict())])
 
 
-def check_sizes(name: str) -> None:
+@for_each((name for name in SMALLEST if MODELS[name].layers <= 30), slow=MODELS)
+def test_networks_have_the_sizes_of_their_rows(name: str) -> None:
     row = MODELS[name]
     assert sizes(row.config, row.input_size).tolist() == [row.params, row.macs, row.keys]
 
 
-@for_each(name for name in SMALLEST if MODELS[name].layers <= 30)
-def test_small_networks_have_the_sizes_of_their_rows(name: str) -> None:
-    check_sizes(name)
-
-
-@pytest.mark.slow
-@for_each(MODELS)
-def test_all_networks_have_the_sizes_of_their_rows(name: str) -> None:
-    check_sizes(name)
-
-
-@for_each(SMALLEST)
+@for_each(COVER, slow=SMALLEST)
 def test_stages_have_their_channels_and_strides_and_gradients_reach_the_stem(name: str) -> None:
     config, side = SMALLEST[name], 64
     model = on_meta(config)
@@ -192,7 +197,7 @@ def test_stages_have_their_channels_and_strides_and_gradients_reach_the_stem(nam
     assert next(model.parameters()).grad is not None
 
 
-@for_each(SMALLEST)
+@for_each(COVER, slow=SMALLEST)
 def test_shortcut_and_residual_have_equal_shapes_at_any_size(name: str) -> None:
     config = SMALLEST[name]
     model = on_meta(config).eval()
@@ -212,7 +217,7 @@ def test_shortcut_and_residual_have_equal_shapes_at_any_size(name: str) -> None:
     assert all(seen)
 
 
-@for_each(SMALLEST)
+@for_each(COVER, slow=SMALLEST)
 def test_two_images_train_down_to_a_map_of_one_pixel(name: str) -> None:
     config = SMALLEST[name]
     side = 17 if config.blur else 1

@@ -187,36 +187,16 @@ def test_copies_and_pickles_compute_the_same(name: str) -> None:
         assert twin.config == model.config
 
 
-@for_each(IDEAS)
+@for_each(IDEAS, slow=FAMILIES)
 def test_torch_compile_sees_one_graph(name: str) -> None:
-    check_compile_sees_one_graph(name)
-
-
-@pytest.mark.slow
-@for_each(FAMILIES)
-def test_torch_compile_sees_one_graph_in_every_family(name: str) -> None:
-    check_compile_sees_one_graph(name)
-
-
-def check_compile_sees_one_graph(name: str) -> None:
     torch.compiler.reset()
     model = two_stages(name).eval()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     assert torch.allclose(compiled(some_images()), model(some_images()), atol=FLOAT32)
 
 
-@for_each(IDEAS)
+@for_each(IDEAS, slow=FAMILIES)
 def test_torch_export_takes_any_number_of_images(name: str) -> None:
-    check_export_takes_any_number_of_images(name)
-
-
-@pytest.mark.slow
-@for_each(FAMILIES)
-def test_torch_export_takes_any_number_of_images_in_every_family(name: str) -> None:
-    check_export_takes_any_number_of_images(name)
-
-
-def check_export_takes_any_number_of_images(name: str) -> None:
     model = two_stages(name).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(model, (some_images(),), dynamic_shapes=({0: batch},))

@@ -46,18 +46,11 @@ def worst(ours: nn.Module, theirs: nn.Module, side: int = 49) -> float:
         return float((ours.double().eval()(images) - expected).abs().max() / expected.abs().max())
 
 
-@for_each(["resnet18d", "resnet50t", "seresnet50", "resnetrs50", "resnetblur50", "resnet50_gn"])
+@for_each(
+    ["resnet18d", "resnet50t", "seresnet50", "resnetrs50", "resnetblur50", "resnet50_gn"],
+    slow=UNCHANGED,
+)
 def test_weights_load_unchanged_and_logits_agree(name: str) -> None:
-    compare_logits(name)
-
-
-@pytest.mark.slow
-@for_each(UNCHANGED)
-def test_weights_of_every_variant_load_unchanged_and_logits_agree(name: str) -> None:
-    compare_logits(name)
-
-
-def compare_logits(name: str) -> None:
     theirs = with_statistics(timm.create_model(name, zero_init_last=False))
     ours = create_model(name)
     ours.load_state_dict(theirs.state_dict())
@@ -94,18 +87,8 @@ def test_dilated_networks_agree(name: str, output_stride: int) -> None:
     assert worst(ours, theirs) < FLOAT64
 
 
-@for_each(name for name in TWINS if name not in DEEP)
+@for_each((name for name in TWINS if name not in DEEP), slow=DEEP)
 def test_sizes_are_those_of_timms_twin(name: str) -> None:
-    compare_sizes(name)
-
-
-@pytest.mark.slow
-@for_each(DEEP)
-def test_sizes_of_deep_networks_are_those_of_timms_twin(name: str) -> None:
-    compare_sizes(name)
-
-
-def compare_sizes(name: str) -> None:
     row = MODELS[name]
     with torch.device("meta"):
         theirs = timm.create_model(row.counted.removeprefix("timm "))

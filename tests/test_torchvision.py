@@ -38,18 +38,8 @@ def worst(a: Tensor, b: Tensor) -> float:
     return float((a - b).detach().abs().max() / b.detach().abs().max())
 
 
-@for_each(SMALL)
+@for_each(SMALL, slow=TEN)
 def test_a_seed_gives_torchvisions_initial_weights(name: str) -> None:
-    compare_initial_weights(name)
-
-
-@pytest.mark.slow
-@for_each(TEN)
-def test_a_seed_gives_all_of_torchvisions_initial_weights(name: str) -> None:
-    compare_initial_weights(name)
-
-
-def compare_initial_weights(name: str) -> None:
     torch.manual_seed(5)
     theirs = getattr(torchvision.models, name)().state_dict()
     torch.manual_seed(5)
@@ -59,18 +49,8 @@ def compare_initial_weights(name: str) -> None:
     assert not different
 
 
-@for_each(SMALL)
+@for_each(SMALL, slow=TEN)
 def test_logits_and_input_gradients_agree(name: str) -> None:
-    compare_logits(name)
-
-
-@pytest.mark.slow
-@for_each(TEN)
-def test_logits_and_input_gradients_of_all_agree(name: str) -> None:
-    compare_logits(name)
-
-
-def compare_logits(name: str) -> None:
     theirs = getattr(torchvision.models, name)().double().eval()
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):  # fresh statistics would hide a norm left out
