@@ -46,7 +46,7 @@ from resnets.data.workers import (
 from resnets.errors import UserError
 
 MEGABYTE = 2**20
-# ImageStore of which the mean and deviation of channels are measured.
+# Images on which the mean and deviation of the channels are measured.
 STATISTICS_SAMPLE = 2000
 
 

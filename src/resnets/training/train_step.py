@@ -175,7 +175,7 @@ def train_step(
         batch: This rank's slice of the batch.
         recipe: The resolved recipe.
         dist: The ranks that share the batch.
-        profiler: Told when a phase of the step has ended.
+        profiler: Called when a phase of the step has ended.
 
     Returns:
         The mean loss and the number of correct images of the whole batch, on the device.
