@@ -247,7 +247,7 @@ class Check:
 class Everything:
     """Run a whole study in one command: init, train, probe and report.
 
-    About ten minutes on two cores; `--preset quick` takes about a minute and a half.
+    About ten minutes on two cores; `--preset quick` takes less than two.
 
     The same command resumes a study that was stopped; finished parts are not repeated.
     """
