@@ -203,7 +203,7 @@ def test_the_manifest_says_how_it_was_made(study: Path) -> None:
     manifest = json.loads((study / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["seeds"] == list(range(6))
     assert manifest["plan"]["name"] == "minutes"
-    assert {"resnets", "torch", "altair"} <= set(manifest["versions"])
+    assert {"resnets", "torch", "vl-convert-python"} <= set(manifest["versions"])
     assert f"resnets study train --preset minutes --out {study}" in manifest["commands"]
     assert len(manifest["tables"]["train.csv"]["sha256"]) == 64
     assert manifest["timings"] == {}

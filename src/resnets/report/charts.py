@@ -1,76 +1,45 @@
 """Draw charts: Vega-Lite JSON for a page, SVG and PNG for files.
 
-A chart is an Altair chart without data, size or title; `Figure` adds these. `plot` builds one from
-two axes and a list of layers. Colours are those of Okabe and Ito ("Color Universal Design", 2008),
-which colour-blind readers tell apart; a dash and a shape repeat what a colour says. The colours of
-the page itself are parameters of each chart, so that a page can change them for a dark screen.
+A chart is the layers and parameters of a Vega-Lite specification: `plot` builds it from two axes
+and a list of layers; `Figure` adds data, title and size. Colours are those of Okabe and Ito ("Color
+Universal Design", 2008), which colour-blind readers tell apart; a dash and a shape repeat what a
+colour says. The colours of the page itself are parameters of each chart, so that a page can change
+them for a dark screen.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import vl_convert
 
 from resnets.report.html import tidy
 
+# A part of a Vega-Lite specification.
+Spec = dict[str, Any]
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.4.1.json"
 BLUE, ORANGE, GREY, INK, LINE = "#0072B2", "#D55E00", "#667085", "#1d2939", "#e4e7ec"
-FONT = "'Helvetica Neue', Helvetica, Arial, 'Noto Sans', sans-serif"
 # Parameters of every chart with their light values; a page sets them from its CSS variables.
 THEME = {"ink": INK, "muted": GREY, "line": LINE, "card": "white"}
 # The name of a chart's main data.
 ROWS = "rows"
+# The letters of the kinds of a field.
+KINDS = {"Q": "quantitative", "O": "ordinal", "N": "nominal"}
 # How a mark looks where a layer does not say.
-STYLES: dict[str, dict[str, Any]] = {
+STYLES: dict[str, Spec] = {
     "line": {"strokeWidth": 2},
     "point": {"filled": True, "opacity": 1, "size": 36},
     "area": {"opacity": 0.16},
     "text": {"fontSize": 11},
-}
-_CONFIG: dict[str, Any] = {
-    "font": FONT,
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": GREY,
-        "titleColor": GREY,
-        "titleFontWeight": "normal",
-        "titleFontSize": 12,
-        "labelFontSize": 11,
-        "domainColor": GREY,
-        "tickColor": GREY,
-        "gridColor": LINE,
-        "titlePadding": 8,
-        "labelPadding": 5,
-    },
-    "legend": {
-        "labelFontSize": 12,
-        "labelColor": INK,
-        "labelLimit": 300,
-        "titleFontSize": 12,
-        "titleColor": GREY,
-        "titleFontWeight": "normal",
-        "orient": "top",
-        "columnPadding": 14,
-        "symbolSize": 90,
-        "symbolOpacity": 1,
-    },
-    "title": {
-        "anchor": "start",
-        "fontSize": 15,
-        "fontWeight": 600,
-        "color": INK,
-        "offset": 12,
-        "frame": "group",
-    },
 }
 
 
@@ -81,8 +50,7 @@ class Figure:
     Args:
         name: Its id on the page and its name as a file.
         title: A heading; drawn in a file, HTML on a page.
-        note: How to read it.
-        chart: An Altair chart whose data is named.
+        chart: What `plot` returns.
         data: Rows by the name of their data set.
         width: Of the plot in a file, in pixels; on a page a chart is as wide as its column.
         height: Of the plot, in pixels.
@@ -93,8 +61,7 @@ class Figure:
 
     name: str
     title: str
-    note: str
-    chart: alt.TopLevelMixin
+    chart: Spec
     data: dict[str, list[dict[str, Any]]]
     width: int
     height: int
@@ -102,97 +69,91 @@ class Figure:
     description: str = ""
     series: Series | None = None
 
-    def for_page(self) -> dict[str, Any]:
+    @property
+    def is_large(self) -> bool:
+        """Whether a bitmap is quicker to show than a drawing of so many parts."""
+        return max(map(len, self.data.values())) > 2000
+
+    def for_page(self) -> Spec:
         """Return the specification that fills the width of its column."""
-        height = "container" if self.square else self.height
-        # A drawing of thousands of cells is quicker as a bitmap.
-        renderer = "canvas" if max(map(len, self.data.values())) > 2000 else "svg"
-        spec = self._specification() | {"width": "container", "height": height}
-        if self.series is not None:
-            spec = _without_legends(spec)
+        spec = self._spec if self.series is None else _changed(self._spec, _without_legend)
+        renderer = "canvas" if self.is_large else "svg"
         return spec | {
+            "datasets": self.data,
+            "width": "container",
+            "height": "container" if self.square else self.height,
             "background": "transparent",
             "usermeta": {"embedOptions": {"renderer": renderer}},
         }
 
     def save(self, folder: Path) -> None:
-        """Write NAME.svg and NAME.png."""
-        save_svg(self.svg(), folder / self.name)
+        """Write NAME.svg and NAME.png, with the title."""
+        save_svg(self.svg(self.title), folder / self.name)
 
-    def svg(self) -> str:
-        """Return the drawing with its title, on white."""
+    def svg(self, title: str = "") -> str:
+        """Return the drawing on white."""
         size = {"width": self.width, "height": self.height, "padding": 16, "background": "white"}
-        titled = {"title": self.title} if self.title else {}
-        return _drawn(self._specification() | size | titled)
+        spec = self._spec | {"datasets": self.data} | size
+        return _drawn(spec | ({"title": title} if title else {}))
 
-    @cached_property
-    def _spec(self) -> dict[str, Any]:
-        """The chart as JSON, whose check by Altair takes long."""
-        found: dict[str, Any] = _themed(self.chart.to_dict())
-        return found
-
-    def _specification(self) -> dict[str, Any]:
-        params = [{"name": name, "value": colour} for name, colour in THEME.items()]
-        fit = {"type": "fit" if self.square else "fit-x", "contains": "padding"}
-        # This replaces whatever theme the process has set: the same input gives the same bytes.
-        return self._spec | {
-            "params": params + self._spec.get("params", []),
-            "config": _themed(_CONFIG),
-            "datasets": self.data,
-            "autosize": fit,
+    @property
+    def _spec(self) -> Spec:
+        """All but the data and the size."""
+        return self.chart | {
+            "$schema": SCHEMA,
+            "config": _style(),
             "description": self.description or self.title,
+            "autosize": {"type": "fit" if self.square else "fit-x", "contains": "padding"},
         }
 
 
 def together(figures: Sequence[Figure], *, title: str, subtitle: str, columns: int) -> str:
-    """Return one SVG of several charts under one title, with one legend.
-
-    Args:
-        figures: Charts, row by row.
-        title: What to conclude.
-        subtitle: The numbers.
-        columns: Charts beside each other.
-    """
-    parts: list[dict[str, Any]] = []
-    params: dict[str, Any] = {}
-    data: dict[str, Any] = {}
+    """Return one SVG of several charts, row by row under one title, with one legend."""
+    parts: list[Spec] = []
+    params: Spec = {}
+    data: Spec = {}
     for number, figure in enumerate(figures):
-        spec = figure._specification()
-        params |= {param["name"]: param for param in spec.pop("params")}
-        data |= {f"{number}-{name}": rows for name, rows in spec.pop("datasets").items()}
-        for key in ("$schema", "config", "autosize", "description"):
-            spec.pop(key, None)
-        named = _renamed(spec, {name: f"{number}-{name}" for name in figure.data})
-        part = {"width": figure.width, "height": figure.height}
-        head = {"text": figure.title, "fontSize": 13, "offset": 8}
-        parts.append(named | part | ({"title": head} if figure.title else {}))
+        params |= {param["name"]: param for param in figure.chart["params"]}
+        data |= {f"{number}-{name}": rows for name, rows in figure.data.items()}
+        layers = [
+            layer | {"data": {"name": f"{number}-{layer['data']['name']}"}}
+            for layer in figure.chart["layer"]
+        ]
+        heading = {"text": figure.title, "fontSize": 13, "offset": 8}
+        part = {"layer": layers, "width": figure.width, "height": figure.height}
+        parts.append(part | ({"title": heading} if figure.title else {}))
     width = sum(figure.width + 64 for figure in figures[:columns])
-    head = {
+    heading = {
         "text": textwrap.wrap(tidy(title), int(width / 9)),
         "subtitle": textwrap.wrap(tidy(subtitle), int(width / 6.1)),
         "fontSize": 17,
         "subtitleFontSize": 13,
-        "subtitleColor": GREY,
+        "subtitleColor": {"expr": "muted"},
         "subtitlePadding": 6,
         "subtitleLineHeight": 17,
         "offset": 16,
     }
     shared = dict.fromkeys(("color", "shape", "strokeDash"), "shared")
-    return _drawn(
-        {
-            "$schema": alt.SCHEMA_URL,
-            "concat": parts,
-            "columns": columns,
-            "spacing": 24,
-            "padding": 20,
-            "config": _themed(_CONFIG),
-            "datasets": data,
-            "params": list(params.values()),
-            "resolve": {"scale": shared, "legend": shared},
-            "background": "white",
-        }
-        | ({"title": _themed(head)} if title else {})
-    )
+    spec = {
+        "$schema": SCHEMA,
+        "concat": parts,
+        "columns": columns,
+        "spacing": 24,
+        "padding": 20,
+        "config": _style(),
+        "datasets": data,
+        "params": list(params.values()),
+        "resolve": {"scale": shared, "legend": shared},
+        "background": "white",
+    }
+    return _drawn(spec | ({"title": heading} if title else {}))
+
+
+@cache
+def _style() -> Spec:
+    """Return the look of all charts, whose colours are the parameters of `THEME`."""
+    style: Spec = json.loads(files(__package__).joinpath("templates/chart_style.json").read_bytes())
+    return style
 
 
 def save_svg(svg: str, place: Path) -> None:
@@ -201,7 +162,7 @@ def save_svg(svg: str, place: Path) -> None:
     place.with_name(place.name + ".png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
 
 
-def _drawn(spec: dict[str, Any]) -> str:
+def _drawn(spec: Spec) -> str:
     """Draw, and count gradients and clips from 0: Vega counts through the life of the process."""
     pattern = re.compile(r'(?<= id=")(gradient_|clip)\d+(?=")|(?<=url\(#)(gradient_|clip)\d+(?=\))')
     numbers: dict[str, int] = {}
@@ -211,37 +172,23 @@ def _drawn(spec: dict[str, Any]) -> str:
     )
 
 
-def _themed(part: Any) -> Any:
-    """Put the parameter in place of each colour of the page."""
+def _changed(part: Any, change: Callable[[str, Any], Any], key: str = "") -> Any:
+    """Return a part of a specification with each value as `change(key, value)` returns it."""
+    part = change(key, part)
     if isinstance(part, dict):
-        return {key: _themed(value) for key, value in part.items()}
-    if isinstance(part, list):
-        return [_themed(value) for value in part]
+        return {name: _changed(value, change, name) for name, value in part.items()}
+    if isinstance(part, (list, tuple)):
+        return [_changed(value, change) for value in part]
+    return part
+
+
+def _with_parameter(key: str, value: Any) -> Any:
     names = {colour: name for name, colour in THEME.items()}
-    return {"expr": names[part]} if isinstance(part, str) and part in names else part
+    return {"expr": names[value]} if isinstance(value, str) and value in names else value
 
 
-def _without_legends(part: Any) -> Any:
-    if isinstance(part, list):
-        return [_without_legends(value) for value in part]
-    if not isinstance(part, dict):
-        return part
-    return {
-        key: None if key == "legend" else _without_legends(value) for key, value in part.items()
-    }
-
-
-def _renamed(part: Any, names: Mapping[str, str]) -> Any:
-    """Rename the data sets that a part of a specification draws."""
-    if isinstance(part, list):
-        return [_renamed(value, names) for value in part]
-    if not isinstance(part, dict):
-        return part
-    found = {key: _renamed(value, names) for key, value in part.items()}
-    data = found.get("data")
-    if isinstance(data, dict) and data.get("name") in names:
-        found["data"] = {"name": names[data["name"]]}
-    return found
+def _without_legend(key: str, value: Any) -> Any:
+    return None if key == "legend" else value
 
 
 # Symbols within a square of side 2 about the origin; Vega and the page's legend draw the same.
@@ -300,26 +247,20 @@ class Series:
         """Words and marks, pair by pair."""
         return list(zip(self.words, self.marks, strict=True))
 
-    def channels(self, mark: str) -> dict[str, Any]:
+    def channels(self, mark: str) -> Spec:
         """Return the channels by which a layer of this mark shows its series."""
         looks: dict[str, list[Any]] = {"color": [mark.colour for mark in self.marks]}
+        # A stroke would be dashed in the legend, and eat into small symbols.
+        legend: Spec = {"symbolStrokeWidth": 0, "symbolType": "square"}
+        legend["columns"] = 5 if len(self.words) > 6 else len(self.words)
         if mark in ("line", "rule"):
-            looks["strokeDash"] = [list(mark.dash) for mark in self.marks]
+            looks["strokeDash"] = [mark.dash for mark in self.marks]
         if mark == "point":
             looks["shape"] = [SHAPES[mark.shape or "circle"] for mark in self.marks]
-        classes = {"color": alt.Color, "strokeDash": alt.StrokeDash, "shape": alt.Shape}
-        # A stroke would be dashed in the legend, and eat into small symbols.
-        columns = 5 if len(self.words) > 6 else len(self.words)
-        legend = alt.Legend(symbolStrokeWidth=0, columns=columns, symbolType="square")
-        if mark == "point":
-            legend = alt.Legend(symbolStrokeWidth=0, columns=columns)
+            del legend["symbolType"]
+        field, shown = f"{self.field}:N", {"title": None, "legend": legend}
         return {
-            name: classes[name](
-                f"{self.field}:N",
-                title=None,
-                legend=legend,
-                scale=alt.Scale(domain=self.words, range=values),
-            )
+            name: channel(field, **shown, scale={"domain": self.words, "range": values})
             for name, values in looks.items()
         }
 
@@ -331,20 +272,31 @@ def ordered(words: Sequence[str]) -> Series:
     return Series(tuple(words), tuple(ORDERED[place] for place in places))
 
 
+def channel(field: str, **options: Any) -> Spec:
+    """Return a channel that shows a field: "depth:O", "mean(value):Q" or "count():Q"."""
+    name, _, kind = field.rpartition(":")
+    aggregate, _, name = name.rstrip(")").rpartition("(")
+    shown = {"aggregate": aggregate, "field": name}
+    return {key: value for key, value in shown.items() if value} | {"type": KINDS[kind]} | options
+
+
+OF_SCALE = {"zero", "nice", "padding", "base"}
+
+
 @dataclass(frozen=True)
 class Axis:
     """A field of the rows, and how it is scaled.
 
     `kind` is a scale type of Vega-Lite, or `switch`: between linear and logarithmic as the page's
-    parameter `axis` says, for which `domain` is needed. `options` are those of Altair's axis.
+    parameter `axis` says, for which `domain` is needed. `options` are those of Vega-Lite's axis,
+    and those of its scale that `OF_SCALE` names.
     """
 
     field: str
-    title: str | None = None
-    kind: str = "linear"
-    domain: Sequence[Any] | None = None
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    scale: dict[str, Any] = dataclasses.field(default_factory=dict)
+    title: str | None
+    kind: str
+    domain: Sequence[Any] | None
+    options: Spec
 
     def hover(self) -> dict[str, str]:
         """Return what is shown of this axis under the pointer."""
@@ -352,73 +304,110 @@ class Axis:
         kind = "O" if self.kind == "band" else "Q"
         return {f"{self.field}:{kind}": f"{self.title or self.field}|{'.2%' if share else '~r'}"}
 
-    def channel(self, channel: type[alt.X] | type[alt.Y]) -> Any:
-        """Return the encoding of this axis."""
-        options = self.options
+    def shown(self, field: str) -> str:
+        """Return the name of the field that is drawn for a field."""
+        return f"{field}_shown" if self.kind == "switch" else field
+
+    def channel(self, field: str) -> Spec:
+        """Return the channel that places a field on this axis."""
         if self.kind == "switch":
             assert self.domain is not None
-            scale, axis = _switch(*self.domain)
-            return channel(f"{self.field}_shown:Q", title=self.title, scale=scale, axis=axis)
-        if self.kind in ("ordinal", "point", "band"):
-            kept = self.scale | ({"domain": list(self.domain)} if self.domain else {})
-            scale = alt.Scale(**kept)
-            options = {"ticks": False, "domain": False, "labelAngle": 0} | options
-            axis = alt.Axis(**options)
-            return channel(f"{self.field}:O", title=self.title, scale=scale, axis=axis, sort=None)
-        kept = {"type": self.kind, "nice": False} | self.scale
+            scale, options = _switch(*self.domain)
+            return channel(f"{self.shown(field)}:Q", title=self.title, scale=scale, axis=options)
+        options = {key: value for key, value in self.options.items() if key not in OF_SCALE}
+        scale = {key: self.options[key] for key in OF_SCALE & self.options.keys()}
         if self.domain is not None:
-            kept["domain"] = list(self.domain)
-        axis = alt.Axis(**options)
-        return channel(f"{self.field}:Q", title=self.title, scale=alt.Scale(**kept), axis=axis)
+            scale["domain"] = list(self.domain)
+        if self.kind in ("ordinal", "point", "band"):
+            options = {"ticks": False, "domain": False, "labelAngle": 0} | options
+            return channel(f"{field}:O", title=self.title, scale=scale, axis=options, sort=None)
+        scale = {"type": self.kind, "nice": False} | scale
+        return channel(f"{field}:Q", title=self.title, scale=scale, axis=options)
 
 
 def axis(
-    name: str,
+    field: str,
     title: str | None = None,
     kind: str = "linear",
     domain: Sequence[Any] | None = None,
     **options: Any,
 ) -> Axis:
-    """Return an axis; `zero`, `padding` and `base` are options of its scale."""
-    scale: dict[str, Any] = {}
-    scale |= {key: options.pop(key) for key in ("zero", "padding", "base") if key in options}
-    return Axis(name, title, kind, domain, options, scale)
+    """Return an axis."""
+    return Axis(field, title, kind, domain, options)
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One mark over one data set; a field given here takes the place of the axis' own."""
-
-    mark: str
-    data: str
-    fields: dict[str, Any]  # x, y, x2, y2
-    encode: dict[str, Any]
-    hover: Mapping[str, str]  # field:type -> "title" or "title|format"
-    tip: bool  # whether the fields of the series and the axes are shown too
-    where: str
-    style: dict[str, Any]
+# Draws one mark over two axes, its rows told apart by a series.
+Layer = Callable[[Axis, Axis, Series | None], Spec]
 
 
 def layer(
     mark: str,
     data: str = ROWS,
     *,
-    encode: dict[str, Any] | None = None,
+    encode: Spec | None = None,
     hover: Mapping[str, str] | None = None,
     tip: bool = False,
     where: str = "",
+    calculate: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Layer:
-    """Return a layer; other options are those of the mark.
+    """Return one mark over one data set, to be drawn by `plot`.
 
-    `x`, `y`, `x2` and `y2` are fields; None leaves the channel out, so a rule spans the plot.
+    Args:
+        mark: Its kind in Vega-Lite.
+        data: Name of the data set.
+        encode: Further channels: a field as `channel` takes it, or a part of a specification.
+        hover: What is shown under the pointer, "title" or "title|format" by field.
+        tip: Whether the fields of the series and the axes are shown too.
+        where: Which rows are drawn.
+        calculate: Expressions of further fields.
+        options: Those of the mark. `x`, `y`, `x2` and `y2` are fields in place of the axes' own;
+            None leaves the channel out, so a rule spans the plot.
     """
-    fields: dict[str, Any] = {}
-    fields |= {key: options.pop(key) for key in ("x", "y", "x2", "y2") if key in options}
-    return Layer(mark, data, fields, encode or {}, hover or {}, tip, where, options)
+    own = {name: options.pop(name) for name in ("x", "y", "x2", "y2") if name in options}
+
+    def drawn(x: Axis, y: Axis, series: Series | None) -> Spec:
+        style = STYLES.get(mark, {}) | options
+        fields: dict[str, Any] = {"x": x.field, "y": y.field} | own
+        shown: Mapping[str, str] = hover or {}
+        channels: Spec = {}
+        if series is not None:
+            channels = {k: v for k, v in series.channels(mark).items() if k not in options}
+            opacity, style["opacity"] = style.get("opacity", 1.0), 1
+            chosen = {"test": f"!chosen || datum.{series.field} == chosen", "value": opacity}
+            channels["opacity"] = {"condition": [chosen], "value": 0.06 * bool(opacity)}
+        if mark == "point" and "shape" not in channels:
+            style["shape"] = SHAPES[style.get("shape", "circle")]
+        channels |= {
+            name: place.channel(fields[name])
+            for name, place in (("x", x), ("y", y))
+            if fields[name] is not None
+        }
+        if "x2" in fields:
+            channels["x2"] = {"field": fields["x2"]}
+        if "y2" in fields:
+            channels["y2"] = {"field": y.shown(fields["y2"])}
+        if tip:
+            named = {} if series is None else {f"{series.field}:N": series.field}
+            shown = named | x.hover() | y.hover() | dict(shown)
+        if shown:
+            channels["tooltip"] = [_tooltip(field, words) for field, words in shown.items()]
+        for name, given in (encode or {}).items():
+            channels[name] = channel(given) if isinstance(given, str) else given
+        transform: list[Spec] = [{"filter": where}] if where else []
+        transform += [{"calculate": how, "as": name} for name, how in (calculate or {}).items()]
+        if y.kind == "switch":
+            names = {fields[name] for name in ("y", "y2") if fields.get(name)}
+            transform += [
+                {"calculate": _switched(name), "as": y.shown(name)} for name in sorted(names)
+            ]
+        spec: Spec = {"mark": {"type": mark} | style, "data": {"name": data}, "encoding": channels}
+        return spec | ({"transform": transform} if transform else {})
+
+    return drawn
 
 
-def plot(x: Axis, y: Axis, *layers: Layer, series: Series | None = None) -> alt.LayerChart:
+def plot(x: Axis, y: Axis, *layers: Layer, series: Series | None = None, **params: Any) -> Spec:
     """Return a chart of layers over two axes.
 
     Args:
@@ -426,67 +415,28 @@ def plot(x: Axis, y: Axis, *layers: Layer, series: Series | None = None) -> alt.
         y: The vertical axis.
         layers: From the back to the front.
         series: Tells rows apart; a page can show one of them alone.
+        params: Values that expressions of the chart name.
     """
-    chart: Any = alt.layer(*(_layered(x, y, part, series) for part in layers))
-    if series is not None:
-        chart = chart.add_params(alt.param(name="chosen", value=""))
-    if y.kind == "switch":
-        chart = chart.add_params(alt.param(name="axis", value="log"))
-    drawn: alt.LayerChart = chart
-    return drawn
+    values: Spec = THEME | ({} if series is None else {"chosen": ""})
+    values |= ({"axis": "log"} if y.kind == "switch" else {}) | params
+    return {
+        "layer": _changed([drawn(x, y, series) for drawn in layers], _with_parameter),
+        "params": [{"name": name, "value": value} for name, value in values.items()],
+    }
 
 
-def _layered(x: Axis, y: Axis, part: Layer, series: Series | None) -> alt.Chart:
-    style = STYLES.get(part.mark, {}) | part.style
-    if part.mark == "point":
-        style["shape"] = SHAPES.get(style.get("shape", ""), style.get("shape", SHAPES["circle"]))
-    channels: dict[str, Any] = {}
-    if series is not None:
-        channels = {
-            name: found
-            for name, found in series.channels(part.mark).items()
-            if name not in part.style
-        }
-        shown, style["opacity"] = style.get("opacity", 1.0), 1
-        when = alt.when(f"!chosen || datum.{series.field} == chosen").then(alt.value(shown))
-        channels["opacity"] = when.otherwise(alt.value(0.06 * bool(shown)))
-        if "shape" in channels:
-            style.pop("shape")
-    for name, along, kind in (("x", x, alt.X), ("y", y, alt.Y)):
-        own = part.fields.get(name, along.field)
-        if own is not None:
-            channels[name] = replace(along, field=own).channel(kind)
-    shown_suffix = "_shown" if y.kind == "switch" else ""
-    if "x2" in part.fields:
-        channels["x2"] = part.fields["x2"]
-    if "y2" in part.fields:
-        channels["y2"] = part.fields["y2"] + shown_suffix
-    hover = dict(part.hover)
-    if part.tip:
-        own = {} if series is None else {f"{series.field}:N": series.field}
-        hover = own | x.hover() | y.hover() | hover
-    if hover:
-        channels["tooltip"] = [
-            alt.Tooltip(name, title=title or form, format=form if title else "")
-            for name, words in hover.items()
-            for title, _, form in (words.rpartition("|"),)
-        ]
-    chart = alt.Chart(alt.NamedData(name=part.data))
-    if part.where:
-        chart = chart.transform_filter(part.where)
-    if y.kind == "switch":
-        names = {part.fields.get("y", y.field), part.fields.get("y2", y.field)} - {None}
-        chart = chart.transform_calculate(
-            **{
-                f"{name}_shown": f"isValid(datum.{name}) && (axis == 'linear' || datum.{name} > 0)"
-                f" ? (axis == 'log' ? log(datum.{name}) / LN10 : datum.{name}) : null"
-                for name in sorted(names)
-            }
-        )
-    made: alt.Chart = getattr(chart, f"mark_{part.mark}")(**style).encode(
-        **(channels | part.encode)
+def _tooltip(field: str, words: str) -> Spec:
+    title, _, form = words.rpartition("|")
+    return channel(field, title=title or form, format=form if title else "")
+
+
+def _switched(name: str) -> str:
+    """Return the expression of a field on an axis that switches."""
+    value = f"datum.{name}"
+    return (
+        f"isValid({value}) && (axis == 'linear' || {value} > 0)"
+        f" ? (axis == 'log' ? log({value}) / LN10 : {value}) : null"
     )
-    return made
 
 
 def log_axis(name: str, title: str, values: Sequence[float], form: str = "~s") -> Axis:
@@ -520,8 +470,8 @@ def lost_layers(text: str, **style: Any) -> tuple[Layer, ...]:
     )
 
 
-def _switch(low: float, high: float) -> tuple[alt.Scale, alt.Axis]:
-    """Scale from `low` (from 0, if linear) to `high`, with ticks of 1, 2 and 5 or of decades.
+def _switch(low: float, high: float) -> tuple[Spec, Spec]:
+    """Return a scale from `low` (from 0, if linear), with ticks of 1, 2 and 5 or of decades.
 
     A scale's type cannot follow a parameter, so the values do, and the labels undo it.
     """
@@ -533,7 +483,7 @@ def _switch(low: float, high: float) -> tuple[alt.Scale, alt.Axis]:
     step = next(step for step in steps if high / step <= 6)
     linear = [float(f"{step * place:.6g}") for place in range(int(high / step) + 1)]
     ends = f"[{math.log10(low):.6f}, {math.log10(high):.6f}] : [0, {high:.6g}]"
-    scale = alt.Scale(domain=alt.ExprRef(f"axis == 'log' ? {ends}"), nice=False)
     label = "axis == 'log' ? format(pow(10, datum.value), '.2~r') : format(datum.value, '.3~r')"
-    values = alt.ExprRef(f"axis == 'log' ? {logs} : {linear}")
-    return scale, alt.Axis(labelExpr=label, values=values)
+    values = {"expr": f"axis == 'log' ? {logs} : {linear}"}
+    scale: Spec = {"domain": {"expr": f"axis == 'log' ? {ends}"}, "nice": False}
+    return scale, {"labelExpr": label, "values": values}

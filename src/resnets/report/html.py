@@ -13,7 +13,6 @@ import math
 import re
 import shlex
 import unicodedata
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +67,7 @@ def render(template: str, *, package: str = "resnets.report", charts: bool, **va
 
 def static_picture(figure: Figure) -> str:
     """Return a chart as the address of an image that holds it, for paper and without JavaScript."""
-    svg = replace(figure, title="").svg()  # the page has the title
-    return picture_address(svg, bitmap=max(map(len, figure.data.values())) > 2000)
+    return picture_address(figure.svg(), bitmap=figure.is_large)  # the page has the title
 
 
 def picture_address(svg: str, *, bitmap: bool) -> str:

@@ -1,8 +1,7 @@
 """Write the report page of a run or an evaluation, and its charts as SVG and PNG.
 
 The page opens offline and holds everything it shows. The same record gives the same bytes. Charts
-need the extra `report` (Altair and vl-convert); without it the page keeps its numbers, tables and
-images.
+need the extra `report` (vl-convert); without it the page keeps its numbers, tables and images.
 """
 
 from __future__ import annotations
@@ -121,7 +120,7 @@ class ReportRecord:
 
 def missing_charts() -> list[str]:
     """Return a notice if the chart libraries are not installed, else nothing."""
-    if find_spec("altair") and find_spec("vl_convert"):
+    if find_spec("vl_convert"):
         return []
     return ["the report has no charts: pip install 'resnets[report]' adds them"]
 
@@ -142,7 +141,6 @@ def write_report(folder: Path, record: ReportRecord) -> Path:
     figures: dict[str, Figure] = {}
     folder.mkdir(parents=True, exist_ok=True)
     if not missing_charts():
-        # Altair takes 0.4 s to import and may be absent.
         from resnets.report.run_charts import draw
 
         figures = {finding.name: draw(finding) for finding in findings}

@@ -12,19 +12,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import altair as alt
-
 from resnets.report.chart_data import FEW_CLASSES, Finding
 from resnets.report.charts import (
     BLUE,
     GREY,
     INK,
-    LINE,
     ORANGE,
     Axis,
     Figure,
     Mark,
     Series,
+    Spec,
+    axis,
+    channel,
     layer,
     plot,
 )
@@ -35,7 +35,7 @@ MOST_DOTS = 100
 _HEIGHT = 270
 _CURVES = Series(("training", "validation"), (Mark(ORANGE), Mark(BLUE)))
 _SHARES = Series(("recall", "precision"), (Mark(BLUE), Mark(ORANGE, shape="diamond")))
-_PERCENT = {"format": ".0%", "tickCount": 5}
+_PERCENT: dict[str, Any] = {"format": ".0%", "tickCount": 5}
 
 
 def draw(finding: Finding) -> Figure:
@@ -46,12 +46,11 @@ def draw(finding: Finding) -> Figure:
 
 
 def _figure(
-    finding: Finding, chart: Any, width: int, height: int, *, square: bool = False
+    finding: Finding, chart: Spec, width: int, height: int, *, square: bool = False
 ) -> Figure:
     return Figure(
         name=finding.name,
         title=tidy(finding.title),
-        note="",
         description=tidy(finding.description),
         chart=chart,
         data=finding.data,
@@ -63,7 +62,7 @@ def _figure(
 
 def _epochs(finding: Finding) -> Axis:
     last = max(row["epoch"] for row in finding.data["rows"])
-    return Axis("epoch", "epoch", domain=(0, last or 1), options={"grid": False, "tickCount": 8})
+    return axis("epoch", "epoch", domain=(0, last or 1), grid=False, tickCount=8)
 
 
 def _curves(finding: Finding) -> Figure:
@@ -82,8 +81,8 @@ def _curves(finding: Finding) -> Figure:
     for best in finding.data["best"]:
         left = best["epoch"] > 0.5 * max(epochs.domain or ())
         align, dx = ("right", -6) if left else ("left", 6)
-        words = {"y": alt.value(10 if loss else _HEIGHT - 10), "text": alt.Text("label:N")}
-        down = {"y": alt.value(0), "y2": alt.value(_HEIGHT)}
+        words = {"y": {"value": 10 if loss else _HEIGHT - 10}, "text": "label:N"}
+        down = {"y": {"value": 0}, "y2": {"value": _HEIGHT}}
         layers += [
             layer("rule", "best", encode=down, color=GREY, strokeDash=[4, 4]),
             layer("text", "best", encode=words, color=INK, align=align, dx=dx),
@@ -91,22 +90,21 @@ def _curves(finding: Finding) -> Figure:
         if best["value"] is not None:
             ring = layer("point", "best", color=BLUE, shape="circle", filled=False, size=150)
             layers.append(ring)
-    axis = _loss_axis if loss else _accuracy_axis
     values = [row["value"] for row in rows if row["value"] is not None]
-    return _figure(finding, plot(epochs, axis(values), *layers, series=_CURVES), 720, _HEIGHT)
+    shown = _loss_axis(values) if loss else _accuracy_axis(values)
+    return _figure(finding, plot(epochs, shown, *layers, series=_CURVES), 720, _HEIGHT)
 
 
 def _loss_axis(values: Sequence[float]) -> Axis:
     # Three decades on a linear axis are one spike and a flat line.
     if min(values) > 0 and max(values) > 1000 * min(values):
-        return Axis("value", "cross-entropy (nats, log scale)", "log", options={"tickCount": 6})
-    scale = {"zero": False, "nice": True}
-    return Axis("value", "cross-entropy (nats)", options={"tickCount": 6}, scale=scale)
+        return axis("value", "cross-entropy (nats, log scale)", "log", tickCount=6)
+    return axis("value", "cross-entropy (nats)", zero=False, nice=True, tickCount=6)
 
 
 def _accuracy_axis(values: Sequence[float]) -> Axis:
-    options = {"format": "~%", "tickCount": 6}
-    return Axis("value", "share of correct images", domain=_ends(values), options=options)
+    title, ends = "share of correct images", _ends(values)
+    return axis("value", title, domain=ends, format="~%", tickCount=6)
 
 
 def _ends(shares: Sequence[float]) -> tuple[float, float]:
@@ -120,8 +118,8 @@ def _learning_rate(finding: Finding) -> Figure:
     hover = {"epoch:Q": "epoch|.3~f", "value:Q": "learning rate"}
     chart = plot(
         _epochs(finding),
-        Axis("value", None, options={"tickCount": 3}),
-        layer("line", color=GREY, strokeWidth=2, strokeJoin="round"),
+        axis("value", tickCount=3),
+        layer("line", color=GREY, strokeJoin="round"),
         layer("point", color=GREY, size=60, opacity=0.0, hover=hover),
     )
     return _figure(finding, chart, 360, 90)
@@ -131,24 +129,21 @@ def _confusion(finding: Finding) -> Figure:
     """Draw the cells that hold an image, with their counts where they fit."""
     few = len(finding.names) <= FEW_CLASSES
     # The root lets one confusion in a hundred show beside a diagonal near 100%.
-    root = alt.Scale(type="sqrt", domain=[0, 1], range=[0, 1])
-    tint = {"opacity": alt.Opacity("share:Q", legend=None, scale=root)}
+    root = {"type": "sqrt", "domain": [0, 1], "range": [0, 1]}
+    tint = {"opacity": channel("share:Q", legend=None, scale=root)}
     hover = {"true_name:N": "true", "predicted_name:N": "predicted", "images:Q": "images|,"}
-    layers = [layer("rect", "cells", color=BLUE, hover=hover, encode=tint)]
+    names = {"true_name": "names[datum.true]", "predicted_name": "names[datum.predicted]"}
+    layers = [layer("rect", "cells", color=BLUE, hover=hover, encode=tint, calculate=names)]
     if few:
-        shade = alt.when("datum.share > 0.3").then(alt.value("#ffffff")).otherwise(alt.value(INK))
-        words = {"text": alt.Text("images:Q"), "color": shade}
+        white = {"test": "datum.share > 0.3", "value": "#ffffff"}
+        words = {"text": "images:Q", "color": {"condition": [white], "value": INK}}
         # A count is as large as its cell allows, and vanishes where it would be unreadable.
         digits = max(len(str(cell["images"])) for cell in finding.data["cells"] or [{"images": 0}])
         size = f"min(13, bandwidth('x') / {0.62 * digits + 0.3:.2f})"
-        font = alt.ExprRef(f"{size} < 6 ? 0 : {size}")
+        font = {"expr": f"{size} < 6 ? 0 : {size}"}
         layers.append(layer("text", "cells", encode=words, baseline="middle", fontSize=font))
     x, y = _class_axis("predicted", finding), _class_axis("true", finding)
-    chart = plot(x, y, *layers).add_params(alt.param(name="names", value=finding.names))
-    chart.layer[0] = chart.layer[0].transform_calculate(
-        true_name="names[datum.true]", predicted_name="names[datum.predicted]"
-    )
-    chart.view = alt.ViewConfig(stroke=LINE)
+    chart = plot(x, y, *layers, names=finding.names) | {"view": {"stroke": {"expr": "line"}}}
     side = 420 if len(finding.names) <= 4 else 680 if few else 1160
     return _figure(finding, chart, side, side, square=True)
 
@@ -156,16 +151,19 @@ def _confusion(finding: Finding) -> Figure:
 def _class_axis(field: str, finding: Finding) -> Axis:
     few = len(finding.names) <= FEW_CLASSES
     flat = field == "true" or len(finding.names) == 2
-    options: dict[str, Any] = {
-        "labelExpr": "names[datum.value]",
-        "labelAngle": 0 if flat else -45 if few else -90,
-        "labelFontSize": 11 if few else 8,
-        "labelLimit": 110 if few else 80,
+    return axis(
+        field,
+        f"{field} class",
+        "band",
+        range(len(finding.names)),
+        padding=0,
+        labelExpr="names[datum.value]",
+        labelAngle=0 if flat else -45 if few else -90,
+        labelFontSize=11 if few else 8,
+        labelLimit=110 if few else 80,
         # Of many labels, those that fit.
-        "labelOverlap": False if few else "greedy",
-    }
-    domain, scale = list(range(len(finding.names))), {"padding": 0}
-    return Axis(field, f"{field} class", "band", domain=domain, options=options, scale=scale)
+        labelOverlap=False if few else "greedy",
+    )
 
 
 def _classes(finding: Finding) -> Figure:
@@ -177,32 +175,29 @@ def _classes(finding: Finding) -> Figure:
     }
     ends = [row["value"] for row in data["rows"]] + [row["low"] for row in data["intervals"]]
     few = len(labels) <= FEW_CLASSES
-    names = {"labelExpr": "labels[datum.value]", "labelLimit": 210, "grid": True}
-    names |= {"labelFontSize": 12 if few else 10}
     hover = {"name:N": "class", "images:Q": "images|,", "series:N": "score"}
     hover |= {"value:Q": "value|.1%"}
-    places, padding = list(range(len(labels))), {"padding": 0.5}
-    grid = {"grid": False}
-    solid = [1, 0]
+    look = {"labelExpr": "labels[datum.value]", "labelLimit": 210, "grid": True, "padding": 0.5}
     chart = plot(
-        Axis("value", "share of images", domain=_ends(ends or [0]), options=_PERCENT | grid),
-        Axis("class", None, "point", domain=places, options=names, scale=padding),
-        layer("rule", "intervals", x="low", x2="high", color=BLUE, strokeDash=solid),
+        axis("value", "share of images", domain=_ends(ends or [0]), grid=False, **_PERCENT),
+        axis("class", None, "point", range(len(labels)), labelFontSize=12 if few else 10, **look),
+        layer("rule", "intervals", x="low", x2="high", color=BLUE, strokeDash=[1, 0]),
         layer("point", size=70 if few else 36, hover=hover),
         series=_SHARES,
-    ).add_params(alt.param(name="labels", value=labels))
+        labels=labels,
+    )
     height = max(110, len(labels) * (26 if few else 15))
     return _figure(replace(finding, data=data), chart, 560, height)
 
 
 def _reliability(finding: Finding) -> Figure:
     """Draw the accuracy of each range of confidence with its interval, larger for more images."""
-    size = alt.Size("images:Q", legend=None, scale=alt.Scale(range=[20, 200]))
+    size = channel("images:Q", legend=None, scale={"range": [20, 200]})
     hover = {"from:Q": "confidence from|.0%", "to:Q": "to|.0%", "images:Q": "images|,"}
     hover |= {"confidence:Q": "mean confidence|.1%", "accuracy:Q": "accuracy|.1%"}
     chart = plot(
-        Axis("confidence", "confidence", domain=(0, 1), options=_PERCENT),
-        Axis("accuracy", "accuracy", domain=(0, 1), options=_PERCENT),
+        axis("confidence", "confidence", domain=(0, 1), **_PERCENT),
+        axis("accuracy", "accuracy", domain=(0, 1), **_PERCENT),
         layer("line", "ideal", x="value", y="value", color=GREY, strokeDash=[4, 4]),
         layer("rule", y="low", y2="high", color=BLUE, strokeWidth=1.6),
         layer("point", color=BLUE, encode={"size": size}, hover=hover),

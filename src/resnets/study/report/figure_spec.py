@@ -84,11 +84,10 @@ def panel(
 ) -> Figure:
     """Return a chart of a figure with the columns that it draws, rounded; `draw` names it."""
     chart = plot(x, y, *layers, series=series)
-    spec = json.dumps(chart.to_dict(validate=False))
-    used = set(re.findall(r'"field": "(\w+)"|datum\.(\w+)', spec))
+    used = set(re.findall(r'"field": "(\w+)"|datum\.(\w+)', json.dumps(chart)))
     names = {name for pair in used for name in pair if name}
     kept = {part: [_rounded(row, names) for row in rows] for part, rows in data.items()}
-    return Figure("", title, "", chart, kept, width, height, square, series=series)
+    return Figure("", title, chart, kept, width, height, square, series=series)
 
 
 def _rounded(row: Row, names: set[str]) -> Row:

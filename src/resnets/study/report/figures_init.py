@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import altair as alt
-
 from resnets.report.charts import GREY, Mark, Series, axis, layer, log_axis, ordered
 from resnets.study.propagation.signal_propagation import INPUTS
 from resnets.study.propagation.stability import DECADES, NEIGHBOURS, SHATTERED
@@ -208,7 +206,7 @@ def _cosines(tables: Tables) -> Drawing:
         {"rows": rows},
         log_axis("depth", "layers", depths),
         axis("value", "cosine of the gradients", domain=(low, 1.05)),
-        layer("rule", x=None, encode={"y": alt.datum(0)}, color=GREY, strokeWidth=0.6),
+        layer("rule", x=None, encode={"y": {"datum": 0}}, color=GREY, strokeWidth=0.6),
         layer("line", y="theory", where="isValid(datum.theory)", strokeWidth=1.4),
         layer("point", tip=True, hover={"theory:Q": "theory|.3f"}, size=60),
         series=figure_data.at_init(rows),

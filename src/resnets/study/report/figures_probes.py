@@ -11,8 +11,6 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import altair as alt
-
 from resnets.report.charts import (
     BLUE,
     GREY,
@@ -20,6 +18,7 @@ from resnets.report.charts import (
     Mark,
     Series,
     axis,
+    channel,
     layer,
     log_axis,
     ordered,
@@ -219,9 +218,9 @@ def _similarity(tables: Tables) -> Drawing:
     within, across = networks(tables, "similarity", "cka"), networks(tables, "across", "cka_across")
     across = {name: across[name] for name in sorted(across, key=_of_one_family)}
     matched, panels = {name: _matched(rows) for name, rows in across.items()}, []
-    legend = alt.Legend(titleOrient="left", gradientLength=160, gradientThickness=8, tickCount=3)
-    scale = alt.Scale(domain=[0, 1], scheme="viridis", clamp=True)
-    colour = {"color": alt.Color("value:Q", title="CKA", scale=scale, legend=legend)}
+    legend = {"titleOrient": "left", "gradientLength": 160, "gradientThickness": 8, "tickCount": 3}
+    scale = {"domain": [0, 1], "scheme": "viridis", "clamp": True}
+    colour = {"color": channel("value:Q", title="CKA", scale=scale, legend=legend)}
     for name, rows in (within | across).items():
         sides = [f"block of {side}" for side in name.split(AGAINST)]
         titles, (n, m) = sides if name in across else ["block", "block"], _lasts(rows)

@@ -14,8 +14,6 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
-import altair as alt
-
 from resnets.report.charts import (
     BLUE,
     GREY,
@@ -23,6 +21,7 @@ from resnets.report.charts import (
     ORANGE,
     RANGE,
     axis,
+    channel,
     layer,
     log_axis,
     lost_layers,
@@ -157,12 +156,17 @@ def _rates(tables: Tables) -> Drawing:
     values, depths = [row["value"] for row in measured(tried)], depths_of(tried)
     if not values or not chosen:
         return [], {}
-    scale = alt.Scale(type="log", scheme="blues", domain=[min(values), max(values)], reverse=True)
-    known, middle = alt.when("isValid(datum.value)"), math.sqrt(min(values) * max(values))
-    loss = known.then(alt.Color("value:Q", scale=scale, legend=None))
-    cell = {"color": loss.otherwise(alt.value("#eaecf0"))}
-    dark = alt.when(f"isValid(datum.value) && datum.value < {middle:.6g}")
-    text = dark.then(alt.value("#ffffff")).otherwise(alt.value("#1d1d1d"))
+    scale = {
+        "type": "log",
+        "scheme": "blues",
+        "domain": [min(values), max(values)],
+        "reverse": True,
+    }
+    known, middle = "isValid(datum.value)", math.sqrt(min(values) * max(values))
+    loss = channel("value:Q", scale=scale, legend=None, test=known)
+    cell = {"color": {"condition": loss, "value": "#eaecf0"}}
+    dark = {"test": f"{known} && datum.value < {middle:.6g}", "value": "#ffffff"}
+    text = {"condition": [dark], "value": "#1d1d1d"}
     ring: dict[str, Any] = {"size": 1100, "stroke": "#E69F00", "strokeWidth": 3, "filled": False}
     rates, panels, rows = sorted({row["lr"] for row in tried}), [], []
     for family in dict.fromkeys(family for family, _ in sorted(chosen)):
@@ -257,8 +261,8 @@ def _families(tables: Tables) -> Drawing:
         cells = _cells(tables, depth, known)
         colours = [{"plain": ORANGE, "residual": BLUE}.get(row["family"], GREY) for row in cells]
         names = [row["name"] for row in cells]
-        scale = alt.Scale(domain=names, range=colours)
-        colour = {"color": alt.Color("name:N", legend=None, scale=scale)}
+        scale = {"domain": names, "range": colours}
+        colour = {"color": channel("name:N", legend=None, scale=scale)}
         drawn = panel(
             f"{depth} layers",
             _in_chart(tables, cells, top),

@@ -122,7 +122,7 @@ def _manifest(tables: Tables, commands: list[str]) -> dict[str, Any]:
     It is equal on one machine for a study that is repeated, but for `timings`.
     """
     made = describe_environment(torch.device("cpu"))
-    versions = {name: version(name) for name in ("altair", "vl-convert-python")}
+    versions = {"vl-convert-python": version("vl-convert-python")}
     models = sorted((tables.folder / "models").glob("*.safetensors"))
     timings = tables.folder / "data" / "timings.jsonl"
     lines = timings.read_text("utf-8").splitlines() if timings.exists() else []
