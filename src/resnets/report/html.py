@@ -13,12 +13,15 @@ import math
 import re
 import shlex
 import unicodedata
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
+
+from resnets.fileio import cache_dir, write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,12 +112,21 @@ def image_address(pixels: np.ndarray) -> tuple[str, str]:
 
 @cache
 def _library() -> Markup:
-    """Return the chart library."""
+    """Return the chart library. Its bundle takes 1.6 s to make, so the user's cache keeps it."""
     import vl_convert
 
-    # "</script" inside a string of the library would end the element.
+    path = cache_dir("charts", f"vega-{vl_convert.__version__}.js")
+    try:
+        return Markup(path.read_bytes().decode())
+    except OSError:
+        pass
     library: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return Markup(library.replace("</script", "<\\/script"))
+    # "</script" inside a string of the library would end the element.
+    library = library.replace("</script", "<\\/script")
+    with suppress(OSError):  # without a cache the next page takes as long
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, library)
+    return Markup(library)
 
 
 def tidy(text: str) -> str:
