@@ -6,7 +6,7 @@ None of this needs the chart library, so a page without charts keeps its numbers
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -66,13 +66,8 @@ def training_findings(history: Sequence[Record]) -> list[Finding]:
     return [finding for finding in found if finding is not None]
 
 
-def score_findings(scores: Record, pictured: set[Pair]) -> list[Finding]:
-    """Return the findings about confusions, classes and calibration.
-
-    Args:
-        scores: `Scores.to_dict()`.
-        pictured: True and predicted class of the mistakes that the page has pictures of.
-    """
+def score_findings(scores: Record, pictured: Container[Pair]) -> list[Finding]:
+    """Return the findings about confusions (some have pictures), classes and calibration."""
     return [_confusion(scores, pictured), _classes(scores, pictured), _reliability(scores)]
 
 
@@ -103,7 +98,7 @@ def confusions(scores: Record) -> list[tuple[Pair, int]]:
     return [(pair, images) for pair, images, _ in cells]
 
 
-def counted(images: int, pair: Pair, pictured: set[Pair]) -> str | Link:
+def counted(images: int, pair: Pair, pictured: Container[Pair]) -> str | Link:
     """Return a number of images, linked to their pictures where the page has some."""
     return Link(f"{images:,}", pair_id(pair)) if pair in pictured else f"{images:,}"
 
@@ -116,15 +111,15 @@ def _thin(items: Sequence[T], most: int = MOST_POINTS) -> list[T]:
 
 
 def _curve(records: Sequence[Record], field: str, series: str) -> list[Row]:
-    """Return the points of one curve, a gap where the value is not finite."""
-    kept = _thin([record for record in records if field in record])
-    values = [(record["epoch"], finite(record[field])) for record in kept]
-    if all(value is None for _, value in values):
-        return []
-    return [{"epoch": finite(e), "value": value, "series": series} for e, value in values]
+    """Return the points of one curve, a gap where the value is not finite; none if all are gaps."""
+    rows = [
+        {"epoch": finite(record["epoch"]), "value": finite(record[field]), "series": series}
+        for record in _thin([record for record in records if field in record])
+    ]
+    return rows if _known(rows) else []
 
 
-def _drawn(rows: Sequence[Row]) -> list[Row]:
+def _known(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["value"] is not None]
 
 
@@ -136,33 +131,30 @@ def _curves(
     shown: Callable[[float], str],
 ) -> Finding | None:
     """Return the finding about one quantity on training and validation images."""
-    rows = _curve(train, name, "training"), _curve(validation, field, "validation")
-    training, validated = map(_drawn, rows)
-    if not training and not validated:
+    rows = _curve(train, name, "training") + _curve(validation, field, "validation")
+    if not rows:
         return None
     title, marked = f"{name.capitalize()} during training", []
     scored = [record for record in validation if finite(record.get("top1")) is not None]
     if scored:
         # Of equals the last is the best: its weights are those that a run keeps.
         best = max(reversed(scored), key=lambda record: record["top1"])
-        label = f"best: epoch {epoch_number(best['epoch'])}"
-        value = finite(best.get(field))
+        label, value = f"best: epoch {epoch_number(best['epoch'])}", finite(best.get(field))
         marked = [{"epoch": finite(best["epoch"]), "value": value, "label": label}]
-    if validated:
-        values = [row["value"] for row in validated]
+    ends, points = "", dict[float, dict[str, str]]()
+    for series in ("training", "validation"):
+        known = [row for row in _known(rows) if row["series"] == series]
+        if known:
+            first, last = shown(known[0]["value"]), shown(known[-1]["value"])
+            ends += f" On {series} images it goes from {first} to {last}."
+        for row in _thin(known, _MOST_EPOCHS):
+            points.setdefault(row["epoch"], {})[series] = shown(row["value"])
+    if known:  # of the validation images
         sign, word = (-1, "lowest") if name == "loss" else (1, "highest")
-        top = max(reversed(validated), key=lambda row: sign * row["value"])
+        top = max(reversed(known), key=lambda row: sign * row["value"])
         title = f"Validation {name} is {word} in epoch {epoch_number(top['epoch'])}"
-        if len(values) > 1 and min(values) == max(values):
-            title = f"Validation {name} stays at {shown(values[0])}"
-    ends = "".join(
-        f" On {series} images it goes from {shown(part[0]['value'])} to {shown(part[-1]['value'])}."
-        for series, part in (("training", training), ("validation", validated))
-        if part
-    )
-    points: dict[float, dict[str, str]] = {}
-    for row in [*_thin(training, _MOST_EPOCHS), *_thin(validated, _MOST_EPOCHS)]:
-        points.setdefault(row["epoch"], {})[row["series"]] = shown(row["value"])
+        if len(known) > 1 and len({row["value"] for row in known}) == 1:
+            title = f"Validation {name} stays at {shown(known[0]['value'])}"
     return Finding(
         name=name,
         title=title,
@@ -172,18 +164,18 @@ def _curves(
             (f"{epoch:.2f}", point.get("training", ""), point.get("validation", ""))
             for epoch, point in sorted(points.items())
         ],
-        data={"rows": rows[0] + rows[1], "best": marked},
+        data={"rows": rows, "best": marked},
     )
 
 
 def _learning_rate(train: Sequence[Record]) -> Finding | None:
     rows = _curve(train, "learning_rate", "training")
-    drawn = _drawn(rows)
+    drawn = _known(rows)
     if len(drawn) < 2:  # one point says nothing of a schedule
         return None
     peak = max(drawn, key=lambda row: row["value"])
     title = f"Learning rate peaks at {peak['value']:.3g} in epoch {epoch_number(peak['epoch'])}"
-    if peak["value"] == min(row["value"] for row in drawn):
+    if len({row["value"] for row in drawn}) == 1:
         title = f"Learning rate stays at {peak['value']:.3g}"
     return Finding(
         name="learning_rate",
@@ -195,7 +187,7 @@ def _learning_rate(train: Sequence[Record]) -> Finding | None:
     )
 
 
-def _confusion(scores: Record, pictured: set[Pair]) -> Finding:
+def _confusion(scores: Record, pictured: Container[Pair]) -> Finding:
     names = [shorten(name, 24) for name in scores["classes"]]
     found, matrix = confusions(scores), scores["confusion"]
     total = sum(map(sum, matrix))
@@ -237,41 +229,44 @@ def _confusion(scores: Record, pictured: set[Pair]) -> Finding:
     )
 
 
-def _classes(scores: Record, pictured: set[Pair]) -> Finding:
+def _interval(share: float, images: int) -> tuple[Row, str]:
+    """Return the 95% interval of a share of images, as fields and as words."""
+    low, high = wilson(round(share * images), images)
+    return {"low": finite(low), "high": finite(high)}, f"{percent(low)} to {percent(high)}"
+
+
+def _classes(scores: Record, pictured: Container[Pair]) -> Finding:
     """Return the finding about classes, lowest recall first, those without images last."""
     ordered = list(enumerate(scores["per_class"]))
     ordered.sort(key=lambda item: 2.0 if item[1]["recall"] is None else item[1]["recall"])
-    likeliest: dict[int, Pair] = {}
-    for pair, _ in confusions(scores):
-        likeliest.setdefault(pair[0], pair)
+    # The last one of a class that is set is its most frequent.
+    likeliest = {pair[0]: pair for pair, _ in reversed(confusions(scores))}
     table: list[list[str | Link]] = []
     data: dict[str, list[Row]] = {"rows": [], "intervals": []}
     for place, (k, row) in enumerate(ordered):
         name, images, interval = row["name"], row["num_images"], ""
         if row["recall"] is not None:
-            low, high = wilson(round(row["recall"] * images), images)
-            interval = f"{percent(low)} to {percent(high)}"
-            data["intervals"].append({"class": place, "low": finite(low), "high": finite(high)})
+            ends, interval = _interval(row["recall"], images)
+            data["intervals"].append({"class": place} | ends)
         words = {"class": place, "name": tidy(name), "images": images}
         for series in ("recall", "precision"):
             if row[series] is not None:
                 data["rows"].append(words | {"series": series, "value": finite(row[series])})
         taken_for: str | Link = ""
-        if k in likeliest:
-            pair = likeliest[k]
+        if pair := likeliest.get(k):
             other = scores["classes"][pair[1]]
             taken_for = Link(other, pair_id(pair)) if pair in pictured else other
         shares = (percent(row["recall"]), interval, percent(row["precision"]))
         table.append([name, f"{images:,}", *shares, taken_for])
     title, known = "No class has an image", [row for _, row in ordered if row["recall"] is not None]
     if known:
-        first, last = (
-            f"{percent(row['recall'])} ({shorten(row['name'], 24)})"
-            for row in (known[0], known[-1])
-        )
-        title = f"Recall runs from {first} to {last}"
-        if known[0]["recall"] == known[-1]["recall"]:
-            title = f"Every class has a recall of {percent(known[0]['recall'])}"
+        first, last = known[0], known[-1]
+        title = f"Every class has a recall of {percent(first['recall'])}"
+        if first["recall"] != last["recall"]:
+            lowest, highest = (
+                f"{percent(row['recall'])} ({shorten(row['name'], 24)})" for row in (first, last)
+            )
+            title = f"Recall runs from {lowest} to {highest}"
     return Finding(
         name="per_class",
         title=title,
@@ -284,16 +279,17 @@ def _classes(scores: Record, pictured: set[Pair]) -> Finding:
 
 
 def _reliability(scores: Record) -> Finding:
-    bins, table = [], []
+    bins: list[Row] = []
+    table = []
     for place, row in enumerate(scores["reliability"]):
         if row["count"]:
             start, end = (edge / len(scores["reliability"]) for edge in (place, place + 1))
-            low, high = wilson(round(row["accuracy"] * row["count"]), row["count"])
-            shares = {"from": start, "to": end, "confidence": row["confidence"]}
-            shares |= {"accuracy": row["accuracy"], "low": low, "high": high}
-            bins.append({"images": row["count"]} | {k: finite(v) for k, v in shares.items()})
+            shares = {"from": start, "to": end}
+            shares |= {name: row[name] for name in ("confidence", "accuracy")}
+            ends, interval = _interval(row["accuracy"], row["count"])
+            rounded = {name: finite(share) for name, share in shares.items()}
+            bins.append({"images": row["count"]} | rounded | ends)
             means = (percent(row["confidence"]), percent(row["accuracy"]))
-            interval = f"{percent(low)} to {percent(high)}"
             table.append((f"{start:.0%} to {end:.0%}", f"{row['count']:,}", *means, interval))
     title, total = "No image has a prediction", sum(row["images"] for row in bins)
     if total:

@@ -15,6 +15,7 @@ import shlex
 import unicodedata
 from contextlib import suppress
 from functools import cache
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -115,7 +116,7 @@ def _library() -> Markup:
     """Return the chart library. Its bundle takes 1.6 s to make, so the user's cache keeps it."""
     import vl_convert
 
-    path = cache_dir("charts", f"vega-{vl_convert.__version__}.js")
+    path = cache_dir("charts", f"vega-{version('vl-convert-python')}.js")
     try:
         return Markup(path.read_bytes().decode())
     except OSError:

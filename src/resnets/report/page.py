@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnets.report.chart_data import (
     FEW_CLASSES,
+    Pair,
     confusions,
     counted,
     of_kind,
@@ -21,15 +22,12 @@ from resnets.report.chart_data import (
     score_findings,
     training_findings,
 )
-from resnets.report.html import finite, image_address, percent, render
+from resnets.report.html import finite, image_address, percent, render, shorten
 
 if TYPE_CHECKING:
     import numpy as np
 
     from resnets.report.charts import Figure
-
-
-from resnets.report.html import shorten
 
 # Pictures of training images, and of mistakes: the page stays near a megabyte.
 MOST_PICTURES = 60
@@ -39,17 +37,9 @@ MOST_PAIRS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecord:
-    """How a model was trained.
+    """How a model was trained: the sizes of "train", "val" and "test", and the resolved recipe.
 
-    Args:
-        split_sizes: Images by the name of their split: "train", "val", "test".
-        steps: Optimizer steps.
-        batch_size: Images a step.
-        best_step: The step whose weights are kept.
-        optimizer: Its name.
-        schedule: Its name.
-        learning_rate: The highest of the schedule.
-        weight_decay: As the optimizer gets it.
+    `learning_rate` is the highest of the schedule, and `best_step` the one whose weights are kept.
     """
 
     split_sizes: Mapping[str, int]
@@ -64,14 +54,10 @@ class TrainingRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """An image that the model classified wrongly, as the network saw it.
+    """An image H W C of 8 bits, as the network saw it, that the model classified wrongly.
 
-    Args:
-        image: Pixels H W C, 8 bits.
-        true: Index of the class in the data.
-        predicted: Index of the class that the model answered.
-        confidence: Probability of the answer.
-        id: The image's name in its data set.
+    `true` and `predicted` are indices of classes, `confidence` is the probability of the answer,
+    and `id` is the image's name in its data set.
     """
 
     image: np.ndarray
@@ -135,9 +121,12 @@ def write_report(folder: Path, record: ReportRecord) -> Path:
     Returns:
         The page's path.
     """
-    mistakes, scores = record.mistakes[:MOST_PICTURES], record.scores
-    pictured = {(mistake.true, mistake.predicted) for mistake in mistakes}
-    findings = [*training_findings(record.history), *score_findings(scores, pictured)]
+    scores, names = record.scores, record.scores["classes"]
+    pictures: dict[Pair, list[Any]] = {}
+    for mistake in record.mistakes[:MOST_PICTURES]:
+        pair = mistake.true, mistake.predicted
+        pictures.setdefault(pair, []).append((image_address(mistake.image), mistake))
+    findings = [*training_findings(record.history), *score_findings(scores, pictures)]
     figures: dict[str, Figure] = {}
     folder.mkdir(parents=True, exist_ok=True)
     if not missing_charts():
@@ -160,41 +149,26 @@ def write_report(folder: Path, record: ReportRecord) -> Path:
         lost_losses=sum(finite(loss) is None for loss in losses),
         findings={finding.name: finding for finding in findings},
         figures=figures,
-        few_classes=len(scores["classes"]) <= FEW_CLASSES,
+        few_classes=len(names) <= FEW_CLASSES,
         pairs=[
             (
-                scores["classes"][true],
-                scores["classes"][predicted],
-                counted(images, (true, predicted), pictured),
+                names[true],
+                names[predicted],
+                counted(images, (true, predicted), pictures),
                 percent(images / sum(scores["confusion"][true])),
             )
             for (true, predicted), images in confusions(scores)[:MOST_PAIRS]
         ],
-        groups=_groups(scores, mistakes),
+        groups=[
+            (pair_id(pair), " taken for ".join(shorten(names[k], 40) for k in pair), images, shown)
+            for pair, images in confusions(scores)
+            if (shown := pictures.get(pair))
+        ],
         samples=[(image_address(image), name) for image, name in record.samples[:MOST_PICTURES]],
     )
     path = folder / "report.html"
     path.write_bytes(page.encode())
     return path
-
-
-def _groups(scores: Mapping[str, Any], mistakes: Sequence[Mistake]) -> list[dict[str, Any]]:
-    """Return the pictures of each confused pair, the most frequent pair first."""
-    by_pair: dict[tuple[int, int], list[dict[str, Any]]] = {}
-    for mistake in mistakes:
-        shown = {"image": image_address(mistake.image), "mistake": mistake}
-        by_pair.setdefault((mistake.true, mistake.predicted), []).append(shown)
-    return [
-        {
-            "id": pair_id(pair),
-            "true": scores["classes"][pair[0]],
-            "predicted": scores["classes"][pair[1]],
-            "images": images,
-            "pictures": by_pair[pair],
-        }
-        for pair, images in confusions(scores)
-        if pair in by_pair
-    ]
 
 
 # Images, below which a share is too uncertain to choose or to judge by.
@@ -211,23 +185,21 @@ def cautions_of(
         split: Name of the scored images, "test" or "validation".
         validation_images: How many images chose the weights to keep.
     """
-    found, images = [], scores["num_images"]
+    found = []
     if sum(row["num_images"] > 0 for row in scores["per_class"]) > 1:
         found += _baseline(scores, split)
         columns = zip(scores["classes"], *scores["confusion"], strict=True)
         answers = [name for name, *column in columns if any(column)]
         if len(answers) == 1:
             found.append(f"The model answers {shorten(answers[0], 40)} for every image.")
-    few = [(split, images)]
-    if split != "validation" and validation_images:
-        few.append(("validation", validation_images))
-    for name, count in few:
-        if count < FEW_IMAGES:
-            found.append(
-                f"There are few {name} images ({count}): each moves {name} accuracy by "
-                f"{100 / count:.1f} points."
-            )
-    return found
+    counts = {split: scores["num_images"]}
+    counts.setdefault("validation", validation_images or FEW_IMAGES)
+    return found + [
+        f"There are few {name} images ({count}): each moves {name} accuracy by "
+        f"{100 / count:.1f} points."
+        for name, count in counts.items()
+        if count < FEW_IMAGES
+    ]
 
 
 def _baseline(scores: Mapping[str, Any], split: str) -> list[str]:
