@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from resnets.cli.flags import Device, Switch
+from resnets.cli.flags import Device, Switch, default
 from resnets.cli.train import announce
 
 SECONDS = 160.0
@@ -23,7 +21,7 @@ class Demo:
     It takes about three minutes on two CPU cores and leaves an ordinary run folder.
     """
 
-    out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: runs/demo-NNN)")] = None
+    out: Annotated[Path | None, default("runs/demo-NNN")] = None
     """run folder, new or empty"""
     time: str = f"{SECONDS:g}s"
     """wall-clock time from start to finished run folder"""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from resnets.cli.flags import Device, ModelPath, Switch
+from resnets.cli.flags import Device, ModelPath, Switch, default, find_model
 from resnets.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,17 +27,13 @@ class Evaluate:
     """
 
     model: ModelPath
-    """model file or run folder"""
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """images, as for `resnets train`"""
-    split: Annotated[
-        str | None,
-        tyro.conf.arg(help_behavior_hint="(default: test, else val; all images without splits)"),
-    ] = None
+    split: Annotated[str | None, default("test, else val; all images without splits")] = None
     """split of DATA to score: train, val or test"""
     format: Literal["table", "json"] = "table"
     """table for people, or one JSON document on standard output"""
-    report: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: no page)")] = None
+    report: Annotated[Path | None, default("no page")] = None
     """folder for a page with charts and the worst mistakes"""
     workers: int = 2
     """processes that decode images when they do not fit in memory"""
@@ -54,6 +50,7 @@ class Evaluate:
             raise UserError(f"--workers {self.workers}: must be 0 or more")
         if not 0 <= self.max_corrupt <= 1:
             raise UserError(f"--max-corrupt {self.max_corrupt}: must be between 0 and 1")
+        find_model(self.model)
         from resnets import api
         from resnets.cli.progress import Display
 

@@ -10,10 +10,19 @@ import tyro
 from docstring_parser import parse
 
 from resnets.config_fields import FieldInfo
+from resnets.errors import UserError
 from resnets.training.recipe import FIELDS, GROUPS, Recipe
 
+
+def default(text: str) -> Any:
+    """Return the mark of an option whose default the help states in words."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+
+
 Device = Literal["auto", "cpu", "cuda", "mps"]
-ModelPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+ModelPath = Annotated[
+    Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL", help="model file or run folder")
+]
 # A flag that is off when left out, without its opposite --no-NAME.
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 
@@ -30,6 +39,12 @@ MOST_USED = (
     "workers",
     "seed",
 )
+
+
+def find_model(path: Path) -> None:
+    """Raise UserError where there is no model; reading one waits for torch."""
+    if not path.exists():
+        raise UserError(f"there is no model file {path}")
 
 
 def recipe_flags(shown: Recipe) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from resnets.cli.flags import Device, ModelPath, Switch
+from resnets.cli.flags import Device, ModelPath, Switch, find_model
 from resnets.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ class Predict:
     """
 
     model: ModelPath
-    """model file or run folder"""
     images: Annotated[
         tuple[str, ...],
         tyro.conf.Positional,
@@ -60,6 +59,7 @@ class Predict:
             raise UserError(f"--top {self.top}: must be at least 1")
         if not self.images:
             raise UserError("IMAGES is missing: give files, folders, patterns or -")
+        find_model(self.model)
         from resnets import api
 
         images = find_images(self.images)

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from resnets.cli.flags import ModelPath, Switch
+from resnets.cli.flags import ModelPath, Switch, find_model
 
 if TYPE_CHECKING:
     from resnets.inference.model_file import ModelFile
@@ -25,7 +25,6 @@ class Show:
     """
 
     model: ModelPath
-    """model file or run folder"""
     format: Literal["table", "json"] = "table"
     """table for people, or one JSON document on standard output"""
     quiet: Switch = False
@@ -33,6 +32,7 @@ class Show:
 
     def run(self, started: float) -> int:
         """Read the model file, verify it and print its contents."""
+        find_model(self.model)
         from resnets.cli.progress import printer
         from resnets.inference.model_file import read_model
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import tyro
 
-from resnets.cli.flags import Device, ModelPath, Switch
+from resnets.cli.flags import Device, ModelPath, Switch, default
 from resnets.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from resnets.study.propagation.stability import Stability
 
 OUT = Path("runs/study")
+Out = Annotated[Path, tyro.conf.arg(help="folder of the study")]
 Preset = Literal["quick", "minutes", "hour", "cifar"]
+Processes = Annotated[int | None, default("as many as cores")]
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,7 @@ class Init:
       resnets study init --out runs/depth
     """
 
-    out: Path = OUT
-    """folder of the study"""
+    out: Out = OUT
     quiet: Switch = False
     """print the verdicts only"""
 
@@ -82,13 +83,9 @@ class Train:
     a GPU"""
     out: Path = OUT
     """folder of the study: tables in data/, kept models in models/"""
-    processes: Annotated[
-        int | None, tyro.conf.arg(help_behavior_hint="(default: as many as cores)")
-    ] = None
+    processes: Processes = None
     """runs at a time, one thread each"""
-    cluster: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(default: this machine)")] = (
-        None
-    )
+    cluster: Annotated[str | None, default("this machine")] = None
     """address of a Dask scheduler, tcp://HOST:8786, whose workers train instead"""
     device: Device = "auto"
     """where to train; auto takes the CPU for all presets but cifar"""
@@ -102,31 +99,13 @@ class Train:
         from resnets.study.twins.job_queue import resolve, train_twins
 
         config = resolve(self.preset, data=self.data, device=self.device)
-        with _resumable(self._command()):
-            train_twins(config, self.out, workers=self.executor, log=_logger(self.quiet))
+        workers = partial(_executor, self.processes, self.cluster)
+        with _resumable(self):
+            train_twins(config, self.out, workers=workers, log=_logger(self.quiet))
         print("\n".join(summary_lines(Tables.read(self.out))))
         print(f"tables: train.csv and summary.csv in {self.out / 'data'}; some of the trained")
         print(f"networks: {self.out / 'models'}")
         return 0
-
-    def _command(self) -> list[str]:
-        words = ["study", "train", *([self.data] if self.data else []), "--preset", self.preset]
-        words += ["--out", str(self.out), "--device", self.device]
-        for name in ("processes", "cluster"):
-            if (value := getattr(self, name)) is not None:
-                words += [f"--{name}", str(value)]
-        return words
-
-    def executor(self) -> AbstractContextManager[Executor]:
-        """Return the executor that trains: processes here, or a cluster."""
-        from resnets.data.workers import usable_cpus
-        from resnets.study.executors import on_a_cluster, on_this_machine
-
-        if self.processes is not None and self.processes < 1:
-            raise UserError(f"--processes {self.processes}: must be 1 or more")
-        if self.cluster is not None:
-            return on_a_cluster(self.cluster)
-        return on_this_machine(self.processes or usable_cpus())
 
 
 @dataclass(frozen=True)
@@ -143,17 +122,11 @@ class Probe:
     """
 
     model: ModelPath
-    """model file or run folder"""
-    data: Annotated[
-        str | None, tyro.conf.arg(help_behavior_hint="(default: the run's own held-out images)")
-    ] = None
+    data: Annotated[str | None, default("the run's own held-out images")] = None
     """images, as for `resnets evaluate`"""
-    against: Annotated[
-        Path | None, tyro.conf.arg(help_behavior_hint="(default: no comparison)")
-    ] = None
+    against: Annotated[Path | None, default("no comparison")] = None
     """a second model file or run folder, whose layers are compared with this one's"""
-    out: Path = OUT
-    """folder of the study"""
+    out: Out = OUT
     device: Device = "auto"
     """where to compute"""
     quiet: Switch = False
@@ -219,9 +192,7 @@ class Check:
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """folder of the study, with tables in data/"""
-    claims: Annotated[
-        Path | None, tyro.conf.arg(help_behavior_hint="(default: the package's own)")
-    ] = None
+    claims: Annotated[Path | None, default("the package's own")] = None
     """TOML file of claims and expected verdicts"""
     quiet: Switch = False
     """print only what does not hold"""
@@ -252,14 +223,11 @@ class Everything:
     The same command resumes a study that was stopped; finished parts are not repeated.
     """
 
-    out: Path = OUT
-    """folder of the study"""
+    out: Out = OUT
     preset: Preset = "minutes"
     """quick: 8 and 32 layers, 3 seeds; minutes: 8, 20, 56 layers; hour: to 110 layers, more
     families and training budgets; cifar: He 2015 on CIFAR-10, hours on a GPU"""
-    processes: Annotated[
-        int | None, tyro.conf.arg(help_behavior_hint="(default: as many as cores)")
-    ] = None
+    processes: Processes = None
     """runs at a time, one thread each"""
     device: Device = "auto"
     """where to probe; training of small networks takes the CPU"""
@@ -271,41 +239,54 @@ class Everything:
         from resnets.study.pipeline import Pipeline
         from resnets.study.twins.job_queue import resolve
 
-        settings = Train(
-            out=self.out, preset=self.preset, processes=self.processes, quiet=self.quiet
-        )
         config = resolve(self.preset, device=self.device if self.preset == "cifar" else "cpu")
-        settings.executor()  # refuses before anything is computed
-        words = ["study", "--preset", self.preset, "--out", str(self.out), "--device", self.device]
-        if self.processes is not None:
-            words += ["--processes", str(self.processes)]
+        workers = partial(_executor, self.processes)
+        workers()  # refuses before anything is computed
         log = _logger(self.quiet)
-        with _resumable(words):
-            print(Pipeline(config, self.out, settings.executor, self.device, log).run())
+        with _resumable(self):
+            print(Pipeline(config, self.out, workers, self.device, log).run())
         return 0
+
+
+def _executor(
+    processes: int | None, cluster: str | None = None
+) -> AbstractContextManager[Executor]:
+    """Return the executor that trains: processes here, or a cluster."""
+    from resnets.data.workers import usable_cpus
+    from resnets.study.executors import on_a_cluster, on_this_machine
+
+    if processes is not None and processes < 1:
+        raise UserError(f"--processes {processes}: must be 1 or more")
+    if cluster is not None:
+        return on_a_cluster(cluster)
+    return on_this_machine(processes or usable_cpus())
 
 
 def _logger(quiet: bool) -> Callable[[str], None]:
     return partial(print, file=sys.stderr, flush=True) if not quiet else lambda line: None
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a study as Ctrl-C does."""
-
-
 @contextmanager
-def _resumable(words: list[str]) -> Iterator[None]:
+def _resumable(command: Train | Everything) -> Iterator[None]:
     """On Ctrl-C or SIGTERM end the workers, then print the resume command on its own line."""
+    words = ["resnets", "study"]
+    if isinstance(command, Train):
+        words += filter(None, ["train", command.data])
+    for name in ("preset", "out", "device", "processes", "cluster"):
+        if (value := getattr(command, name, None)) is not None:
+            words += [f"--{name}", str(value)]
+    received: list[int] = []
 
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise _Terminated
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        received.append(number)
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    except KeyboardInterrupt as error:
-        print(f"stopped; resume with:\n{shlex.join(['resnets', *words])}", file=sys.stderr)
-        if isinstance(error, _Terminated):
+    except KeyboardInterrupt:
+        print(f"stopped; resume with:\n{shlex.join(words)}", file=sys.stderr)
+        if received:
             raise SystemExit(128 + signal.SIGTERM) from None
         raise
     finally:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from resnets.cli.flags import Device, Switch, recipe_flags, typed_values
+from resnets.cli.flags import Device, Switch, default, recipe_flags, typed_values
 from resnets.errors import UserError
 from resnets.training.recipe import TIME_OR_LENGTH, Recipe
 from resnets.training.recipes import named_recipe, read_recipe
@@ -47,9 +47,9 @@ class Train:
     torchvision-v2"""
     recipe_file: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None
     """recipe in a TOML file"""
-    time: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(default: no limit)")] = None
+    time: Annotated[str | None, default("no limit")] = None
     """wall-clock time from start to finished run folder: 90s, 20m or 1h30m"""
-    out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: runs/NAME-NNN)")] = None
+    out: Annotated[Path | None, default("runs/NAME-NNN")] = None
     """run folder, new or empty"""
     resume: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None
     """resume the interrupted run in this folder; other options change its recipe"""
