@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import partial
 from importlib import import_module
@@ -23,47 +23,36 @@ from resnets.errors import UserError, nearest, unknown
 
 MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
-# A command is one word, or GROUP and a second word. GROUP alone is a command too.
+# A command is one word, or GROUP and a second word; GROUP alone is a command too. The first word
+# names its module, the last one its class.
 GROUP = "study"
-COMMANDS = {
-    "demo": "resnets.cli.demo:Demo",
-    "train": "resnets.cli.train:Train",
-    "evaluate": "resnets.cli.evaluate:Evaluate",
-    "predict": "resnets.cli.predict:Predict",
-    "show": "resnets.cli.show:Show",
-    "models": "resnets.cli.models:Models",
-    "study": "resnets.cli.study:Everything",
-    "study init": "resnets.cli.study:Init",
-    "study train": "resnets.cli.study:Train",
-    "study probe": "resnets.cli.study:Probe",
-    "study report": "resnets.cli.study:Report",
-    "study check": "resnets.cli.study:Check",
+SECTIONS = {
+    "first steps": {
+        "demo": "train on the embedded images, evaluate and predict; three minutes on two cores",
+        "train": "train a network on DATA: a folder of images, a file or a name",
+    },
+    "with a trained model": {
+        "evaluate": "score a model file on images with known classes",
+        "predict": "classify images with a model file",
+        "show": "print what a model file holds",
+    },
+    "networks": {"models": "list the networks with sizes and published errors"},
+    "why depth works": {
+        "study": "run the whole study and write its page; about ten minutes on two cores",
+        "study init": "measure ten kinds of network at initialisation, to 10,000 layers",
+        "study train": "train plain and residual networks of many depths",
+        "study probe": "measure what the blocks of a trained network do",
+        "study report": "write the page: figures, tables, tested claims",
+        "study check": "compare stored claims with a study's tables",
+    },
 }
-
-HELP = f"""\
-resnets {__version__}: residual networks in PyTorch
+COMMANDS = [name for section in SECTIONS.values() for name in section]
+HELP = """\
+resnets {version}: residual networks in PyTorch
 
 usage: resnets COMMAND [options]      resnets COMMAND --help lists the options of a command
 
-first steps
-  demo        train on the embedded images, evaluate and predict; three minutes on two cores
-  train       train a network on DATA: a folder of images, a file or a name
-
-with a trained model
-  evaluate    score a model file on images with known classes
-  predict     classify images with a model file
-  show        print what a model file holds
-
-networks
-  models      list the networks with sizes and published errors
-
-why depth works
-  study          run the whole study and write its page; about ten minutes on two cores
-  study init     measure ten kinds of network at initialisation, to 10,000 layers
-  study train    train plain and residual networks of many depths
-  study probe    measure what the blocks of a trained network do
-  study report   write the page: figures, tables, tested claims
-  study check    compare stored claims with a study's tables
+{sections}
 
 examples
   resnets train photos/ --time 10m          network and size follow from images, time and machine
@@ -118,7 +107,8 @@ def _parse(words: list[str]) -> Any:
     """Return the command with its options, or None where the answer has been printed."""
     name, rest = (words[0], words[1:]) if words else ("--help", [])
     if name in ("-h", "--help", "help"):
-        print(HELP, end="")
+        sections = (f"{title}\n{_listing(names)}" for title, names in SECTIONS.items())
+        print(HELP.format(version=__version__, sections="\n\n".join(sections)), end="")
         return None
     if name == "--version":
         print(f"resnets {__version__}")
@@ -129,12 +119,12 @@ def _parse(words: list[str]) -> Any:
         near = [known for known in COMMANDS if (" " in known) == (" " in name)]
         raise unknown("command", name, near)
     if name == GROUP and rest and rest[0] in ("-h", "--help"):
-        print(*(line for line in HELP.splitlines() if line.startswith(f"  {GROUP} ")), "", sep="\n")
+        print(f"{_listing(SECTIONS['why depth works'])}\n")
 
     import tyro
 
-    module, _, class_name = COMMANDS[name].partition(":")
-    command = getattr(import_module(module), class_name)
+    module, _, second = name.partition(" ")
+    command = getattr(import_module(f"resnets.cli.{module}"), (second or module).capitalize())
     if hasattr(command, "with_options"):
         command = command.with_options(rest)
     parse = partial(
@@ -152,6 +142,11 @@ def _parse(words: list[str]) -> Any:
     with suppress(SystemExit), redirect_stdout(io.StringIO()) as help_text:
         parse(args=["--help"])
     raise _parser_error(box.getvalue(), help_text.getvalue(), name, rest)
+
+
+def _listing(commands: Mapping[str, str]) -> str:
+    width = max(12, *(len(name) + 3 for name in commands))
+    return "\n".join(f"  {name:{width}}{summary}" for name, summary in commands.items())
 
 
 def _parser_error(box: str, help_text: str, name: str, words: list[str]) -> UserError:

@@ -53,13 +53,12 @@ def _print_models(names: list[str]) -> None:
     from resnets.cli.progress import print_table
     from resnets.models.registry import MODELS
 
-    titles = ("name", "layers", "parameters", "MACs", "input", "error %", "source")
     rows = []
     for name in names:
         entry = MODELS[name]
         numbers = str(entry.layers), f"{entry.params:,}", _macs(entry.macs), str(entry.input_size)
-        source = entry.source or f"sizes: {entry.counted}"
-        rows.append((name, *numbers, entry.error or "-", source))
+        rows.append((name, *numbers, entry.error or "-", entry.source or f"sizes: {entry.counted}"))
+    titles = ("name", "layers", "parameters", "MACs", "input", "error %", "source")
     print_table(titles, "nrrrrrl", rows)
 
 
@@ -72,13 +71,17 @@ def _print_layers(name: str) -> None:
 
     with torch.device("meta"):
         layers = layer_table(create_model(name), MODELS[name].input_size)
-    titles = ("layer", "type", "output C H W", "parameters", "MACs")
-    rows = []
-    for layer in layers:
-        shape = " x ".join(map(str, layer.shape))
-        numbers = f"{layer.parameters:,}", _macs(layer.macs)
-        rows.append((layer.name, layer.type, shape, *numbers))
-    print_table(titles, "nnnrr", rows)
+    rows = (
+        (
+            one.name,
+            one.type,
+            " x ".join(map(str, one.shape)),
+            f"{one.parameters:,}",
+            _macs(one.macs),
+        )
+        for one in layers
+    )
+    print_table(("layer", "type", "output C H W", "parameters", "MACs"), "nnnrr", rows)
 
 
 def _macs(count: int) -> str:

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -79,12 +79,10 @@ def find_images(patterns: Iterable[str]) -> Iterator[str]:
         if not pattern:
             raise UserError("an empty text among IMAGES: give a file, a folder, a pattern or -")
         if pattern == "-":
-            lines = filter(str.strip, sys.stdin)
-            first = next(lines, None)
-            if first is None:
+            lines = (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+            if not (first := next(lines, "")):
                 raise UserError("-: standard input names no image")
-            yield first.rstrip("\r\n")
-            yield from (line.rstrip("\r\n") for line in lines)
+            yield from chain([first], lines)
         elif Path(pattern).is_dir():
             yield from _images_in(Path(pattern))
         elif Path(pattern).exists() or not glob.has_magic(pattern):

@@ -215,7 +215,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Everything:
+class Study:
     """Run a whole study in one command: init, train, probe and report.
 
     About ten minutes on two cores; `--preset quick` takes less than two.
@@ -267,7 +267,7 @@ def _logger(quiet: bool) -> Callable[[str], None]:
 
 
 @contextmanager
-def _resumable(command: Train | Everything) -> Iterator[None]:
+def _resumable(command: Train | Study) -> Iterator[None]:
     """On Ctrl-C or SIGTERM end the workers, then print the resume command on its own line."""
     words = ["resnets", "study"]
     if isinstance(command, Train):

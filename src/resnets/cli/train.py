@@ -71,7 +71,12 @@ class Train:
         if name and path:
             raise UserError("--recipe and --recipe-file both given: pass one of them")
         values = read_recipe(Path(path)) if path else named_recipe(name or "default")
-        shown = _stored(resumed) if resumed else Recipe().override(**values)
+        shown = Recipe().override(**values)
+        if resumed:
+            from resnets.training.reproducibility import stored_recipe
+            from resnets.training.run_dir import RunDir
+
+            shown = stored_recipe(RunDir.open(resumed))
         flags: Any = Annotated[recipe_flags(shown), tyro.conf.arg(name="")]
         command = make_dataclass(
             "Train", [("flags", flags, field(default_factory=dict))], bases=(cls,), frozen=True
@@ -86,9 +91,8 @@ class Train:
             raise UserError(NO_DATA)
         if self.time is not None and {"epochs", "steps"} & fields.keys():
             raise UserError(TIME_OR_LENGTH)
-        if (
-            "TORCHELASTIC_RUN_ID" in os.environ
-        ):  # torch's C++ warns each rank of an intended setting
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            # torch's C++ warns each rank of an intended setting.
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         from resnets import api
         from resnets.cli.progress import Display
@@ -133,11 +137,11 @@ def announce(result: TrainingResult) -> int:
     """Print the scores, where the files are, and what to do next; return the exit code."""
     from resnets.cli.progress import launcher, program
 
-    folder = shlex.quote(str(result.folder))
-    resume = f"{launcher()} train --resume {folder}"
-    if result.signal is not None and result.unsaved is None:
-        print(f"stopped; resume with:\n  {resume}", file=sys.stderr)
-        return exit_code(result)
+    code, folder = exit_code(result), shlex.quote(str(result.folder))
+    resume = f"resume with:\n  {launcher()} train --resume {folder}"
+    if code > SIGNALLED:
+        print(f"stopped; {resume}", file=sys.stderr)
+        return code
     if result.scores is not None:
         low, high = result.scores.top1_interval
         print(
@@ -146,21 +150,13 @@ def announce(result: TrainingResult) -> int:
         )
     if result.caution:
         print(f"caution: {result.caution}")
-    if result.unsaved is not None:
+    if code:
         print(f"resnets: not everything could be saved: {result.unsaved}", file=sys.stderr)
-        print(f"free some disk space, then resume with:\n  {resume}", file=sys.stderr)
-        return exit_code(result)
+        print(f"free some disk space, then {resume}", file=sys.stderr)
+        return code
     print(f"model   {result.model}\nreport  {result.folder / 'report.html'}")
     print(f"next    {program()} predict {folder} IMAGES\n        {program()} show {folder}")
-    return exit_code(result)
-
-
-def _stored(folder: str | Path) -> Recipe:
-    """Return the recipe of the run to be resumed."""
-    from resnets.training.reproducibility import stored_recipe
-    from resnets.training.run_dir import RunDir
-
-    return stored_recipe(RunDir.open(folder))
+    return code
 
 
 def _value(flag: str, words: Sequence[str]) -> str | None:
