@@ -1,9 +1,7 @@
-"""Files are whole or absent; torn JSON lines are survived; digests and the cache folder."""
+"""Files are whole or absent; torn JSON lines are survived; the cache folder."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import pytest
@@ -14,9 +12,7 @@ from resnets.fileio import (
     atomic_writer,
     cache_dir,
     read_jsonl,
-    sha256,
     write_atomic,
-    write_json,
 )
 
 
@@ -39,15 +35,6 @@ def test_a_failure_keeps_the_old_content(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         stopped()
     assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(path, float("nan"))
-    assert path.read_text() == "old"
-
-
-def test_json_is_readable(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"a": [1]})
-    text = (tmp_path / "a.json").read_text()
-    assert json.loads(text) == {"a": [1]} and text.endswith("}\n")
 
 
 def test_a_torn_last_line_is_left_out_and_cut_off_on_request(tmp_path: Path) -> None:
@@ -67,12 +54,6 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     path.write_text("not json\n")
     with pytest.raises(UserError, match=r"a\.jsonl is damaged"):
         read_jsonl(path)
-
-
-def test_one_digest_of_files_and_bytes(tmp_path: Path) -> None:
-    content = bytes(3 << 20) + b"x"
-    (tmp_path / "a").write_bytes(content)
-    assert sha256(tmp_path / "a") == sha256(content) == hashlib.sha256(content).hexdigest()
 
 
 def test_the_cache_is_where_the_environment_says(

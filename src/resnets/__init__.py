@@ -20,18 +20,14 @@ if TYPE_CHECKING:
     from resnets.training.recipe import Recipe
 
 _MODULES = {
-    "create_model": "resnets.models.registry",
-    "list_models": "resnets.models.registry",
-    "load_model": "resnets.api",
-    "ResNet": "resnets.models.resnet",
-    "ResNetConfig": "resnets.models.config",
-    "Preprocess": "resnets.data.transforms",
-    "Recipe": "resnets.training.recipe",
-    "Scores": "resnets.evaluation.metrics",
-    "Predictor": "resnets.inference.predictor",
-    "train": "resnets.api",
-    "evaluate": "resnets.api",
-    "predict": "resnets.api",
+    "resnets.api": ("evaluate", "load_model", "predict", "train"),
+    "resnets.data.transforms": ("Preprocess",),
+    "resnets.evaluation.metrics": ("Scores",),
+    "resnets.inference.predictor": ("Predictor",),
+    "resnets.models.config": ("ResNetConfig",),
+    "resnets.models.registry": ("create_model", "list_models"),
+    "resnets.models.resnet": ("ResNet",),
+    "resnets.training.recipe": ("Recipe",),
 }
 
 __version__ = "0.1.0"
@@ -52,9 +48,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'resnets' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'resnets' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -68,7 +68,7 @@ def train(
         NotFiniteError: The loss became NaN or infinite.
     """
     started = clock.perf_counter() if started is None else started
-    budget, config, command = None, ResolvedConfig(), None
+    config, command, deadline = ResolvedConfig(), dict[str, Any](), None
     if resume is not None:
         if recipe != "default" or any(given is not None for given in (data, time, out, name)):
             raise UserError(
@@ -82,45 +82,35 @@ def train(
         if data is None:
             raise UserError("no DATA given: a folder of images, or a name such as fashion-mini")
         budget = None if time is None else parse_time(time)
+        deadline = None if budget is None else started + budget
         config = _configured(recipe, fields, timed=budget is not None)
-        asked = {"data": str(data), "time": budget, "name": name, "device": device}
-        command = asked | {"verify": verify, "recipe": config.recipe.flat()}
+        command = {"data": str(data), "time": budget, "name": name, "device": device}
+        command |= {"verify": verify, "recipe": config.recipe.flat()}
     with init_distributed() as dist:
-        if resume is not None:
-            run_dir: RunDir | None = dist.on_rank_zero(lambda: RunDir.open(resume))
-        else:
-            restarted = bool(dist.all_gather(num_restarts()).max())
-            run_dir = dist.on_rank_zero(
-                lambda: find_restarted_run(out, command or {}, restarted=restarted)
-            )
-        if run_dir is not None:
-            if device == "auto":  # the kind of device on which the run was started
-                found = run_dir
-                device = dist.on_rank_zero(lambda: found.read_json("environment.json")["device"])
-            trainer = Trainer.resume(
-                run_dir,
-                device=dist.device(choose_device(device)),
-                dist=dist,
-                log=log,
-                changes=fields if resume is not None else {},
-                force=force,
-                verify=verify,
-            )
-        else:
+        restarted = bool(dist.all_gather(num_restarts()).max())
+
+        def find_run() -> tuple[RunDir | None, str]:
+            """Return the run to resume, and the device, by default that of its start."""
+            if resume is not None:
+                found: RunDir | None = RunDir.open(resume)
+            else:
+                found = find_restarted_run(out, command, restarted=restarted)
+            if found is None:
+                RunDir.check(out)
+            elif device == "auto":
+                return found, found.read_json("environment.json")["device"]
+            return found, device
+
+        run_dir, where = dist.on_rank_zero(find_run)
+        shared: dict[str, Any] = {"device": dist.device(choose_device(where))}
+        shared |= {"dist": dist, "log": log, "verify": verify}
+        if run_dir is None:
             assert data is not None
-            dist.on_rank_zero(lambda: RunDir.check(out))
-            trainer = Trainer.start(
-                data,
-                config,
-                device=dist.device(choose_device(device)),
-                out=out,
-                name=name,
-                deadline=None if budget is None else started + budget,
-                dist=dist,
-                log=log,
-                verify=verify,
-                command=command,
-            )
+            shared |= {"out": out, "name": name, "deadline": deadline, "command": command}
+            trainer = Trainer.start(data, config, **shared)
+        else:
+            changes = {} if resume is None else fields
+            trainer = Trainer.resume(run_dir, changes=changes, force=force, **shared)
         with trainer:
             return trainer.fit()
 
@@ -259,10 +249,10 @@ def parse_time(text: str | float) -> float:
         raise UserError(
             f"--time {number!r}: {number} seconds or minutes? write {number}s or {number}m"
         )
-    pattern = r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?"
+    pattern = "(?:{0}h)?(?:{0}m)?(?:{0}s?)?".format(r"(\d+(?:\.\d+)?)")
     match = re.fullmatch(pattern, str(text).strip().lower())
-    hours, minutes, seconds = match.groups(default="0") if match else ("0", "0", "0")
-    total = 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+    hours, minutes, seconds = map(float, match.groups(default="0") if match else (0, 0, 0))
+    total = 3600 * hours + 60 * minutes + seconds
     if total <= 0:
         raise UserError(f"--time {text!r}: expected a duration such as 90s, 20m or 1h30m")
     return total
@@ -286,35 +276,27 @@ def _configured(
             n: None for n in ("epochs", "steps") if config.recipe.flat()[n] is not None
         }
         config = config.set("time budget", **length)
-    weights = _check_model(config.recipe)
-    if weights is not None and ":" not in weights:  # found from any folder when resumed
-        absolute = str(Path(weights).expanduser().absolute())
-        config = config.set(config.origins.get("weights", "default"), weights=absolute)
-    if weights is not None and config.recipe.model.name is None:
-        config = config.set("weights", model=_model_of(weights))
-    return config
-
-
-def _check_model(recipe: Recipe) -> str | None:
-    """Raise UserError for names and paths that do not exist; return the weights."""
-    name, weights, frozen = recipe.model.name, recipe.model.weights, recipe.schedule.freeze_backbone
-    if name is not None and name not in MODELS:
-        raise unknown_model(name)
-    if weights is not None and ":" not in weights and not Path(weights).expanduser().exists():
-        raise UserError(f"--weights {weights}: no such file")
-    if weights is None and frozen:
-        raise UserError(
-            f"--freeze-backbone {frozen:g} (as in recipe finetune) needs pretrained weights: pass "
-            "--weights, for example a run folder"
-        )
-    return weights
-
-
-def _model_of(weights: str) -> str:
-    """Return the network of a model file of ours."""
+    model, frozen = config.recipe.model, config.recipe.schedule.freeze_backbone
+    if model.name is not None and model.name not in MODELS:
+        raise unknown_model(model.name)
+    if model.weights is None:
+        if frozen:
+            raise UserError(
+                f"--freeze-backbone {frozen:g} (as in recipe finetune) needs pretrained weights: "
+                "pass --weights, for example a run folder"
+            )
+        return config
+    if ":" not in model.weights:  # found from any folder when resumed
+        path = Path(model.weights).expanduser().absolute()
+        if not path.exists():
+            raise UserError(f"--weights {model.weights}: no such file")
+        config = config.set(config.origins.get("weights", "default"), weights=str(path))
+    if model.name is not None:
+        return config
     try:
-        return str(read_model(Path(weights).expanduser()).recipe["model"])
+        name = read_model(Path(model.weights).expanduser()).recipe["model"]
     except (ModelFileError, KeyError):
         raise UserError(
-            f"--weights {weights}: pass --model too, the network of these weights"
+            f"--weights {model.weights}: pass --model too, the network of these weights"
         ) from None
+    return config.set("weights", model=name)

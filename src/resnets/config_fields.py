@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -29,18 +28,12 @@ class Range:
     high: float
 
 
-@dataclass(frozen=True)
-class Flag:
+class Flag(str):
     """The name of the command-line flag, where it is not that of the field."""
 
-    name: str
 
-
-@dataclass(frozen=True)
-class Chosen:
+class Chosen(str):
     """How an open value (None or "auto") is chosen, as the help shows it."""
-
-    source: str
 
 
 @dataclass(frozen=True)
@@ -69,26 +62,23 @@ class FieldInfo:
 @cache
 def fields_of(config: type, group: str = "") -> tuple[FieldInfo, ...]:
     """Return the fields of a configuration class, without those that are configurations."""
-    return tuple(_infos(config, group))
-
-
-def _infos(config: type, group: str) -> Iterator[FieldInfo]:
-    hints = get_type_hints(config, include_extras=True)
+    hints, found = get_type_hints(config, include_extras=True), []
     for field in fields(config):
-        hint, marks = hints[field.name], list[Any]()
-        if get_origin(hint) is Annotated:
-            hint, *marks = get_args(hint)
-        if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__"):
-            continue
-        yield FieldInfo(
-            flag=next((m.name for m in marks if isinstance(m, Flag)), field.name),
-            group=group,
-            name=field.name,
-            hint=hint,
-            range=next((m for m in marks if isinstance(m, Range)), None),
-            rules=frozenset(m for m in marks if isinstance(m, Rule)),
-            chosen=next((m.source for m in marks if isinstance(m, Chosen)), ""),
-        )
+        hint = hints[field.name]
+        hint, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        mark: dict[type, Any] = {type(mark): mark for mark in marks}
+        if not is_dataclass(hint):
+            info = FieldInfo(
+                flag=str(mark.get(Flag, field.name)),
+                group=group,
+                name=field.name,
+                hint=hint,
+                range=mark.get(Range),
+                rules=frozenset(mark for mark in marks if isinstance(mark, Rule)),
+                chosen=mark.get(Chosen, ""),
+            )
+            found.append(info)
+    return tuple(found)
 
 
 def validate(config: Any) -> None:

@@ -36,18 +36,18 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if os.name == "posix":  # the new name survives a power cut too
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace a file by this content (text as UTF-8), whole or not at all."""
     with atomic_writer(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all. NaN and infinity are refused."""
-    write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def append_jsonl(path: Path, record: Any) -> None:
@@ -84,16 +84,9 @@ def read_jsonl(path: Path, *, repair: bool = False) -> list[Any]:
         raise UserError(f"{path} is damaged: a line of it is not JSON") from None
 
 
-def sha256(source: Path | bytes) -> str:
-    """Return the SHA-256 of a file, read in pieces, or of bytes, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    if isinstance(source, bytes):
-        digest.update(source)
-    else:
-        with source.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
+def sha256(content: bytes) -> str:
+    """Return the SHA-256 of a content as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def cache_dir(*names: str) -> Path:
@@ -105,14 +98,3 @@ def cache_dir(*names: str) -> Path:
         return Path(given).expanduser().joinpath(*names)
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(caches, "resnets", *names)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder survive a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

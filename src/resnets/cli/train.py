@@ -14,7 +14,7 @@ import tyro
 
 from resnets.cli.flags import Device, Switch, default, recipe_flags, typed_values
 from resnets.errors import UserError
-from resnets.training.recipe import TIME_OR_LENGTH, Recipe
+from resnets.training.recipe import Recipe
 from resnets.training.recipes import named_recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -89,8 +89,6 @@ class Train:
         fields = typed_values(self.flags)
         if self.data is None and self.resume is None:
             raise UserError(NO_DATA)
-        if self.time is not None and {"epochs", "steps"} & fields.keys():
-            raise UserError(TIME_OR_LENGTH)
         if "TORCHELASTIC_RUN_ID" in os.environ:
             # torch's C++ warns each rank of an intended setting.
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
