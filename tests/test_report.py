@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from PIL import Image
 from resnets.evaluation.metrics import wilson
 from resnets.inference.predictor import Prediction
 from resnets.report.chart_data import Finding, confusions, score_findings, training_findings
+from resnets.report.html import chart_library
 from resnets.report.page import (
     Mistake,
     ReportRecord,
@@ -407,6 +409,17 @@ def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     for path in ones:
         twin = tmp_path / "two" / path.relative_to(tmp_path / "one")
         assert path.read_bytes() == twin.read_bytes(), path.name
+
+
+def test_the_chart_library_is_bundled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import vl_convert
+
+    bundles = iter(["'</script>'", "other"])
+    monkeypatch.setattr(vl_convert, "javascript_bundle", lambda code: next(bundles))
+    monkeypatch.setenv("RESNETS_DATA", str(tmp_path))
+    assert [chart_library() for _ in range(2)] == [r"'<\/script>'"] * 2
+    monkeypatch.setenv("RESNETS_DATA", os.devnull)  # a cache that cannot be written
+    assert chart_library() == "other"
 
 
 def test_chart_data_are_the_scores(run: Path) -> None:

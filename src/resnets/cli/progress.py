@@ -33,9 +33,11 @@ def printer() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=WIDE)
 
 
-def print_table(titles: Sequence[str], justify: str, rows: Iterable[Sequence[str]]) -> None:
+def print_table(
+    titles: Sequence[str], justify: str, rows: Iterable[Sequence[str]], *, title: str | None = None
+) -> None:
     """Print rows with a bold header; a letter a column: l text, n a name in one line, r number."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for title, letter in zip(titles, justify, strict=True):
         table.add_column(title, justify="right" if letter == "r" else "left", no_wrap=letter != "l")
     for row in rows:

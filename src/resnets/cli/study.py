@@ -21,8 +21,6 @@ from resnets.errors import UserError
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from rich.table import Table
-
     from resnets.study.propagation.stability import Stability
 
 OUT = Path("runs/study")
@@ -48,14 +46,12 @@ class Init:
 
     def run(self, started: float) -> int:
         """Measure, write, print."""
-        from resnets.cli.progress import printer
         from resnets.study.propagation.sweep import measure_init
 
         verdicts = measure_init(self.out, log=_logger(self.quiet))
-        console = printer()
         for study, width in sorted({(v.study, v.width) for v in verdicts}, reverse=True):
             some = [v for v in verdicts if (v.study, v.width) == (study, width)]
-            console.print(_table(f"{study}, width {width}", some))
+            _print_verdicts(f"{study}, width {width}", some)
         return 0
 
 
@@ -293,16 +289,15 @@ def _resumable(command: Train | Study) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _table(title: str, verdicts: list[Stability]) -> Table:
-    """Two lines for each family, a column for each depth."""
-    from rich.table import Table
+def _print_verdicts(title: str, verdicts: list[Stability]) -> None:
+    """Print two lines for each family, a column for each depth."""
+    from resnets.cli.progress import print_table
 
     depths = sorted({verdict.depth for verdict in verdicts})
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("family", "direction", *map(str, depths)):
-        table.add_column(name, no_wrap=True)
+    rows = []
     for family in dict.fromkeys(verdict.family for verdict in verdicts):
         cells = {verdict.depth: verdict for verdict in verdicts if verdict.family == family}
-        table.add_row(family, "forward", *(cells[depth].forward for depth in depths))
-        table.add_row("", "backward", *(cells[depth].backward for depth in depths))
-    return table
+        rows.append((family, "forward", *(cells[depth].forward for depth in depths)))
+        rows.append(("", "backward", *(cells[depth].backward for depth in depths)))
+    titles = ("family", "direction", *map(str, depths))
+    print_table(titles, "n" * len(titles), rows, title=title)

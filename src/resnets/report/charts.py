@@ -45,18 +45,10 @@ STYLES: dict[str, Spec] = {
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A chart with its data, words and size.
+    """What `plot` returns, with data sets by name, words, and the size of the plot in pixels.
 
-    Args:
-        name: Its id on the page and its name as a file.
-        title: A heading; drawn in a file, HTML on a page.
-        chart: What `plot` returns.
-        data: Rows by the name of their data set.
-        width: Of the plot in a file, in pixels; on a page a chart is as wide as its column.
-        height: Of the plot, in pixels.
-        square: Whether on a page the height follows the width.
-        description: The finding in words, for readers who do not see the chart.
-        series: What the page's own legend shows; with it the chart draws none there.
+    On a page a chart is as wide as its column, and a square one as high. The description says the
+    finding to readers who do not see the chart. With `series` the page has a legend of its own.
     """
 
     name: str
@@ -351,17 +343,17 @@ def layer(
     calculate: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Layer:
-    """Return one mark over one data set, to be drawn by `plot`.
+    """Return one mark of Vega-Lite over one data set, to be drawn by `plot`.
 
     Args:
-        mark: Its kind in Vega-Lite.
+        mark: The kind of mark.
         data: Name of the data set.
         encode: Further channels: a field as `channel` takes it, or a part of a specification.
         hover: What is shown under the pointer, "title" or "title|format" by field.
         tip: Whether the fields of the series and the axes are shown too.
         where: Which rows are drawn.
         calculate: Expressions of further fields.
-        options: Those of the mark. `x`, `y`, `x2` and `y2` are fields in place of the axes' own;
+        options: Those of the mark; `x`, `y`, `x2` and `y2` are fields in place of the axes' own.
             None leaves the channel out, so a rule spans the plot.
     """
     own = {name: options.pop(name) for name in ("x", "y", "x2", "y2") if name in options}
@@ -408,14 +400,10 @@ def layer(
 
 
 def plot(x: Axis, y: Axis, *layers: Layer, series: Series | None = None, **params: Any) -> Spec:
-    """Return a chart of layers over two axes.
+    """Return a chart of layers over two axes, from the back to the front.
 
-    Args:
-        x: The horizontal axis.
-        y: The vertical axis.
-        layers: From the back to the front.
-        series: Tells rows apart; a page can show one of them alone.
-        params: Values that expressions of the chart name.
+    `series` tells rows apart, and a page can show one of them alone. `params` are values that
+    expressions of the chart name.
     """
     values: Spec = THEME | ({} if series is None else {"chosen": ""})
     values |= ({"axis": "log"} if y.kind == "switch" else {}) | params

@@ -14,7 +14,7 @@ import re
 import shlex
 import unicodedata
 from contextlib import suppress
-from functools import cache
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +34,9 @@ SMALL, _PHOTO = 96, 208
 
 
 def render(template: str, *, package: str = "resnets.report", charts: bool, **values: Any) -> str:
-    """Return a page.
+    """Return a page, with the chart library where it has charts.
 
-    Args:
-        template: File name of a template that extends `base.html.j2`.
-        package: Whose folder `templates` holds it; it sees those of this package too.
-        charts: Whether the page needs the chart library.
-        values: What the template prints.
+    The template extends `base.html.j2`; those of `package` see the ones of this package too.
     """
     packages = dict.fromkeys((package, "resnets.report"))
     environment = Environment(
@@ -52,20 +48,12 @@ def render(template: str, *, package: str = "resnets.report", charts: bool, **va
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.policies["json.dumps_kwargs"] = {
-        "sort_keys": True,
-        "ensure_ascii": False,
-        "allow_nan": False,
-    }
-    environment.filters |= {
-        "finite": finite,
-        "percent": percent,
-        "python": lambda text: json.dumps(text, ensure_ascii=False),
-        "shell": shlex.quote,
-        "shorten": shorten,
-        "static_picture": static_picture,
-    }
-    library = _library() if charts else ""
+    json_options = {"sort_keys": True, "ensure_ascii": False, "allow_nan": False}
+    environment.policies["json.dumps_kwargs"] = json_options
+    filters = (finite, percent, shorten, static_picture)
+    environment.filters |= {function.__name__: function for function in filters}
+    environment.filters |= {"shell": shlex.quote, "python": partial(json.dumps, ensure_ascii=False)}
+    library = chart_library() if charts else ""
     return environment.get_template(template).render(library=library, **values)
 
 
@@ -93,12 +81,9 @@ def data_address(kind: str, content: bytes) -> str:
 
 
 def image_address(pixels: np.ndarray) -> tuple[str, str]:
-    """Return an image as an address that holds it, and the class of style that suits it.
+    """Return pixels H W C as an address that holds the image, and its class of style.
 
     Small images keep every pixel, as PNG; photos are scaled down, as JPEG.
-
-    Args:
-        pixels: H W C, 8 bits, grey or RGB.
     """
     height, width, channels = pixels.shape
     image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
@@ -111,23 +96,21 @@ def image_address(pixels: np.ndarray) -> tuple[str, str]:
     return data_address("image/jpeg", buffer.getvalue()), "photo"
 
 
-@cache
-def _library() -> Markup:
-    """Return the chart library. Its bundle takes 1.6 s to make, so the user's cache keeps it."""
+def chart_library() -> Markup:
+    """Return the chart library. Bundling it takes 1.6 s, so the user's cache keeps the bundle."""
     import vl_convert
 
     path = cache_dir("charts", f"vega-{version('vl-convert-python')}.js")
     try:
         return Markup(path.read_bytes().decode())
     except OSError:
-        pass
-    library: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+        bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     # "</script" inside a string of the library would end the element.
-    library = library.replace("</script", "<\\/script")
+    bundle = bundle.replace("</script", "<\\/script")
     with suppress(OSError):  # without a cache the next page takes as long
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, library)
-    return Markup(library)
+        write_atomic(path, bundle)
+    return Markup(bundle)
 
 
 def tidy(text: str) -> str:

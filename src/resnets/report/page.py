@@ -112,15 +112,7 @@ def missing_charts() -> list[str]:
 
 
 def write_report(folder: Path, record: ReportRecord) -> Path:
-    """Write `report.html` and, with the extra `report`, `figures/` into a folder.
-
-    Args:
-        folder: Made if it is missing.
-        record: What the page says.
-
-    Returns:
-        The page's path.
-    """
+    """Write `report.html` and, with the extra `report`, `figures/`; return the page's path."""
     scores, names = record.scores, record.scores["classes"]
     pictures: dict[Pair, list[Any]] = {}
     for mistake in record.mistakes[:MOST_PICTURES]:
@@ -178,12 +170,9 @@ FEW_IMAGES = 30
 def cautions_of(
     scores: Mapping[str, Any], split: str, *, validation_images: int | None = None
 ) -> list[str]:
-    """Return a sentence for each reason not to trust the accuracy; none where there is no reason.
+    """Return a sentence for each reason not to trust the accuracy.
 
-    Args:
-        scores: `Scores.to_dict()`.
-        split: Name of the scored images, "test" or "validation".
-        validation_images: How many images chose the weights to keep.
+    `validation_images` is how many images chose the weights to keep.
     """
     found = []
     if sum(row["num_images"] > 0 for row in scores["per_class"]) > 1:

@@ -48,16 +48,8 @@ def draw(finding: Finding) -> Figure:
 def _figure(
     finding: Finding, chart: Spec, width: int, height: int, *, square: bool = False
 ) -> Figure:
-    return Figure(
-        name=finding.name,
-        title=tidy(finding.title),
-        description=tidy(finding.description),
-        chart=chart,
-        data=finding.data,
-        width=width,
-        height=height,
-        square=square,
-    )
+    name, title, words = finding.name, tidy(finding.title), tidy(finding.description)
+    return Figure(name, title, chart, finding.data, width, height, square, words)
 
 
 def _epochs(finding: Finding) -> Axis:
