@@ -64,12 +64,17 @@ class Predict:
 
         images = find_images(self.images)
         predictions = api.predict(self.model, images, top=self.top, device=self.device)
-        code = 0
-        for prediction in _print(predictions, self.format):
-            if prediction.error is not None:
-                code = UNREADABLE
-                if not self.quiet:
-                    print(f"resnets: {prediction.source}: {prediction.error}", file=sys.stderr)
+        show = {"table": _print_table, "json": _print_json, "csv": _print_csv}[self.format]
+        if self.format == "csv":
+            print("path,rank,class,probability")
+        code, size = 0, None if self.format == "json" else CHUNK
+        while chunk := list(islice(predictions, size)):
+            show(chunk)
+            for prediction in chunk:
+                if prediction.error is not None:
+                    code = UNREADABLE
+                    if not self.quiet:
+                        print(f"resnets: {prediction.source}: {prediction.error}", file=sys.stderr)
         return code
 
 
@@ -109,44 +114,38 @@ def _images_in(folder: Path) -> list[str]:
     return [str(path) for path in sorted(images)]
 
 
-def _print(predictions: Iterable[Prediction], form: str) -> Iterator[Prediction]:
-    """Print the predictions and pass them on, `CHUNK` at a time."""
-    if form == "json":
-        listed = list(predictions)
-        print(json.dumps([_record(prediction) for prediction in listed]))
-        yield from listed
-        return
-    csv_writer = csv.writer(sys.stdout, lineterminator="\n")
-    if form == "csv":
-        csv_writer.writerow(("path", "rank", "class", "probability"))
-    remaining = iter(predictions)
-    while chunk := list(islice(remaining, CHUNK)):
-        if form == "csv":
-            csv_writer.writerows(
-                (prediction.source, rank, name, f"{probability:.6f}")
-                for prediction in chunk
-                for rank, (name, probability) in enumerate(_pairs(prediction), 1)
-            )
-        else:
-            _print_aligned([prediction for prediction in chunk if prediction.error is None])
-        yield from chunk
-
-
 def _pairs(prediction: Prediction) -> zip[tuple[str, float]]:
     return zip(prediction.classes, prediction.probabilities, strict=True)
 
 
-def _record(prediction: Prediction) -> dict[str, object]:
-    top = [{"class": name, "probability": probability} for name, probability in _pairs(prediction)]
-    return {"path": prediction.source, "top": top, "error": prediction.error}
+def _print_json(predictions: list[Prediction]) -> None:
+    records = [
+        {
+            "path": prediction.source,
+            "top": [{"class": name, "probability": share} for name, share in _pairs(prediction)],
+            "error": prediction.error,
+        }
+        for prediction in predictions
+    ]
+    print(json.dumps(records))
 
 
-def _print_aligned(predictions: list[Prediction]) -> None:
+def _print_csv(predictions: list[Prediction]) -> None:
+    csv.writer(sys.stdout, lineterminator="\n").writerows(
+        (prediction.source, rank, name, f"{share:.6f}")
+        for prediction in predictions
+        for rank, (name, share) in enumerate(_pairs(prediction), 1)
+    )
+
+
+def _print_table(predictions: list[Prediction]) -> None:
+    """Print the predictions of readable images in aligned columns."""
     from rich.cells import cell_len
 
     rows = [
         [prediction.source, *(f"{share:6.1%} {name}" for name, share in _pairs(prediction))]
         for prediction in predictions
+        if prediction.error is None
     ]
     widths = [max(map(cell_len, column)) for column in zip_longest(*rows, fillvalue="")]
     for row in rows:

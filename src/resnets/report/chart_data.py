@@ -34,16 +34,10 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one chart shows.
+    """What one chart shows: a title of at most 12 words, an alt text, and the table behind it.
 
-    Args:
-        name: Of the chart: its id on the page and its file.
-        title: The finding in at most 12 words.
-        description: The alt text.
-        head: Names of the table's columns.
-        rows: The table behind the chart.
-        data: What the chart draws: rows by the name of their data set.
-        names: Class names that the chart's rows refer to by number.
+    `data` has the rows that the chart draws by the name of their data set; they refer to the
+    classes in `names` by number.
     """
 
     name: str
@@ -98,9 +92,9 @@ def confusions(scores: Record) -> list[tuple[Pair, int]]:
     return [(pair, images) for pair, images, _ in cells]
 
 
-def counted(images: int, pair: Pair, pictured: Container[Pair]) -> str | Link:
-    """Return a number of images, linked to their pictures where the page has some."""
-    return Link(f"{images:,}", pair_id(pair)) if pair in pictured else f"{images:,}"
+def linked(text: str, pair: Pair, pictured: Container[Pair]) -> str | Link:
+    """Return a cell about a confused pair that leads to its pictures where the page has some."""
+    return Link(text, pair_id(pair)) if pair in pictured else text
 
 
 def _thin(items: Sequence[T], most: int = MOST_POINTS) -> list[T]:
@@ -202,11 +196,11 @@ def _confusion(scores: Record, pictured: Container[Pair]) -> Finding:
         listed = (f"{names[t]} for {names[p]} ({images})" for (t, p), images in found[:3])
         most = f" Most frequent confusions: {', '.join(listed)}."
     head: tuple[str, ...] = ("true class", "predicted class", "images")
-    rows = [[names[t], names[p], counted(n, (t, p), pictured)] for (t, p), n in found]
+    rows = [[names[t], names[p], linked(f"{n:,}", (t, p), pictured)] for (t, p), n in found]
     if len(names) <= FEW_CLASSES:
         head = ("true class", *names)
         rows = [
-            [names[true], *(counted(n, (true, k), pictured) for k, n in enumerate(row))]
+            [names[true], *(linked(f"{n:,}", (true, k), pictured) for k, n in enumerate(row))]
             for true, row in enumerate(matrix)
         ]
     cells = [
@@ -252,10 +246,8 @@ def _classes(scores: Record, pictured: Container[Pair]) -> Finding:
         for series in ("recall", "precision"):
             if row[series] is not None:
                 data["rows"].append(words | {"series": series, "value": finite(row[series])})
-        taken_for: str | Link = ""
-        if pair := likeliest.get(k):
-            other = scores["classes"][pair[1]]
-            taken_for = Link(other, pair_id(pair)) if pair in pictured else other
+        pair = likeliest.get(k)
+        taken_for = linked(scores["classes"][pair[1]], pair, pictured) if pair else ""
         shares = (percent(row["recall"]), interval, percent(row["precision"]))
         table.append([name, f"{images:,}", *shares, taken_for])
     title, known = "No class has an image", [row for _, row in ordered if row["recall"] is not None]

@@ -16,7 +16,7 @@ from resnets.report.chart_data import (
     FEW_CLASSES,
     Pair,
     confusions,
-    counted,
+    linked,
     of_kind,
     pair_id,
     score_findings,
@@ -146,7 +146,7 @@ def write_report(folder: Path, record: ReportRecord) -> Path:
             (
                 names[true],
                 names[predicted],
-                counted(images, (true, predicted), pictures),
+                linked(f"{images:,}", (true, predicted), pictures),
                 percent(images / sum(scores["confusion"][true])),
             )
             for (true, predicted), images in confusions(scores)[:MOST_PAIRS]
