@@ -29,11 +29,8 @@ def choose_device(name: str) -> torch.device:
     kind = name.partition(":")[0]
     if kind not in DEVICES:
         raise unknown("--device", name, DEVICES)
-    present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    present = {"cuda": cuda, "mps": mps, "cpu": True}
     if kind == "auto":
         return torch.device(next(kind for kind, here in present.items() if here))
     if not present[kind]:

@@ -14,9 +14,9 @@ from resnets.errors import UserError
 from resnets.training.recipe import FIELDS, GROUPS, Recipe
 
 
-def default(text: str) -> Any:
+def default(text: str, help: str | None = None) -> Any:
     """Return the mark of an option whose default the help states in words."""
-    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+    return tyro.conf.arg(help=help, help_behavior_hint=f"(default: {text})")
 
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -73,9 +73,9 @@ def typed_values(flags: dict[str, Any]) -> dict[str, Any]:
 def _box(title: str, summary: str, names: Iterable[str], shown: Recipe) -> Any:
     values, hints = shown.flat(), {}
     for name in names:
-        default = f"(default: {_default_text(FIELDS[name], values[name])})"
-        argument = tyro.conf.arg(help=_help_text(FIELDS[name]), help_behavior_hint=default)
-        hints[name] = Annotated[_without_none(FIELDS[name].hint), argument]
+        info = FIELDS[name]
+        mark = default(_default_text(info, values[name]), _help_text(info))
+        hints[name] = Annotated[_without_none(info.hint), mark]
     made = _typed_dict(title, hints)
     made.__doc__ = summary
     return made
