@@ -38,16 +38,10 @@ class Chosen(str):
 
 @dataclass(frozen=True)
 class FieldInfo:
-    """One field of a configuration.
+    """One field of a configuration; its flag, with underscores, is unique among all groups.
 
-    Args:
-        flag: Its flag, with underscores; it is unique among all groups.
-        group: The field of the recipe that holds its configuration; "" for the recipe itself.
-        name: Its name in that configuration.
-        hint: Its type.
-        range: Least and largest value, or None.
-        rules: What it means on resume and in the model file.
-        chosen: How an open value is chosen, or "".
+    `group` is the field of the recipe that holds the configuration, "" for the recipe itself;
+    `hint` is the type, and `chosen` says how an open value is chosen, if it may be open.
     """
 
     flag: str

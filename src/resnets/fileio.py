@@ -18,14 +18,8 @@ from resnets.errors import UserError
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes its name only after its last byte has reached the disk.
 
-    A reader, and a process that is killed, finds the old content or the new one. Several processes
-    may write the same path; the last one to finish wins.
-
-    Args:
-        path: Final place of the file. Its folder must exist.
-
-    Yields:
-        A binary file beside `path`. An exception in the block deletes it and leaves `path` alone.
+    A reader, and a process that is killed, finds the old content or the new one; an exception in
+    the block leaves the old one. Of several processes that write the same path the last one wins.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -60,17 +54,10 @@ def append_jsonl(path: Path, record: Any) -> None:
 
 
 def read_jsonl(path: Path, *, repair: bool = False) -> list[Any]:
-    """Read the records of a file of JSON lines.
+    """Return the records of all whole lines of JSON; a file that does not exist has none.
 
-    Args:
-        path: The file. One that does not exist has no records.
-        repair: Whether to cut off the file what a killed process left after its last whole line.
-
-    Returns:
-        The records of all whole lines; a last line without its end is left out.
-
-    Raises:
-        UserError: A whole line is not JSON.
+    A killed process may leave a last line without its end; `repair` cuts it off the file. Any other
+    line that is not JSON raises UserError.
     """
     if not path.exists():
         return []

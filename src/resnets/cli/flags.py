@@ -48,14 +48,10 @@ def find_model(path: Path) -> None:
 
 
 def recipe_flags(shown: Recipe) -> Any:
-    """Build the options of a recipe, in boxes with the most used ones first.
+    """Return the options of a recipe as a TypedDict of boxes, the most used ones first.
 
-    Args:
-        shown: The recipe whose values the help shows as defaults.
-
-    Returns:
-        A TypedDict of boxes. Parsed, each box holds only what was typed, so an option that equals
-        its default is still known to be typed.
+    The help shows the values of `shown` as defaults. Parsed, each box holds only what was typed, so
+    an option that equals its default is still known to be typed.
     """
     boxes = {"most used": _box("most used", "", MOST_USED, shown)}
     for group, config in GROUPS.items():

@@ -21,6 +21,8 @@ T = TypeVar("T")
 MOST_POINTS = 500
 # Rows of a table that are of one curve, and rows of a table of confused pairs.
 _MOST_EPOCHS, _MOST_PAIRS = 40, 100
+# Classes in the chart of recall; of more, those with the lowest recall.
+_MOST_DOTS = 100
 # Classes up to which a confusion matrix can show its counts.
 FEW_CLASSES = 20
 
@@ -265,8 +267,11 @@ def _classes(scores: Record, pictured: Container[Pair]) -> Finding:
         description=f"Dot plot of recall and precision for each class. {title}.",
         head=("class", "images", "recall", "95% interval", "precision", "most often taken for"),
         rows=table,
-        data=data,
-        names=[f"{shorten(tidy(r['name']), 24)} ({r['num_images']:,})" for _, r in ordered],
+        data={n: [row for row in rows if row["class"] < _MOST_DOTS] for n, rows in data.items()},
+        names=[
+            f"{shorten(tidy(row['name']), 24)} ({row['num_images']:,})"
+            for _, row in ordered[:_MOST_DOTS]
+        ],
     )
 
 

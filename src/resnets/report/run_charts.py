@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from resnets.report.chart_data import FEW_CLASSES, Finding
@@ -30,26 +29,24 @@ from resnets.report.charts import (
 )
 from resnets.report.html import tidy
 
-# Classes in the chart of recall; of more, those with the lowest recall.
-MOST_DOTS = 100
 _HEIGHT = 270
 _CURVES = Series(("training", "validation"), (Mark(ORANGE), Mark(BLUE)))
 _SHARES = Series(("recall", "precision"), (Mark(BLUE), Mark(ORANGE, shape="diamond")))
 _PERCENT: dict[str, Any] = {"format": ".0%", "tickCount": 5}
 
 
+# A chart, its width and its height.
+Drawing = tuple[Spec, int, int]
+
+
 def draw(finding: Finding) -> Figure:
     """Return the chart of a finding."""
     drawings = {"learning_rate": _learning_rate, "confusion": _confusion}
     drawings |= {"per_class": _classes, "reliability": _reliability}
-    return drawings.get(finding.name, _curves)(finding)
-
-
-def _figure(
-    finding: Finding, chart: Spec, width: int, height: int, *, square: bool = False
-) -> Figure:
-    name, title, words = finding.name, tidy(finding.title), tidy(finding.description)
-    return Figure(name, title, chart, finding.data, width, height, square, words)
+    chart, width, height = drawings.get(finding.name, _curves)(finding)
+    title, words = tidy(finding.title), tidy(finding.description)
+    square = finding.name == "confusion"
+    return Figure(finding.name, title, chart, finding.data, width, height, square, words)
 
 
 def _epochs(finding: Finding) -> Axis:
@@ -57,7 +54,7 @@ def _epochs(finding: Finding) -> Axis:
     return axis("epoch", "epoch", domain=(0, last or 1), grid=False, tickCount=8)
 
 
-def _curves(finding: Finding) -> Figure:
+def _curves(finding: Finding) -> Drawing:
     """Draw one quantity on training and validation images, and mark the best epoch."""
     loss, rows, epochs = finding.name == "loss", finding.data["rows"], _epochs(finding)
     hover = {"series:N": "images", "epoch:Q": "epoch|.3~f"}
@@ -84,7 +81,7 @@ def _curves(finding: Finding) -> Figure:
             layers.append(ring)
     values = [row["value"] for row in rows if row["value"] is not None]
     shown = _loss_axis(values) if loss else _accuracy_axis(values)
-    return _figure(finding, plot(epochs, shown, *layers, series=_CURVES), 720, _HEIGHT)
+    return plot(epochs, shown, *layers, series=_CURVES), 720, _HEIGHT
 
 
 def _loss_axis(values: Sequence[float]) -> Axis:
@@ -106,7 +103,7 @@ def _ends(shares: Sequence[float]) -> tuple[float, float]:
     return min(low, high - 0.05), high
 
 
-def _learning_rate(finding: Finding) -> Figure:
+def _learning_rate(finding: Finding) -> Drawing:
     hover = {"epoch:Q": "epoch|.3~f", "value:Q": "learning rate"}
     chart = plot(
         _epochs(finding),
@@ -114,10 +111,10 @@ def _learning_rate(finding: Finding) -> Figure:
         layer("line", color=GREY, strokeJoin="round"),
         layer("point", color=GREY, size=60, opacity=0.0, hover=hover),
     )
-    return _figure(finding, chart, 360, 90)
+    return chart, 360, 90
 
 
-def _confusion(finding: Finding) -> Figure:
+def _confusion(finding: Finding) -> Drawing:
     """Draw the cells that hold an image, with their counts where they fit."""
     few = len(finding.names) <= FEW_CLASSES
     # The root lets one confusion in a hundred show beside a diagonal near 100%.
@@ -137,7 +134,7 @@ def _confusion(finding: Finding) -> Figure:
     x, y = _class_axis("predicted", finding), _class_axis("true", finding)
     chart = plot(x, y, *layers, names=finding.names) | {"view": {"stroke": {"expr": "line"}}}
     side = 420 if len(finding.names) <= 4 else 680 if few else 1160
-    return _figure(finding, chart, side, side, square=True)
+    return chart, side, side
 
 
 def _class_axis(field: str, finding: Finding) -> Axis:
@@ -158,13 +155,9 @@ def _class_axis(field: str, finding: Finding) -> Axis:
     )
 
 
-def _classes(finding: Finding) -> Figure:
+def _classes(finding: Finding) -> Drawing:
     """Draw recall as dots with their intervals, and precision as diamonds."""
-    labels = finding.names[:MOST_DOTS]
-    data = {
-        name: [row for row in rows if row["class"] < MOST_DOTS]
-        for name, rows in finding.data.items()
-    }
+    labels, data = finding.names, finding.data
     ends = [row["value"] for row in data["rows"]] + [row["low"] for row in data["intervals"]]
     few = len(labels) <= FEW_CLASSES
     hover = {"name:N": "class", "images:Q": "images|,", "series:N": "score"}
@@ -179,10 +172,10 @@ def _classes(finding: Finding) -> Figure:
         labels=labels,
     )
     height = max(110, len(labels) * (26 if few else 15))
-    return _figure(replace(finding, data=data), chart, 560, height)
+    return chart, 560, height
 
 
-def _reliability(finding: Finding) -> Figure:
+def _reliability(finding: Finding) -> Drawing:
     """Draw the accuracy of each range of confidence with its interval, larger for more images."""
     size = channel("images:Q", legend=None, scale={"range": [20, 200]})
     hover = {"from:Q": "confidence from|.0%", "to:Q": "to|.0%", "images:Q": "images|,"}
@@ -194,4 +187,4 @@ def _reliability(finding: Finding) -> Figure:
         layer("rule", y="low", y2="high", color=BLUE, strokeWidth=1.6),
         layer("point", color=BLUE, encode={"size": size}, hover=hover),
     )
-    return _figure(finding, chart, 560, 330)
+    return chart, 560, 330
