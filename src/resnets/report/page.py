@@ -71,21 +71,11 @@ class Mistake:
 class ReportRecord:
     """Plain data of a finished run, or of the evaluation of a model.
 
-    Args:
-        model: Name of the network.
-        image_size: Side of the network's images in pixels.
-        data: Name of the data set.
-        split: Name of the scored images, "test" or "validation".
-        scores: `Scores.to_dict()`.
-        model_file: Path by which a reader of the page finds the model; None where there is none.
-        training: How the model was trained; None for an evaluation.
-        source: What an evaluation scored, such as "the whole of photos".
-        trained_on: Name of the data set of the model's training, for an evaluation.
-        history: The run's metrics, oldest first.
-        samples: Training images as the network sees them, and their classes.
-        mistakes: The most confident first.
-        notices: Sentences about the run or its data.
-        cautions: Sentences that belong next to the scores.
+    `split` is "test" or "validation", and `scores` is `Scores.to_dict()`. By `model_file` a reader
+    of the page finds the model. An evaluation has no `training`; its `source` is what it scored,
+    such as "the whole of photos", and its model was `trained_on` the data of that name. `history`
+    has the run's metrics, and `samples` are training images as the network sees them, with their
+    classes. The most confident `mistakes` come first. `cautions` belong next to the scores.
     """
 
     model: str
