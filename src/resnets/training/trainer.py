@@ -490,7 +490,7 @@ class Trainer:
                 self.profiler.mark("copy", waited=batch.waited)
                 rate = learning_rate(recipe, state.step)
                 loss, correct = train_step(
-                    state, network, batch, recipe, dist=dist, profiler=self.profiler
+                    state, network, batch, recipe, dist=dist, mark=self.profiler.mark
                 )
                 state.step += 1
                 images = dist.world_size * len(batch.images)
