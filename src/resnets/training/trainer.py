@@ -55,7 +55,7 @@ from resnets.training.reproducibility import (
     reproducibility_caveats,
     update_run_config,
 )
-from resnets.training.run_dir import COMMAND_FILE, MODEL_FILE, RunDir, torchrun_id
+from resnets.training.run_dir import MODEL_FILE, RunDir
 from resnets.training.signals import Interrupted, SignalHandler
 from resnets.training.step_metrics import NotFiniteError, StepMetrics, check_finite
 from resnets.training.sync_batchnorm import convert_sync_batchnorm
@@ -271,9 +271,7 @@ class Trainer:
         command: Mapping[str, Any] | None,
     ) -> RunDir:
         """Make and lock the run folder, and write what the run starts from."""
-        run_dir = RunDir.create(out, name=name or self.data.name)
-        if torchrun_id() is not None:
-            run_dir.write_json(COMMAND_FILE, {"launch": torchrun_id(), "command": command or {}})
+        run_dir = RunDir.create(out, name=name or self.data.name, command=command)
         self._resources.enter_context(run_dir.lock())
         facts = {
             **source,
