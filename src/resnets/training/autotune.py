@@ -10,9 +10,9 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,8 +45,6 @@ LEAST_MICRO_BATCH = 16
 TRIAL_LEARNING_RATE = 1e-4
 TRIAL_STEPS = 1000
 LEAST_TIMED_STEPS = 3
-
-Entrant = TypeVar("Entrant", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -119,10 +117,9 @@ class Stopwatch:
     def __call__(self, candidate: Candidate, setting: Setting) -> float:
         """Return the seconds per image of one forward and backward pass."""
         if candidate.model not in self.networks:
-            model = create_model(
-                candidate.model, num_classes=self.num_classes, in_channels=self.channels
-            )
-            self.networks = {candidate.model: model.train()}  # one at a time
+            sizes: Any = {"num_classes": self.num_classes, "in_channels": self.channels}
+            model = create_model(candidate.model, **sizes).train()
+            self.networks = {candidate.model: model}  # one at a time
         model = self.networks[candidate.model]
         place(model, device=self.device, memory_format=setting.memory_format)
         model.zero_grad(set_to_none=True)
@@ -223,12 +220,12 @@ def tune(
 
 
 def compare_timings(
-    entrants: Sequence[Entrant],
-    measure: Callable[[Entrant], float],
+    entrants: Sequence[Setting],
+    measure: Measure,
     *,
     deadline: float,
     clock: Callable[[], float],
-) -> dict[Entrant, float]:
+) -> dict[Setting, float]:
     """Return the best time of each entrant. The first turn warms up; one more always follows."""
     best = {entrant: measure(entrant) for entrant in entrants}
     running, spent = list(entrants), 0.0

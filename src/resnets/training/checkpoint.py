@@ -34,8 +34,7 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, read it back, and only then replace the file.
 
-    Raises:
-        NotSavedError: The disk is full, or did not return what was written.
+    NotSavedError: the disk is full, or did not return what was written.
     """
     # Each tensor gets its own memory: safetensors refuses tensors that share it.
     tensors = {
@@ -56,11 +55,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint and verify its digest.
-
-    Raises:
-        UserError: The file cannot be read, or is damaged.
-    """
+    """Read one checkpoint; raise UserError if it cannot be read, or its digest differs."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -157,9 +157,6 @@ def named_recipe(name: str) -> dict[str, Any]:
 def read_recipe(path: Path) -> dict[str, Any]:
     """Read a recipe from a TOML file: lines `field = value`, and perhaps `recipe = NAME`.
 
-    Args:
-        path: The file.
-
     Returns:
         The fields that it sets, over those of the named recipe.
 

@@ -65,16 +65,6 @@ class TrainState:
         """The averaged network where there is one, else the network itself."""
         return self.model if self.average is None else self.average.module
 
-    def update(self, recipe: Recipe) -> None:
-        """Clip the gradients, take the optimizer's step, and update the average."""
-        if recipe.optimizer.clip_grad_norm:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-
     def record_score(self, score: float) -> bool:
         """Count a validation; return True if it is the best so far, or equals it."""
         # An equal score takes the later weights but is no improvement: patience keeps counting.
@@ -113,23 +103,23 @@ class TrainState:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over what `checkpoint` returned."""
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
-        for name, tensor in checkpoint.tensors.items():
-            group, _, rest = name.partition(".")
-            groups[group][rest] = tensor
-        self.model.load_state_dict(groups["model"])
+
+        def group(prefix: str) -> dict[str, Tensor]:
+            found = checkpoint.tensors.items()
+            return {k.removeprefix(prefix): v for k, v in found if k.startswith(prefix)}
+
+        self.model.load_state_dict(group("model."))
         if self.average is not None:
-            self.average.load_state_dict(groups["average"])
+            self.average.load_state_dict(group("average."))
         slots: dict[int, dict[str, Tensor]] = {}
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for name, tensor in groups["optimizer"].items():
+        parameters = [p for some in self.optimizer.param_groups for p in some["params"]]
+        for name, tensor in group("optimizer.").items():
             index, _, slot = name.partition(".")
             # Fused optimizers walk memory, not indices: a slot needs its parameter's strides.
             if tensor.ndim:
                 tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
             slots.setdefault(int(index), {})[slot] = tensor
-        param_groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": param_groups})
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
         self.scaler.load_state_dict(checkpoint.scalars["scaler"])
         for name in _SCALARS:
             setattr(self, name, checkpoint.scalars[name])
@@ -178,7 +168,13 @@ def train_step(
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         correct = correct + (logits.detach().argmax(1) == classes).sum()
         mark("backward")
-    state.update(recipe)
+    if recipe.optimizer.clip_grad_norm:
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(state.model.parameters(), recipe.optimizer.clip_grad_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.average is not None:
+        state.average.update_parameters(state.model)
     mark("optimizer")
     return dist.all_reduce_mean(total, correct)
 

@@ -48,7 +48,7 @@ from resnets.training.checkpoint import Checkpoint, NotSavedError
 from resnets.training.distributed import SINGLE_PROCESS, DistContext, is_lost_rank
 from resnets.training.optimizer import learning_rate
 from resnets.training.profiler import Clock, ProfileContext, Profiler
-from resnets.training.recipe import Recipe, fields_with
+from resnets.training.recipe import FIELDS, Recipe, fields_with
 from resnets.training.reproducibility import (
     RunFingerprint,
     check_unchanged,
@@ -108,12 +108,7 @@ class Trainer:
 
     Args:
         config: The resolved recipe with its origins.
-        data: The data set.
-        splits: Its training, validation and test images.
-        device: Where to compute.
-        dist: The ranks that share the run.
         preprocess: Preprocessing of an earlier run; None measures mean and deviation.
-        run_dir: The run folder.
         log: Called with every record; a record is a dictionary with a `kind`.
         resources: What is closed with the trainer.
     """
@@ -190,19 +185,16 @@ class Trainer:
             if log is not None and dist.is_first:
                 log({"kind": "notice", "text": text})
 
-        recipe, batch_size = config.recipe, config.recipe.schedule.batch_size
-        if batch_size is not None:
-            dist.shard_batch(batch_size, grad_accum_steps=recipe.optimizer.grad_accum_steps)
-        dataset, mark = _open_data(data, recipe, dist)
+        dataset, mark = _open_data(data, config.recipe, dist)
         for text in notices_of(dataset):
             notice(text)
-        splits = splits_for(dataset, recipe)
+        splits, batch_size = splits_for(dataset, config.recipe), config.recipe.schedule.batch_size
         if not len(splits.val):
             raise UserError(
                 f"{data}: every class has one image, so none can be held out for validation"
             )
         typed = config.origins.get("batch_size") == "flag"
-        if typed and batch_size is not None and batch_size > len(splits.train):
+        if batch_size is not None and typed and batch_size > len(splits.train):
             raise UserError(
                 f"--batch-size {batch_size}: more than the {len(splits.train):,} training images"
             )
@@ -224,14 +216,14 @@ class Trainer:
             )
             for reason in trainer.config.reasons:
                 notice(reason)
-            named = isinstance(data, str) and data in NAMES  # as open_data, which looks there first
-            place = str(data) if named else str(Path(data).expanduser().absolute())
-            source = {"data": place, "name": dataset.name, "fingerprint": mark}
-            run_dir = dist.on_rank_zero(
-                lambda: trainer._create_run_dir(
-                    out, source, name=name, verify=verify, command=command
-                )
-            )
+
+            def create_run_dir() -> RunDir:
+                run_dir = RunDir.create(out, name=name or dataset.name, command=command)
+                resources.enter_context(run_dir.lock())
+                trainer._write_start(run_dir, data, mark, verify=verify)
+                return run_dir
+
+            run_dir = dist.on_rank_zero(create_run_dir)
             trainer.run_dir = replace(run_dir, writable=dist.is_first)
             trainer._resources = resources.pop_all()
         return trainer
@@ -261,35 +253,29 @@ class Trainer:
                 }
             self._halve_micro_batches()  # outside `suppress` the memory of the attempt is free
 
-    def _create_run_dir(
-        self,
-        out: str | Path | None,
-        source: Mapping[str, Any],
-        *,
-        name: str | None,
-        verify: bool,
-        command: Mapping[str, Any] | None,
-    ) -> RunDir:
-        """Make and lock the run folder, and write what the run starts from."""
-        run_dir = RunDir.create(out, name=name or self.data.name, command=command)
-        self._resources.enter_context(run_dir.lock())
-        facts = {
-            **source,
-            "classes": list(self.data.classes),
-            "sizes": self.splits.sizes(),
-            "preprocess": asdict(self.preprocess),
-            "held_out": list(self.splits.held_out),
-        }
+    def _write_start(self, run_dir: RunDir, data: str | Path, mark: str, *, verify: bool) -> None:
+        """Write what the run starts from; without config.json it cannot be resumed."""
+        named = isinstance(data, str) and data in NAMES  # as open_data, which looks there first
         content = {"content": content_digest(self.data)} if verify else {}
-        run_dir.write_json("data.json", facts | content | {"skipped": dict(self.data.skipped)})
+        run_dir.write_json(
+            "data.json",
+            {
+                "data": str(data) if named else str(Path(data).expanduser().absolute()),
+                "name": self.data.name,
+                "fingerprint": mark,
+                "classes": list(self.data.classes),
+                "sizes": self.splits.sizes(),
+                "preprocess": asdict(self.preprocess),
+                "held_out": list(self.splits.held_out),
+                **content,
+                "skipped": dict(self.data.skipped),
+            },
+        )
         run_dir.write_json("environment.json", self._environment())
-        origins = self.config.origins
-        values = {
-            name: {"value": value, "origin": origins.get(name, "default")}
-            for name, value in self.recipe.flat().items()
-        }
-        run_dir.write_json("config.json", values)  # the last one: now the run can be resumed
-        return run_dir
+        origins = {name: self.config.origins.get(name, "default") for name in FIELDS}
+        values = self.recipe.flat().items()
+        config = {name: {"value": value, "origin": origins[name]} for name, value in values}
+        run_dir.write_json("config.json", config)
 
     # Resume
 
@@ -712,14 +698,10 @@ class Trainer:
 
     def _whitening_images(self) -> torch.Tensor:
         """Return training images from all over the split, N C H W, preprocessed."""
-        images = self.splits.train
-        places = np.linspace(0, len(images) - 1, min(len(images), WHITENING_IMAGES)).round()
+        images, number = self.splits.train, min(len(self.splits.train), WHITENING_IMAGES)
+        places = np.linspace(0, len(images) - 1, number).round().astype(np.int64)
         some = EvalLoader(
-            images.subset(places.astype(np.int64)),
-            preprocess=self.preprocess,
-            batch_size=WHITENING_IMAGES,
-            device=torch.device("cpu"),
-            workers=0,
+            images.subset(places), preprocess=self.preprocess, batch_size=number, device="cpu"
         )
         return next(iter(some)).images
 
@@ -740,17 +722,21 @@ class Trainer:
 
     def _loaders(self) -> tuple[TrainLoader, EvalLoader]:
         """Decode what fits in memory; each rank has its slice of every batch and evaluation."""
-        recipe, batch_size = self.recipe, self.recipe.schedule.batch_size
-        assert batch_size is not None and recipe.runtime.workers is not None
+        recipe, runtime, batch_size = (
+            self.recipe,
+            self.recipe.runtime,
+            self.recipe.schedule.batch_size,
+        )
+        assert batch_size is not None and runtime.workers is not None
         pieces = recipe.optimizer.grad_accum_steps
-        shared: dict[str, Any] = {
-            "preprocess": self.preprocess,
+        shared: Any = {
             "device": self.device,
-            "workers": recipe.runtime.workers,
-            "cache_mb": recipe.runtime.cache_mb,
+            "workers": runtime.workers,
+            "cache_mb": runtime.cache_mb,
         }
         train_loader = TrainLoader(
             self.splits.train,
+            preprocess=self.preprocess,
             augment=recipe.augment,
             num_classes=len(self.data.classes),
             batch_size=batch_size,
@@ -758,8 +744,13 @@ class Trainer:
             places=self.dist.shard_batch(batch_size, grad_accum_steps=pieces),
             **shared,
         )
-        val_images = self.dist.shard(self.splits.val)
-        return train_loader, EvalLoader(val_images, batch_size=VALIDATION_BATCH, **shared)
+        val_loader = EvalLoader(
+            self.dist.shard(self.splits.val),
+            preprocess=self.preprocess,
+            batch_size=VALIDATION_BATCH,
+            **shared,
+        )
+        return train_loader, val_loader
 
     def _profiler(self) -> Profiler:
         context = ProfileContext(
