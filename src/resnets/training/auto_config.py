@@ -63,19 +63,12 @@ class DataFacts:
     @classmethod
     def of(cls, splits: Splits, *, num_classes: int) -> DataFacts:
         """Return the facts of the images of a run."""
-        train, num_test = splits.train, 0 if splits.test is None else len(splits.test)
+        train, num_test = splits.train, len(splits.test or ())
         if isinstance(train, Images):
             side = min(train.pixels.shape[1:3])
         else:
             side = int(np.median(train.widths_heights.min(axis=1)))
         return cls(len(train), len(splits.val), num_test, side, train.channels, num_classes)
-
-    def __str__(self) -> str:
-        """Return the number of images and classes as text."""
-        return (
-            f"{self.num_train:,} training, {self.num_val:,} validation and "
-            f"{self.num_test:,} test images of {self.num_classes} classes"
-        )
 
 
 @dataclass(frozen=True)
@@ -98,15 +91,7 @@ class ResolvedConfig:
 
 # Networks to try on small images and on photos, cheapest first.
 SMALL_LADDER = ("resnet8_fast_half", "resnet8_fast", "resnet8_fast_wide")
-PHOTO_LADDER = (
-    ("resnet18_half", 64),
-    ("resnet18_half", 96),
-    ("resnet18_half", 128),
-    ("resnet18", 128),
-    ("resnet18", 160),
-    ("resnet18", 224),
-    ("resnet50", 224),
-)
+PHOTO_LADDER = {"resnet18_half": (64, 96, 128), "resnet18": (128, 160, 224), "resnet50": (224,)}
 
 
 def target_epochs(num_train: int) -> float:
@@ -124,11 +109,10 @@ def candidates(facts: DataFacts, recipe: Recipe) -> list[Candidate]:
     if small:
         return [Candidate(name, recipe.model.size or own_size) for name in SMALL_LADDER]
     if recipe.model.size is not None:
-        names = dict.fromkeys(name for name, _ in PHOTO_LADDER)
-        return [Candidate(name, recipe.model.size) for name in names]
+        return [Candidate(name, recipe.model.size) for name in PHOTO_LADDER]
+    steps = [Candidate(name, size) for name, sizes in PHOTO_LADDER.items() for size in sizes]
     # A larger input than the photos themselves adds cost, not detail.
-    fitting = [step for step in PHOTO_LADDER if step[1] <= facts.side * 1.34]
-    return [Candidate(*step) for step in fitting or PHOTO_LADDER[:1]]
+    return [step for step in steps if step.size <= facts.side * 1.34] or steps[:1]
 
 
 def resolve(
@@ -155,14 +139,14 @@ def resolve(
         pieces = recipe.optimizer.grad_accum_steps * world_size
         config = config.set("data", batch_size=_batch_size(facts.num_train, pieces))
     config = _tune(config, facts, timing, seconds=seconds, device=device, world_size=world_size)
-    config = _choose_network(config, facts, timing, seconds=seconds, world_size=world_size)
-    name, size = config.recipe.model.name, config.recipe.model.size
-    batch_size = config.recipe.schedule.batch_size
-    assert name is not None and size is not None and batch_size is not None
-    network = MODELS[name].config
-    if size <= network.natural_stride:
+    config = _choose_network(config, facts, timing, seconds=seconds, ranks=world_size)
+    model, batch_size = config.recipe.model, config.recipe.schedule.batch_size
+    assert model.name is not None and model.size is not None and batch_size is not None
+    network = MODELS[model.name].config
+    if model.size <= network.natural_stride:
         more = "a 3x3 stem, as of resnet18_cifar," if network.stem_stride > 1 else "a larger --size"
-        config = config.set("", f"{name} shrinks {size} pixels to one; {more} keeps more")
+        shrinks = f"{model.name} shrinks {model.size} pixels to one"
+        config = config.set("", f"{shrinks}; {more} keeps more")
     if recipe.optimizer.name == "auto":
         config = config.set("default", optimizer="sgd" if recipe.model.weights else "muon")
     if recipe.optimizer.learning_rate is None:
@@ -218,12 +202,7 @@ def _tune(
 
 
 def _choose_network(
-    config: ResolvedConfig,
-    facts: DataFacts,
-    timing: Timing,
-    *,
-    seconds: float | None,
-    world_size: int,
+    config: ResolvedConfig, facts: DataFacts, timing: Timing, *, seconds: float | None, ranks: int
 ) -> ResolvedConfig:
     """Choose the most expensive of the candidates that affords enough epochs."""
     recipe, runtime = config.recipe, config.recipe.runtime
@@ -238,7 +217,7 @@ def _choose_network(
     for option in options if len(options) > 1 else ():
         timing(option, setting)  # warms up
         passes = timing(option, setting), timing(option, setting)
-        image_seconds = min(passes) / world_size
+        image_seconds = min(passes) / ranks
         epochs = available * SAFETY / (image_seconds * facts.num_train)
         if epochs < wanted and reason:
             break

@@ -220,11 +220,7 @@ def tune(
 
 
 def compare_timings(
-    entrants: Sequence[Setting],
-    measure: Measure,
-    *,
-    deadline: float,
-    clock: Callable[[], float],
+    entrants: Sequence[Setting], measure: Measure, *, deadline: float, clock: Callable[[], float]
 ) -> dict[Setting, float]:
     """Return the best time of each entrant. The first turn warms up; one more always follows."""
     best = {entrant: measure(entrant) for entrant in entrants}
@@ -251,12 +247,10 @@ def time_training(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[float, float]:
-    """Train a copy of the network for `seconds` on the data of the run, at least a few steps.
+    """Return the seconds of one training step, and of evaluating one image, on the run's data.
 
-    Only the number of steps of the recipe may be open. The network stays as it is.
-
-    Returns:
-        The seconds of one training step, and of evaluating one image.
+    A copy of the network is trained for `seconds`, at least a few steps. Of the recipe only the
+    number of steps may be open.
     """
     recipe = recipe.override(learning_rate=TRIAL_LEARNING_RATE, steps=TRIAL_STEPS, epochs=None)
     trial = TrainState.start(copy.deepcopy(model), recipe, device=device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +31,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, read it back, and only then replace the file.
-
-    NotSavedError: the disk is full, or did not return what was written.
-    """
+    """Write a checkpoint, read it back, and only then replace the file; or raise NotSavedError."""
     # Each tensor gets its own memory: safetensors refuses tensors that share it.
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()
@@ -47,7 +43,6 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         with atomic_writer(path) as file:
             file.write(save(tensors, metadata))
             file.flush()
-            os.fsync(file.fileno())
             load_checkpoint(Path(file.name))
     except (OSError, UserError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -39,10 +39,6 @@ if TYPE_CHECKING:  # a torch without it trains in one process
 TIMEOUT = timedelta(minutes=10)
 # The same for what rank 0 does alone: measuring, the final scores.
 CONTROL_TIMEOUT = timedelta(days=1)
-# Between two looks for the other ranks.
-POLL_SECONDS = 0.02
-# All-reduces that are timed.
-TIMED_REDUCES = 3
 
 Result = TypeVar("Result")
 
@@ -224,7 +220,7 @@ class DistContext:
             return 0.0
         gradients = torch.zeros(sum(p.numel() for p in model.parameters()), device=device)
         seconds = []
-        for _ in range(TIMED_REDUCES):
+        for _ in range(3):
             begin = time.perf_counter()
             torch_dist.all_reduce(gradients)
             gradients.sum().item()  # waits for the device
@@ -246,22 +242,24 @@ def init_distributed() -> Iterator[DistContext]:
     if not _is_distributed():
         yield SINGLE_PROCESS
         return
-    if torch_dist.is_initialized():  # by the script that calls us, which also ends it
-        yield _context()
-        return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    from torch.distributed.distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
+    joined = torch_dist.is_initialized()  # by the script that calls us, which also ends it
+    if not joined:
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
 
-    store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
-    store = PrefixStore(_meet(store, rank=rank, world_size=world_size), store)
-    torch_dist.init_process_group(
-        backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT
-    )
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
+        store = PrefixStore(_meet(store, rank=rank, world_size=world_size), store)
+        torch_dist.init_process_group(
+            backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT
+        )
     try:
-        yield _context()
+        control: Any = torch_dist.new_group(timeout=CONTROL_TIMEOUT, backend="gloo")
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        yield DistContext(torch_dist.get_rank(), torch_dist.get_world_size(), local_rank, control)
     finally:
-        torch_dist.destroy_process_group()
+        if not joined:
+            torch_dist.destroy_process_group()
 
 
 def _meet(store: Store, *, rank: int, world_size: int) -> str:
@@ -288,19 +286,13 @@ def _meet(store: Store, *, rank: int, world_size: int) -> str:
             words = f"{offer}/words"
             if store.check([words]) and mine in json.loads(store.get(words)):
                 return offer
-        time.sleep(POLL_SECONDS)
+        time.sleep(0.02)
     raise UserError(f"rank {rank}: the other ranks did not connect; did every machine start?")
 
 
 def is_lost_rank(error: RuntimeError) -> bool:
     """Return whether the error says that another rank has ended."""
     return isinstance(error, torch_dist.DistError) or "gloo" in str(error)
-
-
-def _context() -> DistContext:
-    control: Any = torch_dist.new_group(timeout=CONTROL_TIMEOUT, backend="gloo")
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    return DistContext(torch_dist.get_rank(), torch_dist.get_world_size(), local_rank, control)
 
 
 def _is_distributed() -> bool:

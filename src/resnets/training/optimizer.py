@@ -58,17 +58,14 @@ def is_backbone_frozen(recipe: Recipe, step: int) -> bool:
 
 
 def make_optimizer(model: ResNet, recipe: Recipe) -> torch.optim.Optimizer:
-    """Build the optimizer; its groups have a `factor` of the learning rate and a weight decay.
-
-    Raises:
-        UserError: Muon for a network without norms: Muon holds the length of filters fixed.
-    """
+    """Build the optimizer; its groups have a `factor` of the learning rate and a weight decay."""
     config, groups = recipe.optimizer, list(_parameter_groups(model, recipe))
     rate, momentum, nesterov = config.learning_rate, config.momentum, config.nesterov
     assert rate is not None and config.name != "auto", "resolve the recipe first"
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=rate, betas=(momentum, 0.999), fused=True)
     if config.name == "muon":
+        # Muon holds the length of filters fixed, which has a meaning where no norm follows.
         if model.config.norm in ("none", "bias"):
             raise UserError("--optimizer muon needs a network with norms; use sgd or adamw")
         dtype = torch.bfloat16 if recipe.runtime.precision == "bf16" else torch.float32
@@ -97,20 +94,19 @@ def _parameter_groups(model: ResNet, recipe: Recipe) -> Iterator[dict[str, objec
     orthogonalises the filters of convolutions without a bias. Those of squeeze-and-excitation have
     a bias: no norm follows, so their length has a meaning.
     """
-    config, head, muon = (
-        recipe.optimizer,
-        len(model.stage_names) + 1,
-        recipe.optimizer.name == "muon",
-    )
+    config, muon, last = recipe.optimizer, recipe.optimizer.name == "muon", len(model.stage_names)
+    # The stem has depth 0, the final norm that of the last stage.
+    depths = {name: depth for depth, name in enumerate(model.stage_names, 1)}
+    depths |= {"norm": last, "fc": last + 1}
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     filters = {layer.weight for layer in layers if layer.bias is None} if muon else set()
-    for depth in range(head + 1):
+    for depth in range(last + 2):
         kinds: dict[str, list[Tensor]] = {"filters": [], "matrices": [], "vectors": []}
         for name, parameter in model.named_parameters():
-            if _depth(name, head=head) == depth:
+            if depths.get(name.split(".")[0], 0) == depth:
                 matrix = "filters" if parameter in filters else "matrices"
                 kinds["vectors" if parameter.ndim < 2 else matrix].append(parameter)
-        factor = config.layer_decay ** (head - depth)
+        factor = config.layer_decay ** (last + 1 - depth)
         for kind, parameters in kinds.items():
             if parameters:
                 yield {
@@ -119,11 +115,3 @@ def _parameter_groups(model: ResNet, recipe: Recipe) -> Iterator[dict[str, objec
                     "weight_decay": 0.0 if kind == "vectors" else config.weight_decay,
                     "filters": kind == "filters",
                 }
-
-
-def _depth(name: str, *, head: int) -> int:
-    """Return 0 for the stem, i for stage i (the last for the final norm), then the head."""
-    module = name.split(".")[0]
-    if module.startswith("layer"):
-        return int(module.removeprefix("layer"))
-    return {"norm": head - 1, "fc": head}.get(module, 0)

@@ -45,18 +45,15 @@ class Clock:
         """Return the wall clock, or events of the CUDA device."""
         if device.type != "cuda":
             return cls(time.perf_counter, lambda first, last: last - first)
-        return cls(_event, _between_events)
 
+        def now() -> Any:
+            return torch.cuda.current_stream().record_event(torch.cuda.Event(enable_timing=True))
 
-def _event() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
+        def between(first: torch.cuda.Event, last: torch.cuda.Event) -> float:
+            last.synchronize()
+            return float(first.elapsed_time(last)) / 1000
 
-
-def _between_events(first: torch.cuda.Event, last: torch.cuda.Event) -> float:
-    last.synchronize()
-    return float(first.elapsed_time(last)) / 1000
+        return cls(now, between)
 
 
 @dataclass(frozen=True)

@@ -57,22 +57,15 @@ def stored_recipe(run_dir: RunDir) -> Recipe:
 def check_unchanged(
     before: RunFingerprint, after: RunFingerprint, *, run_dir: RunDir, force: bool
 ) -> list[str]:
-    """Return what has changed, a phrase each.
-
-    UserError: something changed that decides bits and `force` is off, or that even `force` cannot
-    accept.
-    """
+    """Return what has changed, a phrase each; raise UserError if that may not change."""
+    resume = f"--resume {run_dir.path}"
     old_values, new_values = before.recipe.flat(), after.recipe.flat()
     for name in fields_with(Rule.FIXED):
         if old_values[name] != new_values[name]:
-            raise UserError(
-                f"--resume {run_dir.path}: {flag_of(name)} cannot change; start a new run"
-            )
+            raise UserError(f"{resume}: {flag_of(name)} cannot change; start a new run")
     if before.data["classes"] != after.data["classes"]:
         old, new = (", ".join(found.data["classes"]) for found in (before, after))
-        raise UserError(
-            f"--resume {run_dir.path}: the classes changed from {old} to {new}; start a new run"
-        )
+        raise UserError(f"{resume}: the classes changed from {old} to {new}; start a new run")
     old_facts = before.facts()
     changed = [
         f"{name} changed from {old_facts.get(name)} to {value}"
@@ -81,7 +74,7 @@ def check_unchanged(
     ]
     if changed and not force:
         raise UserError(
-            f"--resume {run_dir.path}: {'; '.join(changed)}; the result would not be that of the "
+            f"{resume}: {'; '.join(changed)}; the result would not be that of the "
             "uninterrupted run. Undo the change, or add --force to continue anyway"
         )
     return changed

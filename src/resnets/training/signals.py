@@ -25,8 +25,7 @@ class Interrupted(BaseException):
 class SignalHandler:
     """Context in which signals are remembered; on exit the former handlers come back.
 
-    Args:
-        single_process: Whether a signal counts at once, without the agreement of other ranks.
+    In a single process a signal counts at once, without the agreement of other ranks.
     """
 
     def __init__(self, *, single_process: bool = True) -> None:

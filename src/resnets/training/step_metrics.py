@@ -63,8 +63,7 @@ class StepMetrics:
         if loss.device.type == "cuda":
             aside = torch.empty((), dtype=loss.dtype, pin_memory=True)
             loss = aside.copy_(loss, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
+            copied = torch.cuda.current_stream().record_event()
         self._pending = loss, copied, step, indices
         if copied is None:
             self.settle()

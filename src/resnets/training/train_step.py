@@ -136,13 +136,8 @@ def train_step(
 ) -> tuple[Tensor, Tensor]:
     """Take one optimizer step: forward and backward passes of the micro-batches, then the update.
 
-    Args:
-        state: The state of the run; the caller counts its step.
-        network: The network of the state, perhaps compiled or wrapped by DDP.
-        batch: This rank's slice of the batch.
-        recipe: The resolved recipe.
-        dist: The ranks that share the batch.
-        mark: Called with each phase of the step that has ended.
+    `network` is that of the state, perhaps compiled or wrapped by DDP, and `batch` this rank's
+    slice of the batch. The caller counts the step. `mark` is called with each phase that has ended.
 
     Returns:
         The mean loss and the number of correct images of the whole batch, on the device.
@@ -151,7 +146,9 @@ def train_step(
     torch.manual_seed(_step_seed(recipe.seed, state.step, dist.rank))
     set_learning_rate(state.optimizer, learning_rate(recipe, state.step))
     if recipe.schedule.freeze_backbone:
-        _freeze(state.model, is_backbone_frozen(recipe, state.step))
+        frozen = is_backbone_frozen(recipe, state.step)
+        for name, parameter in state.model.named_parameters():
+            parameter.requires_grad_(not frozen or name.startswith("fc."))
     total = torch.zeros((), device=batch.images.device)
     correct = torch.zeros((), device=batch.images.device)
     state.optimizer.zero_grad(set_to_none=True)
@@ -192,11 +189,6 @@ def _micro_batches(batch: Batch, recipe: Recipe, step: int) -> Iterator[tuple[Te
         images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
     for piece, targets in zip(images.chunk(pieces), batch.targets.chunk(pieces), strict=True):
         yield piece.contiguous(memory_format=FORMATS[recipe.runtime.memory_format]), targets
-
-
-def _freeze(model: ResNet, frozen: bool) -> None:
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not frozen or name.startswith("fc."))
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -48,7 +48,7 @@ from resnets.training.checkpoint import Checkpoint, NotSavedError
 from resnets.training.distributed import SINGLE_PROCESS, DistContext, is_lost_rank
 from resnets.training.optimizer import learning_rate
 from resnets.training.profiler import Clock, ProfileContext, Profiler
-from resnets.training.recipe import FIELDS, Recipe, fields_with
+from resnets.training.recipe import Recipe, fields_with
 from resnets.training.reproducibility import (
     RunFingerprint,
     check_unchanged,
@@ -106,11 +106,8 @@ class Trainer:
     `Trainer.start` sets up a new run and `Trainer.resume` an interrupted one; both are contexts
     that end the data loader's workers and release the run folder. `fit` does the rest.
 
-    Args:
-        config: The resolved recipe with its origins.
-        preprocess: Preprocessing of an earlier run; None measures mean and deviation.
-        log: Called with every record; a record is a dictionary with a `kind`.
-        resources: What is closed with the trainer.
+    `preprocess` is that of an earlier run; None measures mean and deviation. `log` is called with
+    every record, a dictionary with a `kind`. `resources` are closed with the trainer.
     """
 
     # Seconds between training records.
@@ -185,21 +182,25 @@ class Trainer:
             if log is not None and dist.is_first:
                 log({"kind": "notice", "text": text})
 
-        dataset, mark = _open_data(data, config.recipe, dist)
+        batch_size = config.recipe.schedule.batch_size or 0
+        # Refuse a batch that the ranks cannot share before anything is measured with it.
+        dist.shard_batch(batch_size, grad_accum_steps=config.recipe.optimizer.grad_accum_steps)
+        dataset, splits, found = _open_data(data, config.recipe, dist)
         for text in notices_of(dataset):
             notice(text)
-        splits, batch_size = splits_for(dataset, config.recipe), config.recipe.schedule.batch_size
         if not len(splits.val):
             raise UserError(
                 f"{data}: every class has one image, so none can be held out for validation"
             )
-        typed = config.origins.get("batch_size") == "flag"
-        if batch_size is not None and typed and batch_size > len(splits.train):
+        if config.origins.get("batch_size") == "flag" and batch_size > len(splits.train):
             raise UserError(
                 f"--batch-size {batch_size}: more than the {len(splits.train):,} training images"
             )
         facts = DataFacts.of(splits, num_classes=len(dataset.classes))
-        notice(f"{dataset.name}: {facts}; measuring this machine")
+        notice(
+            f"{dataset.name}: {facts.num_train:,} training, {facts.num_val:,} validation and "
+            f"{facts.num_test:,} test images of {facts.num_classes} classes; measuring this machine"
+        )
         ranks = dist.world_size
         config = dist.on_rank_zero(
             lambda: resolve(config, facts, seconds=seconds_left(), device=device, world_size=ranks)
@@ -220,7 +221,7 @@ class Trainer:
             def create_run_dir() -> RunDir:
                 run_dir = RunDir.create(out, name=name or dataset.name, command=command)
                 resources.enter_context(run_dir.lock())
-                trainer._write_start(run_dir, data, mark, verify=verify)
+                trainer._write_start(run_dir, data, found, verify=verify)
                 return run_dir
 
             run_dir = dist.on_rank_zero(create_run_dir)
@@ -243,38 +244,31 @@ class Trainer:
 
         while True:
             with suppress(torch.OutOfMemoryError):
-                step_seconds, image_seconds = map(
-                    max, zip(*dist.all_gather_object(measure), strict=True)
-                )
-                step_seconds += dist.time_all_reduce(model, device=self.device)
+                steps, images = zip(*dist.all_gather_object(measure), strict=True)
+                reduction = dist.time_all_reduce(model, device=self.device)
                 return {
-                    "step_seconds": step_seconds,
-                    "image_seconds": image_seconds / dist.world_size,
+                    "step_seconds": max(steps) + reduction,
+                    "image_seconds": max(images) / dist.world_size,
                 }
             self._halve_micro_batches()  # outside `suppress` the memory of the attempt is free
 
-    def _write_start(self, run_dir: RunDir, data: str | Path, mark: str, *, verify: bool) -> None:
+    def _write_start(
+        self, run_dir: RunDir, data: str | Path, found: Mapping[str, Any], *, verify: bool
+    ) -> None:
         """Write what the run starts from; without config.json it cannot be resumed."""
         named = isinstance(data, str) and data in NAMES  # as open_data, which looks there first
-        content = {"content": content_digest(self.data)} if verify else {}
-        run_dir.write_json(
-            "data.json",
-            {
-                "data": str(data) if named else str(Path(data).expanduser().absolute()),
-                "name": self.data.name,
-                "fingerprint": mark,
-                "classes": list(self.data.classes),
-                "sizes": self.splits.sizes(),
-                "preprocess": asdict(self.preprocess),
-                "held_out": list(self.splits.held_out),
-                **content,
-                "skipped": dict(self.data.skipped),
-            },
-        )
-        run_dir.write_json("environment.json", self._environment())
-        origins = {name: self.config.origins.get(name, "default") for name in FIELDS}
-        values = self.recipe.flat().items()
-        config = {name: {"value": value, "origin": origins[name]} for name, value in values}
+        place = str(data) if named else str(Path(data).expanduser().absolute())
+        record: dict[str, Any] = {"data": place, "name": self.data.name, **found}
+        record |= {"preprocess": asdict(self.preprocess), "held_out": list(self.splits.held_out)}
+        record |= {"content": content_digest(self.data)} if verify else {}
+        run_dir.write_json("data.json", record | {"skipped": dict(self.data.skipped)})
+        environment = describe_environment(self.device) | {"ranks": self.dist.world_size}
+        run_dir.write_json("environment.json", environment)
+        origins = self.config.origins
+        config = {
+            name: {"value": value, "origin": origins.get(name, "default")}
+            for name, value in self.recipe.flat().items()
+        }
         run_dir.write_json("config.json", config)
 
     # Resume
@@ -311,12 +305,12 @@ class Trainer:
             recipe, stored = before.recipe.override(**changes or {}), before.data
             if recipe.runtime.threads:
                 torch.set_num_threads(recipe.runtime.threads)
-            dataset, mark = _open_data(stored["data"], recipe, dist)
-            splits = splits_for(dataset, recipe, held_out=stored["held_out"])
-            found = {"fingerprint": mark, "classes": list(dataset.classes), "sizes": splits.sizes()}
+            dataset, splits, found = _open_data(
+                stored["data"], recipe, dist, held_out=stored["held_out"]
+            )
             if verify and "content" not in stored:
                 raise UserError(f"--verify {run_dir.path}: the run was not started with --verify")
-            if verify or ("content" in stored and mark != stored["fingerprint"]):
+            if verify or ("content" in stored and found["fingerprint"] != stored["fingerprint"]):
                 found["content"] = dist.on_rank_zero(lambda: content_digest(dataset))
             trainer = cls(
                 ResolvedConfig(recipe),
@@ -329,7 +323,8 @@ class Trainer:
                 log=log,
                 resources=resources,
             )
-            after = RunFingerprint(recipe, {**stored, **found}, trainer._environment())
+            environment = describe_environment(device) | {"ranks": dist.world_size}
+            after = RunFingerprint(recipe, {**stored, **found}, environment)
             trainer.checkpoint = dist.on_rank_zero(
                 lambda: trainer._load_checkpoint(before, after, force=force)
             )
@@ -359,9 +354,7 @@ class Trainer:
     def fit(self) -> TrainingResult:
         """Train, then score the model file and write the report.
 
-        A run that a signal or a full disk has stopped has a result too. It raises NotFiniteError
-        for a loss that is NaN or infinite, and UserError if memory is exhausted after the first
-        checkpoint, or another rank is gone.
+        A run that a signal or a full disk has stopped has a result too.
         """
         unsaved = None
         with self.signals:  # the first signal ends the step, a second one stops at once
@@ -382,17 +375,22 @@ class Trainer:
                 except (Interrupted, KeyboardInterrupt):
                     break  # the last checkpoint holds
                 except RuntimeError as error:
-                    if not self.signals.received:
-                        raise self._explain(error) from error
-                    break  # the signal reached a worker before the worker could ignore it
+                    if self.signals.received:
+                        break  # the signal reached a worker before the worker could ignore it
+                    if self.dist.world_size == 1 or not is_lost_rank(error):
+                        raise
+                    step = 0 if self.state is None else self.state.step
+                    raise UserError(
+                        f"rank {self.dist.rank}: another rank is gone at step {step}; torchrun "
+                        "--max-restarts N, or the same torchrun command with the same --out, "
+                        "resumes at the last checkpoint"
+                    ) from error
                 self._retry_smaller(full)  # outside `except` the memory of the attempt is free
-        number = self.signals.number or self.signals.received
-        if not number and not unsaved:
+        number = self.signals.number or self.signals.received or None
+        if number is None and not unsaved:
             number = signal.SIGINT
         split = self.splits.scored[0]
-        return TrainingResult(
-            self.run_dir.path, None, split, signal=number or None, unsaved=unsaved
-        )
+        return TrainingResult(self.run_dir.path, None, split, signal=number, unsaved=unsaved)
 
     def init_state(self) -> TrainState:
         """Build the network and its optimizer, and restore the checkpoint if there is one."""
@@ -417,6 +415,7 @@ class Trainer:
         self._saved, self._validation_seconds = time.perf_counter(), math.inf
         self.metrics.reset()
         self.profiler = self._profiler()
+        mark = self.profiler.mark
         state.model.train()
         finished = False
         with suppress(Interrupted):
@@ -428,16 +427,12 @@ class Trainer:
                     break
                 with self.signals.interruptible():
                     batch = next(batches)
-                self.profiler.mark("copy", waited=batch.waited)
+                mark("copy", waited=batch.waited)
                 rate = learning_rate(recipe, state.step)
-                loss, correct = train_step(
-                    state, network, batch, recipe, dist=dist, mark=self.profiler.mark
-                )
+                loss, correct = train_step(state, network, batch, recipe, dist=dist, mark=mark)
                 state.step += 1
-                images = dist.world_size * len(batch.images)
-                self.metrics.add(
-                    loss, correct, images=images, step=state.step, indices=batch.indices
-                )
+                num = dist.world_size * len(batch.images)
+                self.metrics.add(loss, correct, images=num, step=state.step, indices=batch.indices)
                 saving, logging = self._agree(batch)
                 if saving or logging:
                     self.metrics.settle()  # before every save: no checkpoint after a lost loss
@@ -445,7 +440,7 @@ class Trainer:
                     self.log("train", **self._progress(), **means, learning_rate=rate)
                 if saving:
                     self._save()
-                self.profiler.mark("other")
+                mark("other")
                 if shares := self.profiler.step():
                     self.log("shares", **shares, **self._progress())
         self.metrics.settle()
@@ -494,10 +489,8 @@ class Trainer:
         try:
             self.running_state.save(self.run_dir)
         except NotSavedError as error:
-            self.notify(
-                f"{error}; training continues, the last checkpoint stays, and the next save tries "
-                "again"
-            )
+            text = "training continues, the last checkpoint stays, and the next save tries again"
+            self.notify(f"{error}; {text}")
         self._saved = time.perf_counter()
 
     def _needs_validation(self) -> bool:
@@ -551,16 +544,6 @@ class Trainer:
         tail = f" and {more} more" if more > 0 else ""
         return NotFiniteError(f"{error}, in the batch of {names}{tail}", indices)
 
-    def _explain(self, error: RuntimeError) -> RuntimeError | UserError:
-        """Return a one-line error if another rank is gone, else the error itself."""
-        if self.dist.world_size == 1 or not is_lost_rank(error):
-            return error
-        step = 0 if self.state is None else self.state.step
-        return UserError(
-            f"rank {self.dist.rank}: another rank is gone at step {step}; torchrun --max-restarts "
-            "N, or the same torchrun command with the same --out, resumes at the last checkpoint"
-        )
-
     # Finish
 
     def _finish(self) -> TrainingResult:
@@ -569,11 +552,10 @@ class Trainer:
         recipe, (split, images) = self.recipe, self.splits.scored
         path, scores, unsaved = self.run_dir.path / MODEL_FILE, None, None
         mistakes = Mistakes(images, self.data.classes, self.preprocess)
-        if replaced := self.running_state.replaced:
+        replaced, texts = self.running_state.replaced, []
+        if replaced:
             times = f"{replaced} times" if replaced > 1 else "once"
-            self._add_notice(
-                f"an unreadable image was replaced by the next one {times} in training"
-            )
+            texts = [f"an unreadable image was replaced by the next one {times} in training"]
         try:
             with self.signals.interruptible():
                 file = self._model_file()
@@ -586,8 +568,9 @@ class Trainer:
                     callback=mistakes,
                     cache_mb=recipe.runtime.cache_mb,
                 )
-                for text in [*unreadable_notice(scores, images), *missing_charts()]:
-                    self._add_notice(text)
+                for text in (*texts, *unreadable_notice(scores, images), *missing_charts()):
+                    self.notices.append(text)
+                    self.notify(text)
                 record = scores.to_dict()
                 record |= {"split": split, "validate_on": recipe.evaluation.validate_on}
                 record |= {"cautions": self.cautions} if self.cautions else {}
@@ -599,14 +582,9 @@ class Trainer:
         caution = "; ".join(self.cautions) or None
         return TrainingResult(self.run_dir.path, scores, split, caution, unsaved=unsaved)
 
-    def _add_notice(self, text: str) -> None:
-        """Log a line of text that is also on the report."""
-        self.notices.append(text)
-        self.notify(text)
-
     def _model_file(self) -> ModelFile:
         local, stored = fields_with(Rule.LOCAL), self.run_dir.read_json("data.json")
-        recipe = {k: v for k, v in self.recipe.flat().items() if k not in local}
+        recipe = {name: value for name, value in self.recipe.flat().items() if name not in local}
         return ModelFile(
             config=self.running_state.model.config,
             preprocess=self.preprocess,
@@ -693,50 +671,37 @@ class Trainer:
             # Equally many classes need not be the same classes: fine-tuning has its own head.
             model.reset_classifier(num_classes)
         elif pretrained and isinstance(model.conv1, Whitening):
-            model.conv1.fit(self._whitening_images())
+            # Images from all over the split.
+            images, number = self.splits.train, min(len(self.splits.train), WHITENING_IMAGES)
+            places = np.linspace(0, len(images) - 1, number).round().astype(np.int64)
+            some = EvalLoader(
+                images.subset(places), preprocess=self.preprocess, batch_size=number, device="cpu"
+            )
+            model.conv1.fit(next(iter(some)).images)
         return model
-
-    def _whitening_images(self) -> torch.Tensor:
-        """Return training images from all over the split, N C H W, preprocessed."""
-        images, number = self.splits.train, min(len(self.splits.train), WHITENING_IMAGES)
-        places = np.linspace(0, len(images) - 1, number).round().astype(np.int64)
-        some = EvalLoader(
-            images.subset(places), preprocess=self.preprocess, batch_size=number, device="cpu"
-        )
-        return next(iter(some)).images
 
     def _preprocess(self, stored: Mapping[str, Any] | None) -> Preprocess:
         """Return the preprocessing, with mean and deviation of the training images."""
         if stored is not None:
             return Preprocess(**stored)
-        model, train = self.recipe.model, self.splits.train
+        model, train, tta = self.recipe.model, self.splits.train, self.recipe.evaluation.tta
         assert model.size is not None, "resolve the recipe first"
         plain = Preprocess(
-            size=model.size,
-            channels=train.channels,
-            resize_mode=model.resize_mode,
-            tta=self.recipe.evaluation.tta,
+            size=model.size, channels=train.channels, resize_mode=model.resize_mode, tta=tta
         )
         mean, std = channel_statistics(train, plain)
         return replace(plain, mean=mean, std=std)
 
     def _loaders(self) -> tuple[TrainLoader, EvalLoader]:
         """Decode what fits in memory; each rank has its slice of every batch and evaluation."""
-        recipe, runtime, batch_size = (
-            self.recipe,
-            self.recipe.runtime,
-            self.recipe.schedule.batch_size,
-        )
-        assert batch_size is not None and runtime.workers is not None
-        pieces = recipe.optimizer.grad_accum_steps
-        shared: Any = {
-            "device": self.device,
-            "workers": runtime.workers,
-            "cache_mb": runtime.cache_mb,
-        }
+        recipe, runtime = self.recipe, self.recipe.runtime
+        batch_size, pieces = recipe.schedule.batch_size, recipe.optimizer.grad_accum_steps
+        assert batch_size is not None
+        val_images = self.dist.shard(self.splits.val)
+        shared: Any = {"workers": runtime.workers, "cache_mb": runtime.cache_mb}
+        shared |= {"preprocess": self.preprocess, "device": self.device}
         train_loader = TrainLoader(
             self.splits.train,
-            preprocess=self.preprocess,
             augment=recipe.augment,
             num_classes=len(self.data.classes),
             batch_size=batch_size,
@@ -744,13 +709,7 @@ class Trainer:
             places=self.dist.shard_batch(batch_size, grad_accum_steps=pieces),
             **shared,
         )
-        val_loader = EvalLoader(
-            self.dist.shard(self.splits.val),
-            preprocess=self.preprocess,
-            batch_size=VALIDATION_BATCH,
-            **shared,
-        )
-        return train_loader, val_loader
+        return train_loader, EvalLoader(val_images, batch_size=VALIDATION_BATCH, **shared)
 
     def _profiler(self) -> Profiler:
         context = ProfileContext(
@@ -768,9 +727,6 @@ class Trainer:
         """The state, which `fit` has built."""
         assert self.state is not None, "call init_state first"
         return self.state
-
-    def _environment(self) -> dict[str, Any]:
-        return describe_environment(self.device) | {"ranks": self.dist.world_size}
 
     # Records
 
@@ -802,15 +758,6 @@ class Trainer:
                 self.notify(text)
 
 
-def _open_data(data: str | Path, recipe: Recipe, dist: DistContext) -> tuple[DataSet, str]:
-    """Return the data and its fingerprint, which must be equal on all ranks."""
-    with dist.local_rank_zero_first():
-        dataset = open_data(data, max_corrupt=recipe.runtime.max_corrupt)
-    mark = fingerprint(dataset)
-    dist.check_equal(str(data), mark)
-    return dataset, mark
-
-
 def splits_for(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None = None) -> Splits:
     """Return the splits that a recipe asks for; `held_out` repeats those of an earlier run."""
     return make_splits(
@@ -820,3 +767,15 @@ def splits_for(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None 
         seed=recipe.seed,
         held_out=held_out,
     )
+
+
+def _open_data(
+    data: str | Path, recipe: Recipe, dist: DistContext, *, held_out: Sequence[str] | None = None
+) -> tuple[DataSet, Splits, dict[str, Any]]:
+    """Return the data, its splits, and what is recorded of them: all ranks must find the same."""
+    with dist.local_rank_zero_first():
+        dataset = open_data(data, max_corrupt=recipe.runtime.max_corrupt)
+    splits = splits_for(dataset, recipe, held_out=held_out)
+    mark, classes = fingerprint(dataset), list(dataset.classes)
+    dist.check_equal(str(data), mark)
+    return dataset, splits, {"fingerprint": mark, "classes": classes, "sizes": splits.sizes()}
