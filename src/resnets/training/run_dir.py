@@ -124,8 +124,9 @@ class RunDir:
     def history(self) -> list[dict[str, Any]]:
         """Return all records but a last line that a kill cut off."""
         path, records = self.path / "metrics.jsonl", list[dict[str, Any]]()
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
         with suppress(json.JSONDecodeError):
-            for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            for line in text.splitlines():
                 records.append(json.loads(line))
         return records
 
