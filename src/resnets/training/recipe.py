@@ -189,15 +189,15 @@ class Recipe:
         seed: Seed of every draw: split, order, augmentation, initial weights, dropout.
     """
 
-    model: ModelConfig = ModelConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     augment: Augment = field(
         default_factory=lambda: Augment(crop="auto", flip="random", auto_augment="auto")
     )
-    loss: LossConfig = LossConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
+    loss: LossConfig = field(default_factory=LossConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
 
     def __post_init__(self) -> None:
