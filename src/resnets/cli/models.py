@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from resnets.cli.flags import Switch
 from resnets.errors import UserError
+
+if TYPE_CHECKING:
+    from resnets.models.registry import ModelEntry
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Models:
 
     def run(self, started: float) -> int:
         """Print the networks, or the layers of one."""
-        from resnets.models.registry import list_models, unknown_model
+        from resnets.cli.progress import print_table
+        from resnets.models.registry import MODELS, list_models, unknown_model
 
         names = list_models(self.pattern)
         if not names:
@@ -41,47 +45,35 @@ class Models:
         if self.layers and len(names) > 1:
             raise UserError("--layers takes one name: resnets models resnet50 --layers")
         if self.layers:
-            _print_layers(names[0])
+            rows = _layer_rows(names[0])
+            print_table(("layer", "type", "output C H W", "parameters", "MACs"), "nnnrr", rows)
         elif self.quiet:
             print("\n".join(names))
         else:
-            _print_models(names)
+            titles = ("name", "layers", "parameters", "MACs", "input", "error %", "source")
+            print_table(titles, "nrrrrrl", [_model_row(name, MODELS[name]) for name in names])
         return 0
 
 
-def _print_models(names: list[str]) -> None:
-    from resnets.cli.progress import print_table
-    from resnets.models.registry import MODELS
-
-    rows = []
-    for name in names:
-        entry = MODELS[name]
-        numbers = str(entry.layers), f"{entry.params:,}", _macs(entry.macs), str(entry.input_size)
-        rows.append((name, *numbers, entry.error or "-", entry.source or f"sizes: {entry.counted}"))
-    titles = ("name", "layers", "parameters", "MACs", "input", "error %", "source")
-    print_table(titles, "nrrrrrl", rows)
+def _model_row(name: str, entry: ModelEntry) -> tuple[str, ...]:
+    source = entry.source or f"sizes: {entry.counted}"
+    sizes = f"{entry.params:,}", _macs(entry.macs), str(entry.input_size)
+    return name, str(entry.layers), *sizes, entry.error or "-", source
 
 
-def _print_layers(name: str) -> None:
+def _layer_rows(name: str) -> list[tuple[str, ...]]:
     import torch
 
-    from resnets.cli.progress import print_table
     from resnets.models.registry import MODELS, create_model
     from resnets.models.summary import layer_table
 
     with torch.device("meta"):
         layers = layer_table(create_model(name), MODELS[name].input_size)
-    rows = (
-        (
-            one.name,
-            one.type,
-            " x ".join(map(str, one.shape)),
-            f"{one.parameters:,}",
-            _macs(one.macs),
-        )
-        for one in layers
-    )
-    print_table(("layer", "type", "output C H W", "parameters", "MACs"), "nnnrr", rows)
+    rows: list[tuple[str, ...]] = []
+    for layer in layers:
+        shape = " x ".join(map(str, layer.shape))
+        rows.append((layer.name, layer.type, shape, f"{layer.parameters:,}", _macs(layer.macs)))
+    return rows
 
 
 def _macs(count: int) -> str:

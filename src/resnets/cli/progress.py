@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -75,7 +75,6 @@ class Display:
         self.console = Console(stderr=True, highlight=False)
         self.start: Mapping[str, Any] = {"step": 0, "steps": 0, "seconds": 0.0}
         self.latest: dict[str, Any] = {}
-        self.best: float | None = None
         self.line_time = 0.0
         self.live: Live | None = None
         self.cautions: list[str] = []
@@ -104,8 +103,9 @@ class Display:
         if kind == "train":
             self.latest |= record
         else:
-            self.best = max(self.best or 0.0, record["top1"])
-            self.latest |= {"val_accuracy": record["top1"], "seconds": record["seconds"]}
+            best = max(self.latest.get("best", 0.0), record["top1"])
+            self.latest |= {"val_accuracy": record["top1"], "best": best}
+            self.latest["seconds"] = record["seconds"]
         due = not terminal and time.monotonic() - self.line_time > PLAIN_EVERY_SECONDS
         if kind == "validation" or due:
             self.line_time = time.monotonic()
@@ -135,12 +135,12 @@ class Display:
             "loss": f"{now.get('loss', 0):.3f}",
             "train acc": f"{now.get('accuracy', 0):.1%}",
             "val acc": f"{now['val_accuracy']:.1%}" if "val_accuracy" in now else "-",
-            "best": "-" if self.best is None else f"{self.best:.1%}",
+            "best": f"{now['best']:.1%}" if "best" in now else "-",
             "lr": f"{now.get('learning_rate', 0):.4f}",
             "left": _clock(left),
         }
 
-    def _block(self) -> Table:
+    def _block(self) -> Group:
         """Return the table of the latest values over a bar."""
         fields = self._fields()
         table = Table(box=None, pad_edge=False)
@@ -149,10 +149,8 @@ class Display:
         table.add_row(*fields.values())
         share = self.latest.get("step", 0) / max(self.start["steps"], 1)
         full = round(BAR_WIDTH * share)
-        grid = Table.grid()
-        grid.add_row(table)
-        grid.add_row(f"[green]{'━' * full}[/][dim]{'━' * (BAR_WIDTH - full)}[/] {share:.0%}")
-        return grid
+        bar = f"[green]{'━' * full}[/][dim]{'━' * (BAR_WIDTH - full)}[/] {share:.0%}"
+        return Group(table, bar)
 
 
 def _clock(seconds: float) -> str:
