@@ -1,7 +1,8 @@
-"""Files are whole or absent; torn JSON lines are survived; the cache folder."""
+"""Files are whole or absent; torn JSON lines are survived; digests and the cache folder."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from resnets.fileio import (
     atomic_writer,
     cache_dir,
     read_jsonl,
+    sha256,
     write_atomic,
 )
 
@@ -54,6 +56,12 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     path.write_text("not json\n")
     with pytest.raises(UserError, match=r"a\.jsonl is damaged"):
         read_jsonl(path)
+
+
+def test_one_digest_of_files_and_bytes(tmp_path: Path) -> None:
+    content = bytes(3 << 20) + b"x"
+    (tmp_path / "a").write_bytes(content)
+    assert sha256(tmp_path / "a") == sha256(content) == hashlib.sha256(content).hexdigest()
 
 
 def test_the_cache_is_where_the_environment_says(

@@ -71,9 +71,16 @@ def read_jsonl(path: Path, *, repair: bool = False) -> list[Any]:
         raise UserError(f"{path} is damaged: a line of it is not JSON") from None
 
 
-def sha256(content: bytes) -> str:
-    """Return the SHA-256 of a content as 64 hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
+def sha256(source: Path | bytes) -> str:
+    """Return the SHA-256 of a file, read in pieces, or of bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    if isinstance(source, bytes):
+        digest.update(source)
+    else:
+        with source.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def cache_dir(*names: str) -> Path:
