@@ -328,7 +328,7 @@ def axis(
     return Axis(field, title, kind, domain, options)
 
 
-# Draws one mark over two axes, its rows told apart by a series.
+# Draws one mark over two axes, in the colours of a series.
 Layer = Callable[[Axis, Axis, Series | None], Spec]
 
 
