@@ -110,15 +110,18 @@ def test_streams_and_gradients_are_those_of_autograd(layer: Layer) -> None:
     *_, back = backward_stations(networks, stations, readout, left=Range())
     seen = set()
     for i in range(len(networks.stacks)):
-        for k, (member, (depth, row)) in enumerate(zip(back.members(i), back.rows[i], strict=True)):
+        for k, member in enumerate(back.stacks[i].members):
+            depth = member.depth
+            assert depth is not None
             station = next(s for s in stations if s.block == depth)
+            row = station.stacks[i].place(member)
             for d in (0, 1):
                 x = inputs[d].double().requires_grad_()
                 y = plainly(member.family, layer, x, depth=depth, draw_number=d)
                 y.backward(readout[d].double())  # type: ignore[no-untyped-call]
-                ours = station.streams[i][d, :, row] * 2 ** station.exponents[i][d, row]
+                ours = station.values[i][d, :, row] * 2 ** station.exponents[i][d, row]
                 assert torch.allclose(ours.double(), y, rtol=1e-3, atol=1e-4)
-                ours = back.gradients[i][d, :, k] * 2 ** back.exponents[i][d, k]
+                ours = back.values[i][d, :, k] * 2 ** back.exponents[i][d, k]
                 assert x.grad is not None
                 assert torch.allclose(ours.double(), x.grad, rtol=2e-3, atol=2e-4)
             seen.add((member.family.name, depth))
@@ -132,9 +135,9 @@ def test_float32_overflows_where_we_say() -> None:
     readout = signal_propagation.make_readout(layer.shape, seed=0, draws=(0,))
     left, back = Range(), Range()
     stations = list(forward_stations(networks, inputs, left=left))
-    assert all(torch.isfinite(x).all() for station in stations for x in station.streams)
+    assert all(torch.isfinite(x).all() for station in stations for x in station.values)
     *_, last = backward_stations(networks, stations, readout, left=back)
-    assert all(torch.isfinite(g).all() for g in last.gradients)
+    assert all(torch.isfinite(g).all() for g in last.values)
     unit, how = left.left[0, "residual", None]
     assert how == "overflow" and (0, "plain-bn", None) not in left.left
     residual = partial(plainly, BY_NAME["residual"], layer, inputs[0], draw_number=0)
@@ -158,7 +161,7 @@ def logs_forward(stations: list[Station], stack: int) -> Tensor:
     """Log q at each station: stations x D x R."""
     found = []
     for station in stations:
-        square = signal_propagation.mean_square(station.streams[stack])
+        square = signal_propagation.mean_square(station.values[stack])
         found.append(square.log() + 2 * station.exponents[stack] * math.log(2))
     return torch.stack(found)
 
@@ -252,7 +255,7 @@ def test_the_correlation_map() -> None:
     networks = networks_of(["plain", "residual"], layer, (10,), draws=draws)
     inputs = signal_propagation.make_inputs(layer.shape, seed=0, draws=range(draws))
     for station in forward_stations(networks, inputs, left=Range()):
-        distances = signal_propagation.cosine_distances(station.streams[0])[:, 0]
+        distances = signal_propagation.cosine_distances(station.values[0])[:, 0]
         for found, beta in zip(distances.T, (math.inf, 1.0), strict=True):
             path = theory.correlation_path(0.0, depth=10, beta=beta)
             error = float(found.std()) / math.sqrt(draws)

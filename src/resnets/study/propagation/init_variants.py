@@ -61,10 +61,6 @@ class Member:
     def strength(self) -> float:
         return self.family.strength_at(self.depth or 0)
 
-    def serves(self, depth: int) -> bool:
-        """Whether its first `depth` blocks are a network of that depth."""
-        return self.depth in (None, depth)
-
 
 @dataclass(frozen=True)
 class Stack:
@@ -77,6 +73,18 @@ class Stack:
         """Drop those that are less than `block` deep: they are last."""
         kept = tuple(m for m in self.members if m.depth is None or m.depth >= block)
         return Stack(self.norm, kept)
+
+    def ending(self, depth: int) -> tuple[Member, ...]:
+        """Return the networks of this depth, which are the first blocks of members."""
+        return tuple(Member(m.family, depth) for m in self.members if m.depth in (None, depth))
+
+    def place(self, network: Member) -> int:
+        """Return the place of the member that such a network is the first blocks of."""
+        return next(
+            place
+            for place, member in enumerate(self.members)
+            if member.family is network.family and member.depth in (None, network.depth)
+        )
 
 
 def stacks(families: tuple[Family, ...], *, depths: tuple[int, ...]) -> tuple[Stack, ...]:

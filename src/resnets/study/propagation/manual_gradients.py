@@ -15,7 +15,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from resnets.study.propagation.init_variants import Member, Norm, Weights
+from resnets.study.propagation.init_variants import Norm, Stack, Weights
 from resnets.study.propagation.weight_sampling import Layer
 
 Matrices = dict[Weights, Tensor]
@@ -44,14 +44,14 @@ class Group:
     strength: Tensor
 
 
-def group(norm: Norm, members: Sequence[Member], *, layer: Layer) -> Group:
-    """Return the numbers of some members."""
-    shape = (len(members),) + (1,) * len(layer.shape)
-    shortcut = torch.tensor([float(member.family.shortcut) for member in members])
-    strength = torch.tensor([member.strength for member in members])
-    runs = groupby(member.family.weights for member in members)
+def group(stack: Stack, layer: Layer) -> Group:
+    """Return the numbers of a stack's members."""
+    shape = (len(stack.members),) + (1,) * len(layer.shape)
+    shortcut = torch.tensor([float(member.family.shortcut) for member in stack.members])
+    strength = torch.tensor([member.strength for member in stack.members])
+    runs = groupby(member.family.weights for member in stack.members)
     lengths = tuple((law, len(list(run))) for law, run in runs)
-    return Group(norm, lengths, shortcut.view(shape), strength.view(shape))
+    return Group(stack.norm, lengths, shortcut.view(shape), strength.view(shape))
 
 
 def normalise(x: Tensor) -> tuple[Tensor, Tensor]:
