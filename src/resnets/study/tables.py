@@ -57,8 +57,13 @@ class Tables:
                 f"{folder}: holds no tables of a study (data/*.csv); run `resnets study train`, "
                 "`init` or `probe` with this --out first"
             )
+        tables = {}
+        for path in paths:
+            try:
+                tables[path.stem] = read_table(path)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{path}: is not a table of a study ({error})") from None
         plan = folder / "data" / "plan.json"
-        tables = {path.stem: _read(path) for path in paths}
         return cls(folder, tables, json.loads(plan.read_text("utf-8")) if plan.exists() else {})
 
     @property
@@ -86,18 +91,20 @@ def probe_path(out: Path, table: str, network: str) -> Path:
 
 
 def write_table(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as CSV, whole or not at all, and with pyarrow installed as parquet beside it.
+    """Write rows as CSV, whole or not at all.
 
     Raises ValueError for a column that is not one of COLUMNS, and a value that is not finite.
     """
-    kept = [_checked(row) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in kept)
+    for row in rows:
+        value = row.get("value")
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{dict(row)}: a value that is not finite belongs in `status`")
+        writer.writerow(row)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text.getvalue())
-    _write_parquet(path.with_suffix(".parquet"), kept)
 
 
 def read_table(path: Path) -> list[Row]:
@@ -128,45 +135,12 @@ def median_by(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], float
     return {key: statistics.median(values) for key, values in groups.items()}
 
 
-def _read(path: Path) -> list[Row]:
-    try:
-        return read_table(path)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: is not a table of a study ({error})") from None
-
-
 def _place(probed: tuple[str, list[Row]]) -> tuple[int, bool, str]:
     first = probed[1][0]
     return first.get("depth", 0), first.get("family") != "plain", probed[0]
-
-
-def _checked(row: Row) -> Row:
-    strange = set(row) - set(COLUMNS)
-    if strange:
-        raise ValueError(f"{sorted(strange)}: the columns of a table are {', '.join(COLUMNS)}")
-    value = row.get("value")
-    if value is not None and not math.isfinite(value):
-        raise ValueError(f"{dict(row)}: a value that is not finite belongs in `status`")
-    return row
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
 def _value(name: str, cell: str) -> Any:
     if name in TEXTS:
         return cell
     return int(cell) if name in WHOLE else float(cell)
-
-
-def _write_parquet(path: Path, rows: list[Row]) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        return
-    kinds = {name: pa.string() if name in TEXTS else pa.int64() for name in TEXTS | WHOLE}
-    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in COLUMNS])
-    columns = {name: [row.get(name) for row in rows] for name in COLUMNS}
-    pq.write_table(pa.table(columns, schema=schema), path)
