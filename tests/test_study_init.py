@@ -15,6 +15,7 @@ from torch import Tensor
 
 from resnets.cli.main import main
 from resnets.errors import UserError
+from resnets.study.executors import on_this_machine
 from resnets.study.propagation import signal_propagation, sweep, theory
 from resnets.study.propagation.forward_backward import (
     NetworkSet,
@@ -31,6 +32,7 @@ from resnets.study.propagation.sweep import measure_init
 from resnets.study.propagation.weight_sampling import Convolution, Dense, Layer, draw, haar
 from resnets.study.tables import read_table
 from resnets.study.twins.study_config import SweepConfig
+from tiny_study import Inline
 
 BY_NAME = {family.name: family for family in FAMILIES}
 LAYERS = [Dense(8), Convolution(4, 5)]
@@ -321,7 +323,8 @@ def small(out: Path, **options: object) -> list[Stability]:
 def test_a_sweep_is_the_same_again_and_on_two_processes(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     for cores in (1, 2):
-        small(tmp_path / str(cores), processes=cores)
+        with on_this_machine(cores) as executor:
+            small(tmp_path / str(cores), executor=executor)
     assert torch.get_num_threads() == threads
     first, second = (sorted((tmp_path / name / "data").glob("*.csv")) for name in "12")
     parts = ("", "_backward", "_forward", "_theory")
@@ -350,7 +353,8 @@ def test_theory_has_the_places_of_what_it_predicts(tmp_path: Path) -> None:
 def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sweep, "measure_init", lambda out, log: small(out, log=log, processes=1))
+    here = partial(small, executor=Inline())
+    monkeypatch.setattr(sweep, "measure_init", lambda out, log: here(out, log=log))
     assert main(["study", "init", "--out", str(tmp_path / "study")]) == 0
     shown = capsys.readouterr()
     assert "backward" in shown.out and "healthy" in shown.out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,11 +46,11 @@ class Pipeline:
 
     def run(self) -> Path:
         """Do what the folder lacks, then write the page and return its path."""
-        parts = self._parts()
-        with restore_num_threads():
+        # Sweep and training share the processes, whose start takes seconds.
+        with restore_num_threads(), self.workers() as executor:
             if self.config.probe.threads:
                 torch.set_num_threads(self.config.probe.threads)
-            self._run(parts)
+            self._run(self._parts(executor))
         self.log("page")
         return write_study_report(self.folder)
 
@@ -64,34 +66,33 @@ class Pipeline:
                 self.log(title)
                 part.make()
 
-    def _parts(self) -> list[_Part]:
-        data, config = self.folder / "data", self.config
+    def _parts(self, executor: Executor) -> list[_Part]:
+        data, config, log = self.folder / "data", self.config, self.log
+        sweep = partial(measure_init, self.folder, log=log, config=config.sweep, executor=executor)
         parts = [
-            _Part("initialisation", self._sweep, data / "init_theory.csv"),
-            _Part(f"training, preset {config.name}", self._train),
+            _Part("initialisation", sweep, data / "init_theory.csv"),
+            _Part(f"training, preset {config.name}", partial(self._train, executor)),
             _Part("gradients at step 0", self._initial, data / "initial_gradients.csv"),
         ]
         deep, shallow = (
             {family: model_path(self.folder, family, depth) for family in TWINS}
             for depth in (config.deepest, min(config.twins.depths))
         )
+        prober = Prober(self.folder, self.device, log, config.setup.data, config.probe)
         for family, model in deep.items():
-            make = partial(self._probe, family, model)
+            make = partial(self._probe, prober, family, model)
             last = probe_path(self.folder, "landscape", model.stem)
             parts.append(_Part(f"probe {model.stem}", make, last, (model,)))
         twins = [(kept["residual"], kept["plain"]) for kept in (deep, shallow)]
         for pair in [*twins, *((deep[family], shallow[family]) for family in TWINS)]:
             names = [model.stem for model in pair]
             last = probe_path(self.folder, ACROSS, AGAINST.join(names))
-            make = partial(self._compare, *pair)
-            parts.append(_Part(f"compare {' with '.join(names)}", make, last, pair))
+            compare = partial(prober.compare, *pair)
+            parts.append(_Part(f"compare {' with '.join(names)}", compare, last, pair))
         return parts
 
-    def _sweep(self) -> None:
-        measure_init(self.folder, log=self.log, config=self.config.sweep)
-
-    def _train(self) -> None:
-        train_twins(self.config, self.folder, workers=self.workers, log=self.log)
+    def _train(self, executor: Executor) -> None:
+        train_twins(self.config, self.folder, workers=lambda: nullcontext(executor), log=self.log)
         for line in summary_lines(Tables.read(self.folder)):
             self.log(line)
 
@@ -99,14 +100,7 @@ class Pipeline:
         rows = initial_gradient_rows(self.config, Tables.read(self.folder))
         write_table(self.folder / "data" / "initial_gradients.csv", rows)
 
-    def _probe(self, family: str, model: Path) -> None:
+    def _probe(self, prober: Prober, family: str, model: Path) -> None:
         cell, seed = (family, self.config.deepest), self.config.twins.seeds[0]
         job = self.config.counted(cell, read_model(model).recipe["learning_rate"], seed)
-        self._prober().probe(model, job=job)
-
-    def _compare(self, first: Path, second: Path) -> None:
-        self._prober().compare(first, second)
-
-    def _prober(self) -> Prober:
-        data, probe = self.config.setup.data, self.config.probe
-        return Prober(self.folder, self.device, self.log, data, probe)
+        prober.probe(model, job=job)

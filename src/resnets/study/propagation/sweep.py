@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, as_completed
-from contextlib import suppress
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, as_completed
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from resnets.study.twins.study_config import SWEEP, SweepConfig
 CONVOLUTION, CONV_DRAWS = Convolution(16, 6), 3
 # Draws that one job takes at once: more are faster, fewer leave no core idle at the end.
 TOGETHER = 3
+SEED = 0
 
 Tables = dict[str, list[Row]]
 
@@ -38,12 +39,7 @@ class SweepJob:
 
     layer: Dense | Convolution
     depths: tuple[int, ...]
-    seed: int
     draws: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.layer.name}, draws {self.draws[0]} to {self.draws[-1]}"
 
     @property
     def cost(self) -> float:
@@ -53,7 +49,7 @@ class SweepJob:
     def run(self) -> Tables:
         with restore_num_threads():
             torch.set_num_threads(1)  # small products are faster on one thread
-            return propagate(self.layer, depths=self.depths, seed=self.seed, draws=self.draws)
+            return propagate(self.layer, depths=self.depths, seed=SEED, draws=self.draws)
 
 
 def measure_init(
@@ -61,32 +57,37 @@ def measure_init(
     *,
     log: Callable[[str], None],
     config: SweepConfig = SWEEP,
-    seed: int = 0,
-    processes: int | None = None,
+    executor: Executor | None = None,
 ) -> list[Stability]:
     """Measure ten families at initialisation, write the tables into out/data, judge each cell.
 
-    Raises UserError for a number out of range, and for a folder that cannot be written.
+    Without an executor processes are started, one a core. Raises UserError for a number out of
+    range, and for a folder that cannot be written.
     """
     start = time.perf_counter()
     depths, widths = tuple(sorted(set(config.depths))), config.widths
     if not depths or min(depths) < 1 or not widths or min(widths) < 2 or config.draws < 1:
         raise UserError(f"{config}: needs depths from 1, widths from 2 and at least one draw")
     data = _prepare(out)
-    jobs = _jobs(config, depths, seed)
-    workers = min(processes or usable_cpus(), len(jobs))
-    log(f"{len(jobs)} parts, {max(depths):,} layers, {workers} at a time")
+    jobs = _jobs(config, depths)
+    log(f"{len(jobs)} parts, {max(depths):,} layers")
     done: dict[SweepJob, Tables] = {}
-    for number, (job, tables) in enumerate(_run(jobs, workers), 1):
-        done[job] = tables
-        log(f"{number}/{len(jobs)}  {time.perf_counter() - start:5.1f} s  {job.name}")
+    processes = min(usable_cpus(), len(jobs))
+    with nullcontext(executor) if executor else on_this_machine(processes) as pool:
+        longest_first = sorted(jobs, key=lambda job: job.cost, reverse=True)
+        futures: dict[Future[Tables], SweepJob] = {pool.submit(j.run): j for j in longest_first}
+        for number, future in enumerate(as_completed(futures), 1):
+            job = futures[future]
+            done[job] = future.result()
+            part = f"{job.layer.name}, draws {job.draws[0]} to {job.draws[-1]}"
+            log(f"{number}/{len(jobs)}  {time.perf_counter() - start:5.1f} s  {part}")
     found: Tables = defaultdict(list)
     for job in jobs:
         for name, rows in done[job].items():
             found[name] += rows
     for width in widths:
         blocks = measured_blocks(depths)
-        found["theory"] += theory_rows(depths=depths, width=width, blocks=blocks, seed=seed)
+        found["theory"] += theory_rows(depths=depths, width=width, blocks=blocks, seed=SEED)
     verdicts = judge_stability(found["forward"], found["backward"], depths=depths)
     summary = [row for verdict in verdicts for row in verdict.rows()] + found.pop("float32")
     tables = {"init.csv": summary} | {f"init_{name}.csv": found[name] for name in sorted(found)}
@@ -106,21 +107,9 @@ def _prepare(out: Path) -> Path:
     return data
 
 
-def _jobs(config: SweepConfig, depths: tuple[int, ...], seed: int) -> list[SweepJob]:
+def _jobs(config: SweepConfig, depths: tuple[int, ...]) -> list[SweepJob]:
     shallow = tuple(depth for depth in depths if depth <= config.conv_depth) or (min(depths),)
     draws = tuple(range(config.draws))
     portions = [draws[start : start + TOGETHER] for start in range(0, len(draws), TOGETHER)]
-    jobs = [SweepJob(Dense(n), depths, seed, some) for n in config.widths for some in portions]
-    return [*jobs, SweepJob(CONVOLUTION, shallow, seed, draws[:CONV_DRAWS])]
-
-
-def _run(jobs: list[SweepJob], workers: int) -> Iterator[tuple[SweepJob, Tables]]:
-    """Yield jobs as they finish; an interrupt ends the processes instead of waiting for them."""
-    order = sorted(jobs, key=lambda job: job.cost, reverse=True)
-    if workers == 1:
-        yield from ((job, job.run()) for job in order)
-        return
-    with on_this_machine(workers) as pool:
-        futures: dict[Future[Tables], SweepJob] = {pool.submit(job.run): job for job in order}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+    jobs = [SweepJob(Dense(n), depths, some) for n in config.widths for some in portions]
+    return [*jobs, SweepJob(CONVOLUTION, shallow, draws[:CONV_DRAWS])]
