@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.data import Split, open_data, stratified_split
-from resnets.data.augment import Augment
 from resnets.data.loader import EvalLoader, TrainLoader, channel_statistics
 from resnets.data.transforms import Preprocess
 from resnets.device import keep_freed_memory, restore_num_threads
@@ -128,7 +127,6 @@ def prepared(job: TwinJob) -> Iterator[tuple[TrainState, TrainLoader]]:
     """Prepare a run, before its first step and in the one thread that all of it takes."""
     recipe, device = job.recipe, torch.device(job.setup.device)
     assert recipe.schedule.batch_size is not None
-    moves = recipe.augment.crop == "shift"
     with ONE_RUN, restore_num_threads():
         torch.set_num_threads(1)
         keep_freed_memory()
@@ -136,11 +134,7 @@ def prepared(job: TwinJob) -> Iterator[tuple[TrainState, TrainLoader]]:
         stream = TrainLoader(
             images.rest if job.purpose == "tune" else images.train,
             preprocess=images.preprocess,
-            augment=Augment(
-                crop="shift" if moves else "none",
-                crop_padding=recipe.augment.crop_padding if moves else 0,
-                flip=recipe.augment.flip,
-            ),
+            augment=recipe.augment,
             num_classes=len(images.classes),
             batch_size=recipe.schedule.batch_size,
             seed=job.seed,
