@@ -8,6 +8,7 @@ Shapes: N images, C H W.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,11 @@ class Prober:
         file, place = read_model(model), self._place()
         images, targets = self._read(self._held_out(file, model), file.preprocess, place)
         end = file.build().to(place)
-        networks = self._of_run(_run_of(model)) if job is None else self._of_job(job, end)
+        if job is None:
+            networks = self._of_run(_run_of(model))
+        else:
+            replayed = networks_of_job(job, self.config.replay_steps)
+            networks = itertools.chain(replayed, [(job.steps, end)])
         by_step = ((step, young.to(place)) for step, young in networks)
         tables = probe(end, images, targets, log=self.log, by_step=by_step, config=self.config)
         paths = {table: probe_path(self.out, table, _name(model)) for table in tables}
@@ -139,10 +144,6 @@ class Prober:
             yield from networks_of_run(run, self.config.replay_steps)
         except UserError as error:
             self.log(f"no gradients by step: {error}")
-
-    def _of_job(self, job: TwinJob, end: nn.Module) -> Iterator[tuple[int, nn.Module]]:
-        yield from networks_of_job(job, self.config.replay_steps)
-        yield job.steps, end
 
 
 def compare(
@@ -279,7 +280,17 @@ def networks_of_run(folder: RunDir, steps: Sequence[int]) -> Iterator[tuple[int,
         raise UserError(f"{folder.path}: it ran on {ranks} ranks, and is repeated on one only")
     if basis.environment.get("forced"):
         raise UserError(f"{folder.path}: it was resumed with --force, so it cannot be repeated")
-    trainer = _trainer(folder, basis)
+    dataset = open_data(basis.data["data"], max_corrupt=recipe.runtime.max_corrupt)
+    if fingerprint(dataset) != basis.data["fingerprint"]:
+        place = basis.data["data"]
+        raise UserError(f"{folder.path}: the images in {place} are not those of the run")
+    trainer = Trainer(
+        ResolvedConfig(recipe),
+        dataset,
+        splits_for(dataset, recipe, held_out=basis.data["held_out"]),
+        preprocess=basis.data["preprocess"],
+        device=choose_device(basis.environment["device"]),
+    )
     with restore_num_threads():
         if recipe.runtime.threads:
             torch.set_num_threads(recipe.runtime.threads)
@@ -310,17 +321,3 @@ def _first(
             train_step(state, state.model, batch, recipe)
             state.step += 1
         yield step, copy.deepcopy(state.model).eval()
-
-
-def _trainer(folder: RunDir, basis: RunFingerprint) -> Trainer:
-    stored, recipe = basis.data, basis.recipe
-    dataset = open_data(stored["data"], max_corrupt=recipe.runtime.max_corrupt)
-    if fingerprint(dataset) != stored["fingerprint"]:
-        raise UserError(f"{folder.path}: the images in {stored['data']} are not those of the run")
-    return Trainer(
-        ResolvedConfig(recipe),
-        dataset,
-        splits_for(dataset, recipe, held_out=stored["held_out"]),
-        preprocess=stored["preprocess"],
-        device=choose_device(basis.environment["device"]),
-    )
