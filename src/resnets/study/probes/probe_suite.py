@@ -25,10 +25,9 @@ from resnets.device import choose_device, restore_num_threads
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile, read_model
 from resnets.models.resnet import ResNet
+from resnets.study.probes import block_stats
 from resnets.study.probes.ablation import intact, remove_each, remove_several
-from resnets.study.probes.activation_stats import gradient_profile, layer_responses
 from resnets.study.probes.adapters import take_apart
-from resnets.study.probes.block_stats import branch_use, linear_probes, logit_lens
 from resnets.study.probes.cka import cka_rows
 from resnets.study.probes.loss_landscape import loss_lines
 from resnets.study.probes.path_gradients import path_rows
@@ -193,17 +192,17 @@ def probe(
     few, ablated = first(config.gradient_images), first(config.ablation_images)
     tables: dict[str, list[Row]] = {}
     log(f"{len(chain.blocks)} blocks, {chain.depth} layers, {count} images: activations, gradients")
-    tables["responses"] = layer_responses(chain, images)
-    tables["gradients"] = gradient_profile(chain, *few)
+    tables["responses"] = block_stats.layer_responses(chain, images)
+    tables["gradients"] = block_stats.gradient_profile(chain, *few)
     for step, young in by_step:
         log(f"gradients at step {step}")
-        rows = gradient_profile(take_apart(young), *few)
+        rows = block_stats.gradient_profile(take_apart(young), *few)
         tables["gradients"] += [{**row, "step": step} for row in rows]
     log("size and direction of the branches, logit lens, linear probes")
     tables["use"] = [
-        *branch_use(chain, *few),
-        *logit_lens(chain, images, targets),
-        *linear_probes(chain, images, targets),
+        *block_stats.branch_use(chain, *few),
+        *block_stats.logit_lens(chain, images, targets),
+        *block_stats.linear_probes(chain, images, targets),
     ]
     log("similarity of the layers")
     tables["similarity"] = cka_rows(chain, images, chain, images, metric="cka")
