@@ -28,8 +28,6 @@ except ImportError:
 FEWEST = 3
 ROUNDING = 1e-12
 SIGNIFICANT = 0.05
-# How a run that diverged counts in the test: worse than every other.
-WORST = math.inf
 RANGE = "range of 3"
 Verdict = Literal["supported", "contradicted", "inconclusive"]
 # A number for each seed, None where its run diverged.
@@ -134,7 +132,7 @@ def differences(one: Seeds, other: Seeds) -> list[float]:
 
 def ranked(seeds: Seeds) -> Seeds:
     """Return the numbers of all seeds, for the test: those of runs that diverged are the worst."""
-    return {seed: WORST if value is None else value for seed, value in seeds.items()}
+    return {seed: math.inf if value is None else value for seed, value in seeds.items()}
 
 
 def censored(name: str, seeds: Seeds) -> str:

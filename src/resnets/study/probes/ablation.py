@@ -20,7 +20,6 @@ from resnets.study.probes.residual_chain import (
     Map,
     batch_statistics,
     finite,
-    no_grad_stream,
     score,
     through,
 )
@@ -32,6 +31,7 @@ def intact(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     return without(chain, set(), images, targets, metric="intact", place={})
 
 
+@torch.no_grad()
 def remove_each(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     """Score the network without block l, for l = 1 to n (Veit 2016, figure 3).
 
@@ -40,22 +40,22 @@ def remove_each(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     rows: list[Row] = []
     for recalibrated in (False, True):
         with batch_statistics(chain.network, wanted=recalibrated):
-            xs = no_grad_stream(chain, images)
+            xs = chain.stream(images)
             for number, block in enumerate(chain.blocks, 1):
                 found = None
                 if _removable(block, xs[number - 1], xs[number]):
-                    with torch.no_grad():
-                        x = through(chain.blocks[number:], block.removed(xs[number - 1]))
-                        found = score(chain.head(x), targets)
+                    x = through(chain.blocks[number:], block.removed(xs[number - 1]))
+                    found = score(chain.head(x), targets)
                 rows += _rows("removed", recalibrated, found, {"unit": number})
     return rows
 
 
+@torch.no_grad()
 def remove_several(
     chain: Chain, images: Tensor, targets: Tensor, *, draws: int, seed: int
 ) -> list[Row]:
     """Score the network without x random blocks, x = 1, 2, 4, ... (Veit 2016, figure 5a)."""
-    xs = no_grad_stream(chain, images[:1])
+    xs = chain.stream(images[:1])
     ends = zip(chain.blocks, xs, xs[1:], strict=False)
     removable = [place for place, (block, a, b) in enumerate(ends) if _removable(block, a, b)]
     generator = torch.Generator().manual_seed(seed)
@@ -69,6 +69,7 @@ def remove_several(
     return rows
 
 
+@torch.no_grad()
 def without(
     chain: Chain, gone: set[int], images: Tensor, targets: Tensor, *, metric: str, place: Row
 ) -> list[Row]:
@@ -78,7 +79,7 @@ def without(
     ]
     rows: list[Row] = []
     for recalibrated in (False, True):
-        with torch.no_grad(), batch_statistics(chain.network, wanted=recalibrated):
+        with batch_statistics(chain.network, wanted=recalibrated):
             logits = chain.head(through(maps, chain.stem(images)))
         rows += _rows(metric, recalibrated, score(logits, targets), place)
     return rows

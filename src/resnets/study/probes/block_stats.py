@@ -17,7 +17,6 @@ from resnets.study.probes.residual_chain import (
     Chain,
     batch_statistics,
     finite,
-    no_grad_stream,
     score,
 )
 from resnets.study.tables import Row
@@ -26,6 +25,7 @@ from resnets.study.tables import Row
 RIDGE = 1e-2
 
 
+@torch.no_grad()
 def layer_responses(chain: Chain, images: Tensor) -> list[Row]:
     """Measure the standard deviation of each layer's response over N, C, H, W.
 
@@ -40,13 +40,10 @@ def layer_responses(chain: Chain, images: Tensor) -> list[Row]:
         place = {"unit": block, "x": float(len(rows) + 1)}
         rows.append({"metric": "response_std", **place, **finite(float(output.std()))})
 
-    for number, (block, x) in enumerate(
-        zip(chain.blocks, no_grad_stream(chain, images), strict=False), 1
-    ):
+    for number, (block, x) in enumerate(zip(chain.blocks, chain.stream(images), strict=False), 1):
         layers = _responding(block.residual)
         hooks = [layer.register_forward_hook(partial(keep, number)) for layer in layers]
-        with torch.no_grad():
-            block.residual(x)
+        block.residual(x)
         for hook in hooks:
             hook.remove()
     return rows
@@ -108,6 +105,7 @@ def _angle(added: Tensor, gradient: Tensor) -> Row:
     return finite(float(cosine.mean()))
 
 
+@torch.no_grad()
 def logit_lens(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     """Measure error and loss of the network's own head on x_l, for l = 0 to n.
 
@@ -115,20 +113,20 @@ def logit_lens(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     removed (nostalgebraist 2020, "interpreting GPT"; for residual networks Jastrzebski 2018). In a
     plain network only the last stage has the head's shape; there x_l goes to it as it is.
     """
-    xs = no_grad_stream(chain, images)
+    xs = chain.stream(images)
     rows: list[Row] = []
     for number, x in enumerate(xs):
-        with torch.no_grad():
-            for block in chain.blocks[number:]:
-                x = block.removed(x)
-            fits = x.shape == xs[-1].shape
-            found = score(chain.head(x), targets) if fits else {}
+        for block in chain.blocks[number:]:
+            x = block.removed(x)
+        fits = x.shape == xs[-1].shape
+        found = score(chain.head(x), targets) if fits else {}
         for name in ("error", "loss"):
             value = finite(found[name]) if fits else {"status": "shapes differ"}
             rows.append({"metric": f"lens_{name}", "unit": number, **value})
     return rows
 
 
+@torch.no_grad()
 def linear_probes(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     """Measure the error of a ridge regression on the channel means of x_l, for l = 0 to n.
 
@@ -139,7 +137,7 @@ def linear_probes(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     half, targets = len(images) // 2, targets.cpu()
     targets_of = F.one_hot(targets, int(targets.max()) + 1).double()
     rows: list[Row] = []
-    for number, x in enumerate(no_grad_stream(chain, images)):
+    for number, x in enumerate(chain.stream(images)):
         features = x.mean((2, 3)).double().cpu()  # N C
         spread, mean = torch.std_mean(features[:half], 0)
         z = (features - mean) / spread.clamp_min(1e-12)

@@ -233,19 +233,19 @@ def _signed(rows: Iterable[Row], chain: Chain) -> list[Row]:
     return [{**about, **row} for row in rows]
 
 
+@torch.no_grad()
 def _fitting(chain: Chain, images: Tensor, config: ProbeConfig) -> int:
     """How many images the measurements take."""
     if len(images) < LEAST_IMAGES:
         raise UserError(f"{len(images)} images: a probe needs at least {LEAST_IMAGES}")
-    with torch.no_grad():
-        each = sum(x.numel() * x.element_size() for x in chain.stream(images[:1]))
+    each = sum(x.numel() * x.element_size() for x in chain.stream(images[:1]))
     return max(LEAST_IMAGES, min(config.images, len(images), MEMORY // each))
 
 
+@torch.no_grad()
 def _check(chain: Chain, images: Tensor) -> None:
     """The chain must give the network's logits: else every number would be about another one."""
-    with torch.no_grad():
-        expected, found = chain.network(images), chain(images)
+    expected, found = chain.network(images), chain(images)
     if not torch.isfinite(expected).all():
         raise UserError("the network's logits are not finite: there is nothing to measure")
     if not torch.equal(expected, found):

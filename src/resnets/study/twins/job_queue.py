@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent import futures
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 from resnets.device import choose_device
@@ -88,19 +89,13 @@ def run_jobs(store: RunStore, *, executor: futures.Executor, log: Log) -> None:
 
 def _progress(store: RunStore, job: TwinJob, *, spent: float, done: float) -> str:
     """The line of a finished run, with how long the rest will take at the speed so far."""
-    row, left = store.rows[job.key], remaining(store.config, store.rows)
-    seconds_left = sum(job.cost for job in left) * spent / done
+    row, todo = store.rows[job.key], remaining(store.config, store.rows)
+    left = sum(job.cost for job in todo) * spent / done
     part = "val" if job.purpose == "tune" else "train"
     error = row["status"] or f"{part} error {row[f'{part}_error']:.1%}"
     return (
-        f"{len(store.rows):4} of {len(store.rows) + len(left)}  {job.purpose:6} {job.family:13} "
+        f"{len(store.rows):4} of {len(store.rows) + len(todo)}  {job.purpose:6} {job.family:13} "
         f"{job.depth:4} layers {job.steps:5} steps  lr {job.rate:<6g} seed {job.seed:<4} "
-        f"{error:18} {clock(spent)} elapsed, about {clock(seconds_left)} left"
+        f"{error:18} {timedelta(seconds=round(spent))} elapsed, "
+        f"about {timedelta(seconds=round(left))} left"
     )
-
-
-def clock(seconds: float) -> str:
-    """Return seconds as m:ss, or h:mm:ss from an hour on."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
