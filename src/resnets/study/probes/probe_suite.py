@@ -76,10 +76,10 @@ class Prober:
             networks = itertools.chain(replayed, [(job.steps, end)])
         by_step = ((step, young.to(place)) for step, young in networks)
         tables = probe(end, images, targets, log=self.log, by_step=by_step, config=self.config)
-        paths = {table: probe_path(self.out, table, _name(model)) for table in tables}
-        for table, rows in tables.items():
-            write_table(paths[table], rows)
-        return [*paths.values()]
+        paths = [probe_path(self.out, table, _name(model)) for table in tables]
+        for path, rows in zip(paths, tables.values(), strict=True):
+            write_table(path, rows)
+        return paths
 
     def compare(self, model: Path, against: Path) -> Path:
         """Compare every layer of two networks on held-out images of the first; return the table.
@@ -219,17 +219,11 @@ def probe(
     return {name: _signed(rows, chain) for name, rows in tables.items()}
 
 
-def _family(chain: Chain) -> str:
-    """Plain, residual, or pre-activation: residual with nothing after the sum."""
-    if chain.plain:
-        return "plain"
-    nothing = all(isinstance(block.merge, nn.Identity) for block in chain.blocks)
-    return "pre-activation" if nothing else "residual"
-
-
 def _signed(rows: Iterable[Row], chain: Chain) -> list[Row]:
-    """Add the columns that name the network."""
-    about: Row = {"study": "probe", "family": _family(chain), "depth": chain.depth}
+    """Add the columns that name the network; pre-activation has nothing after its sums."""
+    nothing = all(isinstance(block.merge, nn.Identity) for block in chain.blocks)
+    family = "plain" if chain.plain else "pre-activation" if nothing else "residual"
+    about: Row = {"study": "probe", "family": family, "depth": chain.depth}
     return [{**about, **row} for row in rows]
 
 

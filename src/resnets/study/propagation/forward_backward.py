@@ -167,7 +167,11 @@ def _settled(
     for i in free:
         keys = [(member.family.name, member.depth) for member in stacks[i].members]
         left.watch(keys, exponents[i], [passed[i] for passed in trail], blocks)
-        values[i], exponents[i] = renormalised(values[i], exponents[i])
+        # Divide by the power of two next to the largest entry; a member that is 0 stays 0.
+        powers = torch.frexp(_peaks(values[i])).exponent
+        factors = torch.exp2(-powers.float())[:, None]
+        values[i] = values[i] * factors.view(factors.shape + (1,) * (values[i].ndim - 3))
+        exponents[i] = exponents[i] + powers
     return Station(blocks[-1], stacks, values, exponents)
 
 
@@ -187,11 +191,3 @@ def _of(tape: Tape, stack: Stack, passed: Stack) -> Tape:
 def _peaks(values: Tensor) -> Tensor:
     """The largest entry of each draw of each member: D N R C (H W) -> D R."""
     return values.abs().amax((1, *range(3, values.ndim)))
-
-
-def renormalised(values: Tensor, exponents: Tensor) -> tuple[Tensor, Tensor]:
-    """Divide by the power of two next to the largest entry; a member that is 0 stays 0."""
-    powers = torch.frexp(_peaks(values)).exponent
-    factors = torch.exp2(-powers.float())[:, None]
-    shape = factors.shape + (1,) * (values.ndim - 3)
-    return values * factors.view(shape), exponents + powers

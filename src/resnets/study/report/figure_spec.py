@@ -87,16 +87,18 @@ def panel(
     spec = json.dumps(chart.to_dict(validate=False))
     used = set(re.findall(r'"field": "(\w+)"|datum\.(\w+)', spec))
     names = {name for pair in used for name in pair if name}
-    kept = {part: [_rounded(row, names) for row in rows] for part, rows in data.items()}
-    return Figure("", title, "", chart, kept, width, height, square, series=series)
-
-
-def _rounded(row: Row, names: set[str]) -> Row:
-    return {
-        name: finite(value) if isinstance(value, float) else value
-        for name, value in row.items()
-        if name in names
+    kept = {
+        part: [
+            {
+                name: finite(v) if isinstance(v, float) else v
+                for name, v in row.items()
+                if name in names
+            }
+            for row in rows
+        ]
+        for part, rows in data.items()
     }
+    return Figure("", title, "", chart, kept, width, height, square, series=series)
 
 
 def draw(
