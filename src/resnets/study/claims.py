@@ -68,11 +68,7 @@ class Claim:
 
 
 def read_claims(path: Path = STORED) -> list[Claim]:
-    """Read the claims of a file.
-
-    Raises:
-        UserError: Something is wrong with the file, in one line.
-    """
+    """Read the claims of a file; raises UserError for whatever is wrong with it, in one line."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

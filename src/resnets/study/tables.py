@@ -46,11 +46,7 @@ class Tables:
 
     @classmethod
     def read(cls, folder: Path) -> Tables:
-        """Read all tables of a folder.
-
-        Raises:
-            UserError: The folder has no tables, or one cannot be read.
-        """
+        """Read all tables of a folder; raises UserError without any, or for one that is damaged."""
         paths = sorted((folder / "data").glob("*.csv"))
         if not paths:
             raise UserError(

@@ -165,21 +165,11 @@ def probe(
     log: Log = lambda text: None,
     config: ProbeConfig = PROBE,
 ) -> dict[str, list[Row]]:
-    """Measure every table of a network of ours, torchvision's or timm's, in evaluation mode.
+    """Measure every table of a network of ours, torchvision's or timm's, left in evaluation mode.
 
-    Args:
-        network: The network; it is left in evaluation mode.
-        images: N C H W, normalised as the network takes them, in random order.
-        targets: Their classes, N.
-        by_step: Networks of the same run with their steps, for the gradient profile.
-        log: Gets a line for each part.
-        config: How much is measured.
-
-    Returns:
-        Rows by the name of their table; those without a step are about `network` itself.
-
-    Raises:
-        UserError: The network cannot be taken apart, or there are too few images.
+    The images N C H W are normalised as the network takes them, and in random order. `by_step` are
+    networks of the same run with their steps, for the gradient profile; rows without a step are
+    about `network` itself. Raises UserError for a network that cannot be taken apart.
     """
     chain = take_apart(network)
     count = _fitting(chain, images, config)
@@ -264,8 +254,7 @@ def _run_of(model: Path) -> RunDir | None:
 def networks_of_run(folder: RunDir, steps: Sequence[int]) -> Iterator[tuple[int, ResNet]]:
     """Yield copies of a run's network in evaluation mode after these steps, and at its end.
 
-    Raises:
-        UserError: The run cannot be repeated: several ranks, a change on the way, or other images.
+    Raises UserError for a run on several ranks, one that was changed on the way, or other images.
     """
     basis = RunFingerprint.stored(folder)
     ranks, recipe = basis.environment.get("ranks", 1), basis.recipe

@@ -6,9 +6,8 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import Executor, as_completed
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from resnets.study.executors import on_this_machine
 from resnets.study.propagation.signal_propagation import measured_blocks, propagate
 from resnets.study.propagation.stability import Stability, judge_stability
 from resnets.study.propagation.theory import theory_rows
-from resnets.study.propagation.weight_sampling import Convolution, Dense
+from resnets.study.propagation.weight_sampling import Convolution, Dense, Layer
 from resnets.study.tables import Row, write_table
 from resnets.study.twins.study_config import SWEEP, SweepConfig
 
@@ -31,25 +30,8 @@ TOGETHER = 3
 SEED = 0
 
 Tables = dict[str, list[Row]]
-
-
-@dataclass(frozen=True)
-class SweepJob:
-    """One part of the sweep: the layer, the depths, the draws."""
-
-    layer: Dense | Convolution
-    depths: tuple[int, ...]
-    draws: tuple[int, ...]
-
-    @property
-    def cost(self) -> float:
-        """A number about proportional to the time; the most expensive job starts first."""
-        return max(self.depths) * len(self.draws) * self.layer.width
-
-    def run(self) -> Tables:
-        with restore_num_threads():
-            torch.set_num_threads(1)  # small products are faster on one thread
-            return propagate(self.layer, depths=self.depths, seed=SEED, draws=self.draws)
+# The layer, the depths, the draws of one part of the sweep.
+Job = tuple[Layer, tuple[int, ...], range]
 
 
 def measure_init(
@@ -69,18 +51,22 @@ def measure_init(
     if not depths or min(depths) < 1 or not widths or min(widths) < 2 or config.draws < 1:
         raise UserError(f"{config}: needs depths from 1, widths from 2 and at least one draw")
     data = _prepare(out)
-    jobs = _jobs(config, depths)
+    draws = range(config.draws)
+    portions = [draws[first : first + TOGETHER] for first in range(0, len(draws), TOGETHER)]
+    jobs: list[Job] = [(Dense(n), depths, some) for n in widths for some in portions]
+    shallow = tuple(depth for depth in depths if depth <= config.conv_depth) or (min(depths),)
+    jobs.append((CONVOLUTION, shallow, draws[:CONV_DRAWS]))
     log(f"{len(jobs)} parts, {max(depths):,} layers")
-    done: dict[SweepJob, Tables] = {}
     processes = min(usable_cpus(), len(jobs))
     with nullcontext(executor) if executor else on_this_machine(processes) as pool:
-        longest_first = sorted(jobs, key=lambda job: job.cost, reverse=True)
-        futures: dict[Future[Tables], SweepJob] = {pool.submit(j.run): j for j in longest_first}
+        futures = {
+            pool.submit(_propagate, job): job for job in sorted(jobs, key=_cost, reverse=True)
+        }
         for number, future in enumerate(as_completed(futures), 1):
-            job = futures[future]
-            done[job] = future.result()
-            part = f"{job.layer.name}, draws {job.draws[0]} to {job.draws[-1]}"
+            layer, _, some = futures[future]
+            part = f"{layer.name}, draws {some[0]} to {some[-1]}"
             log(f"{number}/{len(jobs)}  {time.perf_counter() - start:5.1f} s  {part}")
+        done = {job: future.result() for future, job in futures.items()}
     found: Tables = defaultdict(list)
     for job in jobs:
         for name, rows in done[job].items():
@@ -97,6 +83,19 @@ def measure_init(
     return verdicts
 
 
+def _cost(job: Job) -> float:
+    """A number about proportional to the time; the most expensive job starts first."""
+    layer, depths, draws = job
+    return max(depths) * len(draws) * layer.width
+
+
+def _propagate(job: Job) -> Tables:
+    layer, depths, draws = job
+    with restore_num_threads():
+        torch.set_num_threads(1)  # small products are faster on one thread
+        return propagate(layer, depths=depths, seed=SEED, draws=draws)
+
+
 def _prepare(out: Path) -> Path:
     """Make the folder of the tables, before a minute is spent."""
     data = out / "data"
@@ -105,11 +104,3 @@ def _prepare(out: Path) -> Path:
     if not (data.is_dir() and os.access(data, os.W_OK)):
         raise UserError(f"{out}: is not a folder that can be written; pass another --out")
     return data
-
-
-def _jobs(config: SweepConfig, depths: tuple[int, ...]) -> list[SweepJob]:
-    shallow = tuple(depth for depth in depths if depth <= config.conv_depth) or (min(depths),)
-    draws = tuple(range(config.draws))
-    portions = [draws[start : start + TOGETHER] for start in range(0, len(draws), TOGETHER)]
-    jobs = [SweepJob(Dense(n), depths, some) for n in config.widths for some in portions]
-    return [*jobs, SweepJob(CONVOLUTION, shallow, draws[:CONV_DRAWS])]

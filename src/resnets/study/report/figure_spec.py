@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +131,6 @@ def caption(name: str, facts: Facts, verdicts: Mapping[str, str]) -> dict[str, s
     }
 
 
-@cache
 def interval(found: Estimate, sign: int = 1) -> str:
     """Return the ends of an estimate's interval in percentage points, and what they are."""
     if found.spread is None:

@@ -174,7 +174,8 @@ def _atlas(tables: Tables) -> Drawing:
 
     def sized(depth: int) -> list[Row]:
         """Each family's gradient at the first layer; one that is 0 is as small as can be."""
-        found = ((f, medians.get((f, depth, 0), -math.inf)) for f in figure_data.families_of(rows))
+        families = dict.fromkeys(row["family"] for row in rows)
+        found = ((f, medians.get((f, depth, 0), -math.inf)) for f in AT_INIT if f in families)
         return [{"name": AT_INIT[family], "decades": size} for family, size in found]
 
     depth, far = shown[-1], max(depths)

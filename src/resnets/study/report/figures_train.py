@@ -31,10 +31,11 @@ from resnets.report.charts import (
     share_axis,
 )
 from resnets.study.report import figure_data
-from resnets.study.report.figure_data import TWINS, depths_of, mean_row, measured, rates_of, setting
+from resnets.study.report.figure_data import depths_of, mean_row, measured, rates_of, setting
 from resnets.study.report.figure_spec import Drawing, FigureSpec, panel
 from resnets.study.statistics import Estimate, differences, estimate, ranked, verdict
 from resnets.study.tables import Row, Tables, median_by, one, select
+from resnets.study.twins.study_config import TWINS
 from resnets.study.twins.variants import SHORTCUT_STRENGTH
 
 ERRORS = {"train_error": "Training error", "test_error": "Test error"}

@@ -33,16 +33,9 @@ SECTIONS = {
 
 
 def write_study_report(folder: Path) -> Path:
-    """Write the page of a study, its figures and its manifest.
+    """Write the page of a study, its figures and its manifest; return the path of the page.
 
-    Args:
-        folder: Of the study; its tables are in `folder/data`. A figure without tables is left out.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        UserError: The folder holds no tables, or cannot be written.
+    A figure without tables is left out. Raises UserError for a folder that holds no tables.
     """
     if not folder.is_dir():
         raise UserError(f"--out {folder}: there is no such folder; give that of a study")

@@ -246,7 +246,9 @@ PRESETS: dict[str, StudyConfig] = {
             rates=(0.1,),
             reserve=0,
             sweep=SweepConfig((10, 30, 100, 300, 1000), (64,), conv_depth=100),
-            probe=ProbeConfig(images=200, directions=5, replay_steps=(0, 1, 10), threads=1),
+            probe=ProbeConfig(
+                images=200, ablation_images=100, directions=3, replay_steps=(0, 1, 10), threads=1
+            ),
         ),
         MINUTES,
         replace(

@@ -42,8 +42,15 @@ CHECK_EVERY = 50
 EXPLODED = 10
 SPLIT_SEED = 0
 # The numbers of a row; a row whose run diverged has none.
-COUNTED = ("train_error", "train_loss", "last_loss", "test_error", "test_loss")
-METRICS = (*COUNTED, "val_error", "val_loss")
+METRICS = (
+    "train_error",
+    "train_loss",
+    "last_loss",
+    "test_error",
+    "test_loss",
+    "val_error",
+    "val_loss",
+)
 ONE_RUN = threading.Lock()
 
 
