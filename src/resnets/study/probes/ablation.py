@@ -74,9 +74,7 @@ def without(
     chain: Chain, gone: set[int], images: Tensor, targets: Tensor, *, metric: str, place: Row
 ) -> list[Row]:
     """Score the network without the blocks at the places `gone`, counted from 0."""
-    maps: list[Map] = [
-        block.removed if i in gone else block for i, block in enumerate(chain.blocks)
-    ]
+    maps: list[Map] = [b.removed if i in gone else b for i, b in enumerate(chain.blocks)]
     rows: list[Row] = []
     for recalibrated in (False, True):
         with batch_statistics(chain.network, wanted=recalibrated):

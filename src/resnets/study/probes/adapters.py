@@ -75,11 +75,9 @@ def _our_block(block: nn.Module) -> Block:
 
 def _torchvision_chain(network: nn.Module) -> Chain:
     """Take apart a ResNet: basic and bottleneck, with groups and widths."""
-    conv1, bn1, maxpool, pool, fc = map(
-        network.get_submodule, ("conv1", "bn1", "maxpool", "avgpool", "fc")
-    )
-    stem = nn.Sequential(conv1, bn1, nn.ReLU(), maxpool)
-    head = nn.Sequential(pool, nn.Flatten(), fc)
+    part = network.get_submodule
+    stem = nn.Sequential(part("conv1"), part("bn1"), nn.ReLU(), part("maxpool"))
+    head = nn.Sequential(part("avgpool"), nn.Flatten(), part("fc"))
     blocks = [Block(_shortcut(b), _torchvision_branch(b), F.relu) for b in _children(network)]
     return Chain(network, stem, tuple(blocks), head)
 
@@ -103,9 +101,8 @@ def _timm_chain(network: nn.Module) -> Chain:
     else:
         names, first, last = STAGES, ["conv1", "bn1", "act1", "maxpool"], ["global_pool", "fc"]
     blocks = map(_timm_block, _children(network, names))
-    stem, head = (
-        nn.Sequential(*(network.get_submodule(n) for n in part)) for part in (first, last)
-    )
+    stem = nn.Sequential(*(network.get_submodule(name) for name in first))
+    head = nn.Sequential(*(network.get_submodule(name) for name in last))
     return Chain(network, stem, tuple(blocks), head)
 
 

@@ -35,9 +35,7 @@ def cka(first: Chain, images: Tensor, second: Chain, others: Tensor) -> Tensor:
     return sums / torch.sqrt(torch.outer(mine, theirs))
 
 
-def cka_rows(
-    first: Chain, images: Tensor, second: Chain, others: Tensor, *, metric: str
-) -> list[Row]:
+def cka_rows(metric: str, first: Chain, images: Tensor, second: Chain, others: Tensor) -> list[Row]:
     """Return the table in long form: `unit` is the first network's block, x the second's."""
     found = cka(first, images, second, others)
     return [

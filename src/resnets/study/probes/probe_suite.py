@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from resnets.data import NAMES, Split, open_data
 from resnets.data.dataset import fingerprint
 from resnets.data.loader import EvalLoader, TrainLoader
-from resnets.data.transforms import Preprocess
 from resnets.device import choose_device, restore_num_threads
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile, read_model
@@ -67,7 +66,7 @@ class Prober:
         if self.out.is_file():
             raise UserError(f"--out {self.out}: is a file; pass a folder")
         file, place = read_model(model), self._place()
-        images, targets = self._read(self._held_out(file, model), file.preprocess, place)
+        images, targets = self._read(self._held_out(file, model), file, place)
         end = file.build().to(place)
         if job is None:
             networks = self._of_run(_run_of(model))
@@ -93,7 +92,7 @@ class Prober:
         self.log(f"similarity of the layers of {' and '.join(names)}")
         split = self._held_out(files[0], model)
         first, second = (take_apart(file.build().to(place)) for file in files)
-        images, others = (self._read(split, file.preprocess, place)[0] for file in files)
+        images, others = (self._read(split, file, place)[0] for file in files)
         path = probe_path(self.out, ACROSS, AGAINST.join(names))
         write_table(path, compare(first, second, images, others, config=self.config))
         return path
@@ -121,15 +120,13 @@ class Prober:
         splits = open_data(name, classes=file.classes).splits
         return next(splits[split] for split in ("all", "test", "val", "train") if split in splits)
 
-    def _read(
-        self, split: Split, preprocess: Preprocess, place: torch.device
-    ) -> tuple[Tensor, Tensor]:
+    def _read(self, split: Split, file: ModelFile, place: torch.device) -> tuple[Tensor, Tensor]:
         """At most `config.images` images N C H W and targets N, drawn and in random order."""
         # Raw draws: numpy promises their stream for all versions, but not how it shuffles.
         raw = np.random.PCG64(self.config.seed).random_raw(len(split))
         few = split.subset(np.argsort(raw, kind="stable")[: self.config.images])
         batches = EvalLoader(
-            few, preprocess=preprocess, batch_size=len(few), device=place, workers=0
+            few, preprocess=file.preprocess, batch_size=len(few), device=place, workers=0
         )
         batch = next(iter(batches))
         return batch.images.contiguous(), batch.targets
@@ -150,9 +147,7 @@ def compare(
 ) -> list[Row]:
     """Compare two chains; `others` are the same images, as the second takes them."""
     count = min(_fitting(first, images, config), _fitting(second, others, config))
-    _check(first, images[:LEAST_IMAGES])
-    _check(second, others[:LEAST_IMAGES])
-    rows = cka_rows(first, images[:count], second, others[:count], metric="cka_across")
+    rows = cka_rows("cka_across", first, images[:count], second, others[:count])
     return _signed(rows, first)
 
 
@@ -174,7 +169,6 @@ def probe(
     chain = take_apart(network)
     count = _fitting(chain, images, config)
     images, targets = images[:count], targets[:count]
-    _check(chain, images[:LEAST_IMAGES])
 
     def first(most: int) -> tuple[Tensor, Tensor]:
         return images[:most], targets[:most]
@@ -195,7 +189,7 @@ def probe(
         *block_stats.linear_probes(chain, images, targets),
     ]
     log("similarity of the layers")
-    tables["similarity"] = cka_rows(chain, images, chain, images, metric="cka")
+    tables["similarity"] = cka_rows("cka", chain, images, chain, images)
     log(f"gradients along all 2^{len(chain.blocks)} paths")
     tables["paths"] = path_rows(chain, images, targets)
     log("ablation of blocks")
@@ -219,24 +213,23 @@ def _signed(rows: Iterable[Row], chain: Chain) -> list[Row]:
 
 @torch.no_grad()
 def _fitting(chain: Chain, images: Tensor, config: ProbeConfig) -> int:
-    """How many images the measurements take."""
+    """How many images the measurements take, of a chain that gives the network's own logits.
+
+    Else every number would be about another network.
+    """
     if len(images) < LEAST_IMAGES:
         raise UserError(f"{len(images)} images: a probe needs at least {LEAST_IMAGES}")
-    each = sum(x.numel() * x.element_size() for x in chain.stream(images[:1]))
-    return max(LEAST_IMAGES, min(config.images, len(images), MEMORY // each))
-
-
-@torch.no_grad()
-def _check(chain: Chain, images: Tensor) -> None:
-    """The chain must give the network's logits: else every number would be about another one."""
-    expected, found = chain.network(images), chain(images)
+    few = images[:LEAST_IMAGES]
+    expected, xs = chain.network(few), chain.stream(few)
     if not torch.isfinite(expected).all():
         raise UserError("the network's logits are not finite: there is nothing to measure")
-    if not torch.equal(expected, found):
+    if not torch.equal(expected, chain.head(xs[-1])):
         raise UserError(
             f"{type(chain.network).__name__}: stem, blocks and head do not give its logits, so it "
             "computes more than a plain ResNet; pass a plain ResNet"
         )
+    each = sum(x[0].numel() * x.element_size() for x in xs)
+    return max(LEAST_IMAGES, min(config.images, len(images), MEMORY // each))
 
 
 def _name(model: Path) -> str:

@@ -59,9 +59,8 @@ def measure_init(
     log(f"{len(jobs)} parts, {max(depths):,} layers")
     processes = min(usable_cpus(), len(jobs))
     with nullcontext(executor) if executor else on_this_machine(processes) as pool:
-        futures = {
-            pool.submit(_propagate, job): job for job in sorted(jobs, key=_cost, reverse=True)
-        }
+        longest_first = sorted(jobs, key=_cost, reverse=True)
+        futures = {pool.submit(_propagate, job): job for job in longest_first}
         for number, future in enumerate(as_completed(futures), 1):
             layer, _, some = futures[future]
             part = f"{layer.name}, draws {some[0]} to {some[-1]}"

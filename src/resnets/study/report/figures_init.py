@@ -231,9 +231,7 @@ def _cosines(tables: Tables) -> Drawing:
     return [drawn], {
         "pairs": pairs,
         "later": [pair["norm"] for pair in pairs if pair["later"]],
-        "miss": max(
-            (abs(found[cell] - theory[cell]) for cell in found if cell in theory), default=None
-        ),
+        "miss": max((abs(found[c] - theory[c]) for c in found if c in theory), default=None),
         "near": NEIGHBOURS,
         "unlike": SHATTERED,
     }

@@ -166,9 +166,8 @@ def _blocks(tables: Tables) -> Drawing:
     last = ("Standard deviation of each layer's output", ".2~f", "x", "layer")
     panels = []
     for found, metric, title, form, place, kind in (*lines, (outputs, "response_std", *last)):
-        series = figure_data.series_of(
-            list(found), like=[rows[0]["family"] for rows in found.values()]
-        )
+        families = [rows[0]["family"] for rows in found.values()]
+        series = figure_data.series_of(list(found), like=families)
         rows = [row for name, own in found.items() for row in _labelled(own, {metric: name})]
         x, y = figure_data.block_axis(place, kind), axis("value", None, format=form, tickCount=5)
         shown = (x, y, layer("line"), layer("point", tip=True, size=30))
@@ -252,9 +251,7 @@ def _similarity(tables: Tables) -> Drawing:
     gap = kept.get("residual", math.nan) - kept.get("plain", math.nan)
     return panels, {
         "within": by_network(within, near=near, ends=ends)["rows"],
-        "across": [
-            {"name": n.replace(AGAINST, " with "), "mean": mean} for n, mean in means.items()
-        ],
+        "across": [{"name": n.replace(AGAINST, " with "), "mean": m} for n, m in means.items()],
         "both": not math.isnan(gap),
         "residual": gap >= CLEAR,
         "plain": gap <= -CLEAR,

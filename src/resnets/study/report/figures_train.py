@@ -298,14 +298,11 @@ def _strength(tables: Tables) -> Drawing:
         width=760,
     )
     ends = [row["family"] for row in ((means or cells)[0], (means or cells)[-1])]
-    changes = [
-        (abs(b["value"] - a["value"]), a["strength"], b["strength"]) for a, b in pairwise(means)
-    ]
     return [drawn], {
         "depth": depth,
         "means": means,
         "lost": [row for row in cells if row["lost"]],
-        "largest": max(changes, default=None),
+        "steps": [(abs(b["value"] - a["value"]), a, b) for a, b in pairwise(means)],
         "falls": _is_lower(tables, depth, ends[1], ends[0]),
         "rises": _is_lower(tables, depth, ends[0], ends[1]),
     }

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -93,9 +93,7 @@ def _dataset(data: str, side: int, held_out: float) -> StudyDataset:
     kept, held = stratified_split(train.targets, fraction=held_out, seed=SPLIT_SEED)
     return StudyDataset(
         classes=found.classes,
-        preprocess=Preprocess(
-            size=side, channels=train.channels, resize_mode="squash", mean=mean, std=std
-        ),
+        preprocess=replace(plain, mean=mean, std=std),
         train=train,
         val=train.subset(held),
         rest=train.subset(kept),
