@@ -13,12 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from resnets.study.probes.residual_chain import (
-    Chain,
-    batch_statistics,
-    finite,
-    score,
-)
+from resnets.study.probes.residual_chain import Chain, batch_statistics, finite, score
 from resnets.study.tables import Row
 
 # Penalty of the linear probes, as a share of the features' mean square.

@@ -13,18 +13,8 @@ from typing import Any
 
 import altair as alt
 
-from resnets.report.charts import (
-    BLUE,
-    GREY,
-    ORANGE,
-    Mark,
-    Series,
-    axis,
-    layer,
-    log_axis,
-    ordered,
-    share_axis,
-)
+from resnets.report import charts
+from resnets.report.charts import Mark, Series, axis, layer, log_axis, ordered, share_axis
 from resnets.study.report import figure_data
 from resnets.study.report.figure_data import by_network, chance, measured, networks
 from resnets.study.report.figure_spec import Drawing, FigureSpec, panel
@@ -32,10 +22,14 @@ from resnets.study.tables import AGAINST, Row, Tables, one, select
 from resnets.study.verdicts import LITTLE_LEFT
 
 SHARES = {"path_count": "share of paths", "path_energy": "share of the gradient's energy"}
-PATHS = Series(tuple(SHARES.values()), (Mark(GREY, (2, 3)), Mark(BLUE, (1, 0), "square")))
+PATHS = Series(
+    tuple(SHARES.values()), (Mark(charts.GREY, (2, 3)), Mark(charts.BLUE, (1, 0), "square"))
+)
 # Statistics of batch norm in an ablated network, by the end of the metric's name.
 STATISTICS = {"": "BN as trained", "_recalibrated": "BN re-estimated"}
-ABLATED = Series(tuple(STATISTICS.values()), (Mark(ORANGE), Mark(BLUE, (5, 3), "diamond")))
+ABLATED = Series(
+    tuple(STATISTICS.values()), (Mark(charts.ORANGE), Mark(charts.BLUE, (5, 3), "diamond"))
+)
 BLOCK_MEASURES = {
     "branch_ratio": ("Relative size of the branch", ".2~f"),
     "branch_angle": ("Cosine of branch and negative gradient", ".2~f"),
@@ -106,16 +100,13 @@ def _paths(tables: Tables) -> Drawing:
         for name, rows in found.items()
     ]
 
-    def of(metric: str) -> Callable[[list[Row]], float]:
-        return lambda rows: one(rows, metric=metric) or 0.0
-
     facts = by_network(
         found,
         blocks=lambda rows: max(row["x"] for row in select(rows, metric="path_count")),
-        energy_mean=of("path_energy_mean"),
-        energy_low=of("path_energy_low"),
-        energy_high=of("path_energy_high"),
-        count_mean=of("path_count_mean"),
+        energy_mean=lambda rows: one(rows, metric="path_energy_mean") or 0.0,
+        energy_low=lambda rows: one(rows, metric="path_energy_low") or 0.0,
+        energy_high=lambda rows: one(rows, metric="path_energy_high") or 0.0,
+        count_mean=lambda rows: one(rows, metric="path_count_mean") or 0.0,
     )
     short = [row["energy_mean"] < row["count_mean"] for row in facts["rows"]]
     return panels, facts | {"short": all(short), "long": not any(short)}
@@ -124,7 +115,7 @@ def _paths(tables: Tables) -> Drawing:
 def _ablation(tables: Tables) -> Drawing:
     found, error, panels = networks(tables, "lesions"), share_axis("error", 1.0), []
     guess = [{"value": guess} for guess in (chance(tables),) if guess is not None]
-    line = layer("rule", "chance", x=None, color=GREY, strokeDash=[1, 3])
+    line = layer("rule", "chance", x=None, color=charts.GREY, strokeDash=[1, 3])
     one_removed = (layer("rule", "whole", x=None), layer("point", tip=True, opacity=0.85))
     several = (layer("line", y="mean(value)"), layer("point", tip=True, opacity=0.6))
     for title, metric, layers in (
