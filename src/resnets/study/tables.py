@@ -77,8 +77,12 @@ class Tables:
     def probes(self, name: str) -> dict[str, list[Row]]:
         """Return the table of each probed network; the shallowest first, plain before others."""
         start = f"{PROBE}{name}_"
-        found = [(n[len(start) :], rows) for n, rows in self.tables.items() if n.startswith(start)]
-        return dict(sorted((item for item in found if item[1]), key=_place))
+        found = [
+            (rows[0].get("depth", 0), rows[0].get("family") != "plain", name[len(start) :], rows)
+            for name, rows in self.tables.items()
+            if name.startswith(start) and rows
+        ]
+        return {name: rows for *_, name, rows in sorted(found, key=lambda item: item[:3])}
 
 
 def probe_path(out: Path, table: str, network: str) -> Path:
@@ -129,11 +133,6 @@ def median_by(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], float
         if "value" in row:
             groups.setdefault(tuple(row.get(name) for name in columns), []).append(row["value"])
     return {key: statistics.median(values) for key, values in groups.items()}
-
-
-def _place(probed: tuple[str, list[Row]]) -> tuple[int, bool, str]:
-    first = probed[1][0]
-    return first.get("depth", 0), first.get("family") != "plain", probed[0]
 
 
 def _value(name: str, cell: str) -> Any:

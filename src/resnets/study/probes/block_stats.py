@@ -77,15 +77,16 @@ def branch_use(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     xs, gradients = chain.gradients(images, targets, reduction="sum")
     rows: list[Row] = []
     for number, (block, x, g) in enumerate(zip(chain.blocks, xs, gradients, strict=False), 1):
-        if block.shortcut is None:
-            rows.append({"metric": "branch_ratio", "unit": number, "status": "no shortcut"})
-            rows.append({"metric": "branch_angle", "unit": number, "status": "no shortcut"})
-            continue
-        with torch.no_grad():
-            added, kept = block.residual(x).flatten(1), block.shortcut(x).flatten(1)
-            ratio = added.norm(dim=1) / kept.norm(dim=1).clamp_min(torch.finfo(kept.dtype).tiny)
-        rows.append({"metric": "branch_ratio", "unit": number, **finite(float(ratio.mean()))})
-        rows.append({"metric": "branch_angle", "unit": number, **_angle(added, g.flatten(1))})
+        ratio: Row = {"status": "no shortcut"}
+        angle = ratio
+        if block.shortcut is not None:
+            with torch.no_grad():
+                added, kept = block.residual(x).flatten(1), block.shortcut(x).flatten(1)
+            sizes = kept.norm(dim=1).clamp_min(torch.finfo(kept.dtype).tiny)
+            ratio = finite(float((added.norm(dim=1) / sizes).mean()))
+            angle = _angle(added, g.flatten(1))
+        rows.append({"metric": "branch_ratio", "unit": number, **ratio})
+        rows.append({"metric": "branch_angle", "unit": number, **angle})
     return rows
 
 

@@ -86,18 +86,13 @@ def panel(
     spec = json.dumps(chart.to_dict(validate=False))
     used = set(re.findall(r'"field": "(\w+)"|datum\.(\w+)', spec))
     names = {name for pair in used for name in pair if name}
-    kept = {
-        part: [
-            {
-                name: finite(v) if isinstance(v, float) else v
-                for name, v in row.items()
-                if name in names
-            }
-            for row in rows
-        ]
-        for part, rows in data.items()
-    }
+    kept = {part: [_rounded(row, names) for row in rows] for part, rows in data.items()}
     return Figure("", title, "", chart, kept, width, height, square, series=series)
+
+
+def _rounded(row: Row, names: set[str]) -> Row:
+    kept = {name: value for name, value in row.items() if name in names}
+    return {name: finite(v) if isinstance(v, float) else v for name, v in kept.items()}
 
 
 def draw(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import altair as alt
@@ -165,29 +165,23 @@ def _blocks(tables: Tables) -> Drawing:
         if rows:
             panels.append(panel(title, {"rows": rows}, *shown, series=series, height=240))
 
-    def of(metric: str, number: Callable[[dict[int, float]], Any]) -> Callable[[list[Row]], Any]:
-        """A number of the values by block; None without values."""
-        return lambda rows: (
-            number({row["unit"]: row["value"] for row in own})
-            if (own := select(rows, metric=metric))
-            else None
-        )
+    def values(rows: list[Row], metric: str) -> dict[int, float]:
+        return {row["unit"]: row["value"] for row in select(rows, metric=metric)}
 
-    angles = by_network(
-        use,
-        count=of("branch_angle", len),
-        against=of("branch_angle", lambda values: sum(v > 0 for v in values.values())),
-        mean=of("branch_angle", lambda values: statistics.fmean(values.values())),
-    )
-    probes = by_network(
-        use,
-        best=of("probe_error", lambda values: min(values, key=values.__getitem__)),
-        last=of("probe_error", max),
-        low=of("probe_error", lambda values: min(values.values())),
-        end=of("probe_error", lambda values: values[max(values)]),
-    )
+    angles = [
+        {"name": name, "count": len(own), "mean": statistics.fmean(own.values())}
+        | {"against": sum(value > 0 for value in own.values())}
+        for name, rows in use.items()
+        if (own := values(rows, "branch_angle"))
+    ]
+    probes = [
+        {"name": name, "best": min(own, key=own.__getitem__), "last": max(own)}
+        | {"low": min(own.values()), "end": own[max(own)]}
+        for name, rows in use.items()
+        if (own := values(rows, "probe_error"))
+    ]
     means = by_network(outputs, mean=lambda rows: statistics.fmean(r["value"] for r in rows))
-    return panels, {"angles": angles["rows"], "probes": probes["rows"], "outputs": means}
+    return panels, {"angles": angles, "probes": probes, "outputs": means}
 
 
 def _of_one_family(name: str) -> bool:

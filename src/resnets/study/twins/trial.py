@@ -195,8 +195,8 @@ def _measure(job: TwinJob, model: ResNet, images: StudyDataset, row: Row) -> Sco
         scores = evaluate(model, iter(batches), images.classes)
         if not math.isfinite(scores.loss):
             row["status"] = "diverged in evaluation"
-            for number in [name for name in row if name in METRICS]:
-                del row[number]
+            for metric in METRICS:
+                row.pop(metric, None)
             return scores
         row |= {f"{name}_error": 1 - scores.top1, f"{name}_loss": scores.loss}
         row[f"{name}_images"] = scores.num_images
