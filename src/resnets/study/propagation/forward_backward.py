@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resnets.study.propagation.init_variants import Stack
-from resnets.study.propagation.manual_gradients import Matrices, Tape, backward, forward, group
+from resnets.study.propagation.manual_gradients import Matrices, Tape, backward, forward
 from resnets.study.propagation.weight_sampling import Layer, draw
 
 # Blocks between renormalisations, and powers of two that one grows by at most: float32 has 127.
@@ -111,7 +111,6 @@ def backward_stations(
     networks: NetworkSet, stations: Sequence[Station], readout: Tensor, *, left: Range
 ) -> Iterator[Station]:
     """Yield the gradients at every stop; at a network's end they are `readout`, D N C (H W)."""
-    layer = networks.layer
     stacks = tuple(Stack(stack.norm, ()) for stack in networks.stacks)
     gradients = [_repeated(readout, 0) for _ in stacks]
     exponents = [torch.zeros(len(readout), 0) for _ in stacks]
@@ -122,12 +121,11 @@ def backward_stations(
             for i, members in enumerate(new):
                 gradients[i] = torch.cat([gradients[i], _repeated(readout, len(members))], dim=2)
                 exponents[i] = F.pad(exponents[i], (0, len(members)))
-        groups = [group(stack, layer) for stack in stacks]
         _, recorded = _advance(networks, start, end.block, left=Range())
         trail = [gradients]
         for weights, tapes in reversed(recorded):
             own = [_of(tape, s, e) for tape, s, e in zip(tapes, stacks, end.stacks, strict=True)]
-            trail.append(backward(groups, trail[-1], own, weights, layer))
+            trail.append(backward(stacks, trail[-1], own, weights, networks.layer))
         blocks = range(end.block - 1, start.block - 1, -1)
         station = _settled(stacks, exponents, trail[1:], blocks, left=left, free=range(len(stacks)))
         yield station
@@ -141,11 +139,10 @@ def _advance(
     stacks = tuple(stack.reaching(station.block + 1) for stack in station.stacks)
     streams = [x[:, :, : len(s.members)] for x, s in zip(station.values, stacks, strict=True)]
     exponents = [e[:, : len(s.members)] for e, s in zip(station.exponents, stacks, strict=True)]
-    groups = [group(stack, networks.layer) for stack in stacks]
     blocks = range(station.block + 1, last + 1)
     recorded, trail = [], []
     for weights in networks.weights(blocks):
-        streams, tapes = forward(groups, streams, weights, networks.layer)
+        streams, tapes = forward(stacks, streams, weights, networks.layer)
         recorded.append((weights, tapes))
         trail.append(streams)
     # With batch norm the streams grow like the root of the depth at most, and must not be scaled.

@@ -13,7 +13,12 @@ and b is the strength of the branch. The stream of a plain network is thus its p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from typing import Literal
+
+import torch
+from torch import Tensor
 
 Norm = Literal["none", "before", "after"]
 Weights = Literal["gaussian", "dirac", "orthogonal"]
@@ -80,11 +85,20 @@ class Stack:
 
     def place(self, network: Member) -> int:
         """Return the place of the member that such a network is the first blocks of."""
-        return next(
-            place
-            for place, member in enumerate(self.members)
-            if member.family is network.family and member.depth in (None, network.depth)
-        )
+        depths = (None, network.depth)
+        return [m.family is network.family and m.depth in depths for m in self.members].index(True)
+
+    @cached_property
+    def runs(self) -> list[tuple[Weights, int]]:
+        """Weights, and how many members in a row have them."""
+        found = groupby(member.family.weights for member in self.members)
+        return [(law, len(list(run))) for law, run in found]
+
+    @cached_property
+    def factors(self) -> Tensor:
+        """Return s and b of each member: 2 R."""
+        numbers = [(float(m.family.shortcut), m.strength) for m in self.members]
+        return torch.tensor(numbers).T
 
 
 def stacks(families: tuple[Family, ...], *, depths: tuple[int, ...]) -> tuple[Stack, ...]:
