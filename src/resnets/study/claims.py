@@ -42,10 +42,10 @@ class Quantity:
         """Fix "max" and "min" in `where`: they are among the rows that the other columns leave."""
         extremes = {"max": max, "min": min}
         fixed = {name: want for name, want in self.where.items() if want not in extremes}
-        for name in self.where.keys() - fixed.keys():
+        for name, want in [item for item in self.where.items() if item[0] not in fixed]:
             rows = select(self.source(tables), metric=self.metric, **fixed)
             values = [row[name] for row in rows if name in row]
-            fixed[name] = extremes[self.where[name]](values) if values else self.where[name]
+            fixed[name] = extremes[want](values) if values else want
         return replace(self, where=fixed)
 
 

@@ -42,7 +42,7 @@ def remove_each(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
         with batch_statistics(chain.network, wanted=recalibrated):
             xs = chain.stream(images)
             for number, block in enumerate(chain.blocks, 1):
-                found = None
+                found = {}
                 if _removable(block, xs[number - 1], xs[number]):
                     x = through(chain.blocks[number:], block.removed(xs[number - 1]))
                     found = score(chain.head(x), targets)
@@ -88,11 +88,9 @@ def _removable(block: Block, before: Tensor, after: Tensor) -> bool:
     return block.shortcut is not None or before.shape == after.shape
 
 
-def _rows(
-    metric: str, recalibrated: bool, found: dict[str, float] | None, place: Row
-) -> Iterator[Row]:
+def _rows(metric: str, recalibrated: bool, found: dict[str, float], place: Row) -> Iterator[Row]:
     """Yield error and loss; nothing is found where the shapes differ."""
     suffix = "_recalibrated" if recalibrated else ""
     for name in ("error", "loss"):
-        value = {"status": "shapes differ"} if found is None else finite(found[name])
+        value = finite(found[name]) if found else {"status": "shapes differ"}
         yield {"metric": f"{metric}_{name}{suffix}", **place, **value}

@@ -102,8 +102,6 @@ def _correlations(points: dict[Cell, tuple[float, float, float]]) -> Iterator[Ro
             continue
         for place, name in enumerate((SPAN, COSINE)):
             found = spearman([point[place] for point in chosen], [point[2] for point in chosen])
-            row: Row = {"study": "init-training", "metric": f"spearman_{name}", "x": len(chosen)}
-            if depth is not None:
-                row["depth"] = depth
             if found is not None:
-                yield row | {"value": found}
+                about = {"study": "init-training", "depth": depth, "x": len(chosen)}
+                yield about | {"metric": f"spearman_{name}", "value": found}

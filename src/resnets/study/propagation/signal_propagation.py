@@ -93,16 +93,14 @@ def _backward_rows(draws: Sequence[int], at: Station) -> Iterator[Row]:
         yield from _rows(draws, at.block, stack, found)
 
 
-def _rows(
-    draws: Sequence[int], block: int, stack: Stack, found: dict[str, Tensor]
-) -> Iterator[Row]:
+def _rows(draws: Sequence[int], unit: int, stack: Stack, found: dict[str, Tensor]) -> Iterator[Row]:
     """Yield a row a member, metric, cosine of the inputs and draw, from D 1 R or D 4 R numbers.
 
     A signal that has vanished has a status and no value.
     """
     for k, member in enumerate(stack.members):
         own = {} if member.depth is None else {"depth": member.depth}
-        cell = own | {"family": member.family.name, "unit": block}
+        cell = own | {"family": member.family.name, "unit": unit}
         for metric, numbers in found.items():
             for x, values in zip(COSINES, numbers[:, :, k].T.tolist(), strict=False):
                 about = cell | {"metric": metric} | ({"x": x} if numbers.shape[1] > 1 else {})

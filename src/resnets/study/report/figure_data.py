@@ -112,14 +112,12 @@ AT_INIT: dict[str, str] = words_of("at_init")
 TRAINED: dict[str, str] = words_of("trained")
 
 
-def series_of(
-    names: Sequence[str], *, like: Sequence[str] | None = None, field: str = "series"
-) -> Series:
+def series_of(names: Sequence[str], *, like: Sequence[str] = (), field: str = "series") -> Series:
     """Return the series of families, or of networks each of which looks `like` its family.
 
     A family without a mark of its own takes the next that is free.
     """
-    like = names if like is None or len(set(like)) < len(like) else like
+    like = like if len(set(like)) == len(names) else names
     own = [MARKS[name] for name in like if name in MARKS]
     free = cycle(mark for mark in MARKS.values() if mark not in own)
     marks = (MARKS[name] if name in MARKS else next(free) for name in like)
