@@ -237,11 +237,8 @@ def _families(tables: Tables) -> Drawing:
     for depth in _depths(tables, known):
         cells = _cells(tables, depth, known)
         names = [row["name"] for row in cells]
-        colours = [
-            {"plain": charts.ORANGE, "residual": charts.BLUE}.get(name, charts.GREY)
-            for name in names
-        ]
-        scale = alt.Scale(domain=names, range=colours)
+        own = {"plain": charts.ORANGE, "residual": charts.BLUE}
+        scale = alt.Scale(domain=names, range=[own.get(name, charts.GREY) for name in names])
         colour = {"color": alt.Color("name:N", legend=None, scale=scale)}
         drawn = panel(
             f"{depth} layers",

@@ -247,12 +247,7 @@ PRESETS: dict[str, StudyConfig] = {
             reserve=0,
             sweep=SweepConfig((10, 30, 100, 300, 1000), (64,), conv_depth=100),
             probe=ProbeConfig(
-                images=200,
-                ablation_images=100,
-                landscape_images=32,
-                directions=3,
-                replay_steps=(0, 1, 10),
-                threads=1,
+                images=200, ablation_images=100, directions=3, replay_steps=(0, 1, 10), threads=1
             ),
         ),
         MINUTES,
