@@ -82,8 +82,8 @@ def branch_use(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
         if block.shortcut is not None:
             with torch.no_grad():
                 added, kept = block.residual(x).flatten(1), block.shortcut(x).flatten(1)
-            sizes = kept.norm(dim=1).clamp_min(torch.finfo(kept.dtype).tiny)
-            ratio = finite(float((added.norm(dim=1) / sizes).mean()))
+                sizes = kept.norm(dim=1).clamp_min(torch.finfo(kept.dtype).tiny)
+                ratio = finite(float((added.norm(dim=1) / sizes).mean()))
             angle = _angle(added, g.flatten(1))
         rows.append({"metric": "branch_ratio", "unit": number, **ratio})
         rows.append({"metric": "branch_angle", "unit": number, **angle})

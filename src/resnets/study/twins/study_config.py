@@ -74,7 +74,7 @@ class ProbeConfig:
     points: int = 11  # from -1 to 1 along a direction; odd, so that 0 is one of them
     replay_steps: tuple[int, ...] = (0, 1, 10, 100)  # whose gradients are measured
     seed: int = 0
-    threads: int | None = None  # of the processor within a study; small networks are faster on one
+    threads: int | None = None  # of each probe of a study, which then run side by side
 
 
 SWEEP, PROBE = SweepConfig(), ProbeConfig()
