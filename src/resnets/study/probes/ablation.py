@@ -26,11 +26,6 @@ from resnets.study.probes.residual_chain import (
 from resnets.study.tables import Row
 
 
-def intact(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
-    """Score the whole network, with both kinds of statistics."""
-    return without(chain, set(), images, targets, metric="intact", place={})
-
-
 @torch.no_grad()
 def remove_each(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     """Score the network without block l, for l = 1 to n (Veit 2016, figure 3).

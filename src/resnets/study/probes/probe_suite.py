@@ -25,7 +25,7 @@ from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile, read_model
 from resnets.models.resnet import ResNet
 from resnets.study.probes import block_stats
-from resnets.study.probes.ablation import intact, remove_each, remove_several
+from resnets.study.probes.ablation import remove_each, remove_several, without
 from resnets.study.probes.adapters import take_apart
 from resnets.study.probes.cka import cka_rows
 from resnets.study.probes.loss_landscape import loss_lines
@@ -194,7 +194,7 @@ def probe(
     tables["paths"] = path_rows(chain, images, targets)
     log("ablation of blocks")
     tables["lesions"] = [
-        *intact(chain, *ablated),
+        *without(chain, set(), *ablated, metric="intact", place={}),
         *remove_each(chain, *ablated),
         *remove_several(chain, *ablated, draws=config.draws, seed=config.seed),
     ]

@@ -36,12 +36,9 @@ MANY = 2000
 class FigureSpec:
     """A figure of the page."""
 
-    # Its key in captions.toml, its file, its anchor.
-    name: str
-    # What it is drawn from; `probe_paths` is the table of every probed network.
-    tables: tuple[str, ...]
-    # Draws it; a figure without panels is left out.
-    draw: Callable[[Tables], Drawing]
+    name: str  # its key in captions.toml, its file, its anchor
+    tables: tuple[str, ...]  # its sources; `probe_paths` is the table of every probed network
+    draw: Callable[[Tables], Drawing]  # a figure without panels is left out
     columns: int = 2
 
 

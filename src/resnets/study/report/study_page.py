@@ -14,6 +14,7 @@ import torch
 from resnets.data.workers import usable_cpus
 from resnets.device import describe_environment
 from resnets.errors import UserError
+from resnets.fileio import read_jsonl
 from resnets.inference.model_file import read_model
 from resnets.report.html import render
 from resnets.study.claims import read_claims
@@ -117,9 +118,7 @@ def _manifest(tables: Tables, commands: list[str]) -> dict[str, Any]:
     made = describe_environment(torch.device("cpu"))
     versions = {name: version(name) for name in ("altair", "vl-convert-python")}
     models = sorted((tables.folder / "models").glob("*.safetensors"))
-    timings = tables.folder / "data" / "timings.jsonl"
-    lines = timings.read_text("utf-8").splitlines() if timings.exists() else []
-    seconds = [json.loads(line)["seconds"] for line in lines]
+    seconds = [run["seconds"] for run in read_jsonl(tables.folder / "data" / "timings.jsonl")]
     machine = {"processor": made["device_name"], "cores": usable_cpus()}
     return {
         "versions": made["versions"] | versions | {"python": made["python"]},
