@@ -118,13 +118,15 @@ def backward_stations(
         if end.block in networks.depths:
             new = [stack.ending(end.block) for stack in end.stacks]
             stacks = tuple(Stack(s.norm, s.members + m) for s, m in zip(stacks, new, strict=True))
-            for i, members in enumerate(new):
-                gradients[i] = torch.cat([gradients[i], _repeated(readout, len(members))], dim=2)
-                exponents[i] = F.pad(exponents[i], (0, len(members)))
+            ends = [_repeated(readout, len(members)) for members in new]
+            gradients = [torch.cat(both, dim=2) for both in zip(gradients, ends, strict=True)]
+            exponents = [F.pad(e, (0, len(m))) for e, m in zip(exponents, new, strict=True)]
         _, recorded = _advance(networks, start, end.block, left=Range())
+        pairs = zip(stacks, end.stacks, strict=True)
+        places = [[passed.place(member) for member in s.members] for s, passed in pairs]
         trail = [gradients]
         for weights, tapes in reversed(recorded):
-            own = [_of(tape, s, e) for tape, s, e in zip(tapes, stacks, end.stacks, strict=True)]
+            own = [_of(tape, rows) for tape, rows in zip(tapes, places, strict=True)]
             trail.append(backward(stacks, trail[-1], own, weights, networks.layer))
         blocks = range(end.block - 1, start.block - 1, -1)
         station = _settled(stacks, exponents, trail[1:], blocks, left=left, free=range(len(stacks)))
@@ -177,10 +179,9 @@ def _repeated(values: Tensor, count: int) -> Tensor:
     return values[:, :, None].expand(-1, -1, count, *values.shape[2:])
 
 
-def _of(tape: Tape, stack: Stack, passed: Stack) -> Tape:
-    """Select what the networks of a stack recorded; mostly each member has one, in order."""
-    rows = [passed.place(member) for member in stack.members]
-    if rows == list(range(len(passed.members))):
+def _of(tape: Tape, rows: list[int]) -> Tape:
+    """Select the members that gradients belong to; mostly each member has one, in order."""
+    if rows == list(range(tape.positive.shape[2])):
         return tape
     return Tape(*(values[:, :, rows] for values in (tape.normal, tape.scale, tape.positive)))
 

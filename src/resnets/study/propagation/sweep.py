@@ -57,15 +57,8 @@ def measure_init(
     shallow = tuple(depth for depth in depths if depth <= config.conv_depth) or (min(depths),)
     jobs.append((CONVOLUTION, shallow, draws[:CONV_DRAWS]))
     log(f"{len(jobs)} parts, {max(depths):,} layers")
-    processes = min(usable_cpus(), len(jobs))
-    with nullcontext(executor) if executor else on_this_machine(processes) as pool:
-        longest_first = sorted(jobs, key=_cost, reverse=True)
-        futures = {pool.submit(_propagate, job): job for job in longest_first}
-        for number, future in enumerate(as_completed(futures), 1):
-            layer, _, some = futures[future]
-            part = f"{layer.name}, draws {some[0]} to {some[-1]}"
-            log(f"{number}/{len(jobs)}  {time.perf_counter() - start:5.1f} s  {part}")
-        done = {job: future.result() for future, job in futures.items()}
+    with nullcontext(executor) if executor else on_this_machine(usable_cpus()) as pool:
+        done = _done(jobs, pool, log)
     found: Tables = defaultdict(list)
     for job in jobs:
         for name, rows in done[job].items():
@@ -80,6 +73,18 @@ def measure_init(
         write_table(data / name, rows)
     log(f"{len(tables)} tables in {data}, {time.perf_counter() - start:.0f} s")
     return verdicts
+
+
+def _done(jobs: list[Job], executor: Executor, log: Callable[[str], None]) -> dict[Job, Tables]:
+    start, done = time.perf_counter(), {}
+    longest_first = sorted(jobs, key=_cost, reverse=True)
+    futures = {executor.submit(_propagate, job): job for job in longest_first}
+    for number, future in enumerate(as_completed(futures), 1):
+        job = layer, _, draws = futures[future]
+        done[job] = future.result()
+        part = f"{layer.name}, draws {draws[0]} to {draws[-1]}"
+        log(f"{number}/{len(jobs)}  {time.perf_counter() - start:5.1f} s  {part}")
+    return done
 
 
 def _cost(job: Job) -> float:
