@@ -15,6 +15,7 @@ from torch import Tensor
 
 from resnets.cli.main import main
 from resnets.errors import UserError
+from resnets.study.executors import on_this_machine
 from resnets.study.propagation import signal_propagation, sweep, theory
 from resnets.study.propagation.forward_backward import (
     NetworkSet,
@@ -31,6 +32,7 @@ from resnets.study.propagation.sweep import measure_init
 from resnets.study.propagation.weight_sampling import Convolution, Dense, Layer, draw, haar
 from resnets.study.tables import read_table
 from resnets.study.twins.study_config import SweepConfig
+from tiny_study import Inline
 
 BY_NAME = {family.name: family for family in FAMILIES}
 LAYERS = [Dense(8), Convolution(4, 5)]
@@ -110,15 +112,18 @@ def test_streams_and_gradients_are_those_of_autograd(layer: Layer) -> None:
     *_, back = backward_stations(networks, stations, readout, left=Range())
     seen = set()
     for i in range(len(networks.stacks)):
-        for k, (member, (depth, row)) in enumerate(zip(back.members(i), back.rows[i], strict=True)):
+        for k, member in enumerate(back.stacks[i].members):
+            depth = member.depth
+            assert depth is not None
             station = next(s for s in stations if s.block == depth)
+            row = station.stacks[i].place(member)
             for d in (0, 1):
                 x = inputs[d].double().requires_grad_()
                 y = plainly(member.family, layer, x, depth=depth, draw_number=d)
                 y.backward(readout[d].double())  # type: ignore[no-untyped-call]
-                ours = station.streams[i][d, :, row] * 2 ** station.exponents[i][d, row]
+                ours = station.values[i][d, :, row] * 2 ** station.exponents[i][d, row]
                 assert torch.allclose(ours.double(), y, rtol=1e-3, atol=1e-4)
-                ours = back.gradients[i][d, :, k] * 2 ** back.exponents[i][d, k]
+                ours = back.values[i][d, :, k] * 2 ** back.exponents[i][d, k]
                 assert x.grad is not None
                 assert torch.allclose(ours.double(), x.grad, rtol=2e-3, atol=2e-4)
             seen.add((member.family.name, depth))
@@ -132,9 +137,9 @@ def test_float32_overflows_where_we_say() -> None:
     readout = signal_propagation.make_readout(layer.shape, seed=0, draws=(0,))
     left, back = Range(), Range()
     stations = list(forward_stations(networks, inputs, left=left))
-    assert all(torch.isfinite(x).all() for station in stations for x in station.streams)
+    assert all(torch.isfinite(x).all() for station in stations for x in station.values)
     *_, last = backward_stations(networks, stations, readout, left=back)
-    assert all(torch.isfinite(g).all() for g in last.gradients)
+    assert all(torch.isfinite(g).all() for g in last.values)
     unit, how = left.left[0, "residual", None]
     assert how == "overflow" and (0, "plain-bn", None) not in left.left
     residual = partial(plainly, BY_NAME["residual"], layer, inputs[0], draw_number=0)
@@ -158,7 +163,7 @@ def logs_forward(stations: list[Station], stack: int) -> Tensor:
     """Log q at each station: stations x D x R."""
     found = []
     for station in stations:
-        square = signal_propagation.mean_square(station.streams[stack])
+        square = signal_propagation.mean_square(station.values[stack])
         found.append(square.log() + 2 * station.exponents[stack] * math.log(2))
     return torch.stack(found)
 
@@ -252,7 +257,7 @@ def test_the_correlation_map() -> None:
     networks = networks_of(["plain", "residual"], layer, (10,), draws=draws)
     inputs = signal_propagation.make_inputs(layer.shape, seed=0, draws=range(draws))
     for station in forward_stations(networks, inputs, left=Range()):
-        distances = signal_propagation.cosine_distances(station.streams[0])[:, 0]
+        distances = signal_propagation.cosine_distances(station.values[0])[:, 0]
         for found, beta in zip(distances.T, (math.inf, 1.0), strict=True):
             path = theory.correlation_path(0.0, depth=10, beta=beta)
             error = float(found.std()) / math.sqrt(draws)
@@ -318,7 +323,8 @@ def small(out: Path, **options: object) -> list[Stability]:
 def test_a_sweep_is_the_same_again_and_on_two_processes(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     for cores in (1, 2):
-        small(tmp_path / str(cores), processes=cores)
+        with on_this_machine(cores) as executor:
+            small(tmp_path / str(cores), executor=executor)
     assert torch.get_num_threads() == threads
     first, second = (sorted((tmp_path / name / "data").glob("*.csv")) for name in "12")
     parts = ("", "_backward", "_forward", "_theory")
@@ -347,7 +353,8 @@ def test_theory_has_the_places_of_what_it_predicts(tmp_path: Path) -> None:
 def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sweep, "measure_init", lambda out, log: small(out, log=log, processes=1))
+    here = partial(small, executor=Inline())
+    monkeypatch.setattr(sweep, "measure_init", lambda out, log: here(out, log=log))
     assert main(["study", "init", "--out", str(tmp_path / "study")]) == 0
     shown = capsys.readouterr()
     assert "backward" in shown.out and "healthy" in shown.out

@@ -13,9 +13,15 @@ from torch import Tensor, nn
 
 from resnets.study.probes import block_stats
 from resnets.study.probes.ablation import remove_each, remove_several, without
-from resnets.study.probes.activation_stats import gradient_profile, layer_responses
 from resnets.study.probes.adapters import take_apart
-from resnets.study.probes.block_stats import RIDGE, branch_use, linear_probes, logit_lens
+from resnets.study.probes.block_stats import (
+    RIDGE,
+    branch_use,
+    gradient_profile,
+    layer_responses,
+    linear_probes,
+    logit_lens,
+)
 from resnets.study.probes.cka import MINIBATCH, cka
 from resnets.study.probes.loss_landscape import filter_normalised, loss_lines
 from resnets.study.probes.residual_chain import score

@@ -38,13 +38,6 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert path.read_bytes() == first
 
 
-def test_parquet_holds_the_same(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    write_table(tmp_path / "init.csv", ROWS)
-    rows = parquet.read_table(tmp_path / "init.parquet").to_pylist()
-    assert [{k: v for k, v in row.items() if v is not None} for row in rows] == ROWS
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_value_is_finite(tmp_path: Path, value: float) -> None:
     with pytest.raises(ValueError, match="belongs in `status`"):

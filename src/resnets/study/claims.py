@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,25 +35,18 @@ class Quantity:
         return tables.table(self.table.replace("{deepest}", str(tables.deepest)))
 
     def rows(self, tables: Tables) -> list[Row]:
-        """Return the rows; "max" and "min" are among those that the other columns leave."""
-        found = select(self.source(tables), metric=self.metric)
-        fixed = {name: want for name, want in self.where.items() if want not in ("max", "min")}
-        found = select(found, **fixed)
-        for name in self.where.keys() - fixed.keys():
-            values = [row[name] for row in found if name in row]
-            extreme = max if self.where[name] == "max" else min
-            found = select(found, **{name: extreme(values)}) if values else []
-        return found
+        """Return the rows, once it is resolved."""
+        return select(self.source(tables), metric=self.metric, **self.where)
 
-    def resolved(self, tables: Tables) -> dict[str, Any]:
-        """Return the columns of `where`, with what "max" and "min" are in these tables."""
-        rows = self.rows(tables)
-        return {name: rows[0].get(name) for name in self.where} if rows else dict(self.where)
-
-    def cell(self, tables: Tables) -> list[Any]:
-        """Return family and depth, as far as they are selected."""
-        where = self.resolved(tables)
-        return [where[column] for column in ("family", "depth") if column in where]
+    def resolved(self, tables: Tables) -> Quantity:
+        """Fix "max" and "min" in `where`: they are among the rows that the other columns leave."""
+        extremes = {"max": max, "min": min}
+        fixed = {name: want for name, want in self.where.items() if want not in extremes}
+        for name, want in [item for item in self.where.items() if item[0] not in fixed]:
+            rows = select(self.source(tables), metric=self.metric, **fixed)
+            values = [row[name] for row in rows if name in row]
+            fixed[name] = extremes[want](values) if values else want
+        return replace(self, where=fixed)
 
 
 @dataclass(frozen=True)
@@ -75,11 +68,7 @@ class Claim:
 
 
 def read_claims(path: Path = STORED) -> list[Claim]:
-    """Read the claims of a file.
-
-    Raises:
-        UserError: Something is wrong with the file, in one line.
-    """
+    """Read the claims of a file; raises UserError for whatever is wrong with it, in one line."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

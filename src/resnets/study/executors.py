@@ -19,12 +19,8 @@ ANSWER_SECONDS = 10
 def on_this_machine(processes: int) -> Iterator[Executor]:
     """Start so many processes; they are spawned, since forked ones would share torch's threads."""
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        processes,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=init_worker,
-        initargs=(0,),
-    )
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, spawn, initializer=init_worker, initargs=(0,))
     try:
         yield pool
     except BaseException:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +36,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A study in a folder; `workers` makes the executor that trains, networks are probed here."""
+    """A study in a folder; `workers` makes the executor that trains."""
 
     config: StudyConfig
     folder: Path
@@ -44,15 +46,15 @@ class Pipeline:
 
     def run(self) -> Path:
         """Do what the folder lacks, then write the page and return its path."""
-        parts = self._parts()
-        with restore_num_threads():
-            if self.config.probe.threads:
-                torch.set_num_threads(self.config.probe.threads)
-            self._run(parts)
+        # All parts share the processes, whose start takes seconds.
+        with self.workers() as executor:
+            for future in list(self._run(self._parts(executor))):
+                future.result()
         self.log("page")
         return write_study_report(self.folder)
 
-    def _run(self, parts: list[_Part]) -> None:
+    def _run(self, parts: list[_Part]) -> Iterator[Future[None]]:
+        """Do what is missing; yield what goes on in another process."""
         for number, part in enumerate(parts, 1):
             title = f"part {number} of {len(parts)}, {part.name}"
             missing = [path.name for path in part.needs if not path.exists()]
@@ -62,51 +64,68 @@ class Pipeline:
                 self.log(f"{title}: {missing[0]} is missing, because its run diverged")
             else:
                 self.log(title)
-                part.make()
+                if isinstance(made := part.make(), Future):
+                    yield made
 
-    def _parts(self) -> list[_Part]:
-        data, config = self.folder / "data", self.config
+    def _parts(self, executor: Executor) -> list[_Part]:
+        data, config, log = self.folder / "data", self.config, self.log
+        # The lines of several probes at a time would be mixed.
+        quiet = log if config.probe.threads is None else _silent
+        prober = Prober(self.folder, self.device, quiet, config.setup.data, config.probe)
+        probing = partial(self._probing, executor)
+        sweep = partial(measure_init, self.folder, log=log, config=config.sweep, executor=executor)
+        initial = partial(probing, _initial, config, self.folder)
         parts = [
-            _Part("initialisation", self._sweep, data / "init_theory.csv"),
-            _Part(f"training, preset {config.name}", self._train),
-            _Part("gradients at step 0", self._initial, data / "initial_gradients.csv"),
+            _Part("initialisation", sweep, data / "init_theory.csv"),
+            _Part(f"training, preset {config.name}", partial(self._train, executor)),
+            _Part("gradients at step 0", initial, data / "initial_gradients.csv"),
         ]
         deep, shallow = (
             {family: model_path(self.folder, family, depth) for family in TWINS}
             for depth in (config.deepest, min(config.twins.depths))
         )
         for family, model in deep.items():
-            make = partial(self._probe, family, model)
+            make = partial(probing, _probe, prober, config, family, model)
             last = probe_path(self.folder, "landscape", model.stem)
             parts.append(_Part(f"probe {model.stem}", make, last, (model,)))
         twins = [(kept["residual"], kept["plain"]) for kept in (deep, shallow)]
         for pair in [*twins, *((deep[family], shallow[family]) for family in TWINS)]:
             names = [model.stem for model in pair]
             last = probe_path(self.folder, ACROSS, AGAINST.join(names))
-            make = partial(self._compare, *pair)
-            parts.append(_Part(f"compare {' with '.join(names)}", make, last, pair))
+            compare = partial(probing, prober.compare, *pair)
+            parts.append(_Part(f"compare {' with '.join(names)}", compare, last, pair))
         return parts
 
-    def _sweep(self) -> None:
-        measure_init(self.folder, log=self.log, config=self.config.sweep)
+    def _probing(
+        self, executor: Executor, function: Callable[..., object], *arguments: object
+    ) -> object:
+        """Call a function here, or in another process where its threads are limited."""
+        threads = self.config.probe.threads
+        if threads is None:
+            return function(*arguments)
+        return executor.submit(_with_threads, threads, function, *arguments)
 
-    def _train(self) -> None:
-        train_twins(self.config, self.folder, workers=self.workers, log=self.log)
+    def _train(self, executor: Executor) -> None:
+        train_twins(self.config, self.folder, workers=lambda: nullcontext(executor), log=self.log)
         for line in summary_lines(Tables.read(self.folder)):
             self.log(line)
 
-    def _initial(self) -> None:
-        rows = initial_gradient_rows(self.config, Tables.read(self.folder))
-        write_table(self.folder / "data" / "initial_gradients.csv", rows)
 
-    def _probe(self, family: str, model: Path) -> None:
-        cell, seed = (family, self.config.deepest), self.config.twins.seeds[0]
-        job = self.config.counted(cell, read_model(model).recipe["learning_rate"], seed)
-        self._prober().probe(model, job=job)
+def _initial(config: StudyConfig, folder: Path) -> None:
+    rows = initial_gradient_rows(config, Tables.read(folder))
+    write_table(folder / "data" / "initial_gradients.csv", rows)
 
-    def _compare(self, first: Path, second: Path) -> None:
-        self._prober().compare(first, second)
 
-    def _prober(self) -> Prober:
-        data, probe = self.config.setup.data, self.config.probe
-        return Prober(self.folder, self.device, self.log, data, probe)
+def _probe(prober: Prober, config: StudyConfig, family: str, model: Path) -> None:
+    rate = read_model(model).recipe["learning_rate"]
+    prober.probe(model, job=config.counted((family, config.deepest), rate, config.twins.seeds[0]))
+
+
+def _with_threads(threads: int, function: Callable[..., object], *arguments: object) -> None:
+    with restore_num_threads():
+        torch.set_num_threads(threads)
+        function(*arguments)
+
+
+def _silent(line: str) -> None:
+    """Log nothing."""

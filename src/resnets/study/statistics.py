@@ -28,8 +28,6 @@ except ImportError:
 FEWEST = 3
 ROUNDING = 1e-12
 SIGNIFICANT = 0.05
-# How a run that diverged counts in the test: worse than every other.
-WORST = math.inf
 RANGE = "range of 3"
 Verdict = Literal["supported", "contradicted", "inconclusive"]
 # A number for each seed, None where its run diverged.
@@ -134,7 +132,7 @@ def differences(one: Seeds, other: Seeds) -> list[float]:
 
 def ranked(seeds: Seeds) -> Seeds:
     """Return the numbers of all seeds, for the test: those of runs that diverged are the worst."""
-    return {seed: WORST if value is None else value for seed, value in seeds.items()}
+    return {seed: math.inf if value is None else value for seed, value in seeds.items()}
 
 
 def censored(name: str, seeds: Seeds) -> str:
@@ -157,19 +155,17 @@ def verdict(
     """
     if ends is None and seeds is None:
         return "inconclusive"
+
+    def agrees(distances: list[float]) -> bool:
+        """Whether the exact test finds these above zero; without seeds it is not made."""
+        p = sign_flip(distances)
+        return seeds is None or (p is not None and p <= SIGNIFICANT)
+
     inside, outside = [], []
     for edge, side in ((above, 1), (below, -1)):
         if edge is not None:
             distances = [side * (end - edge) for end in ends or ()]
-            by_seed = None if seeds is None else [side * (seed - edge) for seed in seeds]
-            inside.append(all(d > 0 for d in distances) and _agrees(by_seed, 1))
-            outside.append(all(d <= 0 for d in distances) and _agrees(by_seed, -1))
+            by_seed = [side * (seed - edge) for seed in seeds or ()]
+            inside.append(all(d > 0 for d in distances) and agrees(by_seed))
+            outside.append(all(d <= 0 for d in distances) and agrees([-d for d in by_seed]))
     return "supported" if all(inside) else "contradicted" if any(outside) else "inconclusive"
-
-
-def _agrees(distances: list[float] | None, side: int) -> bool:
-    """Whether the exact test finds distances on this side of zero; without seeds it is not made."""
-    if distances is None:
-        return True
-    p = sign_flip([side * distance for distance in distances])
-    return p is not None and p <= SIGNIFICANT

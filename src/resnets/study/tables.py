@@ -46,19 +46,20 @@ class Tables:
 
     @classmethod
     def read(cls, folder: Path) -> Tables:
-        """Read all tables of a folder.
-
-        Raises:
-            UserError: The folder has no tables, or one cannot be read.
-        """
+        """Read all tables of a folder; raises UserError without any, or for one that is damaged."""
         paths = sorted((folder / "data").glob("*.csv"))
         if not paths:
             raise UserError(
                 f"{folder}: holds no tables of a study (data/*.csv); run `resnets study train`, "
                 "`init` or `probe` with this --out first"
             )
+        tables = {}
+        for path in paths:
+            try:
+                tables[path.stem] = read_table(path)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{path}: is not a table of a study ({error})") from None
         plan = folder / "data" / "plan.json"
-        tables = {path.stem: _read(path) for path in paths}
         return cls(folder, tables, json.loads(plan.read_text("utf-8")) if plan.exists() else {})
 
     @property
@@ -76,8 +77,12 @@ class Tables:
     def probes(self, name: str) -> dict[str, list[Row]]:
         """Return the table of each probed network; the shallowest first, plain before others."""
         start = f"{PROBE}{name}_"
-        found = [(n[len(start) :], rows) for n, rows in self.tables.items() if n.startswith(start)]
-        return dict(sorted((item for item in found if item[1]), key=_place))
+        found = [
+            (rows[0].get("depth", 0), rows[0].get("family") != "plain", name[len(start) :], rows)
+            for name, rows in self.tables.items()
+            if name.startswith(start) and rows
+        ]
+        return {name: rows for *_, name, rows in sorted(found, key=lambda item: item[:3])}
 
 
 def probe_path(out: Path, table: str, network: str) -> Path:
@@ -86,18 +91,20 @@ def probe_path(out: Path, table: str, network: str) -> Path:
 
 
 def write_table(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as CSV, whole or not at all, and with pyarrow installed as parquet beside it.
+    """Write rows as CSV, whole or not at all.
 
     Raises ValueError for a column that is not one of COLUMNS, and a value that is not finite.
     """
-    kept = [_checked(row) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in kept)
+    for row in rows:
+        value = row.get("value")
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{dict(row)}: a value that is not finite belongs in `status`")
+        writer.writerow(row)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text.getvalue())
-    _write_parquet(path.with_suffix(".parquet"), kept)
 
 
 def read_table(path: Path) -> list[Row]:
@@ -128,45 +135,7 @@ def median_by(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], float
     return {key: statistics.median(values) for key, values in groups.items()}
 
 
-def _read(path: Path) -> list[Row]:
-    try:
-        return read_table(path)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: is not a table of a study ({error})") from None
-
-
-def _place(probed: tuple[str, list[Row]]) -> tuple[int, bool, str]:
-    first = probed[1][0]
-    return first.get("depth", 0), first.get("family") != "plain", probed[0]
-
-
-def _checked(row: Row) -> Row:
-    strange = set(row) - set(COLUMNS)
-    if strange:
-        raise ValueError(f"{sorted(strange)}: the columns of a table are {', '.join(COLUMNS)}")
-    value = row.get("value")
-    if value is not None and not math.isfinite(value):
-        raise ValueError(f"{dict(row)}: a value that is not finite belongs in `status`")
-    return row
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
-
-
 def _value(name: str, cell: str) -> Any:
     if name in TEXTS:
         return cell
     return int(cell) if name in WHOLE else float(cell)
-
-
-def _write_parquet(path: Path, rows: list[Row]) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        return
-    kinds = {name: pa.string() if name in TEXTS else pa.int64() for name in TEXTS | WHOLE}
-    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in COLUMNS])
-    columns = {name: [row.get(name) for row in rows] for name in COLUMNS}
-    pq.write_table(pa.table(columns, schema=schema), path)

@@ -19,7 +19,6 @@ from resnets.study.statistics import (
     Seeds,
     Verdict,
     censored,
-    differences,
     estimate,
     pairs,
     ranked,
@@ -70,13 +69,14 @@ def judge(claim: Claim, tables: Tables) -> ClaimResult:
 
 
 def _resolved(claim: Claim, tables: Tables) -> Claim:
-    """Fix "max" and "min" in the second number where it has them in common with the first."""
-    if claim.second is None:
-        return claim
-    asked, found = claim.quantity.where, claim.quantity.resolved(tables)
-    second = claim.second.where.items()
-    where = {name: found[name] if asked.get(name) == want else want for name, want in second}
-    return replace(claim, second=replace(claim.second, where=where))
+    """Fix "max" and "min"; the second number takes them from the first where both have the same."""
+    first, second = claim.quantity.resolved(tables), claim.second
+    if second is not None:
+        asked = second.where
+        same = {name for name, want in claim.quantity.where.items() if asked.get(name) == want}
+        second = replace(second, where=asked | {name: first.where[name] for name in same})
+        second = second.resolved(tables)
+    return replace(claim, quantity=first, second=second)
 
 
 def _whole_error(claim: Claim, tables: Tables) -> float:
@@ -93,7 +93,8 @@ def _over_seeds(claim: Claim, tables: Tables) -> ClaimResult:
     found = [_seeds(quantity, tables) for quantity in quantities]
     first, others = [*found, {}][:2]
     effect = estimate(_numbers(claim, first, others))
-    names = ["-".join(map(str, q.cell(tables))) or "the study" for q in quantities]
+    cells = [[q.where[name] for name in ("family", "depth") if name in q.where] for q in quantities]
+    names = ["-".join(map(str, cell)) or "the study" for cell in cells]
     notes = tuple(filter(None, map(censored, names, found)))
     tested = _numbers(claim, ranked(first), ranked(others))
     if not tested:
@@ -107,10 +108,14 @@ def _numbers(claim: Claim, first: Seeds, others: Seeds) -> list[float]:
     """The claim's number for each seed that has it."""
     if claim.second is None:
         return [value for value in first.values() if value is not None]
-    if not claim.ratio:
-        return differences(first, others)
-    both = [(mine, other) for mine, other in pairs(first, others) if other]
-    return [1.0 if mine == other else mine / other for mine, other in both]
+    return _combined(claim, pairs(first, others))
+
+
+def _combined(claim: Claim, both: list[tuple[float, float]]) -> list[float]:
+    """Ratios or differences; those of equal numbers are exact, for infinity may meet infinity."""
+    if claim.ratio:
+        return [1.0 if mine == other else mine / other for mine, other in both if other]
+    return [0.0 if mine == other else mine - other for mine, other in both]
 
 
 def _seeds(quantity: Quantity, tables: Tables) -> Seeds:
@@ -120,7 +125,7 @@ def _seeds(quantity: Quantity, tables: Tables) -> Seeds:
     for row in rows:
         if "value" in row:
             values[row["seed"]].append(row["value"])
-    runs = {name: want for name, want in quantity.resolved(tables).items() if name != "step"}
+    runs = {name: want for name, want in quantity.where.items() if name != "step"}
     studies = {row["study"] for row in rows}  # counted runs, trials of learning rates, or both
     lost = {
         row["seed"]: None
@@ -141,17 +146,15 @@ def _p(claim: Claim, seeds: list[float]) -> float | None:
 def _effect(claim: Claim, tables: Tables) -> Estimate | None:
     first = claim.quantity.rows(tables)
     if claim.second is None:
-        where, metric = claim.quantity.resolved(tables), claim.quantity.metric
-        own = Estimate.from_rows(claim.quantity.source(tables), metric, **where)
+        quantity = claim.quantity
+        own = Estimate.from_rows(quantity.source(tables), quantity.metric, **quantity.where)
         if own is None or own.low is not None:
             return own
         return _of([row["value"] for row in first if "value" in row])
     others = claim.second.rows(tables)
     found = [(row["value"], _partner(row, others)) for row in first if "value" in row]
     both = [(mine, other) for mine, other in found if other is not None]
-    if claim.ratio:
-        return _of([mine / other for mine, other in both if other])
-    return _of([mine - other for mine, other in both])
+    return _of(_combined(claim, both))
 
 
 def _partner(row: Row, others: list[Row]) -> float | None:

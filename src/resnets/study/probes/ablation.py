@@ -20,18 +20,13 @@ from resnets.study.probes.residual_chain import (
     Map,
     batch_statistics,
     finite,
-    no_grad_stream,
     score,
     through,
 )
 from resnets.study.tables import Row
 
 
-def intact(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
-    """Score the whole network, with both kinds of statistics."""
-    return without(chain, set(), images, targets, metric="intact", place={})
-
-
+@torch.no_grad()
 def remove_each(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     """Score the network without block l, for l = 1 to n (Veit 2016, figure 3).
 
@@ -40,22 +35,22 @@ def remove_each(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     rows: list[Row] = []
     for recalibrated in (False, True):
         with batch_statistics(chain.network, wanted=recalibrated):
-            xs = no_grad_stream(chain, images)
+            xs = chain.stream(images)
             for number, block in enumerate(chain.blocks, 1):
-                found = None
+                found = {}
                 if _removable(block, xs[number - 1], xs[number]):
-                    with torch.no_grad():
-                        x = through(chain.blocks[number:], block.removed(xs[number - 1]))
-                        found = score(chain.head(x), targets)
+                    x = through(chain.blocks[number:], block.removed(xs[number - 1]))
+                    found = score(chain.head(x), targets)
                 rows += _rows("removed", recalibrated, found, {"unit": number})
     return rows
 
 
+@torch.no_grad()
 def remove_several(
     chain: Chain, images: Tensor, targets: Tensor, *, draws: int, seed: int
 ) -> list[Row]:
     """Score the network without x random blocks, x = 1, 2, 4, ... (Veit 2016, figure 5a)."""
-    xs = no_grad_stream(chain, images[:1])
+    xs = chain.stream(images[:1])
     ends = zip(chain.blocks, xs, xs[1:], strict=False)
     removable = [place for place, (block, a, b) in enumerate(ends) if _removable(block, a, b)]
     generator = torch.Generator().manual_seed(seed)
@@ -69,16 +64,15 @@ def remove_several(
     return rows
 
 
+@torch.no_grad()
 def without(
     chain: Chain, gone: set[int], images: Tensor, targets: Tensor, *, metric: str, place: Row
 ) -> list[Row]:
     """Score the network without the blocks at the places `gone`, counted from 0."""
-    maps: list[Map] = [
-        block.removed if i in gone else block for i, block in enumerate(chain.blocks)
-    ]
+    maps: list[Map] = [b.removed if i in gone else b for i, b in enumerate(chain.blocks)]
     rows: list[Row] = []
     for recalibrated in (False, True):
-        with torch.no_grad(), batch_statistics(chain.network, wanted=recalibrated):
+        with batch_statistics(chain.network, wanted=recalibrated):
             logits = chain.head(through(maps, chain.stem(images)))
         rows += _rows(metric, recalibrated, score(logits, targets), place)
     return rows
@@ -89,11 +83,9 @@ def _removable(block: Block, before: Tensor, after: Tensor) -> bool:
     return block.shortcut is not None or before.shape == after.shape
 
 
-def _rows(
-    metric: str, recalibrated: bool, found: dict[str, float] | None, place: Row
-) -> Iterator[Row]:
+def _rows(metric: str, recalibrated: bool, found: dict[str, float], place: Row) -> Iterator[Row]:
     """Yield error and loss; nothing is found where the shapes differ."""
     suffix = "_recalibrated" if recalibrated else ""
     for name in ("error", "loss"):
-        value = {"status": "shapes differ"} if found is None else finite(found[name])
+        value = finite(found[name]) if found else {"status": "shapes differ"}
         yield {"metric": f"{metric}_{name}{suffix}", **place, **value}

@@ -8,9 +8,9 @@ one ReLU module both inside and after the addition.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,23 +19,23 @@ from resnets.models.blocks import NoShortcut
 from resnets.models.resnet import ResNet
 from resnets.study.probes.residual_chain import Block, Chain, Map
 
-STAGES = ("layer1", "layer2", "layer3", "layer4")
+STAGES = ["layer1", "layer2", "layer3", "layer4"]
 
 
 def take_apart(network: nn.Module) -> Chain:
     """Return the chain of a network, in evaluation mode; raises UserError for others."""
     network.eval()
+    kind = type(network).__module__.split(".")[0], type(network).__name__
     if isinstance(network, ResNet):
         return _our_chain(network)
-    library = type(network).__module__.split(".")[0]
-    adapters = {"torchvision": torchvision_chain, "timm": timm_chain}
-    chain = adapters[library](network) if library in adapters else None
-    if chain is None:
-        raise UserError(
-            f"{type(network).__name__} is not a residual network that can be taken apart: pass a "
-            "ResNet of resnets or torchvision, or a ResNet or ResNetV2 of timm"
-        )
-    return chain
+    if kind == ("torchvision", "ResNet"):
+        return _torchvision_chain(network)
+    if kind in (("timm", "ResNet"), ("timm", "ResNetV2")):
+        return _timm_chain(network)
+    raise UserError(
+        f"{kind[1]} is not a residual network that can be taken apart: pass a "
+        "ResNet of resnets or torchvision, or a ResNet or ResNetV2 of timm"
+    )
 
 
 def in_float64(chain: Chain) -> Chain:
@@ -53,9 +53,7 @@ def branch(block: nn.Module, **replaced: nn.Module) -> nn.Module:
 
 
 def _our_chain(network: ResNet) -> Chain:
-    def stem(images: Tensor) -> Tensor:
-        x: Tensor = network.maxpool(network.relu(network.bn1(network.conv1(images))))
-        return x
+    stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
 
     def head(x: Tensor) -> Tensor:
         return network.forward_head(network.norm_relu(network.norm(x)))
@@ -75,58 +73,36 @@ def _our_block(block: nn.Module) -> Block:
     return Block(shortcut, residual, F.relu if after else nn.Identity())
 
 
-class _Branch(nn.Module):
-    """The conv-norm-ReLU-...-conv-norm of a torchvision block, without the addition."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.count = 3 if hasattr(block, "conv3") else 2
-        for number in range(1, self.count + 1):
-            for kind in ("conv", "bn"):
-                self.add_module(f"{kind}{number}", block.get_submodule(f"{kind}{number}"))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for number in range(1, self.count + 1):
-            x = self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x))
-            if number < self.count:
-                x = F.relu(x)
-        return x
-
-
-def torchvision_chain(network: nn.Module) -> Chain | None:
-    """Take apart a torchvision ResNet: basic and bottleneck, with groups and widths."""
-    if type(network).__name__ != "ResNet":
-        return None
-    conv1, bn1, maxpool, pool, fc = map(
-        network.get_submodule, ("conv1", "bn1", "maxpool", "avgpool", "fc")
-    )
-
-    def stem(images: Tensor) -> Tensor:
-        x: Tensor = maxpool(F.relu(bn1(conv1(images))))
-        return x
-
-    def head(x: Tensor) -> Tensor:
-        logits: Tensor = fc(torch.flatten(pool(x), 1))
-        return logits
-
-    blocks = [Block(_shortcut(b), _Branch(b), F.relu) for b in _children(network, STAGES)]
+def _torchvision_chain(network: nn.Module) -> Chain:
+    """Take apart a ResNet: basic and bottleneck, with groups and widths."""
+    part = network.get_submodule
+    stem = nn.Sequential(part("conv1"), part("bn1"), nn.ReLU(), part("maxpool"))
+    head = nn.Sequential(part("avgpool"), nn.Flatten(), part("fc"))
+    blocks = [Block(_shortcut(b), _torchvision_branch(b), F.relu) for b in _children(network)]
     return Chain(network, stem, tuple(blocks), head)
 
 
-def timm_chain(network: nn.Module) -> Chain | None:
-    """Take apart timm's ResNet or ResNetV2 (post- and pre-activation)."""
-    kind = type(network).__name__
-    if kind not in ("ResNet", "ResNetV2"):
-        return None
-    old = kind == "ResNet"
-    count = len(STAGES) if old else len(list(network.get_submodule("stages").children()))
-    names = STAGES if old else [f"stages.{number}.blocks" for number in range(count)]
+def _torchvision_branch(block: nn.Module) -> nn.Module:
+    """The conv-norm-ReLU-...-conv-norm of a block, without the addition."""
+    parts: dict[str, nn.Module] = {}
+    for number in range(1, 4 if hasattr(block, "conv3") else 3):
+        names = (f"conv{number}", f"bn{number}")
+        parts |= {name: block.get_submodule(name) for name in names} | {f"relu{number}": nn.ReLU()}
+    parts.popitem()  # the last ReLU is after the addition
+    return nn.Sequential(OrderedDict(parts))
+
+
+def _timm_chain(network: nn.Module) -> Chain:
+    """Take apart a ResNet or ResNetV2 (post- and pre-activation)."""
+    if hasattr(network, "stages"):
+        count = len(list(network.get_submodule("stages").children()))
+        names = [f"stages.{number}.blocks" for number in range(count)]
+        first, last = ["stem"], ["norm", "head"]
+    else:
+        names, first, last = STAGES, ["conv1", "bn1", "act1", "maxpool"], ["global_pool", "fc"]
     blocks = map(_timm_block, _children(network, names))
-    first = ("conv1", "bn1", "act1", "maxpool") if old else ("stem",)
-    last = ("global_pool", "fc") if old else ("norm", "head")
-    stem, head = (
-        nn.Sequential(*(network.get_submodule(n) for n in part)) for part in (first, last)
-    )
+    stem = nn.Sequential(*(network.get_submodule(name) for name in first))
+    head = nn.Sequential(*(network.get_submodule(name) for name in last))
     return Chain(network, stem, tuple(blocks), head)
 
 
@@ -141,7 +117,7 @@ def _timm_block(block: nn.Module) -> Block:
     return Block(shortcut, residual, F.relu if isinstance(act, nn.ReLU) else act)
 
 
-def _children(network: nn.Module, stages: Iterable[str]) -> Iterator[nn.Module]:
+def _children(network: nn.Module, stages: Iterable[str] = STAGES) -> Iterator[nn.Module]:
     return (block for stage in stages for block in network.get_submodule(stage).children())
 
 

@@ -1,20 +1,70 @@
-"""Measure what each block does with the stream: how much it adds, which way, what it enables.
+"""Measure each block: the size of outputs and gradients, what it adds to the stream and enables.
 
-Shapes: N images, C H W, K classes; x_l is the output of block l of n, F_l what its branch adds to
-the shortcut S(x_(l-1)), g = dL/dx_(l-1).
+Shapes: N images, C H W, K classes; x_l is the output of block l of n, x_0 that of the stem, F_l
+what its branch adds to the shortcut S(x_(l-1)), g = dL/dx_(l-1).
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from resnets.study.probes.residual_chain import Chain, finite, no_grad_stream, score
+from resnets.study.probes.residual_chain import Chain, batch_statistics, finite, score
 from resnets.study.tables import Row
 
 # Penalty of the linear probes, as a share of the features' mean square.
 RIDGE = 1e-2
+
+
+@torch.no_grad()
+def layer_responses(chain: Chain, images: Tensor) -> list[Row]:
+    """Measure the standard deviation of each layer's response over N, C, H, W.
+
+    The response of a convolution is its norm's output, before the ReLU or the addition (He 2015,
+    arXiv 1512.03385, figure 7); in pre-activation order, where the norm is first, the norm's;
+    without norms the convolution's own. The column `x` counts the layers of the blocks from 1,
+    `unit` is the block.
+    """
+    rows: list[Row] = []
+
+    def keep(block: int, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        place = {"unit": block, "x": float(len(rows) + 1)}
+        rows.append({"metric": "response_std", **place, **finite(float(output.std()))})
+
+    for number, (block, x) in enumerate(zip(chain.blocks, chain.stream(images), strict=False), 1):
+        layers = _responding(block.residual)
+        hooks = [layer.register_forward_hook(partial(keep, number)) for layer in layers]
+        block.residual(x)
+        for hook in hooks:
+            hook.remove()
+    return rows
+
+
+def _responding(residual: nn.Module) -> list[nn.Module]:
+    """The norms of a branch, or its convolutions where it has none."""
+    children = list(residual.children())
+    norms = [layer for layer in children if isinstance(layer, _BatchNorm | nn.GroupNorm)]
+    if not norms:
+        return [layer for layer in children if isinstance(layer, nn.Conv2d)]
+    # timm's norms with a ReLU inside pass their output through `drop`, which does nothing, first.
+    return [dict(layer.named_children()).get("drop", layer) for layer in norms]
+
+
+def gradient_profile(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
+    """Measure ||dL/dx_l|| for l = 0 to n, L the mean cross-entropy of the batch.
+
+    Batch norms use the batch's own statistics, as in training (Yang 2019, arXiv 1902.08129).
+    """
+    with batch_statistics(chain.network):
+        _, gradients = chain.gradients(images, targets, reduction="mean")
+    return [
+        {"metric": "gradient_x", "unit": number, **finite(float(gradient.double().norm()))}
+        for number, gradient in enumerate(gradients)
+    ]
 
 
 def branch_use(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
@@ -27,15 +77,16 @@ def branch_use(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     xs, gradients = chain.gradients(images, targets, reduction="sum")
     rows: list[Row] = []
     for number, (block, x, g) in enumerate(zip(chain.blocks, xs, gradients, strict=False), 1):
-        if block.shortcut is None:
-            rows.append({"metric": "branch_ratio", "unit": number, "status": "no shortcut"})
-            rows.append({"metric": "branch_angle", "unit": number, "status": "no shortcut"})
-            continue
-        with torch.no_grad():
-            added, kept = block.residual(x).flatten(1), block.shortcut(x).flatten(1)
-            ratio = added.norm(dim=1) / kept.norm(dim=1).clamp_min(torch.finfo(kept.dtype).tiny)
-        rows.append({"metric": "branch_ratio", "unit": number, **finite(float(ratio.mean()))})
-        rows.append({"metric": "branch_angle", "unit": number, **_angle(added, g.flatten(1))})
+        ratio: Row = {"status": "no shortcut"}
+        angle = ratio
+        if block.shortcut is not None:
+            with torch.no_grad():
+                added, kept = block.residual(x).flatten(1), block.shortcut(x).flatten(1)
+                sizes = kept.norm(dim=1).clamp_min(torch.finfo(kept.dtype).tiny)
+                ratio = finite(float((added.norm(dim=1) / sizes).mean()))
+            angle = _angle(added, g.flatten(1))
+        rows.append({"metric": "branch_ratio", "unit": number, **ratio})
+        rows.append({"metric": "branch_angle", "unit": number, **angle})
     return rows
 
 
@@ -50,6 +101,7 @@ def _angle(added: Tensor, gradient: Tensor) -> Row:
     return finite(float(cosine.mean()))
 
 
+@torch.no_grad()
 def logit_lens(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     """Measure error and loss of the network's own head on x_l, for l = 0 to n.
 
@@ -57,20 +109,20 @@ def logit_lens(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     removed (nostalgebraist 2020, "interpreting GPT"; for residual networks Jastrzebski 2018). In a
     plain network only the last stage has the head's shape; there x_l goes to it as it is.
     """
-    xs = no_grad_stream(chain, images)
+    xs = chain.stream(images)
     rows: list[Row] = []
     for number, x in enumerate(xs):
-        with torch.no_grad():
-            for block in chain.blocks[number:]:
-                x = block.removed(x)
-            fits = x.shape == xs[-1].shape
-            found = score(chain.head(x), targets) if fits else {}
+        for block in chain.blocks[number:]:
+            x = block.removed(x)
+        fits = x.shape == xs[-1].shape
+        found = score(chain.head(x), targets) if fits else {}
         for name in ("error", "loss"):
             value = finite(found[name]) if fits else {"status": "shapes differ"}
             rows.append({"metric": f"lens_{name}", "unit": number, **value})
     return rows
 
 
+@torch.no_grad()
 def linear_probes(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     """Measure the error of a ridge regression on the channel means of x_l, for l = 0 to n.
 
@@ -81,7 +133,7 @@ def linear_probes(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     half, targets = len(images) // 2, targets.cpu()
     targets_of = F.one_hot(targets, int(targets.max()) + 1).double()
     rows: list[Row] = []
-    for number, x in enumerate(no_grad_stream(chain, images)):
+    for number, x in enumerate(chain.stream(images)):
         features = x.mean((2, 3)).double().cpu()  # N C
         spread, mean = torch.std_mean(features[:half], 0)
         z = (features - mean) / spread.clamp_min(1e-12)

@@ -8,15 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from resnets.study.probes.residual_chain import Chain, finite, no_grad_stream
+from resnets.study.probes.residual_chain import Chain, finite
 from resnets.study.tables import Row
 
 MINIBATCH = 50
 
 
 def cka(first: Chain, images: Tensor, second: Chain, others: Tensor) -> Tensor:
-    """Return the unbiased minibatch CKA of x_0 to x_n of one network with those of another: n+1
-    n'+1.
+    """Return the unbiased minibatch CKA of x_0 to x_n of two networks: n+1 n'+1.
 
     CKA(X, Y) = sum_b H(K_b, L_b) / sqrt(sum_b H(K_b, K_b) sum_b H(L_b, L_b)) with K = XX', L = YY'
     of each minibatch b and H the unbiased estimate of the independence criterion (Nguyen 2021,
@@ -36,9 +35,7 @@ def cka(first: Chain, images: Tensor, second: Chain, others: Tensor) -> Tensor:
     return sums / torch.sqrt(torch.outer(mine, theirs))
 
 
-def cka_rows(
-    first: Chain, images: Tensor, second: Chain, others: Tensor, *, metric: str
-) -> list[Row]:
+def cka_rows(metric: str, first: Chain, images: Tensor, second: Chain, others: Tensor) -> list[Row]:
     """Return the table in long form: `unit` is the first network's block, x the second's."""
     found = cka(first, images, second, others)
     return [
@@ -48,6 +45,7 @@ def cka_rows(
     ]
 
 
+@torch.no_grad()
 def _centred_grams(chain: Chain, images: Tensor) -> Tensor:
     """Return a U-centred Gram matrix for each layer: L N N float64.
 
@@ -55,7 +53,7 @@ def _centred_grams(chain: Chain, images: Tensor) -> Tensor:
     estimate H, so the factor leaves the quotient (Szekely & Rizzo 2014; Song 2012).
     """
     grams = []
-    for x in no_grad_stream(chain, images):
+    for x in chain.stream(images):
         flat = x.flatten(1).double()
         gram = flat @ flat.T
         gram.fill_diagonal_(0)

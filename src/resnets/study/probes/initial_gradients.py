@@ -39,6 +39,7 @@ def initial_gradient_rows(config: StudyConfig, tables: Tables) -> Iterator[Row]:
     1 - cosine with the trained error, where a cell whose runs all diverged has chance error.
     """
     chance = dataset_of(config.setup).chance
+    counted = select(tables.table("train"), study="train", metric="train_error")
     points: dict[Cell, tuple[float, float, float]] = {}
     for cell, seeds in sorted(config.cells(), key=lambda item: item[0]):
         about: Row = {"study": "init-training", "family": cell[0], "depth": cell[1]}
@@ -50,9 +51,12 @@ def initial_gradient_rows(config: StudyConfig, tables: Tables) -> Iterator[Row]:
         yield own | {"metric": SPAN} | finite(logs[0])
         yield own | {"metric": COSINE, "x": NEIGHBOURS} | finite(cosine)
         yield own | {"metric": "verdict_backward", "status": backward_verdict(logs[0], cosine)}
-        error, status = _trained(tables, cell)
-        row = about | {"metric": "trained_error"} | ({"status": status} if status else {})
-        yield row if error is None else row | {"value": error}
+        runs = select(counted, family=cell[0], depth=cell[1])
+        errors = [run["value"] for run in runs if "value" in run]
+        error = statistics.fmean(errors) if errors else None
+        row = about | {"metric": "trained_error"} | ({} if error is None else {"value": error})
+        lost = len(runs) - len(errors)
+        yield row | ({"status": f"{lost} of {len(runs)} diverged"} if lost else {})
         if math.isfinite(logs[0]) and math.isfinite(cosine):
             points[cell] = abs(logs[0]), 1 - cosine, chance if error is None else error
     yield {"study": "init-training", "metric": "chance_error", "value": chance}
@@ -89,16 +93,6 @@ def _gradients(chain: Chain, images: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(xs[-1], xs, (signs * direction).to(images))
 
 
-def _trained(tables: Tables, cell: Cell) -> tuple[float | None, str]:
-    """The mean training error of a cell, and how many of its runs diverged."""
-    where = {"study": "train", "family": cell[0], "depth": cell[1], "metric": "train_error"}
-    rows = select(tables.table("train"), **where)
-    errors = [row["value"] for row in rows if "value" in row]
-    lost = len(rows) - len(errors)
-    status = f"{lost} of {len(rows)} diverged" if lost else ""
-    return (statistics.fmean(errors) if errors else None), status
-
-
 def _correlations(points: dict[Cell, tuple[float, float, float]]) -> Iterator[Row]:
     """Rank correlations over all cells, and over those of each depth with enough of them."""
     depths = sorted({depth for _, depth in points})
@@ -108,8 +102,6 @@ def _correlations(points: dict[Cell, tuple[float, float, float]]) -> Iterator[Ro
             continue
         for place, name in enumerate((SPAN, COSINE)):
             found = spearman([point[place] for point in chosen], [point[2] for point in chosen])
-            row: Row = {"study": "init-training", "metric": f"spearman_{name}", "x": len(chosen)}
-            if depth is not None:
-                row["depth"] = depth
             if found is not None:
-                yield row | {"value": found}
+                about = {"study": "init-training", "depth": depth, "x": len(chosen)}
+                yield about | {"metric": f"spearman_{name}", "value": found}

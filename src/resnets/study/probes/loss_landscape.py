@@ -9,22 +9,16 @@ Shapes: N images; W one weight tensor, O outputs first.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from resnets.study.probes.adapters import take_apart
 from resnets.study.probes.residual_chain import Chain, batch_statistics, finite, score
 from resnets.study.tables import Row
 from resnets.study.twins.study_config import ProbeConfig
 
-Direction = list[Tensor]  # one tensor a parameter
 
-
-def filter_normalised(network: nn.Module, *, seed: int) -> Direction:
+def filter_normalised(network: nn.Module, *, seed: int) -> list[Tensor]:
     """Draw d with ||d_o|| = ||w_o|| for every filter w_o; zero for biases and norms (Li 2018)."""
     generator = torch.Generator().manual_seed(seed)
     direction = []
@@ -39,41 +33,21 @@ def filter_normalised(network: nn.Module, *, seed: int) -> Direction:
     return direction
 
 
+@torch.no_grad()
 def loss_lines(chain: Chain, images: Tensor, targets: Tensor, *, config: ProbeConfig) -> list[Row]:
     """Measure L(w + x d) for x in [-1, 1] along several directions d, counted by `draw`."""
-    moved = take_apart(copy.deepcopy(chain.network))
-    most = config.points - 1
+    network, most = chain.network, config.points - 1
     rows: list[Row] = []
     for draw in range(config.directions):
-        direction = filter_normalised(moved.network, seed=config.seed + draw)
+        direction = filter_normalised(network, seed=config.seed + draw)
         for step in [(2 * place - most) / most for place in range(config.points)]:
-            with _moved(moved.network, step, direction):
-                for name, value in _losses(moved, images, targets).items():
-                    row = {"metric": f"line_{name}", "draw": draw, "x": step}
-                    rows.append({**row, **finite(value)})
+            moved = {
+                name: torch.add(weight, part, alpha=step)
+                for (name, weight), part in zip(network.named_parameters(), direction, strict=True)
+            }
+            for metric, recalibrated in (("line_loss", False), ("line_loss_recalibrated", True)):
+                with batch_statistics(network, wanted=recalibrated):
+                    logits = functional_call(network, moved, (images,))
+                value = finite(score(logits, targets)["loss"])
+                rows.append({"metric": metric, "draw": draw, "x": step, **value})
     return rows
-
-
-@torch.no_grad()
-def _losses(chain: Chain, images: Tensor, targets: Tensor) -> dict[str, float]:
-    found = {}
-    for name, recalibrated in (("loss", False), ("loss_recalibrated", True)):
-        with batch_statistics(chain.network, wanted=recalibrated):
-            found[name] = score(chain(images), targets)["loss"]
-    return found
-
-
-@contextmanager
-def _moved(network: nn.Module, step: float, direction: Direction) -> Iterator[None]:
-    """Move the weights by a step along a direction, and put the old bits back."""
-    weights = list(network.parameters())
-    before = [weight.detach().clone() for weight in weights]
-    with torch.no_grad():
-        for weight, part in zip(weights, direction, strict=True):
-            weight.add_(part, alpha=step)
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for weight, old in zip(weights, before, strict=True):
-                weight.copy_(old)

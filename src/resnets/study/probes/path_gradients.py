@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from resnets.study.probes.adapters import in_float64
-from resnets.study.probes.residual_chain import Block, Chain, finite, no_grad_stream
+from resnets.study.probes.residual_chain import Block, Chain, finite
 from resnets.study.tables import Row
 
 # Relative difference allowed between the sum of all parts and the ordinary gradient.
@@ -93,9 +93,10 @@ def path_rows(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     return [*rows, {"metric": "path_mismatch", **finite(spectrum.mismatch)}]
 
 
+@torch.no_grad()
 def _fitting(chain: Chain, images: Tensor) -> int:
     """How many images fit into MEMORY."""
-    largest = max(x.numel() for x in no_grad_stream(chain, images[:1]))
+    largest = max(x.numel() for x in chain.stream(images[:1]))
     return max(1, min(IMAGES, len(images), MEMORY // (8 * 3 * (len(chain.blocks) + 1) * largest)))
 
 

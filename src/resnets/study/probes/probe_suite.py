@@ -8,6 +8,7 @@ Shapes: N images, C H W.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +20,13 @@ from torch import Tensor, nn
 from resnets.data import NAMES, Split, open_data
 from resnets.data.dataset import fingerprint
 from resnets.data.loader import EvalLoader, TrainLoader
-from resnets.data.transforms import Preprocess
 from resnets.device import choose_device, restore_num_threads
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile, read_model
 from resnets.models.resnet import ResNet
-from resnets.study.probes.ablation import intact, remove_each, remove_several
-from resnets.study.probes.activation_stats import gradient_profile, layer_responses
+from resnets.study.probes import block_stats
+from resnets.study.probes.ablation import remove_each, remove_several, without
 from resnets.study.probes.adapters import take_apart
-from resnets.study.probes.block_stats import branch_use, linear_probes, logit_lens
 from resnets.study.probes.cka import cka_rows
 from resnets.study.probes.loss_landscape import loss_lines
 from resnets.study.probes.path_gradients import path_rows
@@ -67,15 +66,19 @@ class Prober:
         if self.out.is_file():
             raise UserError(f"--out {self.out}: is a file; pass a folder")
         file, place = read_model(model), self._place()
-        images, targets = self._read(self._held_out(file, model), file.preprocess, place)
+        images, targets = self._read(self._held_out(file, model), file, place)
         end = file.build().to(place)
-        networks = self._of_run(_run_of(model)) if job is None else self._of_job(job, end)
+        if job is None:
+            networks = self._of_run(_run_of(model))
+        else:
+            replayed = networks_of_job(job, self.config.replay_steps)
+            networks = itertools.chain(replayed, [(job.steps, end)])
         by_step = ((step, young.to(place)) for step, young in networks)
         tables = probe(end, images, targets, log=self.log, by_step=by_step, config=self.config)
-        paths = {table: probe_path(self.out, table, _name(model)) for table in tables}
-        for table, rows in tables.items():
-            write_table(paths[table], rows)
-        return [*paths.values()]
+        paths = [probe_path(self.out, table, _name(model)) for table in tables]
+        for path, rows in zip(paths, tables.values(), strict=True):
+            write_table(path, rows)
+        return paths
 
     def compare(self, model: Path, against: Path) -> Path:
         """Compare every layer of two networks on held-out images of the first; return the table.
@@ -89,7 +92,7 @@ class Prober:
         self.log(f"similarity of the layers of {' and '.join(names)}")
         split = self._held_out(files[0], model)
         first, second = (take_apart(file.build().to(place)) for file in files)
-        images, others = (self._read(split, file.preprocess, place)[0] for file in files)
+        images, others = (self._read(split, file, place)[0] for file in files)
         path = probe_path(self.out, ACROSS, AGAINST.join(names))
         write_table(path, compare(first, second, images, others, config=self.config))
         return path
@@ -117,15 +120,13 @@ class Prober:
         splits = open_data(name, classes=file.classes).splits
         return next(splits[split] for split in ("all", "test", "val", "train") if split in splits)
 
-    def _read(
-        self, split: Split, preprocess: Preprocess, place: torch.device
-    ) -> tuple[Tensor, Tensor]:
+    def _read(self, split: Split, file: ModelFile, place: torch.device) -> tuple[Tensor, Tensor]:
         """At most `config.images` images N C H W and targets N, drawn and in random order."""
         # Raw draws: numpy promises their stream for all versions, but not how it shuffles.
         raw = np.random.PCG64(self.config.seed).random_raw(len(split))
         few = split.subset(np.argsort(raw, kind="stable")[: self.config.images])
         batches = EvalLoader(
-            few, preprocess=preprocess, batch_size=len(few), device=place, workers=0
+            few, preprocess=file.preprocess, batch_size=len(few), device=place, workers=0
         )
         batch = next(iter(batches))
         return batch.images.contiguous(), batch.targets
@@ -140,19 +141,13 @@ class Prober:
         except UserError as error:
             self.log(f"no gradients by step: {error}")
 
-    def _of_job(self, job: TwinJob, end: nn.Module) -> Iterator[tuple[int, nn.Module]]:
-        yield from networks_of_job(job, self.config.replay_steps)
-        yield job.steps, end
-
 
 def compare(
     first: Chain, second: Chain, images: Tensor, others: Tensor, *, config: ProbeConfig
 ) -> list[Row]:
     """Compare two chains; `others` are the same images, as the second takes them."""
     count = min(_fitting(first, images, config), _fitting(second, others, config))
-    _check(first, images[:LEAST_IMAGES])
-    _check(second, others[:LEAST_IMAGES])
-    rows = cka_rows(first, images[:count], second, others[:count], metric="cka_across")
+    rows = cka_rows("cka_across", first, images[:count], second, others[:count])
     return _signed(rows, first)
 
 
@@ -165,26 +160,15 @@ def probe(
     log: Log = lambda text: None,
     config: ProbeConfig = PROBE,
 ) -> dict[str, list[Row]]:
-    """Measure every table of a network of ours, torchvision's or timm's, in evaluation mode.
+    """Measure every table of a network of ours, torchvision's or timm's, left in evaluation mode.
 
-    Args:
-        network: The network; it is left in evaluation mode.
-        images: N C H W, normalised as the network takes them, in random order.
-        targets: Their classes, N.
-        by_step: Networks of the same run with their steps, for the gradient profile.
-        log: Gets a line for each part.
-        config: How much is measured.
-
-    Returns:
-        Rows by the name of their table; those without a step are about `network` itself.
-
-    Raises:
-        UserError: The network cannot be taken apart, or there are too few images.
+    The images N C H W are normalised as the network takes them, and in random order. `by_step` are
+    networks of the same run with their steps, for the gradient profile; rows without a step are
+    about `network` itself. Raises UserError for a network that cannot be taken apart.
     """
     chain = take_apart(network)
     count = _fitting(chain, images, config)
     images, targets = images[:count], targets[:count]
-    _check(chain, images[:LEAST_IMAGES])
 
     def first(most: int) -> tuple[Tensor, Tensor]:
         return images[:most], targets[:most]
@@ -192,25 +176,25 @@ def probe(
     few, ablated = first(config.gradient_images), first(config.ablation_images)
     tables: dict[str, list[Row]] = {}
     log(f"{len(chain.blocks)} blocks, {chain.depth} layers, {count} images: activations, gradients")
-    tables["responses"] = layer_responses(chain, images)
-    tables["gradients"] = gradient_profile(chain, *few)
+    tables["responses"] = block_stats.layer_responses(chain, images)
+    tables["gradients"] = block_stats.gradient_profile(chain, *few)
     for step, young in by_step:
         log(f"gradients at step {step}")
-        rows = gradient_profile(take_apart(young), *few)
+        rows = block_stats.gradient_profile(take_apart(young), *few)
         tables["gradients"] += [{**row, "step": step} for row in rows]
     log("size and direction of the branches, logit lens, linear probes")
     tables["use"] = [
-        *branch_use(chain, *few),
-        *logit_lens(chain, images, targets),
-        *linear_probes(chain, images, targets),
+        *block_stats.branch_use(chain, *few),
+        *block_stats.logit_lens(chain, images, targets),
+        *block_stats.linear_probes(chain, images, targets),
     ]
     log("similarity of the layers")
-    tables["similarity"] = cka_rows(chain, images, chain, images, metric="cka")
+    tables["similarity"] = cka_rows("cka", chain, images, chain, images)
     log(f"gradients along all 2^{len(chain.blocks)} paths")
     tables["paths"] = path_rows(chain, images, targets)
     log("ablation of blocks")
     tables["lesions"] = [
-        *intact(chain, *ablated),
+        *without(chain, set(), *ablated, metric="intact", place={}),
         *remove_each(chain, *ablated),
         *remove_several(chain, *ablated, draws=config.draws, seed=config.seed),
     ]
@@ -219,40 +203,33 @@ def probe(
     return {name: _signed(rows, chain) for name, rows in tables.items()}
 
 
-def _family(chain: Chain) -> str:
-    """Plain, residual, or pre-activation: residual with nothing after the sum."""
-    if chain.plain:
-        return "plain"
-    nothing = all(isinstance(block.merge, nn.Identity) for block in chain.blocks)
-    return "pre-activation" if nothing else "residual"
-
-
 def _signed(rows: Iterable[Row], chain: Chain) -> list[Row]:
-    """Add the columns that name the network."""
-    about: Row = {"study": "probe", "family": _family(chain), "depth": chain.depth}
+    """Add the columns that name the network; pre-activation has nothing after its sums."""
+    nothing = all(isinstance(block.merge, nn.Identity) for block in chain.blocks)
+    family = "plain" if chain.plain else "pre-activation" if nothing else "residual"
+    about: Row = {"study": "probe", "family": family, "depth": chain.depth}
     return [{**about, **row} for row in rows]
 
 
+@torch.no_grad()
 def _fitting(chain: Chain, images: Tensor, config: ProbeConfig) -> int:
-    """How many images the measurements take."""
+    """How many images the measurements take, of a chain that gives the network's own logits.
+
+    Else every number would be about another network.
+    """
     if len(images) < LEAST_IMAGES:
         raise UserError(f"{len(images)} images: a probe needs at least {LEAST_IMAGES}")
-    with torch.no_grad():
-        each = sum(x.numel() * x.element_size() for x in chain.stream(images[:1]))
-    return max(LEAST_IMAGES, min(config.images, len(images), MEMORY // each))
-
-
-def _check(chain: Chain, images: Tensor) -> None:
-    """The chain must give the network's logits: else every number would be about another one."""
-    with torch.no_grad():
-        expected, found = chain.network(images), chain(images)
+    few = images[:LEAST_IMAGES]
+    expected, xs = chain.network(few), chain.stream(few)
     if not torch.isfinite(expected).all():
         raise UserError("the network's logits are not finite: there is nothing to measure")
-    if not torch.equal(expected, found):
+    if not torch.equal(expected, chain.head(xs[-1])):
         raise UserError(
             f"{type(chain.network).__name__}: stem, blocks and head do not give its logits, so it "
             "computes more than a plain ResNet; pass a plain ResNet"
         )
+    each = sum(x[0].numel() * x.element_size() for x in xs)
+    return max(LEAST_IMAGES, min(config.images, len(images), MEMORY // each))
 
 
 def _name(model: Path) -> str:
@@ -270,8 +247,7 @@ def _run_of(model: Path) -> RunDir | None:
 def networks_of_run(folder: RunDir, steps: Sequence[int]) -> Iterator[tuple[int, ResNet]]:
     """Yield copies of a run's network in evaluation mode after these steps, and at its end.
 
-    Raises:
-        UserError: The run cannot be repeated: several ranks, a change on the way, or other images.
+    Raises UserError for a run on several ranks, one that was changed on the way, or other images.
     """
     basis = RunFingerprint.stored(folder)
     ranks, recipe = basis.environment.get("ranks", 1), basis.recipe
@@ -279,7 +255,17 @@ def networks_of_run(folder: RunDir, steps: Sequence[int]) -> Iterator[tuple[int,
         raise UserError(f"{folder.path}: it ran on {ranks} ranks, and is repeated on one only")
     if basis.environment.get("forced"):
         raise UserError(f"{folder.path}: it was resumed with --force, so it cannot be repeated")
-    trainer = _trainer(folder, basis)
+    dataset = open_data(basis.data["data"], max_corrupt=recipe.runtime.max_corrupt)
+    if fingerprint(dataset) != basis.data["fingerprint"]:
+        place = basis.data["data"]
+        raise UserError(f"{folder.path}: the images in {place} are not those of the run")
+    trainer = Trainer(
+        ResolvedConfig(recipe),
+        dataset,
+        splits_for(dataset, recipe, held_out=basis.data["held_out"]),
+        preprocess=basis.data["preprocess"],
+        device=choose_device(basis.environment["device"]),
+    )
     with restore_num_threads():
         if recipe.runtime.threads:
             torch.set_num_threads(recipe.runtime.threads)
@@ -310,17 +296,3 @@ def _first(
             train_step(state, state.model, batch, recipe)
             state.step += 1
         yield step, copy.deepcopy(state.model).eval()
-
-
-def _trainer(folder: RunDir, basis: RunFingerprint) -> Trainer:
-    stored, recipe = basis.data, basis.recipe
-    dataset = open_data(stored["data"], max_corrupt=recipe.runtime.max_corrupt)
-    if fingerprint(dataset) != stored["fingerprint"]:
-        raise UserError(f"{folder.path}: the images in {stored['data']} are not those of the run")
-    return Trainer(
-        ResolvedConfig(recipe),
-        dataset,
-        splits_for(dataset, recipe, held_out=stored["held_out"]),
-        preprocess=stored["preprocess"],
-        device=choose_device(basis.environment["device"]),
-    )

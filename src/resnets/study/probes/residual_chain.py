@@ -113,12 +113,6 @@ def through(blocks: Sequence[Map], x: Tensor) -> Tensor:
     return x
 
 
-def no_grad_stream(chain: Chain, images: Tensor) -> list[Tensor]:
-    """Return x_0 to x_n without a graph."""
-    with torch.no_grad():
-        return chain.stream(images)
-
-
 def finite(value: float) -> Row:
     """Return a value as a column, or a status in its place."""
     return {"value": value} if abs(value) < float("inf") else {"status": "not finite"}

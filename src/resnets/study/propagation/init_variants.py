@@ -13,7 +13,12 @@ and b is the strength of the branch. The stream of a plain network is thus its p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from typing import Literal
+
+import torch
+from torch import Tensor
 
 Norm = Literal["none", "before", "after"]
 Weights = Literal["gaussian", "dirac", "orthogonal"]
@@ -61,10 +66,6 @@ class Member:
     def strength(self) -> float:
         return self.family.strength_at(self.depth or 0)
 
-    def serves(self, depth: int) -> bool:
-        """Whether its first `depth` blocks are a network of that depth."""
-        return self.depth in (None, depth)
-
 
 @dataclass(frozen=True)
 class Stack:
@@ -77,6 +78,27 @@ class Stack:
         """Drop those that are less than `block` deep: they are last."""
         kept = tuple(m for m in self.members if m.depth is None or m.depth >= block)
         return Stack(self.norm, kept)
+
+    def ending(self, depth: int) -> tuple[Member, ...]:
+        """Return the networks of this depth, which are the first blocks of members."""
+        return tuple(Member(m.family, depth) for m in self.members if m.depth in (None, depth))
+
+    def place(self, network: Member) -> int:
+        """Return the place of the member that such a network is the first blocks of."""
+        depths = (None, network.depth)
+        return [m.family is network.family and m.depth in depths for m in self.members].index(True)
+
+    @cached_property
+    def runs(self) -> list[tuple[Weights, int]]:
+        """Weights, and how many members in a row have them."""
+        found = groupby(member.family.weights for member in self.members)
+        return [(law, len(list(run))) for law, run in found]
+
+    @cached_property
+    def factors(self) -> Tensor:
+        """Return s and b of each member: 2 R."""
+        numbers = [(float(m.family.shortcut), m.strength) for m in self.members]
+        return torch.tensor(numbers).T
 
 
 def stacks(families: tuple[Family, ...], *, depths: tuple[int, ...]) -> tuple[Stack, ...]:

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from resnets.study.propagation.init_variants import Member, Norm, Weights
+from resnets.study.propagation.init_variants import Stack, Weights
 from resnets.study.propagation.weight_sampling import Layer
 
 Matrices = dict[Weights, Tensor]
@@ -34,26 +33,6 @@ class Tape:
     positive: Tensor  # 1 where the block's ReLU passes, else 0; a float, which multiplies faster
 
 
-@dataclass(frozen=True)
-class Group:
-    """The law of some members, in either direction, as numbers."""
-
-    norm: Norm
-    runs: tuple[tuple[Weights, int], ...]  # weights, and how many members in a row have them
-    shortcut: Tensor  # s and b of each member: R 1 (1 1)
-    strength: Tensor
-
-
-def group(norm: Norm, members: Sequence[Member], *, layer: Layer) -> Group:
-    """Return the numbers of some members."""
-    shape = (len(members),) + (1,) * len(layer.shape)
-    shortcut = torch.tensor([float(member.family.shortcut) for member in members])
-    strength = torch.tensor([member.strength for member in members])
-    runs = groupby(member.family.weights for member in members)
-    lengths = tuple((law, len(list(run))) for law, run in runs)
-    return Group(norm, lengths, shortcut.view(shape), strength.view(shape))
-
-
 def normalise(x: Tensor) -> tuple[Tensor, Tensor]:
     """Apply batch norm without learned numbers: (x - mean) / std over N (H W), and 1/std."""
     dims = (1, *range(4, x.ndim))
@@ -70,29 +49,30 @@ def normalise_back(g: Tensor, normal: Tensor, scale: Tensor) -> Tensor:
 
 
 def forward(
-    groups: Sequence[Group], streams: Sequence[Tensor], weights: Matrices, layer: Layer
+    stacks: Sequence[Stack], streams: Sequence[Tensor], weights: Matrices, layer: Layer
 ) -> tuple[list[Tensor], list[Tape]]:
     """Compute s x + b W relu(x), s x + b W relu(BN(x)) or relu(s x + BN(W x)), by the norm."""
     before = []
-    for law, x in zip(groups, streams, strict=True):
-        normal, scale = normalise(x) if law.norm == "before" else (x, x)
-        before.append((normal if law.norm == "after" else torch.relu(normal), normal, scale))
-    products = together(groups, [seen for seen, _, _ in before], weights, layer.apply)
+    for stack, x in zip(stacks, streams, strict=True):
+        normal, scale = normalise(x) if stack.norm == "before" else (x, x)
+        before.append((normal if stack.norm == "after" else torch.relu(normal), normal, scale))
+    products = together(stacks, [seen for seen, _, _ in before], weights, layer.apply)
     out, tapes = [], []
-    for law, x, (seen, normal, scale), z in zip(groups, streams, before, products, strict=True):
-        if law.norm == "after":
+    for stack, x, (seen, normal, scale), z in zip(stacks, streams, before, products, strict=True):
+        shortcut, strength = _factors(stack, x)
+        if stack.norm == "after":
             branch, scale = normalise(z)
-            y = torch.relu(torch.addcmul(branch, law.shortcut, x))
+            y = torch.relu(torch.addcmul(branch, shortcut, x))
             tapes.append(Tape(branch, scale, y.sign()))
         else:
-            y = torch.addcmul(law.strength * z, law.shortcut, x)
+            y = torch.addcmul(strength * z, shortcut, x)
             tapes.append(Tape(normal, scale, seen.sign()))
         out.append(y)
     return out, tapes
 
 
 def backward(
-    groups: Sequence[Group],
+    stacks: Sequence[Stack],
     gradients: Sequence[Tensor],
     tapes: Sequence[Tape],
     weights: Matrices,
@@ -100,30 +80,31 @@ def backward(
 ) -> list[Tensor]:
     """Return dL/dx from dL/dx': the chain rule of `forward`, with the batch's statistics."""
     at_weights, passed = [], []
-    for law, g, tape in zip(groups, gradients, tapes, strict=True):
-        if law.norm == "after":
+    for stack, g, tape in zip(stacks, gradients, tapes, strict=True):
+        shortcut, strength = _factors(stack, g)
+        if stack.norm == "after":
             g = g * tape.positive
             at_weights.append(normalise_back(g, tape.normal, tape.scale))
         else:
-            at_weights.append(law.strength * g)
-        passed.append(law.shortcut * g)
-    pulled = together(groups, at_weights, weights, layer.pull)
+            at_weights.append(strength * g)
+        passed.append(shortcut * g)
+    pulled = together(stacks, at_weights, weights, layer.pull)
     out = []
-    for law, g, tape, through in zip(groups, passed, tapes, pulled, strict=True):
-        if law.norm != "after":
+    for stack, g, tape, through in zip(stacks, passed, tapes, pulled, strict=True):
+        if stack.norm != "after":
             through = through * tape.positive
-        if law.norm == "before":
+        if stack.norm == "before":
             through = normalise_back(through, tape.normal, tape.scale)
         out.append(g + through)
     return out
 
 
 def together(
-    groups: Sequence[Group], rows: list[Tensor], weights: Matrices, product: Product
+    stacks: Sequence[Stack], rows: list[Tensor], weights: Matrices, product: Product
 ) -> list[Tensor]:
     """Make one product for all members of the same weights, side by side: D N R C (H W)."""
-    laws = [law for group in groups for law, _ in group.runs]
-    lengths = [[length for _, length in group.runs] for group in groups]
+    laws = [law for stack in stacks for law, _ in stack.runs]
+    lengths = [[length for _, length in stack.runs] for stack in stacks]
     parts = [part for x, of in zip(rows, lengths, strict=True) for part in x.split(of, dim=2)]
     for law, matrix in weights.items():
         places = [place for place, other in enumerate(laws) if other == law]
@@ -133,3 +114,8 @@ def together(
             parts[place] = part
     rest = iter(parts)
     return [torch.cat([next(rest) for _ in of], dim=2) for of in lengths]
+
+
+def _factors(stack: Stack, x: Tensor) -> Tensor:
+    """S and b of each member beside its stream D N R C (H W): 2 R 1 (1 1)."""
+    return stack.factors.view(2, -1, *[1] * (x.ndim - 3))

@@ -8,7 +8,7 @@ and of the backward pass, for each depth L:
     gradient_cosine      cosine of dL/dx_0 at two inputs; x is the cosine of the inputs
 A row without a depth holds for networks of every depth; the column `unit` is the block.
 
-Shapes: D draws, N inputs, R members, G gradients, C channels (H W); metrics in double precision.
+Shapes: D draws, N inputs, R members, C channels (H W); metrics in double precision.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,12 +24,11 @@ from torch.nn.functional import normalize
 from resnets.study.propagation.forward_backward import (
     NetworkSet,
     Range,
-    Return,
     Station,
     backward_stations,
     forward_stations,
 )
-from resnets.study.propagation.init_variants import FAMILIES, stacks
+from resnets.study.propagation.init_variants import FAMILIES, Stack, stacks
 from resnets.study.propagation.weight_sampling import Dense, Layer
 from resnets.study.tables import Row
 
@@ -58,66 +56,58 @@ def propagate(
     made = stacks(FAMILIES, depths=tuple(depths))
     blocks = measured_blocks(depths)
     networks = NetworkSet(layer, made, tuple(depths), blocks, seed, tuple(draws))
-    forth, back = Range(), Range()
     inputs = make_inputs(layer.shape, seed=seed, draws=draws)
     readout = make_readout(layer.shape, seed=seed, draws=draws)
+    forth, back = Range(), Range()
+    tables: dict[str, list[Row]] = {"forward": [], "backward": [], "float32": []}
     stations = list(forward_stations(networks, inputs, left=forth))
-    tables: dict[str, list[Row]] = {"forward": [], "backward": []}
     for station in stations:
         if station.block in blocks:
-            tables["forward"] += _forward_rows(networks, station)
-    for at in backward_stations(networks, stations, readout, left=back):
-        if at.block in blocks:
-            tables["backward"] += _backward_rows(networks, at)
-    float32 = {"float32_forward": forth, "float32_backward": back}
-    tables["float32"] = [
-        row for name, left in float32.items() for row in _left(networks, left, name)
-    ]
+            tables["forward"] += _forward_rows(draws, station)
+    for station in backward_stations(networks, stations, readout, left=back):
+        if station.block in blocks:
+            tables["backward"] += _backward_rows(draws, station)
+    for way, left in (("forward", forth), ("backward", back)):
+        for (place, family, depth), (block, how) in sorted(left.left.items(), key=str):
+            cell = {"family": family, "depth": depth, "unit": block, "draw": draws[place]}
+            status = {"metric": f"float32_{way}", "status": f"{how} at unit {block}"}
+            tables["float32"].append(cell | status)
     kind = "init-dense" if isinstance(layer, Dense) else "init-conv"
     common = {"study": kind, "width": layer.width, "seed": seed}
     return {name: [common | row for row in rows] for name, rows in tables.items()}
 
 
-def _forward_rows(networks: NetworkSet, station: Station) -> Iterator[Row]:
-    for i, stack in enumerate(station.stacks):
-        square = mean_square(station.streams[i])
-        logs = square.log10() + 2 * station.exponents[i] * math.log10(2)
-        distances = cosine_distances(station.streams[i])
-        for k, member in enumerate(stack.members):
-            cell = {"family": member.family.name, "depth": member.depth, "unit": station.block}
-            yield from _draws(networks, logs[:, k], metric="log10_variance", **cell)
-            for j, x in enumerate(COSINES):
-                values = distances[:, j, k]
-                yield from _draws(networks, values, metric="cosine_distance", x=x, **cell)
+def _forward_rows(draws: Sequence[int], at: Station) -> Iterator[Row]:
+    for stack, x, exponents in zip(at.stacks, at.values, at.exponents, strict=True):
+        logs = mean_square(x).log10() + 2 * exponents * math.log10(2)
+        found = {"log10_variance": logs[:, None], "cosine_distance": cosine_distances(x)}
+        yield from _rows(draws, at.block, stack, found)
 
 
-def _backward_rows(networks: NetworkSet, at: Return) -> Iterator[Row]:
-    for i, g in enumerate(at.gradients):
+def _backward_rows(draws: Sequence[int], at: Station) -> Iterator[Row]:
+    for stack, g, exponents in zip(at.stacks, at.values, at.exponents, strict=True):
         square = mean_square(g) * g[0, 0, 0].numel()
-        logs = square.log10() / 2 + at.exponents[i] * math.log10(2)
-        cosines = gradient_cosines(g)
-        for k, (member, (depth, _)) in enumerate(zip(at.members(i), at.rows[i], strict=True)):
-            cell = {"family": member.family.name, "depth": depth, "unit": at.block}
-            yield from _draws(networks, logs[:, k], metric="log10_gradient", **cell)
-            for j, x in enumerate(COSINES if at.block == 0 else ()):
-                values = cosines[:, j, k]
-                yield from _draws(networks, values, metric="gradient_cosine", x=x, **cell)
+        found = {"log10_gradient": (square.log10() / 2 + exponents * math.log10(2))[:, None]}
+        if at.block == 0:
+            found["gradient_cosine"] = gradient_cosines(g)
+        yield from _rows(draws, at.block, stack, found)
 
 
-def _draws(networks: NetworkSet, values: Tensor, **about: Any) -> Iterator[Row]:
-    """Yield a row for each draw; a signal that has vanished has a status and no value."""
-    row = {name: value for name, value in about.items() if value is not None}
-    for draw, value in zip(networks.draws, values.tolist(), strict=True):
-        found = {"value": value} if math.isfinite(value) else {"status": "every entry is 0"}
-        yield row | {"draw": draw} | found
+def _rows(draws: Sequence[int], unit: int, stack: Stack, found: dict[str, Tensor]) -> Iterator[Row]:
+    """Yield a row a member, metric, cosine of the inputs and draw, from D 1 R or D 4 R numbers.
 
-
-def _left(networks: NetworkSet, left: Range, metric: str) -> Iterator[Row]:
-    """Yield `overflow at unit k`: what ordinary float32 would have made of it."""
-    for (place, family, depth), (block, how) in sorted(left.left.items(), key=str):
-        row: Row = {"family": family, "unit": block, "draw": networks.draws[place]}
-        row |= {"metric": metric, "status": f"{how} at unit {block}"}
-        yield row if depth is None else row | {"depth": depth}
+    A signal that has vanished has a status and no value.
+    """
+    for k, member in enumerate(stack.members):
+        own = {} if member.depth is None else {"depth": member.depth}
+        cell = own | {"family": member.family.name, "unit": unit}
+        for metric, numbers in found.items():
+            for x, values in zip(COSINES, numbers[:, :, k].T.tolist(), strict=False):
+                about = cell | {"metric": metric} | ({"x": x} if numbers.shape[1] > 1 else {})
+                for draw, value in zip(draws, values, strict=True):
+                    finite = math.isfinite(value)
+                    result = {"value": value} if finite else {"status": "every entry is 0"}
+                    yield about | {"draw": draw} | result
 
 
 def make_inputs(shape: tuple[int, ...], *, seed: int, draws: Sequence[int]) -> Tensor:
@@ -172,7 +162,7 @@ def cosine_distances(x: Tensor) -> Tensor:
 
 
 def gradient_cosines(g: Tensor) -> Tensor:
-    """Return cosines of gradients for COSINES, the last over PAIRS: D N G C (H W) -> D 4 G."""
+    """Return cosines of gradients for COSINES, the last over PAIRS: D N R C (H W) -> D 4 R."""
     rows = normalize(g.double().flatten(3), dim=-1)
     base, near = (list(side) for side in zip(*PAIRS, strict=True))
     neighbours = (rows[:, base] * rows[:, near]).sum(-1).mean(1, keepdim=True)

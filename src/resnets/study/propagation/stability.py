@@ -43,8 +43,7 @@ class Stability:
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows of `init.csv`."""
-        cell: Row = {"study": self.study, "family": self.family}
-        cell |= {"width": self.width, "depth": self.depth}
+        cell = {name: getattr(self, name) for name in ("study", "family", "width", "depth")}
         for way in ("forward", "backward"):
             slope = getattr(self, f"{way}_slope")
             found: Row = {"status": "every entry is 0"} if slope is None else {"value": slope}
@@ -56,10 +55,9 @@ def judge_stability(
     forward: Iterable[Row], backward: Iterable[Row], *, depths: Sequence[int]
 ) -> list[Stability]:
     """Judge each cell that was measured both ways."""
-    there = _cells(forward, depths=depths)
-    back = _cells(backward, depths=depths)
-    names = [family.name for family in FAMILIES]
+    there, back = _cells(forward, depths=depths), _cells(backward, depths=depths)
     found = [_judge(cell, there[cell], back[cell]) for cell in there if cell in back]
+    names = [family.name for family in FAMILIES]
     return sorted(found, key=lambda v: (v.study, v.width, names.index(v.family), v.depth))
 
 
@@ -75,18 +73,17 @@ def _cells(rows: Iterable[Row], *, depths: Sequence[int]) -> dict[Cell, list[Row
         for depth in [row["depth"]] if "depth" in row else depths:
             if row["unit"] <= depth:
                 cells[row["study"], row["family"], row["width"], depth].append(row)
-    return dict(cells)
+    return cells
 
 
 def _judge(cell: Cell, forward: list[Row], backward: list[Row]) -> Stability:
     there = _middle(forward, "log10_variance", block=cell[-1])
     back = _middle(backward, "log10_gradient", block=0)
-    distance = _middle(forward, "cosine_distance", block=cell[-1], x=0.0)
+    cosine = 1 - _middle(forward, "cosine_distance", block=cell[-1], x=0.0)
     shared = _middle(backward, "gradient_cosine", block=0, x=NEIGHBOURS)
-    collapse = "collapses" if 1 - distance > COLLAPSED else ""
     return Stability(
         *cell,
-        forward=_joined(there / 2, collapse),
+        forward=_joined(there / 2, "collapses" if cosine > COLLAPSED else ""),
         backward=backward_verdict(back, shared),
         forward_slope=_slope(forward, "log10_variance", 1.0),
         backward_slope=_slope(backward, "log10_gradient", -2.0),

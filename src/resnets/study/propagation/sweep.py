@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, as_completed
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Executor, as_completed
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from resnets.study.executors import on_this_machine
 from resnets.study.propagation.signal_propagation import measured_blocks, propagate
 from resnets.study.propagation.stability import Stability, judge_stability
 from resnets.study.propagation.theory import theory_rows
-from resnets.study.propagation.weight_sampling import Convolution, Dense
+from resnets.study.propagation.weight_sampling import Convolution, Dense, Layer
 from resnets.study.tables import Row, write_table
 from resnets.study.twins.study_config import SWEEP, SweepConfig
 
@@ -28,32 +27,11 @@ from resnets.study.twins.study_config import SWEEP, SweepConfig
 CONVOLUTION, CONV_DRAWS = Convolution(16, 6), 3
 # Draws that one job takes at once: more are faster, fewer leave no core idle at the end.
 TOGETHER = 3
+SEED = 0
 
 Tables = dict[str, list[Row]]
-
-
-@dataclass(frozen=True)
-class SweepJob:
-    """One part of the sweep: the layer, the depths, the draws."""
-
-    layer: Dense | Convolution
-    depths: tuple[int, ...]
-    seed: int
-    draws: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.layer.name}, draws {self.draws[0]} to {self.draws[-1]}"
-
-    @property
-    def cost(self) -> float:
-        """A number about proportional to the time; the most expensive job starts first."""
-        return max(self.depths) * len(self.draws) * self.layer.width
-
-    def run(self) -> Tables:
-        with restore_num_threads():
-            torch.set_num_threads(1)  # small products are faster on one thread
-            return propagate(self.layer, depths=self.depths, seed=self.seed, draws=self.draws)
+# The layer, the depths, the draws of one part of the sweep.
+Job = tuple[Layer, tuple[int, ...], range]
 
 
 def measure_init(
@@ -61,32 +39,33 @@ def measure_init(
     *,
     log: Callable[[str], None],
     config: SweepConfig = SWEEP,
-    seed: int = 0,
-    processes: int | None = None,
+    executor: Executor | None = None,
 ) -> list[Stability]:
     """Measure ten families at initialisation, write the tables into out/data, judge each cell.
 
-    Raises UserError for a number out of range, and for a folder that cannot be written.
+    Without an executor processes are started, one a core. Raises UserError for a number out of
+    range, and for a folder that cannot be written.
     """
     start = time.perf_counter()
     depths, widths = tuple(sorted(set(config.depths))), config.widths
     if not depths or min(depths) < 1 or not widths or min(widths) < 2 or config.draws < 1:
         raise UserError(f"{config}: needs depths from 1, widths from 2 and at least one draw")
     data = _prepare(out)
-    jobs = _jobs(config, depths, seed)
-    workers = min(processes or usable_cpus(), len(jobs))
-    log(f"{len(jobs)} parts, {max(depths):,} layers, {workers} at a time")
-    done: dict[SweepJob, Tables] = {}
-    for number, (job, tables) in enumerate(_run(jobs, workers), 1):
-        done[job] = tables
-        log(f"{number}/{len(jobs)}  {time.perf_counter() - start:5.1f} s  {job.name}")
+    draws = range(config.draws)
+    portions = [draws[first : first + TOGETHER] for first in range(0, len(draws), TOGETHER)]
+    jobs: list[Job] = [(Dense(n), depths, some) for n in widths for some in portions]
+    shallow = tuple(depth for depth in depths if depth <= config.conv_depth) or (min(depths),)
+    jobs.append((CONVOLUTION, shallow, draws[:CONV_DRAWS]))
+    log(f"{len(jobs)} parts, {max(depths):,} layers")
+    with nullcontext(executor) if executor else on_this_machine(usable_cpus()) as pool:
+        done = _done(jobs, pool, log)
     found: Tables = defaultdict(list)
     for job in jobs:
         for name, rows in done[job].items():
             found[name] += rows
     for width in widths:
         blocks = measured_blocks(depths)
-        found["theory"] += theory_rows(depths=depths, width=width, blocks=blocks, seed=seed)
+        found["theory"] += theory_rows(depths=depths, width=width, blocks=blocks, seed=SEED)
     verdicts = judge_stability(found["forward"], found["backward"], depths=depths)
     summary = [row for verdict in verdicts for row in verdict.rows()] + found.pop("float32")
     tables = {"init.csv": summary} | {f"init_{name}.csv": found[name] for name in sorted(found)}
@@ -94,6 +73,31 @@ def measure_init(
         write_table(data / name, rows)
     log(f"{len(tables)} tables in {data}, {time.perf_counter() - start:.0f} s")
     return verdicts
+
+
+def _done(jobs: list[Job], executor: Executor, log: Callable[[str], None]) -> dict[Job, Tables]:
+    start, done = time.perf_counter(), {}
+    longest_first = sorted(jobs, key=_cost, reverse=True)
+    futures = {executor.submit(_propagate, job): job for job in longest_first}
+    for number, future in enumerate(as_completed(futures), 1):
+        job = layer, _, draws = futures[future]
+        done[job] = future.result()
+        part = f"{layer.name}, draws {draws[0]} to {draws[-1]}"
+        log(f"{number}/{len(jobs)}  {time.perf_counter() - start:5.1f} s  {part}")
+    return done
+
+
+def _cost(job: Job) -> float:
+    """A number about proportional to the time; the most expensive job starts first."""
+    layer, depths, draws = job
+    return max(depths) * len(draws) * layer.width
+
+
+def _propagate(job: Job) -> Tables:
+    layer, depths, draws = job
+    with restore_num_threads():
+        torch.set_num_threads(1)  # small products are faster on one thread
+        return propagate(layer, depths=depths, seed=SEED, draws=draws)
 
 
 def _prepare(out: Path) -> Path:
@@ -104,23 +108,3 @@ def _prepare(out: Path) -> Path:
     if not (data.is_dir() and os.access(data, os.W_OK)):
         raise UserError(f"{out}: is not a folder that can be written; pass another --out")
     return data
-
-
-def _jobs(config: SweepConfig, depths: tuple[int, ...], seed: int) -> list[SweepJob]:
-    shallow = tuple(depth for depth in depths if depth <= config.conv_depth) or (min(depths),)
-    draws = tuple(range(config.draws))
-    portions = [draws[start : start + TOGETHER] for start in range(0, len(draws), TOGETHER)]
-    jobs = [SweepJob(Dense(n), depths, seed, some) for n in config.widths for some in portions]
-    return [*jobs, SweepJob(CONVOLUTION, shallow, seed, draws[:CONV_DRAWS])]
-
-
-def _run(jobs: list[SweepJob], workers: int) -> Iterator[tuple[SweepJob, Tables]]:
-    """Yield jobs as they finish; an interrupt ends the processes instead of waiting for them."""
-    order = sorted(jobs, key=lambda job: job.cost, reverse=True)
-    if workers == 1:
-        yield from ((job, job.run()) for job in order)
-        return
-    with on_this_machine(workers) as pool:
-        futures: dict[Future[Tables], SweepJob] = {pool.submit(job.run): job for job in order}
-        for future in as_completed(futures):
-            yield futures[future], future.result()

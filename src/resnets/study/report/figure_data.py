@@ -17,7 +17,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-TWINS = ("plain", "residual")
 # The networks of a figure: the deepest of those that were probed.
 MOST_NETWORKS = 4
 Networks = dict[str, list[Row]]
@@ -113,31 +112,23 @@ AT_INIT: dict[str, str] = words_of("at_init")
 TRAINED: dict[str, str] = words_of("trained")
 
 
-def marks_of(names: Sequence[str]) -> dict[str, Mark]:
-    """Return a mark for each name: its family's own, or the next that is free."""
-    own = [MARKS[name] for name in names if name in MARKS]
+def series_of(names: Sequence[str], *, like: Sequence[str] = (), field: str = "series") -> Series:
+    """Return the series of families, or of networks each of which looks `like` its family.
+
+    A family without a mark of its own takes the next that is free.
+    """
+    like = like if len(set(like)) == len(names) else names
+    own = [MARKS[name] for name in like if name in MARKS]
     free = cycle(mark for mark in MARKS.values() if mark not in own)
-    return {name: MARKS[name] if name in MARKS else next(free) for name in names}
-
-
-def families_of(rows: Iterable[Row]) -> list[str]:
-    """Return the families at initialisation of these rows, plain first."""
-    found = {row["family"] for row in rows}
-    return [name for name in AT_INIT if name in found]
-
-
-def series_of(
-    names: Sequence[str], *, like: Sequence[str] | None = None, field: str = "series"
-) -> Series:
-    """Return the series of families, or of networks each of which looks `like` its family."""
-    like = names if like is None or len(set(like)) < len(like) else like
-    return Series(tuple(names), tuple(marks_of(like).values()), field)
+    marks = (MARKS[name] if name in MARKS else next(free) for name in like)
+    return Series(tuple(names), tuple(marks), field)
 
 
 def at_init(rows: Iterable[Row]) -> Series:
-    """Return the series of the families at initialisation that these rows are of."""
-    families = families_of(rows)
-    return Series(tuple(AT_INIT[name] for name in families), tuple(marks_of(families).values()))
+    """Return the series of the families at initialisation that these rows are of, plain first."""
+    found = {row["family"] for row in rows}
+    families = [name for name in AT_INIT if name in found]
+    return series_of([AT_INIT[name] for name in families], like=families)
 
 
 def block_axis(name: str = "unit", title: str = "block") -> Axis:

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,9 @@ MANY = 2000
 class FigureSpec:
     """A figure of the page."""
 
-    # Its key in captions.toml, its file, its anchor.
-    name: str
-    # What it is drawn from; `probe_paths` is the table of every probed network.
-    tables: tuple[str, ...]
-    # Draws it; a figure without panels is left out.
-    draw: Callable[[Tables], Drawing]
+    name: str  # its key in captions.toml, its file, its anchor
+    tables: tuple[str, ...]  # its sources; `probe_paths` is the table of every probed network
+    draw: Callable[[Tables], Drawing]  # a figure without panels is left out
     columns: int = 2
 
 
@@ -91,11 +87,8 @@ def panel(
 
 
 def _rounded(row: Row, names: set[str]) -> Row:
-    return {
-        name: finite(value) if isinstance(value, float) else value
-        for name, value in row.items()
-        if name in names
-    }
+    kept = {name: value for name, value in row.items() if name in names}
+    return {name: finite(v) if isinstance(v, float) else v for name, v in kept.items()}
 
 
 def draw(
@@ -129,7 +122,6 @@ def caption(name: str, facts: Facts, verdicts: Mapping[str, str]) -> dict[str, s
     }
 
 
-@cache
 def interval(found: Estimate, sign: int = 1) -> str:
     """Return the ends of an estimate's interval in percentage points, and what they are."""
     if found.spread is None:

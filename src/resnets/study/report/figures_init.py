@@ -19,9 +19,13 @@ from resnets.study.tables import Row, Tables, median_by, one, select
 
 KIND = "init-dense"
 OWN = "Backward, the networks that are trained"
+SIZE, APART = (
+    "change of the gradient's size (powers of ten)",
+    "1 - cosine of gradients at near inputs",
+)
 MEASURES = {
-    "size": "change of the gradient's size (powers of ten)",
-    "apart": "1 - cosine of gradients at near inputs",
+    "size": (SIZE, "spearman_log10_gradient_span"),
+    "apart": (APART, "spearman_gradient_cosine"),
 }
 # Networks below which a rank correlation decides nothing.
 FEW = 8
@@ -93,23 +97,18 @@ def _verdicts(tables: Tables) -> Drawing:
     }
 
 
-def _measured(tables: Tables) -> list[Row]:
-    """The two measures of each network at step 0, and its error after training."""
-    rows, guess, found = tables.table("initial_gradients"), chance(tables), []
-    for row in measured(select(rows, metric="log10_gradient_span")):
+def _measure(tables: Tables) -> Drawing:
+    """Draw two measures of each network at step 0 against its error after training."""
+    table, guess, rows = tables.table("initial_gradients"), chance(tables), []
+    for row in measured(select(table, metric="log10_gradient_span")):
         cell = {"family": row["family"], "depth": row["depth"]}
-        trained = next(iter(select(rows, metric="trained_error", **cell)), {})
-        error, cosine = trained.get("value", guess), one(rows, metric="gradient_cosine", **cell)
+        trained = next(iter(select(table, metric="trained_error", **cell)), {})
+        error, cosine = trained.get("value", guess), one(table, metric="gradient_cosine", **cell)
         name = figure_data.TRAINED.get(row["family"], row["family"])
         words = {"name": name, "series": f"{row['depth']} layers", "lost": trained.get("status")}
         if error is not None and cosine is not None:
             numbers = {"size": abs(row["value"]), "apart": 1 - cosine, "value": error}
-            found.append(cell | words | numbers)
-    return found
-
-
-def _measure(tables: Tables) -> Drawing:
-    rows, table = _measured(tables), tables.table("initial_gradients")
+            rows.append(cell | words | numbers)
     if len(rows) < 3:
         return [], {}
     depths, errors = depths_of(rows), [row["value"] for row in rows]
@@ -128,10 +127,9 @@ def _measure(tables: Tables) -> Drawing:
             series=ordered([f"{depth} layers" for depth in depths]),
             height=340,
         )
-        for measure, words in MEASURES.items()
+        for measure, (words, _) in MEASURES.items()
     ]
-    names = {"size": "spearman_log10_gradient_span", "apart": "spearman_gradient_cosine"}
-    found = {measure: select(table, metric=name) for measure, name in names.items()}
+    found = {measure: select(table, metric=metric) for measure, (_, metric) in MEASURES.items()}
     return panels, {
         "count": len(rows),
         "few": len(rows) < FEW,
@@ -172,16 +170,18 @@ def _atlas(tables: Tables) -> Drawing:
 
     def sized(depth: int) -> list[Row]:
         """Each family's gradient at the first layer; one that is 0 is as small as can be."""
-        found = ((f, medians.get((f, depth, 0), -math.inf)) for f in figure_data.families_of(rows))
+        families = {row["family"] for row in rows}
+        found = ((f, medians.get((f, depth, 0), -math.inf)) for f in AT_INIT if f in families)
         return [{"name": AT_INIT[family], "decades": size} for family, size in found]
 
     depth, far = shown[-1], max(depths)
+    own = sized(depth)
     return panels, {
         "depth": depth,
-        "count": len(sized(depth)),
-        "grows": [row for row in sized(depth) if row["decades"] > DECADES],
-        "shrinks": [row for row in sized(depth) if row["decades"] < -DECADES],
-        "holds": [row for row in sized(depth) if abs(row["decades"]) <= DECADES],
+        "count": len(own),
+        "grows": [row for row in own if row["decades"] > DECADES],
+        "shrinks": [row for row in own if row["decades"] < -DECADES],
+        "holds": [row for row in own if abs(row["decades"]) <= DECADES],
         "far": far,
         "beyond": [row for row in sized(far) if abs(row["decades"]) > DECADES],
     }
@@ -192,7 +192,7 @@ def _cosines(tables: Tables) -> Drawing:
     wanted = {"x": NEIGHBOURS, "unit": 0}
     backward = _table(tables, "init_backward", metric="gradient_cosine", **wanted)
     closed = _table(tables, "init_theory", metric="theory_gradient_cosine", **wanted)
-    found, theory = median_by(backward, "family", "depth"), median_by(closed, "family", "depth")
+    found, theory = (median_by(rows, "family", "depth") for rows in (backward, closed))
     if not found:
         return [], {}
     rows = [
@@ -228,9 +228,7 @@ def _cosines(tables: Tables) -> Drawing:
     return [drawn], {
         "pairs": pairs,
         "later": [pair["norm"] for pair in pairs if pair["later"]],
-        "miss": max(
-            (abs(found[cell] - theory[cell]) for cell in found if cell in theory), default=None
-        ),
+        "miss": max((abs(found[c] - theory[c]) for c in found if c in theory), default=None),
         "near": NEIGHBOURS,
         "unlike": SHATTERED,
     }

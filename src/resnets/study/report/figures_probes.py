@@ -8,22 +8,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from resnets.report.charts import (
-    BLUE,
-    GREY,
-    ORANGE,
-    Mark,
-    Series,
-    axis,
-    channel,
-    layer,
-    log_axis,
-    ordered,
-    share_axis,
-)
+from resnets.report import charts
+from resnets.report.charts import Mark, Series, axis, layer, log_axis, ordered, share_axis
 from resnets.study.report import figure_data
 from resnets.study.report.figure_data import by_network, chance, measured, networks
 from resnets.study.report.figure_spec import Drawing, FigureSpec, panel
@@ -31,10 +20,14 @@ from resnets.study.tables import AGAINST, Row, Tables, one, select
 from resnets.study.verdicts import LITTLE_LEFT
 
 SHARES = {"path_count": "share of paths", "path_energy": "share of the gradient's energy"}
-PATHS = Series(tuple(SHARES.values()), (Mark(GREY, (2, 3)), Mark(BLUE, (1, 0), "square")))
+PATHS = Series(
+    tuple(SHARES.values()), (Mark(charts.GREY, (2, 3)), Mark(charts.BLUE, (1, 0), "square"))
+)
 # Statistics of batch norm in an ablated network, by the end of the metric's name.
 STATISTICS = {"": "BN as trained", "_recalibrated": "BN re-estimated"}
-ABLATED = Series(tuple(STATISTICS.values()), (Mark(ORANGE), Mark(BLUE, (5, 3), "diamond")))
+ABLATED = Series(
+    tuple(STATISTICS.values()), (Mark(charts.ORANGE), Mark(charts.BLUE, (5, 3), "diamond"))
+)
 BLOCK_MEASURES = {
     "branch_ratio": ("Relative size of the branch", ".2~f"),
     "branch_angle": ("Cosine of branch and negative gradient", ".2~f"),
@@ -105,16 +98,13 @@ def _paths(tables: Tables) -> Drawing:
         for name, rows in found.items()
     ]
 
-    def of(metric: str) -> Callable[[list[Row]], float]:
-        return lambda rows: one(rows, metric=metric) or 0.0
-
     facts = by_network(
         found,
         blocks=lambda rows: max(row["x"] for row in select(rows, metric="path_count")),
-        energy_mean=of("path_energy_mean"),
-        energy_low=of("path_energy_low"),
-        energy_high=of("path_energy_high"),
-        count_mean=of("path_count_mean"),
+        energy_mean=lambda rows: one(rows, metric="path_energy_mean") or 0.0,
+        energy_low=lambda rows: one(rows, metric="path_energy_low") or 0.0,
+        energy_high=lambda rows: one(rows, metric="path_energy_high") or 0.0,
+        count_mean=lambda rows: one(rows, metric="path_count_mean") or 0.0,
     )
     short = [row["energy_mean"] < row["count_mean"] for row in facts["rows"]]
     return panels, facts | {"short": all(short), "long": not any(short)}
@@ -123,7 +113,7 @@ def _paths(tables: Tables) -> Drawing:
 def _ablation(tables: Tables) -> Drawing:
     found, error, panels = networks(tables, "lesions"), share_axis("error", 1.0), []
     guess = [{"value": guess} for guess in (chance(tables),) if guess is not None]
-    line = layer("rule", "chance", x=None, color=GREY, strokeDash=[1, 3])
+    line = layer("rule", "chance", x=None, color=charts.GREY, strokeDash=[1, 3])
     one_removed = (layer("rule", "whole", x=None), layer("point", tip=True, opacity=0.85))
     several = (layer("line", y="mean(value)"), layer("point", tip=True, opacity=0.6))
     for title, metric, layers in (
@@ -165,38 +155,31 @@ def _blocks(tables: Tables) -> Drawing:
     last = ("Standard deviation of each layer's output", ".2~f", "x", "layer")
     panels = []
     for found, metric, title, form, place, kind in (*lines, (outputs, "response_std", *last)):
-        series = figure_data.series_of(
-            list(found), like=[rows[0]["family"] for rows in found.values()]
-        )
+        families = [rows[0]["family"] for rows in found.values()]
+        series = figure_data.series_of(list(found), like=families)
         rows = [row for name, own in found.items() for row in _labelled(own, {metric: name})]
         x, y = figure_data.block_axis(place, kind), axis("value", None, format=form, tickCount=5)
         shown = (x, y, layer("line"), layer("point", tip=True, size=30))
         if rows:
             panels.append(panel(title, {"rows": rows}, *shown, series=series, height=240))
 
-    def of(metric: str, number: Callable[[dict[int, float]], Any]) -> Callable[[list[Row]], Any]:
-        """A number of the values by block; None without values."""
-        return lambda rows: (
-            number({row["unit"]: row["value"] for row in own})
-            if (own := select(rows, metric=metric))
-            else None
-        )
+    def values(rows: list[Row], metric: str) -> dict[int, float]:
+        return {row["unit"]: row["value"] for row in select(rows, metric=metric)}
 
-    angles = by_network(
-        use,
-        count=of("branch_angle", len),
-        against=of("branch_angle", lambda values: sum(v > 0 for v in values.values())),
-        mean=of("branch_angle", lambda values: statistics.fmean(values.values())),
-    )
-    probes = by_network(
-        use,
-        best=of("probe_error", lambda values: min(values, key=values.__getitem__)),
-        last=of("probe_error", max),
-        low=of("probe_error", lambda values: min(values.values())),
-        end=of("probe_error", lambda values: values[max(values)]),
-    )
+    angles = [
+        {"name": name, "count": len(own), "mean": statistics.fmean(own.values())}
+        | {"against": sum(value > 0 for value in own.values())}
+        for name, rows in use.items()
+        if (own := values(rows, "branch_angle"))
+    ]
+    probes = [
+        {"name": name, "best": min(own, key=own.__getitem__), "last": max(own)}
+        | {"low": min(own.values()), "end": own[max(own)]}
+        for name, rows in use.items()
+        if (own := values(rows, "probe_error"))
+    ]
     means = by_network(outputs, mean=lambda rows: statistics.fmean(r["value"] for r in rows))
-    return panels, {"angles": angles["rows"], "probes": probes["rows"], "outputs": means}
+    return panels, {"angles": angles, "probes": probes, "outputs": means}
 
 
 def _of_one_family(name: str) -> bool:
@@ -220,7 +203,7 @@ def _similarity(tables: Tables) -> Drawing:
     matched, panels = {name: _matched(rows) for name, rows in across.items()}, []
     legend = {"titleOrient": "left", "gradientLength": 160, "gradientThickness": 8, "tickCount": 3}
     scale = {"domain": [0, 1], "scheme": "viridis", "clamp": True}
-    colour = {"color": channel("value:Q", title="CKA", scale=scale, legend=legend)}
+    colour = {"color": charts.channel("value:Q", title="CKA", scale=scale, legend=legend)}
     for name, rows in (within | across).items():
         sides = [f"block of {side}" for side in name.split(AGAINST)]
         titles, (n, m) = sides if name in across else ["block", "block"], _lasts(rows)
@@ -251,9 +234,7 @@ def _similarity(tables: Tables) -> Drawing:
     gap = kept.get("residual", math.nan) - kept.get("plain", math.nan)
     return panels, {
         "within": by_network(within, near=near, ends=ends)["rows"],
-        "across": [
-            {"name": n.replace(AGAINST, " with "), "mean": mean} for n, mean in means.items()
-        ],
+        "across": [{"name": n.replace(AGAINST, " with "), "mean": m} for n, m in means.items()],
         "both": not math.isnan(gap),
         "residual": gap >= CLEAR,
         "plain": gap <= -CLEAR,

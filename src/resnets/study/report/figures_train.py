@@ -14,35 +14,19 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
-from resnets.report.charts import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    RANGE,
-    axis,
-    channel,
-    layer,
-    log_axis,
-    lost_layers,
-    mean_layers,
-    ordered,
-    share_axis,
-)
+from resnets.report import charts
+from resnets.report.charts import axis, layer, log_axis, lost_layers, mean_layers, share_axis
 from resnets.study.report import figure_data
-from resnets.study.report.figure_data import TWINS, depths_of, mean_row, measured, rates_of, setting
+from resnets.study.report.figure_data import depths_of, mean_row, measured, rates_of, setting
 from resnets.study.report.figure_spec import Drawing, FigureSpec, panel
 from resnets.study.statistics import Estimate, differences, estimate, ranked, verdict
 from resnets.study.tables import Row, Tables, median_by, one, select
+from resnets.study.twins.study_config import TWINS
 from resnets.study.twins.variants import SHORTCUT_STRENGTH
 
 ERRORS = {"train_error": "Training error", "test_error": "Test error"}
 # Families at one depth, or strengths of the shortcut, that are worth a figure.
 FEWEST = 3
-
-
-def _is_twin(row: Row) -> bool:
-    return row["family"] in TWINS
 
 
 def _counted(tables: Tables, families: Container[str] = TWINS, **wanted: Any) -> list[Row]:
@@ -53,25 +37,23 @@ def _counted(tables: Tables, families: Container[str] = TWINS, **wanted: Any) ->
 def _degradation(tables: Tables) -> Drawing:
     counted, summary = _counted(tables), tables.table("summary")
     found = {metric: measured(select(counted, metric=metric)) for metric in ERRORS}
-    printed = {
-        metric: [row for row in select(summary, metric=f"published_{metric}") if _is_twin(row)]
-        for metric in ERRORS
-    }
-    depths, series = depths_of(counted), figure_data.series_of(TWINS, field="family")
-    shown = [row["value"] for kind in (found, printed) for rows in kind.values() for row in rows]
+    printed = select(summary, metric="published_test_error")
+    printed = [row for row in printed if row["family"] in TWINS]
+    shown = [row["value"] for rows in (*found.values(), printed) for row in rows]
     top, panels = min(1.0, max(shown, default=0.0) * 1.15), []
+    lost = [row for row in select(counted, metric="train_error") if "value" not in row]
+    depths, series = depths_of(counted), figure_data.series_of(TWINS, field="family")
+    cells = [{"family": family, "depth": depth} for family in TWINS for depth in depths]
     hollow: dict[str, Any] = {"shape": "diamond", "size": 150, "filled": False}
     runs = {"seed:Q": "seed", "lr:Q": "learning rate"}
     for metric, title in ERRORS.items() if shown else ():
-        cells = ({"family": family, "depth": depth} for family in TWINS for depth in depths)
-        lost = [row for row in select(counted, metric="train_error") if "value" not in row]
         drawn = panel(
             title,
             {
                 "dots": found[metric],
-                "means": [mean for cell in cells if (mean := mean_row(summary, metric, **cell))],
+                "means": filter(None, (mean_row(summary, metric, **cell) for cell in cells)),
                 "lost": [row | {"value": top} for row in lost],
-                "print": printed[metric],
+                "print": printed if metric == "test_error" else [],
             },
             log_axis("depth", "layers", depths),
             share_axis(title.lower(), top),
@@ -88,7 +70,7 @@ def _degradation(tables: Tables) -> Drawing:
         "steps": setting(tables.plan, "steps"),
         "summary": partial(one, summary),
         "gap": Estimate.from_rows(summary, "train_error_difference", depth=max(depths, default=0)),
-        "printed": bool(printed["test_error"]),
+        "printed": bool(printed),
         **rates_of(tables.table("train")),
     }
 
@@ -107,7 +89,7 @@ def _budget(tables: Tables) -> Drawing:
     line, gap = layer("line", y="median(value)"), share_axis("plain - residual")
     panels = [
         panel("Training error", {"rows": runs}, x, y, line, dots, series=series),
-        panel("Gap", {"means": gaps}, x, gap, *mean_layers(color=INK)),
+        panel("Gap", {"means": gaps}, x, gap, *mean_layers(color=charts.INK)),
     ]
     seeds = {row["seed"] for row in runs}
     return panels, {"gaps": gaps, "depth": max(depths_of(rows)), "seeds": len(seeds)}
@@ -121,7 +103,7 @@ def _curves(tables: Tables) -> Drawing:
     rows = [row for row in _counted(tables, metric="loss") if run(row) not in cut]
     medians = sorted(median_by(rows, "family", "depth", "step").items())
     losses = [loss for _, loss in medians]
-    series = ordered([f"{depth} layers" for depth in depths_of(rows)])
+    series = charts.ordered([f"{depth} layers" for depth in depths_of(rows)])
     panels, ended = [], []
     for family in dict.fromkeys(key[0] for key, _ in medians):
         own = [(depth, step, loss) for (name, depth, step), loss in medians if name == family]
@@ -151,8 +133,8 @@ def _curves(tables: Tables) -> Drawing:
 
 def _rates(tables: Tables) -> Drawing:
     tried = select(tables.table("train"), study="tune", metric="val_loss")
-    taken = filter(_is_twin, select(tables.table("summary"), metric="lr"))
-    chosen = {(row["family"], row["depth"]): row for row in taken}
+    taken = select(tables.table("summary"), metric="lr")
+    chosen = {(row["family"], row["depth"]): row for row in taken if row["family"] in TWINS}
     values, depths = [row["value"] for row in measured(tried)], depths_of(tried)
     if not values or not chosen:
         return [], {}
@@ -163,7 +145,7 @@ def _rates(tables: Tables) -> Drawing:
         "reverse": True,
     }
     known, middle = "isValid(datum.value)", math.sqrt(min(values) * max(values))
-    loss = channel("value:Q", scale=scale, legend=None, test=known)
+    loss = charts.channel("value:Q", scale=scale, legend=None, test=known)
     cell = {"color": {"condition": loss, "value": "#eaecf0"}}
     dark = {"test": f"{known} && datum.value < {middle:.6g}", "value": "#ffffff"}
     text = {"condition": [dark], "value": "#1d1d1d"}
@@ -189,8 +171,7 @@ def _rates(tables: Tables) -> Drawing:
         )
         panels.append(drawn)
         ends = {"shallow": min(own), "deep": max(own)}
-        change = {"first": own[min(own)], "last": own[max(own)]}
-        rows.append({"family": family, **ends, **change})
+        rows.append(ends | {"family": family, "first": own[min(own)], "last": own[max(own)]})
     flags = [(row.get("status"), f"{name} {depth}") for (name, depth), row in chosen.items()]
     return panels, {
         "rows": rows,
@@ -203,9 +184,9 @@ def _rates(tables: Tables) -> Drawing:
 def _depths(tables: Tables, families: Container[str]) -> list[int]:
     """The depths at which there are enough of these families, and more than the twins."""
     rows = select(tables.table("summary"), metric="runs")
-    rows = [row for row in rows if row["family"] in families]
-    counts = Counter(row["depth"] for row in rows)
-    other = {row["depth"] for row in rows if row["family"] not in TWINS}
+    cells = [(row["family"], row["depth"]) for row in rows if row["family"] in families]
+    counts = Counter(depth for _, depth in cells)
+    other = {depth for family, depth in cells if family not in TWINS}
     return sorted(depth for depth in other if counts[depth] >= FEWEST)
 
 
@@ -247,8 +228,7 @@ def _is_lower(tables: Tables, depth: int, first: str, second: str) -> bool:
         {row["seed"]: row.get("value") for row in select(rows, family=family)}
         for family in (first, second)
     )
-    found = estimate(differences(low, high))
-    tested = differences(ranked(low), ranked(high))
+    found, tested = estimate(differences(low, high)), differences(ranked(low), ranked(high))
     ends = None if found is None else found.ends
     return verdict(ends, above=None, below=0.0, seeds=tested) == "supported"
 
@@ -259,18 +239,18 @@ def _families(tables: Tables) -> Drawing:
     top, panels, groups = _top(tables, known), [], []
     for depth in _depths(tables, known):
         cells = _cells(tables, depth, known)
-        colours = [{"plain": ORANGE, "residual": BLUE}.get(row["family"], GREY) for row in cells]
         names = [row["name"] for row in cells]
-        scale = {"domain": names, "range": colours}
-        colour = {"color": channel("name:N", legend=None, scale=scale)}
+        own = {"plain": charts.ORANGE, "residual": charts.BLUE}
+        scale = {"domain": names, "range": [own.get(name, charts.GREY) for name in names]}
+        colour = {"color": charts.channel("name:N", legend=None, scale=scale)}
         drawn = panel(
             f"{depth} layers",
             _in_chart(tables, cells, top),
             share_axis("training error", top),
             axis("name", "", "band", names, grid=True, labelLimit=170),
-            layer("point", "dots", size=16, opacity=0.5, color=GREY),
+            layer("point", "dots", size=16, opacity=0.5, color=charts.GREY),
             layer("rule", "means", x="low", x2="high", where="isValid(datum.low)", encode=colour),
-            layer("point", "means", tip=True, hover=RANGE, encode=colour, size=70),
+            layer("point", "means", tip=True, hover=charts.RANGE, encode=colour, size=70),
             *lost_layers("lost:N", align="right", dx=-9),
             width=760,
             height=24 * len(cells),
@@ -295,20 +275,17 @@ def _strength(tables: Tables) -> Drawing:
         _in_chart(tables, cells, top),
         axis("strength", title, domain=(-0.03, 1.03), grid=False, **ticks),
         share_axis("training error", top),
-        *mean_layers(color=BLUE),
-        layer("point", "dots", tip=True, hover=runs, opacity=0.55, color=BLUE),
+        *mean_layers(color=charts.BLUE),
+        layer("point", "dots", tip=True, hover=runs, opacity=0.55, color=charts.BLUE),
         *lost_layers("lost:N"),
         width=760,
     )
     ends = [row["family"] for row in ((means or cells)[0], (means or cells)[-1])]
-    changes = [
-        (abs(b["value"] - a["value"]), a["strength"], b["strength"]) for a, b in pairwise(means)
-    ]
     return [drawn], {
         "depth": depth,
         "means": means,
         "lost": [row for row in cells if row["lost"]],
-        "largest": max(changes, default=None),
+        "steps": [(abs(b["value"] - a["value"]), a, b) for a, b in pairwise(means)],
         "falls": _is_lower(tables, depth, ends[1], ends[0]),
         "rises": _is_lower(tables, depth, ends[0], ends[1]),
     }

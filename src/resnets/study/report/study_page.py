@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 from resnets.data.workers import usable_cpus
 from resnets.device import describe_environment
 from resnets.errors import UserError
+from resnets.fileio import read_jsonl, sha256, write_json
 from resnets.inference.model_file import read_model
 from resnets.report.html import render
 from resnets.study.claims import read_claims
@@ -33,16 +32,9 @@ SECTIONS = {
 
 
 def write_study_report(folder: Path) -> Path:
-    """Write the page of a study, its figures and its manifest.
+    """Write the page of a study, its figures and its manifest; return the path of the page.
 
-    Args:
-        folder: Of the study; its tables are in `folder/data`. A figure without tables is left out.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        UserError: The folder holds no tables, or cannot be written.
+    A figure without tables is left out. Raises UserError for a folder that holds no tables.
     """
     if not folder.is_dir():
         raise UserError(f"--out {folder}: there is no such folder; give that of a study")
@@ -55,7 +47,7 @@ def write_study_report(folder: Path) -> Path:
         figure.save(folder / "figures")
     commands = [*(figure.command for figure in figures), f"resnets study report --out {folder}"]
     manifest = _manifest(tables, list(dict.fromkeys(commands)))
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "manifest.json", manifest)
     path = folder / "study.html"
     path.write_bytes(study_page(sections, results, manifest).encode())
     return path
@@ -124,9 +116,7 @@ def _manifest(tables: Tables, commands: list[str]) -> dict[str, Any]:
     made = describe_environment(torch.device("cpu"))
     versions = {"vl-convert-python": version("vl-convert-python")}
     models = sorted((tables.folder / "models").glob("*.safetensors"))
-    timings = tables.folder / "data" / "timings.jsonl"
-    lines = timings.read_text("utf-8").splitlines() if timings.exists() else []
-    seconds = [json.loads(line)["seconds"] for line in lines]
+    seconds = [run["seconds"] for run in read_jsonl(tables.folder / "data" / "timings.jsonl")]
     machine = {"processor": made["device_name"], "cores": usable_cpus()}
     return {
         "versions": made["versions"] | versions | {"python": made["python"]},
@@ -138,10 +128,7 @@ def _manifest(tables: Tables, commands: list[str]) -> dict[str, Any]:
         "commands": commands,
         "models": [path.name for path in models],
         "tables": {
-            path.name: {
-                "rows": len(tables.tables[path.stem]),
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            }
+            path.name: {"rows": len(tables.tables[path.stem]), "sha256": sha256(path)}
             for path in sorted((tables.folder / "data").glob("*.csv"))
         },
         "timings": {"training_runs": len(seconds), "training_seconds": round(sum(seconds), 1)}

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    CancelledError,
-    Executor,
-    Future,
-    wait,
-)
+from concurrent import futures
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 from resnets.device import choose_device
 from resnets.errors import UserError, unknown
-from resnets.study.tables import Row, write_table
+from resnets.study.tables import write_table
 from resnets.study.twins.analysis import budget_rows, summary_rows
 from resnets.study.twins.lr_search import remaining, runnable
 from resnets.study.twins.run_store import RunStore
@@ -27,7 +21,7 @@ from resnets.study.twins.trial import TrialResult, dataset_of, run_trial
 from resnets.training.run_dir import locked
 
 Log = Callable[[str], None]
-Workers = Callable[[], AbstractContextManager[Executor]]
+Workers = Callable[[], AbstractContextManager[futures.Executor]]
 
 
 def resolve(preset: str, *, data: str | None = None, device: str = "auto") -> StudyConfig:
@@ -66,10 +60,10 @@ def train_twins(config: StudyConfig, folder: Path, *, workers: Workers, log: Log
                 write_table(store.data / "budget.csv", budget_rows(config, rows))
 
 
-def run_jobs(store: RunStore, *, executor: Executor, log: Log) -> None:
+def run_jobs(store: RunStore, *, executor: futures.Executor, log: Log) -> None:
     """Run what the store lacks; raises UserError where nothing is learned or a worker dies."""
-    progress = _Progress(store)
-    running: dict[Future[TrialResult], TwinJob] = {}
+    start, done = time.monotonic(), 0.0
+    running: dict[futures.Future[TrialResult], TwinJob] = {}
     while True:
         busy = {job.key for job in running.values()}
         for job in runnable(store.config, store.rows.values()):
@@ -77,47 +71,31 @@ def run_jobs(store: RunStore, *, executor: Executor, log: Log) -> None:
                 running[executor.submit(run_trial, job)] = job
         if not running:
             return
-        finished, _ = wait(running, return_when=FIRST_COMPLETED)
+        finished, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
         # Good rows are kept before a failure is raised.
         for future in sorted(finished, key=lambda f: f.cancelled() or bool(f.exception())):
             job = running.pop(future)
             try:
                 store.add(job, future.result())
-            except (BrokenExecutor, CancelledError):
+            except (futures.BrokenExecutor, futures.CancelledError):
                 raise UserError(
                     "the workers are gone: one was killed, perhaps for lack of memory, or the "
                     f"cluster was closed; {len(store.rows)} runs are kept in {store.folder}, and "
                     "the same command resumes the study"
                 ) from None
-            log(progress.line(job, store.rows[job.key]))
+            done += job.cost
+            log(_progress(store, job, spent=time.monotonic() - start, done=done))
 
 
-class _Progress:
-    """What is done, and how long the rest will take at the speed so far."""
-
-    def __init__(self, store: RunStore) -> None:
-        self.store = store
-        self.start = time.monotonic()
-        self.done = 0.0
-
-    def line(self, job: TwinJob, row: Row) -> str:
-        """Return the line of one finished run."""
-        self.done += job.cost
-        spent = time.monotonic() - self.start
-        left = remaining(self.store.config, self.store.rows)
-        seconds_left = sum(job.cost for job in left) * spent / self.done
-        part = "val" if job.purpose == "tune" else "train"
-        error = row["status"] or f"{part} error {row[f'{part}_error']:.1%}"
-        count = len(self.store.rows)
-        return (
-            f"{count:4} of {count + len(left)}  {job.purpose:6} {job.family:13} {job.depth:4} "
-            f"layers {job.steps:5} steps  lr {job.rate:<6g} seed {job.seed:<4} {error:18} "
-            f"{clock(spent)} elapsed, about {clock(seconds_left)} left"
-        )
-
-
-def clock(seconds: float) -> str:
-    """Return seconds as m:ss, or h:mm:ss from an hour on."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def _progress(store: RunStore, job: TwinJob, *, spent: float, done: float) -> str:
+    """The line of a finished run, with how long the rest will take at the speed so far."""
+    row, todo = store.rows[job.key], remaining(store.config, store.rows)
+    left = sum(job.cost for job in todo) * spent / done
+    part = "val" if job.purpose == "tune" else "train"
+    error = row["status"] or f"{part} error {row[f'{part}_error']:.1%}"
+    return (
+        f"{len(store.rows):4} of {len(store.rows) + len(todo)}  {job.purpose:6} {job.family:13} "
+        f"{job.depth:4} layers {job.steps:5} steps  lr {job.rate:<6g} seed {job.seed:<4} "
+        f"{error:18} {timedelta(seconds=round(spent))} elapsed, "
+        f"about {timedelta(seconds=round(left))} left"
+    )

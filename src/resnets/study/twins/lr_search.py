@@ -41,9 +41,8 @@ def rates_to_try(config: StudyConfig, tried: Losses) -> tuple[float, ...]:
     missing = tuple(rate for rate in config.rates if rate not in tried)
     if missing:
         return missing
-    edge = _edge(tried)
-    spare = len(config.rates) + config.reserve - len(tried)
-    if edge == 0 or spare < 1:
+    _, edge = _best(tried)
+    if edge == 0 or len(tried) >= len(config.rates) + config.reserve:
         return ()
     beyond = min(tried) / config.factor if edge < 0 else max(tried) * config.factor
     return (float(f"{beyond:.4g}"),)
@@ -57,18 +56,14 @@ def choose(config: StudyConfig, tried: Losses) -> Choice | None:
         return Choice(config.rates[0], "")
     if all(math.isinf(loss) for loss in tried.values()):
         return Choice(min(tried), "diverged")
-    return Choice(_best(tried), "edge" if _edge(tried) else "")
+    best, edge = _best(tried)
+    return Choice(best, "edge" if edge else "")
 
 
-def _best(tried: Losses) -> float:
-    """The smaller one of equals."""
-    return min(sorted(tried), key=lambda rate: tried[rate])
-
-
-def _edge(tried: Losses) -> int:
-    """-1 where the best rate is the smallest tried, 1 the largest, 0 between them."""
-    best = _best(tried)
-    return (best == max(tried)) - (best == min(tried))
+def _best(tried: Losses) -> tuple[float, int]:
+    """The best rate, of equals the smaller one; and -1 if it is the smallest, 1 if the largest."""
+    best = min(sorted(tried), key=tried.__getitem__)
+    return best, (best == max(tried)) - (best == min(tried))
 
 
 def tried_rates(rows: Iterable[Row], cell: Cell) -> dict[float, float]:
@@ -115,12 +110,17 @@ def _jobs(config: StudyConfig, rows: list[Row], cell: Cell) -> Iterator[TwinJob]
 def _has_learned(config: StudyConfig, rows: list[Row]) -> bool:
     """Whether the shallowest plain network has learned; False while it is not judged yet.
 
-    Raises UserError where its error, at the upper end of Wilson's interval, is not below LEARNED.
+    It is judged at the rate that it chose. Raises UserError where its error, at the upper end of
+    Wilson's interval, is not below LEARNED.
     """
-    row = _judged(config, rows)
+    choice = choose(config, tried_rates(rows, config.shallowest))
+    if choice is None:
+        return False
+    purpose, part = ("count", "train") if len(config.rates) == 1 else ("tune", "val")
+    key = (purpose, *config.shallowest, choice.rate)
+    row = next((row for row in rows if key_of(row)[:4] == key), None)
     if row is None:
         return False
-    part = "val" if row["purpose"] == "tune" else "train"
     error, images = row.get(f"{part}_error", 1.0), row.get(f"{part}_images", 0)
     chance = dataset_of(config.setup).chance
     if wilson(round(error * images), images)[1] < LEARNED * chance:
@@ -130,13 +130,3 @@ def _has_learned(config: StudyConfig, rows: list[Row]) -> bool:
         f"steps (chance: {chance:.0%}): the budget is too small for this data to show anything "
         "about depth; use a longer preset or easier data"
     )
-
-
-def _judged(config: StudyConfig, rows: list[Row]) -> Row | None:
-    """The row by which the shallowest plain network is judged: of the rate that it chose."""
-    choice = choose(config, tried_rates(rows, config.shallowest))
-    if choice is None:
-        return None
-    key = ("count" if len(config.rates) == 1 else "tune", *config.shallowest, choice.rate)
-    wanted = (row for row in rows if key_of(row)[:4] == key)
-    return next(wanted, None)

@@ -74,7 +74,7 @@ class ProbeConfig:
     points: int = 11  # from -1 to 1 along a direction; odd, so that 0 is one of them
     replay_steps: tuple[int, ...] = (0, 1, 10, 100)  # whose gradients are measured
     seed: int = 0
-    threads: int | None = None  # of the processor within a study; small networks are faster on one
+    threads: int | None = None  # of each probe of a study, which then run side by side
 
 
 SWEEP, PROBE = SweepConfig(), ProbeConfig()
@@ -246,7 +246,9 @@ PRESETS: dict[str, StudyConfig] = {
             rates=(0.1,),
             reserve=0,
             sweep=SweepConfig((10, 30, 100, 300, 1000), (64,), conv_depth=100),
-            probe=ProbeConfig(images=200, directions=5, replay_steps=(0, 1, 10), threads=1),
+            probe=ProbeConfig(
+                images=200, ablation_images=100, directions=3, replay_steps=(0, 1, 10), threads=1
+            ),
         ),
         MINUTES,
         replace(

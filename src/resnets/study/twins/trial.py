@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.data import Split, open_data, stratified_split
-from resnets.data.augment import Augment
 from resnets.data.loader import EvalLoader, TrainLoader, channel_statistics
 from resnets.data.transforms import Preprocess
 from resnets.device import keep_freed_memory, restore_num_threads
@@ -43,8 +42,15 @@ CHECK_EVERY = 50
 EXPLODED = 10
 SPLIT_SEED = 0
 # The numbers of a row; a row whose run diverged has none.
-COUNTED = ("train_error", "train_loss", "last_loss", "test_error", "test_loss")
-METRICS = (*COUNTED, "val_error", "val_loss")
+METRICS = (
+    "train_error",
+    "train_loss",
+    "last_loss",
+    "test_error",
+    "test_loss",
+    "val_error",
+    "val_loss",
+)
 ONE_RUN = threading.Lock()
 
 
@@ -87,9 +93,7 @@ def _dataset(data: str, side: int, held_out: float) -> StudyDataset:
     kept, held = stratified_split(train.targets, fraction=held_out, seed=SPLIT_SEED)
     return StudyDataset(
         classes=found.classes,
-        preprocess=Preprocess(
-            size=side, channels=train.channels, resize_mode="squash", mean=mean, std=std
-        ),
+        preprocess=replace(plain, mean=mean, std=std),
         train=train,
         val=train.subset(held),
         rest=train.subset(kept),
@@ -128,7 +132,6 @@ def prepared(job: TwinJob) -> Iterator[tuple[TrainState, TrainLoader]]:
     """Prepare a run, before its first step and in the one thread that all of it takes."""
     recipe, device = job.recipe, torch.device(job.setup.device)
     assert recipe.schedule.batch_size is not None
-    moves = recipe.augment.crop == "shift"
     with ONE_RUN, restore_num_threads():
         torch.set_num_threads(1)
         keep_freed_memory()
@@ -136,11 +139,7 @@ def prepared(job: TwinJob) -> Iterator[tuple[TrainState, TrainLoader]]:
         stream = TrainLoader(
             images.rest if job.purpose == "tune" else images.train,
             preprocess=images.preprocess,
-            augment=Augment(
-                crop="shift" if moves else "none",
-                crop_padding=recipe.augment.crop_padding if moves else 0,
-                flip=recipe.augment.flip,
-            ),
+            augment=recipe.augment,
             num_classes=len(images.classes),
             batch_size=recipe.schedule.batch_size,
             seed=job.seed,
@@ -196,8 +195,8 @@ def _measure(job: TwinJob, model: ResNet, images: StudyDataset, row: Row) -> Sco
         scores = evaluate(model, iter(batches), images.classes)
         if not math.isfinite(scores.loss):
             row["status"] = "diverged in evaluation"
-            for number in [name for name in row if name in METRICS]:
-                del row[number]
+            for metric in METRICS:
+                row.pop(metric, None)
             return scores
         row |= {f"{name}_error": 1 - scores.top1, f"{name}_loss": scores.loss}
         row[f"{name}_images"] = scores.num_images
