@@ -20,6 +20,7 @@ from resnets.study.probes.probe_suite import Prober, compare, networks_of_run, p
 from resnets.study.tables import read_table
 from resnets.training.run_dir import RunDir
 from tiny_chains import FEW, K, network, sample, trained
+from tiny_runs import quick_runs
 
 
 def test_a_probe_of_a_foreign_network_repeats_itself() -> None:
@@ -57,7 +58,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(home / "noise.npz", x_train=pixels, y_train=targets)
     flags = "--model resnet20 --size 12 --batch-size 8 --steps 12 --precision fp32 --threads 1"
     flags += " --tune off --workers 0 --quiet --val-fraction 0.4"
-    assert main(["train", str(home / "noise.npz"), "--out", str(home / "run"), *flags.split()]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        quick_runs(patch)
+        words = ["train", str(home / "noise.npz"), "--out", str(home / "run"), *flags.split()]
+        assert main(words) == 0
     return home / "run"
 
 

@@ -163,6 +163,9 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     write_probes(tmp_path)
     path = probe_path(tmp_path, "paths", "residual-56")
     path.rename(path.with_name("probe_paths_<b>&evil.csv"))
+    for other in ("plain-56", "residual-56", "-against-"):  # one figure is enough
+        for file in (tmp_path / "data").glob(f"*{other}*"):
+            file.unlink()
     html = write_study_report(tmp_path).read_text(encoding="utf-8")
     assert "<b>&evil" not in html and "&lt;b&gt;&amp;evil" in html
     assert [section for section in SECTIONS if f'id="{section}"' in html] == ["trained"]
