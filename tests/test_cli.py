@@ -852,6 +852,7 @@ def test_the_demo_and_the_commands_that_it_prints(
     def shorter(data: str, *, time: str, **rest: Any) -> resnets.training.trainer.TrainingResult:
         assert time == f"{SECONDS:g}s"
         quick = {"steps": 2, "batch_size": 8, "precision": "fp32", "val_fraction": 0.01}
+        quick |= {"model": "tiny", "threads": 1, "tune": "off"}
         return train(data, **quick, **rest)
 
     monkeypatch.setattr(resnets.api, "train", shorter)

@@ -128,7 +128,7 @@ SMALLEST = {name: config for config, name in CUT.items()}
 
 
 def covering(networks: Mapping[str, ResNetConfig]) -> Iterator[str]:
-    """Few names that together show every value of every choice, and each part that may be absent."""
+    """Few names that together show every value of every choice, with and without other parts."""
     shown = {
         name: {(field, getattr(config, field)) for field in CHOICES}
         | {("se", config.se > 0), ("blur", config.blur > 0), ("groups", config.groups > 1)}

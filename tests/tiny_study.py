@@ -20,7 +20,7 @@ from resnets.study.twins.study_config import (
     SweepConfig,
 )
 
-STEPS = 24
+STEPS = 12
 
 
 def write_images(path: Path, *, classes: int = 3, learnable: bool = True) -> Path:
