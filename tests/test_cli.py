@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import resnets.api
 import resnets.training.trainer
 from resnets import Predictor, __version__
 from resnets.cli.demo import SECONDS
