@@ -854,7 +854,7 @@ def test_the_demo_and_the_commands_that_it_prints(
         assert time == f"{SECONDS:g}s"
         quick = {"steps": 2, "batch_size": 8, "precision": "fp32", "val_fraction": 0.01}
         quick |= {"model": "tiny", "threads": 1, "tune": "off"}
-        return train(data, **quick, **rest)
+        return train(data, **rest | quick)
 
     monkeypatch.setattr(resnets.api, "train", shorter)
     monkeypatch.chdir(tmp_path)
