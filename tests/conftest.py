@@ -26,4 +26,4 @@ def quick_timing() -> Iterator[None]:
 @pytest.fixture
 def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the extra `report` were not installed: quick, where a test is not about charts."""
-    monkeypatch.setitem(sys.modules, "altair", None)
+    monkeypatch.setitem(sys.modules, "vl_convert", None)

@@ -50,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["--model", "resnet20", "--size", "16", "--epochs", "1", "--batch-size", "8"]
     arguments += ["--tune", "off", "--workers", "0"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "altair", None)  # nobody looks at the page
+        patch.setitem(sys.modules, "vl_convert", None)  # nobody looks at the page
         assert main(["train", str(home / "photos"), "--out", str(run), *arguments]) == 0
     return home
 
@@ -85,7 +85,7 @@ def test_readme_command(command: str, folder: Path, monkeypatch: pytest.MonkeyPa
     words = shlex.split(command, comments=True)[1:]
     if "--resume" in words:  # an unfinished run is one without its final scores
         Path("runs/photos-001/scores.json").unlink()
-        monkeypatch.setitem(sys.modules, "altair", None)
+        monkeypatch.setitem(sys.modules, "vl_convert", None)
     assert main(words) == 0
 
 
