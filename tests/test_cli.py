@@ -35,7 +35,7 @@ from resnets.cli.progress import Display
 from resnets.models.registry import MODELS
 from resnets.training.recipe import FIELDS, GROUPS
 from resnets.training.recipes import RECIPES
-from tiny_runs import TINY_ENTRY
+from tiny_runs import RUN_FILES, TINY_ENTRY
 
 CLASSES = ("apple", "berry", "cherry")
 # Nothing of these is measured, so two runs of them are the same run.
@@ -131,17 +131,7 @@ def load(path: Path) -> Any:
 
 
 def test_a_run_folder_holds_exactly_what_is_promised(run: Path) -> None:
-    assert {path.name for path in run.iterdir()} == {
-        "config.json",
-        "environment.json",
-        "data.json",
-        "metrics.jsonl",
-        "checkpoints",
-        "model.safetensors",
-        "scores.json",
-        "report.html",
-        "figures",
-    }
+    assert {path.name for path in run.iterdir()} == RUN_FILES | {"report.html", "figures"}
     outside = [path for path in run.rglob("*.safetensors") if path.parent.name != "checkpoints"]
     assert outside == [run / "model.safetensors"]
     assert list(run.rglob(".*.part")) == []

@@ -7,10 +7,7 @@ import dataclasses
 import io
 import json
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pages import Page, assert_a_browser_draws, with_browser
 from resnets.evaluation.metrics import wilson
 from resnets.inference.predictor import Prediction
 from resnets.report.chart_data import Finding, confusions, score_findings, training_findings
@@ -111,30 +109,6 @@ def record(**changes: Any) -> ReportRecord:
 
 def write(folder: Path, **changes: Any) -> Path:
     return write_report(folder, record(**changes))
-
-
-class Page(HTMLParser):
-    """What a browser would see: elements with attributes, the text, the charts' JSON."""
-
-    def __init__(self, html: Path | str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self.charts, self.script = "", {}, False
-        self.feed(html.read_text(encoding="utf-8") if isinstance(html, Path) else html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self.script = tag in ("script", "style")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.script = False
-
-    def handle_data(self, data: str) -> None:
-        if not self.script:
-            self.text += data
-        elif self.elements[-1][1].get("type") == "application/json":
-            name = (self.elements[-1][1]["id"] or "").removesuffix("-chart")
-            self.charts[name] = json.loads(data, parse_constant=pytest.fail)
 
 
 def full_record() -> ReportRecord:
@@ -542,18 +516,6 @@ def test_small_images_keep_every_pixel_and_photos_shrink(run: Path) -> None:
     assert photo.size == (208, 156)
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+@with_browser
 def test_a_browser_draws_every_chart(run: Path, tmp_path: Path) -> None:
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-    flags += f" --disable-sync --user-data-dir={tmp_path} --virtual-time-budget=8000 --dump-dom"
-    dom = subprocess.run(
-        ["chromium", *flags.split(), "--disable-component-update", run.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    ).stdout
-    for name in LEARNING + QUALITY:
-        drawn = re.search(rf'<div class="chart[^"]*" id="{name}"[^>]*>(.*?)</div>', dom, re.DOTALL)
-        assert drawn is not None, name
-        assert re.search(r"<svg|<canvas", drawn[1]), f"{name}: {drawn[1][:200]}"
+    assert_a_browser_draws(LEARNING + QUALITY, run, profile=tmp_path)

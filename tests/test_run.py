@@ -28,7 +28,7 @@ from resnets.training.recipe import Recipe
 from resnets.training.run_dir import RunDir
 from resnets.training.step_metrics import NotFiniteError
 from resnets.training.trainer import Trainer, TrainingResult
-from tiny_runs import quick_runs
+from tiny_runs import RUN_FILES, quick_runs
 
 FIELDS: dict[str, Any] = {
     "model": "tiny",
@@ -149,17 +149,7 @@ def test_the_folder_of_a_run(data: Path, tmp_path: Path) -> None:
     )
     folder = tmp_path / "run"
     assert (result.folder, result.split, result.signal) == (folder, "test", None)
-    found = {path.name for path in folder.iterdir()}
-    expected = {
-        "config.json",
-        "environment.json",
-        "data.json",
-        "metrics.jsonl",
-        "checkpoints",
-        "model.safetensors",
-        "scores.json",
-    }
-    assert found == expected
+    assert {path.name for path in folder.iterdir()} == RUN_FILES
     config = json.loads((folder / "config.json").read_text())
     assert set(config) == set(RECIPE_FIELDS)
     assert config["steps"] == {"value": 8, "origin": "flag"}

@@ -41,6 +41,9 @@ TINY: dict[str, Any] = {
     "num_classes": K,
     "stem": "small",
 }
+# What a run leaves, but for the page and its figures.
+RUN_FILES = {"config.json", "environment.json", "data.json", "metrics.jsonl", "checkpoints"}
+RUN_FILES |= {"model.safetensors", "scores.json"}
 # The same as a row of the table: whole runs take its two blocks, where resnet20 has nine.
 TINY_ENTRY = replace(MODELS["resnet20"], config=ResNetConfig(**TINY))
 BASE: dict[str, Any] = {
@@ -98,16 +101,17 @@ def images_of(num: int) -> Images:
     return Images(pixels, targets, tuple(map(str, range(num))))
 
 
-def stream_of(recipe: Recipe) -> TrainLoader:
+def stream_of(recipe: Recipe, *, num: int = 20, **options: Any) -> TrainLoader:
     assert recipe.schedule.batch_size is not None
     return TrainLoader(
-        images_of(20),
+        images_of(num),
         preprocess=Preprocess(size=12),
         augment=recipe.augment,
         num_classes=K,
         batch_size=recipe.schedule.batch_size,
         seed=recipe.seed,
         device=CPU,
+        **options,
     )
 
 
