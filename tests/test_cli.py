@@ -329,7 +329,7 @@ def in_a_process(words: Strings, number: signal.Signals) -> Answer:
 
 
 # Another process does not know the tiny network, and is to be met before its last step.
-OTHER = [*FLAGS, "--model", "resnet20", "--steps", "40"]
+OTHER = [*FLAGS, "--model", "resnet20", "--steps", "100"]
 
 
 @pytest.mark.usefixtures("without_report")
