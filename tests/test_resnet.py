@@ -31,6 +31,7 @@ FAMILIES = [
     "plain18",
     "resnet50c",
     "resnet18d",
+    "resnet50d",
     "resnet50s",
     "resnet50t",
     "seresnet18",
