@@ -7,7 +7,7 @@ demo: .venv/demo-installed
 	$(BIN)/resnets demo
 
 test: .venv/dev-installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 setup: .venv/dev-installed
 
@@ -18,7 +18,7 @@ check: .venv/dev-installed
 	$(BIN)/lint-imports
 
 slow: .venv/dev-installed
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 # The site; warnings are errors.
 docs: .venv/docs-installed

@@ -1,4 +1,4 @@
-"""Several ranks as processes of this machine, for tests: gloo over the loopback interface."""
+"""Processes of this machine for tests, and several of them as ranks: gloo over the loopback."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import pickle
 import socket
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,22 @@ from resnets.training.distributed import SINGLE_PROCESS, DistContext, init_distr
 PATIENCE = 300.0
 
 
+# What a run imports, also late: a process that is forked from a server with these starts at once.
+PRELOADED = ["resnets.training.trainer", "torch._dynamo", "torchvision.transforms.v2", "tiny_runs"]
+
+
+def loaded_server() -> ForkServerContext:
+    """The server of this test process, which has imported torch for all that it forks."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
 def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, folder: Path) -> list[Any]:
     """What `work(dist, *arguments)` returns or raises on each of `count` ranks, in their order."""
     if count == 1:
         return [work(SINGLE_PROCESS, *arguments)]
-    # A server that has imported torch already forks every rank.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["resnets.training.trainer", "some_ranks", "tiny_runs"])
-    port, processes = free_port(), []
+    context, port, processes = loaded_server(), free_port(), []
     answers = [folder / f"rank-{rank}.pickle" for rank in range(count)]
     for rank, answer in enumerate(answers):
         answer.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import resnets.api
 import resnets.training.trainer
 from resnets import Predictor, __version__
 from resnets.cli.demo import SECONDS
@@ -34,11 +35,12 @@ from resnets.cli.progress import Display
 from resnets.models.registry import MODELS
 from resnets.training.recipe import FIELDS, GROUPS
 from resnets.training.recipes import RECIPES
+from tiny_runs import RUN_FILES, TINY_ENTRY
 
 CLASSES = ("apple", "berry", "cherry")
 # Nothing of these is measured, so two runs of them are the same run.
 FLAGS = shlex.split(
-    "--model resnet20 --size 16 --batch-size 8 --precision fp32 --evaluate-every 1"
+    "--model tiny --size 16 --batch-size 8 --precision fp32 --evaluate-every 1"
     " --threads 1 --tune off --workers 0"
 )
 Strings = list[str]
@@ -79,9 +81,9 @@ def draw(folder: Path, *, images: int, seed: int = 0) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def quickly() -> Iterator[None]:
-    """No two seconds of timing before each tiny run, and no terminal's width from outside."""
+    """A tiny network in the table, and no terminal's width from outside."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnets.training.trainer.Trainer, "measure_seconds", 0.01)
+        patch.setitem(MODELS, "tiny", TINY_ENTRY)
         for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR"):
             patch.delenv(name, raising=False)
         yield
@@ -129,17 +131,7 @@ def load(path: Path) -> Any:
 
 
 def test_a_run_folder_holds_exactly_what_is_promised(run: Path) -> None:
-    assert {path.name for path in run.iterdir()} == {
-        "config.json",
-        "environment.json",
-        "data.json",
-        "metrics.jsonl",
-        "checkpoints",
-        "model.safetensors",
-        "scores.json",
-        "report.html",
-        "figures",
-    }
+    assert {path.name for path in run.iterdir()} == RUN_FILES | {"report.html", "figures"}
     outside = [path for path in run.rglob("*.safetensors") if path.parent.name != "checkpoints"]
     assert outside == [run / "model.safetensors"]
     assert list(run.rglob(".*.part")) == []
@@ -149,7 +141,7 @@ def test_config_holds_every_value_with_its_origin(run: Path) -> None:
     config = load(run / "config.json")
     assert set(config) == set(FIELDS)
     assert all(set(entry) == {"value", "origin"} for entry in config.values())
-    assert config["model"] == {"value": "resnet20", "origin": "flag"}
+    assert config["model"] == {"value": "tiny", "origin": "flag"}
     assert config["momentum"] == {"value": 0.9, "origin": "default"}
     assert config["crop"] == {"value": "shift", "origin": "data"}
     # 36 images, a tenth held out: 32 for training, 4 batches an epoch
@@ -212,6 +204,7 @@ def test_two_runs_are_byte_identical_and_another_seed_is_not(
         assert ((out / "model.safetensors").read_bytes() == model) == (seed == 0)
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_validating_on_test_images_is_said_everywhere(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ("train", data, *FLAGS, "--steps", 2, "--validate-on", "test", "--out", out, "--quiet")
@@ -245,6 +238,7 @@ def test_without_out_runs_are_numbered(
 def test_a_recipe_is_read_first_and_flags_override_it(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "named"
     words = ("--recipe", "he2015", "--epochs", 0.5, "--precision", "fp32", "--workers", 0)
+    words += ("--model", "tiny", "--size", 16, "--threads", 1, "--tune", "off")
     words += ("--learning-rate", 0.1, "--drop-path", 0.0)  # as in the recipe, and the default
     assert resnets_("train", data, *words, "--clip-grad-norm", 1, "--out", out).code == 0
     config = load(out / "config.json")
@@ -295,54 +289,79 @@ def test_weights_of_ours_bring_their_network(run: Path, data: Path, tmp_path: Pa
     words = ("--recipe", "finetune", "--weights", run, "--size", 16, "--batch-size", 8)
     answer = resnets_("train", data, *words, "--steps", 1, "--tune", "off", "--out", out)
     assert answer.code == 0, answer.err
-    assert load(out / "config.json")["model"] == {"value": "resnet20", "origin": "weights"}
+    assert load(out / "config.json")["model"] == {"value": "tiny", "origin": "weights"}
 
 
 # --- train: stopping and going on ----------------------------------------------------------------
 
-LONG = [*FLAGS, "--steps", "40"]
 
+def in_this_process(words: Strings, number: signal.Signals) -> Answer:
+    """A command that hears a signal after its first record of training."""
+    show = Display.__call__
 
-@pytest.fixture(scope="module")
-def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The model file of the run that the interrupted ones should become."""
-    out = tmp_path_factory.mktemp("long") / "run"
+    def interrupt(self: Display, record: dict[str, Any]) -> None:
+        show(self, record)
+        if record["kind"] == "train":
+            patch.setattr(Display, "__call__", show)
+            os.kill(os.getpid(), number)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnets.training.trainer, "write_report", lambda *_, **__: None)
-        assert resnets_("train", data, *LONG, "--out", out).code == 0
-    return (out / "model.safetensors").read_bytes()
+        patch.setattr(sys, "argv", [str(Path(resnets.__file__).parent / "__main__.py")])
+        patch.setattr(Display, "__call__", interrupt)
+        return resnets_(*words)
 
 
-@pytest.mark.usefixtures("without_report")
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
-)
-def test_a_signal_saves_and_resume_ends_in_the_same_bytes(
-    number: signal.Signals, code: int, data: Path, uninterrupted: bytes, tmp_path: Path
-) -> None:
-    out = tmp_path / "a run"
-    command = [sys.executable, "-m", "resnets", "train", str(data), *LONG, "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def in_a_process(words: Strings, number: signal.Signals) -> Answer:
+    """The same as a user starts it."""
+    metrics = Path(words[-1]) / "metrics.jsonl"
+    command, pipe = [sys.executable, "-m", "resnets", *words], subprocess.PIPE
+    process = subprocess.Popen(command, stderr=pipe, stdout=pipe, text=True)
     try:
-        metrics = out / "metrics.jsonl"
         deadline = time.monotonic() + 90
         while not (metrics.is_file() and metrics.stat().st_size) and process.poll() is None:
             assert time.monotonic() < deadline, "no record within 90 s"
             time.sleep(0.01)
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == code, err
-    assert "Traceback" not in err and not (out / "scores.json").exists()
-    hint = re.search(r"resume with:\n  (.*) train --resume (.*)", err)
+    return Answer(process.returncode, out, err)
+
+
+# Another process does not know the tiny network, and is to be met before its last step.
+OTHER = [*FLAGS, "--model", "resnet20", "--steps", "100"]
+
+
+@pytest.mark.usefixtures("without_report")
+@pytest.mark.parametrize(
+    ("interrupted", "flags"),
+    [
+        (in_this_process, [*FLAGS, "--steps", "12"]),
+        pytest.param(in_a_process, OTHER, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_resume_ends_in_the_same_bytes(
+    interrupted: Callable[[Strings, signal.Signals], Answer],
+    flags: Strings,
+    number: signal.Signals,
+    code: int,
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "a run"
+    assert resnets_("train", data, *flags, "--out", whole).code == 0
+    answer = interrupted(["train", str(data), *flags, "--out", str(out)], number)
+    assert answer.code == code, answer.err
+    assert "Traceback" not in answer.err and not (out / "scores.json").exists()
+    hint = re.search(r"resume with:\n  (.*) train --resume (.*)", answer.err)
     assert hint and shlex.split(hint[1]) == [sys.executable, "-m", "resnets"]
     answer = resnets_("train", "--resume", *shlex.split(hint[2]))
     assert answer.code == 0 and "resuming" in answer.err
-    assert (out / "model.safetensors").read_bytes() == uninterrupted
-    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-    assert steps == sorted(steps) and steps[-1] == 40
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == sorted(steps) and steps[-1] == int(flags[-1])
 
 
 @pytest.mark.usefixtures("without_report")
@@ -381,6 +400,7 @@ def test_an_interrupt_before_there_is_a_folder(
     assert names_below(tmp_path) == set()
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_what_cannot_be_saved_is_exit_4_and_saved_by_resume(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -540,7 +560,7 @@ def test_show_prints_what_the_file_holds(run: Path) -> None:
     assert answer.code == 0
     for text in (
         "berry",
-        "depths               3, 3, 3",
+        "depths               1, 1",
         "num_images           12",
         "stem_width           -",
         "learning_rate",
@@ -549,7 +569,9 @@ def test_show_prints_what_the_file_holds(run: Path) -> None:
     assert not re.search(r"\d\.\d{9}|None|\{", answer.out), "rounded, and no Python literals"
     parts = json.loads(resnets_("show", run, "--format", "json").out)
     assert list(parts) == ["network", "classes", "preprocess", "scores", "recipe", "data"]
-    assert parts["network"]["parameters"] == 269_722 - 7 * 65  # ten classes' head made one of three
+    stem, convolution, shortcut, head = 3 * 9 * 8, 8 * 9 * 8, 8 * 8, 8 * 3 + 3
+    norms = 2 * 8 * (1 + 4 + 1)
+    assert parts["network"]["parameters"] == stem + 4 * convolution + shortcut + head + norms
     assert "recipe" not in json.loads(resnets_("show", run, "--quiet", "--format", "json").out)
 
 
@@ -560,7 +582,8 @@ def test_models_lists_every_network_on_one_line_each() -> None:
     row = next(line for line in lines if line.startswith("resnet50 "))
     for text in ("25,557,032", "4.089 G", "224", "24.01", "fb.resnet.torch"):
         assert text in row
-    assert "-  sizes: counted, not published" in lines[-1], "no error: it says whose sizes"
+    row = next(line for line in lines if line.startswith("resnet8_fast_half "))
+    assert "-  sizes: counted, not published" in row, "no error: it says whose sizes"
     assert resnets_("models", "--quiet").out.split() == list(MODELS)
     assert resnets_("models", "plain*", "--quiet").out.split()[0] == "plain18"
 
@@ -614,7 +637,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     TRAIN + "--time soon": "--time 'soon'",
     TRAIN + "--time 0s": "--time '0s'",
     TRAIN + "--time 10": "write 10s or 10m",
-    TRAIN + "--model resnet20 --precision fp32 --time 1s": "give more time",
+    TRAIN + "--model resnet20 --precision fp32 --tune off --time 1s": "give more time",
     TRAIN + "--batch-size 1": "--batch-size 1",
     TRAIN + "--batch-size 60000": "more than the 32 training images",
     TRAIN + "--batch-size 9 --grad-accum-steps 2": "--grad-accum-steps 2",
@@ -623,7 +646,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     TRAIN + "--seed -3": "--seed -3",
     TRAIN + "--milestones 0.8 0.2": "--milestones",
     TRAIN + "--device cuda": "--device cuda: not available",
-    TRAIN + "--model resnet20 --precision fp32 --weights nothing.pth": "nothing.pth",
+    TRAIN + "--model tiny --precision fp32 --tune off --weights nothing.pth": "nothing.pth",
     "train {data}/test --out new --validate-on test": "no test split",
     "train {data} --out {data}": "the folder is not empty",
     "train {data} --out {run}": "--resume",
@@ -820,7 +843,8 @@ def test_the_demo_and_the_commands_that_it_prints(
     def shorter(data: str, *, time: str, **rest: Any) -> resnets.training.trainer.TrainingResult:
         assert time == f"{SECONDS:g}s"
         quick = {"steps": 2, "batch_size": 8, "precision": "fp32", "val_fraction": 0.01}
-        return train(data, **quick, **rest)
+        quick |= {"model": "tiny", "threads": 1, "tune": "off"}
+        return train(data, **rest | quick)
 
     monkeypatch.setattr(resnets.api, "train", shorter)
     monkeypatch.chdir(tmp_path)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+import tiny_runs
 from resnets.data.loader import Batch, EvalLoader, TrainLoader
 from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
@@ -26,7 +27,7 @@ from resnets.training.step_metrics import NotFiniteError
 from resnets.training.sync_batchnorm import convert_sync_batchnorm
 from resnets.training.train_step import TrainState
 from some_ranks import on_ranks
-from tiny_runs import CPU, HARD, RANDOM, K, digest, images_of, network, recipe_of, trainer_of
+from tiny_runs import CPU, HARD, RANDOM, digest, images_of, network, recipe_of, trainer_of
 
 SAME = 1e-9  # float64 losses, another order of summation
 FLOAT32 = 1e-6  # the same of validations, whose logits are float32
@@ -41,19 +42,10 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="no
 
 def stream_of(recipe: Recipe, dist: DistContext, *, cache_mb: float = 1024) -> TrainLoader:
     assert recipe.schedule.batch_size is not None
-    return TrainLoader(
-        images_of(NUM),
-        preprocess=Preprocess(size=12),
-        augment=recipe.augment,
-        num_classes=K,
-        batch_size=recipe.schedule.batch_size,
-        seed=recipe.seed,
-        device=CPU,
-        cache_mb=cache_mb,
-        places=dist.shard_batch(
-            recipe.schedule.batch_size, grad_accum_steps=recipe.optimizer.grad_accum_steps
-        ),
+    places = dist.shard_batch(
+        recipe.schedule.batch_size, grad_accum_steps=recipe.optimizer.grad_accum_steps
     )
+    return tiny_runs.stream_of(recipe, num=NUM, cache_mb=cache_mb, places=places)
 
 
 @pytest.mark.parametrize("cache_mb", [0, 1024], ids=["streamed", "cached"])

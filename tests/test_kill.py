@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from resnets import api
+from some_ranks import loaded_server
 from tiny_runs import quick_runs
 
 STEPS = 30
@@ -124,10 +125,7 @@ KILLS: list[tuple[Callable[[Traces, int], bool], int, int, float]] = [
 def test_kills_leave_no_trace(
     data: Path, tmp_path: Path, kills: list[tuple[Callable[[Traces, int], bool], int, int, float]]
 ) -> None:
-    # A server that has imported torch already forks every process of this test.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["resnets.training.trainer", "test_kill"])
-    folder = tmp_path / "killed"
+    context, folder = loaded_server(), tmp_path / "killed"
     for there, step, workers, checkpoint_every in kills:
         process = context.Process(target=live, args=(data, folder, workers, checkpoint_every))
         process.start()

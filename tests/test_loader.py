@@ -11,11 +11,12 @@ import os
 import pickle
 import random
 import signal
-import subprocess
 import sys
 import time
 import tracemalloc
 from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from resnets.data.rng import permutation
 from resnets.data.transforms import Preprocess
 from resnets.data.workers import TrainReader, hide_broken_connection
 from resnets.errors import UserError
+from some_ranks import loaded_server
 
 ALL_ON = Augment(
     crop="shift",
@@ -243,11 +245,11 @@ def test_a_newer_call_ends_an_older_one() -> None:
 def test_memory_stays_flat_over_epochs() -> None:
     to_4 = Preprocess(size=4)
     augment = Augment(flip="random", erasing=0.5, mixup=0.4)
-    ours = stream(images(2000, 4), preprocess=to_4, augment=augment, batch_size=500, **STREAMED)
+    ours = stream(images(2000, 4), preprocess=to_4, augment=augment, batch_size=1000, **STREAMED)
     tracemalloc.start()
     try:
-        early = memory_after(ours.batches(0, 12))
-        late = memory_after(ours.batches(12, 60))
+        early = memory_after(ours.batches(0, 6))
+        late = memory_after(ours.batches(6, 30))
     finally:
         tracemalloc.stop()
     assert late - early < 60_000  # bytes; to keep the 12 new orders would take 192,000
@@ -382,62 +384,69 @@ def test_close_ends_the_workers() -> None:
     ours.close()
 
 
-ENDLESS = """
-import signal, sys
-sys.path.insert(0, {folder!r})
-import torch; torch.set_num_threads(1)
-from test_loader import STREAMED, files, stream
+def read_endlessly(said: Connection, errors: Path) -> None:
+    """Read batches from two workers as the first process of a group of its own."""
+    os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # of the workers: no second server
+    with errors.open("w") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    asked: list[int] = []
 
-asked = []
+    def once(*_: object) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-def once(*_):
-    asked.append(number)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-if __name__ == "__main__":
     ours = stream(files(9), workers=2, **STREAMED)
-    for number, batch in enumerate(ours.batches(0, 10**9)):
+    for number, _ in enumerate(ours.batches(0, 10**9)):
         if number == 3:
             signal.signal(signal.SIGINT, once)
-            print("ready", flush=True)
+            said.send("ready")
         if asked and number == asked[0] + 50:
-            print("still reading", flush=True)
-"""
+            said.send("still reading")
+
+
+@dataclasses.dataclass(frozen=True)
+class Endless:
+    """A process that reads batches, what it says, and its standard error."""
+
+    process: BaseProcess
+    said: Connection
+    errors: Path
+
+    @property
+    def group(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
 
 
 @pytest.fixture
-def endless(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that reads batches from two workers, the first of a group of its own."""
-    script = tmp_path / "endless.py"
-    script.write_text(ENDLESS.format(folder=str(Path(__file__).parent)))
-    process = subprocess.Popen(
-        [sys.executable, str(script)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def endless(tmp_path: Path) -> Iterator[Endless]:
+    """Such a process at work."""
+    context = loaded_server()
+    receiving, sending = context.Pipe(duplex=False)
+    errors = tmp_path / "errors.txt"
+    process = context.Process(target=read_endlessly, args=(sending, errors))
+    process.start()
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield process
+        assert receiving.recv() == "ready"
+        yield Endless(process, receiving, errors)
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
 
 
 @posix
-def test_interrupts_are_for_the_main_process(endless: subprocess.Popen[str]) -> None:
+def test_interrupts_are_for_the_main_process(endless: Endless) -> None:
     """Ctrl-C reaches the whole group: workers read on, and only the main process speaks of it."""
-    assert endless.stdout is not None
-    os.killpg(endless.pid, signal.SIGINT)
-    assert endless.stdout.readline() == "still reading\n"
-    os.killpg(endless.pid, signal.SIGINT)
-    _, errors = endless.communicate(timeout=60)
+    os.killpg(endless.group, signal.SIGINT)
+    assert endless.said.recv() == "still reading"
+    os.killpg(endless.group, signal.SIGINT)
+    endless.process.join(timeout=60)
+    errors = endless.errors.read_text()
     assert errors.count("Traceback") == 1, errors
     assert errors.rstrip().endswith("KeyboardInterrupt")
-    assert ends(endless.pid)
+    assert ends(endless.group)
 
 
 def test_workers_speak_of_faults_but_not_of_a_lost_connection(
@@ -450,10 +459,10 @@ def test_workers_speak_of_faults_but_not_of_a_lost_connection(
 
 
 @posix
-def test_workers_end_with_a_killed_process(endless: subprocess.Popen[str]) -> None:
-    endless.kill()
-    endless.wait()
-    assert ends(endless.pid)
+def test_workers_end_with_a_killed_process(endless: Endless) -> None:
+    endless.process.kill()
+    endless.process.join()
+    assert ends(endless.group)
 
 
 @posix

@@ -4,49 +4,47 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from resnets.errors import UserError
 from resnets.training.run_dir import locked
+from some_ranks import loaded_server
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="no fcntl")
 
-# Holds the lock, and has a child that inherited the open file, as the loader's workers do.
-OWNER = """
-import os, sys, time
-from pathlib import Path
-from resnets.training.run_dir import locked
-with locked(Path(sys.argv[1]), folder=Path("run")):
-    child = os.fork()
-    if child == 0:
+
+def own(place: Path, answer: Connection) -> None:
+    """Hold the lock, and have a child that inherits the open file, as the loader's workers do."""
+    with locked(place, folder=Path("run")):
+        child = os.fork()
+        if child != 0:
+            answer.send(child)
         time.sleep(60)
-    print(child, flush=True)
-    time.sleep(60)
-"""
 
 
 @pytest.fixture
-def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    child = int(process.stdout.readline())
+def owner(tmp_path: Path) -> Iterator[BaseProcess]:
+    context = loaded_server()
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=own, args=(tmp_path / "lock", sending))
+    process.start()
+    child = receiving.recv()
     try:
         yield process
     finally:
         os.kill(child, signal.SIGKILL)
         process.kill()
-        process.communicate()
+        process.join()
 
 
 def test_another_process_is_refused_and_a_dead_one_forgotten(
-    owner: subprocess.Popen[str], tmp_path: Path
+    owner: BaseProcess, tmp_path: Path
 ) -> None:
     with (
         pytest.raises(UserError, match=rf"^run: process {owner.pid} on .* is training in this"),
@@ -54,7 +52,7 @@ def test_another_process_is_refused_and_a_dead_one_forgotten(
     ):
         pass
     owner.kill()
-    owner.wait()
+    owner.join()
     with locked(tmp_path / "lock", folder=Path("run")):  # though its child lives on
         assert f"process {os.getpid()} on" in (tmp_path / "lock").read_text()
 

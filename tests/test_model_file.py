@@ -136,6 +136,7 @@ def test_the_digest_is_of_the_file_with_zeros_in_its_place(path: Path, tmp_path:
     assert save_model(tmp_path / "other.safetensors", make_contents(seed=1)) != digest
 
 
+@pytest.mark.slow
 def test_the_same_contents_give_the_same_bytes_in_every_process(path: Path, tmp_path: Path) -> None:
     program = (
         "import sys; sys.path[:0] = sys.argv[1:3]\n"

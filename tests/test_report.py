@@ -8,11 +8,7 @@ import io
 import json
 import os
 import re
-import shutil
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pages import Page, assert_a_browser_draws, with_browser
 from resnets.evaluation.metrics import wilson
 from resnets.inference.predictor import Prediction
 from resnets.report.chart_data import Finding, confusions, score_findings, training_findings
@@ -116,39 +113,8 @@ def write(folder: Path, **changes: Any) -> Path:
     return write_report(folder, record(**changes))
 
 
-@pytest.fixture
-def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the extra `report` were not installed: quick, where a test is not about charts."""
-    monkeypatch.setitem(sys.modules, "vl_convert", None)
-
-
-class Page(HTMLParser):
-    """What a browser would see: elements with attributes, the text, the charts' JSON."""
-
-    def __init__(self, html: Path | str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self.charts, self.script = "", {}, False
-        self.feed(html.read_text(encoding="utf-8") if isinstance(html, Path) else html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self.script = tag in ("script", "style")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.script = False
-
-    def handle_data(self, data: str) -> None:
-        if not self.script:
-            self.text += data
-        elif self.elements[-1][1].get("type") == "application/json":
-            name = (self.elements[-1][1]["id"] or "").removesuffix("-chart")
-            self.charts[name] = json.loads(data, parse_constant=pytest.fail)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A full report of ten classes."""
+def full_record() -> ReportRecord:
+    """What a report of ten classes says at most."""
     rng = np.random.default_rng(1)
     grey = rng.integers(0, 256, (28, 28, 1), np.uint8)
     photo = rng.integers(0, 256, (300, 400, 3), np.uint8)
@@ -156,8 +122,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [((true, predicted), _), *_] = confusions(scores)
     assert (true, predicted) == PAIR
     mistake = Mistake(image=grey, true=true, predicted=predicted, confidence=0.987, id="a/b.png")
-    return write(
-        tmp_path_factory.mktemp("run"),
+    return record(
         model_file="model.safetensors",
         history=history_of(5),
         scores=scores,
@@ -165,6 +130,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mistakes=[mistake],
         notices=["two files were skipped"],
     )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A full report of ten classes."""
+    return write_report(tmp_path_factory.mktemp("run"), full_record())
 
 
 def findings_of(path_or_scores: Any, history: Any = ()) -> dict[str, Finding]:
@@ -401,13 +372,12 @@ def test_a_number_that_means_little_is_qualified_in_words(
         assert '<div class="warn">' in html and "94.3% of the test images" in html
 
 
-def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        write(tmp_path / name, history=history_of(2))
-    ones = [path for path in sorted((tmp_path / "one").rglob("*")) if path.is_file()]
+def test_same_input_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
+    write_report(tmp_path, full_record())
+    ones = [path for path in sorted(run.parent.rglob("*")) if path.is_file()]
     assert len(ones) == 1 + 2 * 6
     for path in ones:
-        twin = tmp_path / "two" / path.relative_to(tmp_path / "one")
+        twin = tmp_path / path.relative_to(run.parent)
         assert path.read_bytes() == twin.read_bytes(), path.name
 
 
@@ -531,7 +501,7 @@ def test_names_are_shown_never_run(tmp_path: Path) -> None:
     assert shown == [*names[:5], "a\ufffdb\ufffd", ""]
 
 
-@pytest.mark.parametrize("num_classes", [2, 200])
+@pytest.mark.parametrize("num_classes", [2, 101, pytest.param(200, marks=pytest.mark.slow)])
 def test_few_and_many_classes(tmp_path: Path, num_classes: int) -> None:
     scores = scores_of([f"class {k}" for k in range(num_classes)], num_images=3 * num_classes)
     scores["per_class"][1] |= {"precision": None, "recall": None, "num_images": 0}
@@ -559,18 +529,6 @@ def test_small_images_keep_every_pixel_and_photos_shrink(run: Path) -> None:
     assert photo.size == (208, 156)
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+@with_browser
 def test_a_browser_draws_every_chart(run: Path, tmp_path: Path) -> None:
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-    flags += f" --disable-sync --user-data-dir={tmp_path} --virtual-time-budget=8000 --dump-dom"
-    dom = subprocess.run(
-        ["chromium", *flags.split(), "--disable-component-update", run.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    ).stdout
-    for name in LEARNING + QUALITY:
-        drawn = re.search(rf'<div class="chart[^"]*" id="{name}"[^>]*>(.*?)</div>', dom, re.DOTALL)
-        assert drawn is not None, name
-        assert re.search(r"<svg|<canvas", drawn[1]), f"{name}: {drawn[1][:200]}"
+    assert_a_browser_draws(LEARNING + QUALITY, run, profile=tmp_path)

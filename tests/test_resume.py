@@ -43,24 +43,34 @@ def ends(state: TrainState, folder: RunDir) -> tuple[str, str, list[dict[str, An
 
 EVERY_STEP = range(1, STEPS)
 SOME_STEPS = (1, 9, 12, 13, 29)  # freeze_backbone 0.4 ends with step 12
+TWO_STEPS = (12, 29)
+MODES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "sgd": (HARD, RANDOM),
+    "head-first": ({"freeze_backbone": 0.4, "layer_decay": 0.7}, RANDOM | {"order": "pre"}),
+    "bf16": (HARD | {"memory_format": "contiguous", "precision": "bf16"}, RANDOM),
+    "adamw": (HARD | {"optimizer": "adamw"}, RANDOM | {"order": "pre"}),
+    "muon": (
+        HARD | {"optimizer": "muon", "flip": "alternating"},
+        {"stem": "whitened", "halving": "max_pool", "shortcut": "avg_conv"},
+    ),
+    "fp16": ({"precision": "fp16", "momentum": 0.0, "schedule": "step"}, RANDOM),
+}
+
+
+def modes(*names: str, stops: Sequence[int], slow: bool = False) -> list[Any]:
+    """Cases of modes that are stopped at these steps."""
+    marks = [pytest.mark.slow] if slow else []
+    return [pytest.param(*MODES[n], stops, id=f"{n}-{len(stops)}", marks=marks) for n in names]
 
 
 @pytest.mark.parametrize(
     ("values", "config", "stops"),
     [
-        (HARD, RANDOM, SOME_STEPS),
-        pytest.param(HARD, RANDOM, EVERY_STEP, marks=pytest.mark.slow),
-        (HARD | {"memory_format": "contiguous", "precision": "bf16"}, RANDOM, SOME_STEPS),
-        (HARD | {"optimizer": "adamw"}, RANDOM | {"order": "pre"}, SOME_STEPS),
-        (
-            HARD | {"optimizer": "muon", "flip": "alternating"},
-            {"stem": "whitened", "halving": "max_pool", "shortcut": "avg_conv"},
-            SOME_STEPS,
-        ),
-        ({"freeze_backbone": 0.4, "layer_decay": 0.7}, RANDOM | {"order": "pre"}, SOME_STEPS),
-        ({"precision": "fp16", "momentum": 0.0, "schedule": "step"}, RANDOM, SOME_STEPS),
+        *modes("sgd", "head-first", stops=SOME_STEPS),
+        *modes("bf16", "adamw", "muon", "fp16", stops=TWO_STEPS),
+        *modes("bf16", "adamw", "muon", "fp16", stops=SOME_STEPS, slow=True),
+        *modes("sgd", stops=EVERY_STEP, slow=True),
     ],
-    ids=["sgd", "sgd, every step", "bf16", "adamw", "muon", "head-first", "fp16"],
 )
 def test_resumed_anywhere_a_run_ends_in_the_same_bits(
     tmp_path: Path,
@@ -69,10 +79,11 @@ def test_resumed_anywhere_a_run_ends_in_the_same_bits(
     stops: Sequence[int],
 ) -> None:
     """Every generation of one run is restored into a network of other weights, and gone on with."""
-    recipe = recipe_of(evaluate_every=5 * 8 / 20, checkpoint_every=0.0, **values)
+    recipe = recipe_of(evaluate_every=5 * 8 / 20, **values)
+    saving = recipe.override(checkpoint_every=0.0)  # of the resumed runs the end is enough
     stream, whole = stream_of(recipe), start(recipe, **config)
     folder = replace(RunDir.create(tmp_path / "run", name="x"), generations=STEPS)
-    assert run(whole, recipe, folder, stream=stream, validate=by_step(whole))
+    assert run(whole, saving, folder, stream=stream, validate=by_step(whole))
     expected = digest(whole.checkpoint().tensors)
     for step in stops:
         state = TrainState.start(ResNet(whole.model.config), recipe, device=CPU)
@@ -122,7 +133,8 @@ class StopAt(SignalHandler):
 
 def test_a_run_that_died_between_checkpoints_does_its_last_steps_again(tmp_path: Path) -> None:
     """Killed at step 12, the newest checkpoint torn: on from an older one, with the same end."""
-    recipe = recipe_of(**HARD | {"evaluate_every": 5 * 8 / 20, "checkpoint_every": 0.0})
+    recipe = recipe_of(**HARD | {"evaluate_every": 5 * 8 / 20})
+    saving = recipe.override(checkpoint_every=0.0)
     reference = RunDir.create(tmp_path / "whole", name="x")
     whole = start(recipe, **RANDOM)
     assert run(whole, recipe, reference, validate=Scripted(0.5))
@@ -137,7 +149,7 @@ def test_a_run_that_died_between_checkpoints_does_its_last_steps_again(tmp_path:
             raise KilledError
 
     with pytest.raises(KilledError):
-        run(start(recipe, **RANDOM), recipe, folder, stream=Dying())
+        run(start(recipe, **RANDOM), saving, folder, stream=Dying())
     newest = folder.path / "checkpoints" / "state-00000012.safetensors"
     newest.write_bytes(newest.read_bytes()[:-100])
     checkpoint = folder.load()

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import signal
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,11 @@ from resnets.training.recipe import FIELDS as RECIPE_FIELDS
 from resnets.training.recipe import Recipe
 from resnets.training.run_dir import RunDir
 from resnets.training.step_metrics import NotFiniteError
-from resnets.training.trainer import Trainer
-from tiny_runs import quick_runs
+from resnets.training.trainer import Trainer, TrainingResult
+from tiny_runs import RUN_FILES, quick_runs
 
 FIELDS: dict[str, Any] = {
-    "model": "resnet20",
+    "model": "tiny",
     "size": 16,
     "steps": 8,
     "batch_size": 12,
@@ -49,10 +50,12 @@ FIELDS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure for a moment only, log every step, and leave the page to its own tests."""
-    quick_runs(monkeypatch)
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """Take a tiny network, log every step, and leave the page to its own tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        quick_runs(patch)
+        yield
 
 
 def write_data(path: Path, seed: int = 0) -> Path:
@@ -75,6 +78,40 @@ def write_data(path: Path, seed: int = 0) -> Path:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data") / "noise.npz")
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    """The run that nobody disturbed."""
+    return api.train(data, out=tmp_path_factory.mktemp("whole") / "run", **FIELDS)
+
+
+# The same run by micro-batches of three images: what a batch becomes when six do not fit.
+SMALLER = FIELDS | {"grad_accum_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def smaller(data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    """The run of smaller micro-batches that nobody disturbed."""
+    return api.train(data, out=tmp_path_factory.mktemp("smaller") / "run", **SMALLER)
+
+
+def train_step_up_to(most: int) -> Callable[..., Any]:
+    """The step on a machine whose memory holds so many images."""
+    real = trainer.train_step
+
+    def step(state: Any, network: Any, batch: Any, recipe: Recipe, **rest: Any) -> Any:
+        if len(batch.images) // recipe.optimizer.grad_accum_steps > most:
+            raise torch.OutOfMemoryError("planted")
+        return real(state, network, batch, recipe, **rest)
+
+    return step
+
+
+def assert_same_files(run: Path, other: Path) -> None:
+    """Model file and scores are equal to the last byte."""
+    for name in ("model.safetensors", "scores.json"):
+        assert sha(run / name) == sha(other / name), name
 
 
 def sha(path: Path) -> str:
@@ -112,17 +149,7 @@ def test_the_folder_of_a_run(data: Path, tmp_path: Path) -> None:
     )
     folder = tmp_path / "run"
     assert (result.folder, result.split, result.signal) == (folder, "test", None)
-    found = {path.name for path in folder.iterdir()}
-    expected = {
-        "config.json",
-        "environment.json",
-        "data.json",
-        "metrics.jsonl",
-        "checkpoints",
-        "model.safetensors",
-        "scores.json",
-    }
-    assert found == expected
+    assert {path.name for path in folder.iterdir()} == RUN_FILES
     config = json.loads((folder / "config.json").read_text())
     assert set(config) == set(RECIPE_FIELDS)
     assert config["steps"] == {"value": 8, "origin": "flag"}
@@ -141,20 +168,19 @@ def test_the_folder_of_a_run(data: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_the_scores_are_those_of_the_model_file(data: Path, tmp_path: Path) -> None:
-    result = api.train(data, out=tmp_path / "run", **FIELDS)
-    scores = api.evaluate(tmp_path / "run", data, device="cpu", workers=0)
-    assert result.scores == scores
+def test_the_scores_are_those_of_the_model_file(data: Path, whole: TrainingResult) -> None:
+    scores = api.evaluate(whole.folder, data, device="cpu", workers=0)
+    assert whole.scores == scores
     assert scores.num_images == 21
-    file = read_model(result.model)
-    written = json.loads((tmp_path / "run" / "scores.json").read_text())
+    file = read_model(whole.model)
+    written = json.loads((whole.folder / "scores.json").read_text())
     assert file.scores is not None
     for kept in (file.scores, written):
         assert {key: kept[key] for key in scores.to_dict()} == scores.to_dict()
     assert (written["split"], written["validate_on"]) == ("test", "val")
     for private in ("threads", "workers", "cache_mb", "checkpoint_every"):
         assert private not in file.recipe
-    best = RunDir(tmp_path / "run").load_best()
+    best = RunDir(whole.folder).load_best()
     assert all(torch.equal(tensor, file.weights[name]) for name, tensor in best.tensors.items())
 
 
@@ -185,28 +211,31 @@ def test_an_interrupted_run_ends_in_the_same_files(
     assert again.signal == signal.SIGINT
     finished = api.train(resume=tmp_path / "cut", device="cpu")
     assert finished.scores is not None
-    for name in ("model.safetensors", "scores.json", "data.json"):
-        assert sha(tmp_path / "cut" / name) == sha(tmp_path / "whole" / name), name
+    assert_same_files(tmp_path / "cut", tmp_path / "whole")
+    assert sha(tmp_path / "cut" / "data.json") == sha(tmp_path / "whole" / "data.json")
     assert records(tmp_path / "cut") == records(tmp_path / "whole")
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again(data: Path, tmp_path: Path) -> None:
-    class KilledError(Exception):
-        pass
+class KilledError(Exception):
+    """The end of a process, which no part of ours expects."""
 
-    def dies(record: Any) -> None:
-        if record["kind"] == "train":
-            raise KilledError
 
-    api.train(data, out=tmp_path / "whole", **FIELDS)
+def dies(record: Any) -> None:
+    """A log of a process that is killed at its first step."""
+    if record["kind"] == "train":
+        raise KilledError
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    data: Path, tmp_path: Path, whole: TrainingResult
+) -> None:
     with pytest.raises(KilledError):
         api.train(data, out=tmp_path / "killed", log=dies, **FIELDS)
     with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')
     api.train(resume=tmp_path / "killed", device="cpu")
-    for name in ("model.safetensors", "scores.json"):
-        assert sha(tmp_path / "killed" / name) == sha(tmp_path / "whole" / name), name
-    assert records(tmp_path / "killed") == records(tmp_path / "whole")
+    assert_same_files(tmp_path / "killed", whole.folder)
+    assert records(tmp_path / "killed") == records(whole.folder)
 
 
 def test_a_run_killed_while_it_was_scored(
@@ -239,16 +268,14 @@ def test_what_cannot_be_resumed(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_signal_while_the_model_is_scored(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, whole: TrainingResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api.train(data, out=tmp_path / "whole", **FIELDS)
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "score", lambda *_, **__: os.kill(os.getpid(), signal.SIGHUP))
         cut = api.train(data, out=tmp_path / "cut", **FIELDS)
     assert (cut.signal, cut.scores) == (signal.SIGHUP, None)
     api.train(resume=tmp_path / "cut", device="cpu")
-    for name in ("model.safetensors", "scores.json"):
-        assert sha(tmp_path / "cut" / name) == sha(tmp_path / "whole" / name), name
+    assert_same_files(tmp_path / "cut", whole.folder)
 
 
 def test_the_newest_whole_checkpoint_is_taken_and_said(data: Path, tmp_path: Path) -> None:
@@ -349,55 +376,37 @@ def test_a_lost_loss_names_its_batch(
 
 @pytest.mark.parametrize("module", [autotune, trainer], ids=["measuring", "training"])
 def test_a_batch_that_does_not_fit_is_divided(
-    module: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: Any,
+    data: Path,
+    tmp_path: Path,
+    smaller: TrainingResult,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same bytes as with the smaller micro-batches from the start, and after a resume."""
-    real, said = module.train_step, list[str]()
-
-    def full(state: Any, network: Any, batch: Any, recipe: Recipe, **rest: Any) -> Any:
-        if len(batch.images) // recipe.optimizer.grad_accum_steps > 3:
-            raise torch.OutOfMemoryError("planted")
-        return real(state, network, batch, recipe, **rest)
-
-    values = FIELDS | {"grad_accum_steps": 1}
-    api.train(data, out=tmp_path / "small", **FIELDS | {"grad_accum_steps": 4})
+    said, values = list[str](), FIELDS | {"grad_accum_steps": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(module, "train_step", full)
+        patch.setattr(module, "train_step", train_step_up_to(3))
         log = partial(note, said)
         api.train(data, out=tmp_path / "run", log=log, **values)
     assert any("4 micro-batches of 3 images make the batch of 12" in text for text in said)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["grad_accum_steps"] == {"value": 4, "origin": "memory"}
-    assert sha(tmp_path / "run/model.safetensors") == sha(tmp_path / "small/model.safetensors")
-    assert records(tmp_path / "run") == records(tmp_path / "small")
+    assert sha(tmp_path / "run/model.safetensors") == sha(smaller.model)
+    assert records(tmp_path / "run") == records(smaller.folder)
 
 
 def test_a_resumed_run_without_a_checkpoint_is_divided_too(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, smaller: TrainingResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class KilledError(Exception):
-        pass
-
-    def dies(record: Any) -> None:
-        if record["kind"] == "train":
-            raise KilledError
-
-    values, real = FIELDS | {"grad_accum_steps": 1}, trainer.train_step
-    api.train(data, out=tmp_path / "small", **FIELDS | {"grad_accum_steps": 4})
+    values = FIELDS | {"grad_accum_steps": 1}
     with pytest.raises(KilledError):
         api.train(data, out=tmp_path / "run", log=dies, **values)
-
-    def full(state: Any, network: Any, batch: Any, recipe: Recipe, **rest: Any) -> Any:
-        if len(batch.images) // recipe.optimizer.grad_accum_steps > 3:
-            raise torch.OutOfMemoryError("planted")
-        return real(state, network, batch, recipe, **rest)
-
-    monkeypatch.setattr(trainer, "train_step", full)
+    monkeypatch.setattr(trainer, "train_step", train_step_up_to(3))
     api.train(resume=tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["grad_accum_steps"] == {"value": 4, "origin": "memory"}
-    assert config["model"] == {"value": "resnet20", "origin": "flag"}
-    assert sha(tmp_path / "run/model.safetensors") == sha(tmp_path / "small/model.safetensors")
+    assert config["model"] == {"value": "tiny", "origin": "flag"}
+    assert sha(tmp_path / "run/model.safetensors") == sha(smaller.model)
 
 
 @pytest.mark.parametrize(
@@ -409,11 +418,7 @@ def test_advice_on_memory_after_a_checkpoint_can_be_followed(
     """12 images in 2 pieces make 4 pieces of 3 next; 4 images in 2 pieces make no smaller ones."""
     values = FIELDS | {"grad_accum_steps": 2, "batch_size": batch_size, "steps": 6}
     api.train(data, out=tmp_path / "run", log=Interrupting(2), **values)
-
-    def full(*_: Any, **__: Any) -> Any:
-        raise torch.OutOfMemoryError("planted")
-
-    monkeypatch.setattr(trainer, "train_step", full)
+    monkeypatch.setattr(trainer, "train_step", train_step_up_to(0))
     with pytest.raises(UserError, match=f"out of memory at step 2: .*{remedy}"):
         api.train(resume=tmp_path / "run")
 
@@ -489,21 +494,19 @@ def test_a_full_disk_costs_nothing_once_there_is_room(
     assert result.unsaved is None
     failed = [r["text"] for r in said if "not saved (No space left on device)" in r.get("text", "")]
     assert len(failed) >= 6 and "training continues" in failed[0]
-    for name in ("model.safetensors", "scores.json"):
-        assert sha(tmp_path / "run" / name) == sha(tmp_path / "whole" / name), name
+    assert_same_files(tmp_path / "run", tmp_path / "whole")
     assert not list((tmp_path / "run" / "checkpoints").glob(".*.part"))
 
 
 def test_a_disk_that_stays_full_is_said_at_the_end(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, whole: TrainingResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api.train(data, out=tmp_path / "whole", **FIELDS)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", lambda *_: full_disk())
         result = api.train(data, out=tmp_path / "run", **FIELDS)
     assert result.scores is None and "No space left on device" in (result.unsaved or "")
     api.train(resume=tmp_path / "run")
-    assert sha(tmp_path / "run/model.safetensors") == sha(tmp_path / "whole/model.safetensors")
+    assert sha(tmp_path / "run/model.safetensors") == sha(whole.model)
 
 
 def full_disk() -> bytes:

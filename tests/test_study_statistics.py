@@ -19,7 +19,7 @@ from resnets.study.twins.analysis import budget_rows, percent, summary_lines, su
 from resnets.study.twins.run_store import long_form
 from resnets.study.twins.study_config import Budgets, Group, StudyConfig
 from resnets.study.verdicts import judge_all
-from tiny_study import tiny_plan
+from tiny_study import STEPS, tiny_plan
 
 SIX = (0, 1, 2, 3, 4, 5)
 PLAN = tiny_plan(
@@ -140,7 +140,7 @@ def rows_of(errors: dict[tuple[str, int], list[float | None]]) -> list[Row]:
             about = {"purpose": "count", "family": family, "depth": depth, "seed": seed, "lr": 0.1}
             numbers = {"train_error": error, "test_error": error, "last_loss": error}
             status = "diverged at step 9" if error is None else ""
-            about |= {"status": status, "steps": 24, "curve": []}
+            about |= {"status": status, "steps": STEPS, "curve": []}
             rows.append({**about, **({} if error is None else numbers)})
     return rows
 
@@ -235,21 +235,21 @@ def test_printed_figures_are_only_beside_the_protocol_that_they_are_of() -> None
 
 
 def test_budgets_are_compared_length_by_length() -> None:
-    config = replace(PLAN, budgets=Budgets(14, (12, 24), (0, 1, 2)))
+    config = replace(PLAN, budgets=Budgets(14, (STEPS // 2, STEPS), (0, 1, 2)))
     counted = rows_of({("plain", 14): HIGH, ("residual", 14): LOW})
     short = [
-        row | {"purpose": "budget", "steps": 12, "train_error": row["train_error"] + 0.1}
+        row | {"purpose": "budget", "steps": STEPS // 2, "train_error": row["train_error"] + 0.1}
         for row in counted
         if row["seed"] < 3
     ]
     short[0] = {k: v for k, v in short[0].items() if k != "train_error"} | {"status": "diverged"}
     rows = list(budget_rows(config, [*counted, *short]))
-    errors = select(rows, metric="train_error", step=24)
+    errors = select(rows, metric="train_error", step=STEPS)
     assert len(errors) == 6, "three seeds of each twin"
-    (row,) = select(rows, metric="train_error", step=12, seed=0, family="plain")
+    (row,) = select(rows, metric="train_error", step=STEPS // 2, seed=0, family="plain")
     assert row["status"] == "diverged" and "value" not in row
-    gap = Estimate.from_rows(rows, "train_error_difference", step=24)
+    gap = Estimate.from_rows(rows, "train_error_difference", step=STEPS)
     assert gap is not None and gap.is_range and gap.spread == pytest.approx((0.4, 0.48))
-    assert one(rows, metric="p", step=24) == 1 / 8
-    lost = Estimate.from_rows(rows, "train_error_difference", step=12)
+    assert one(rows, metric="p", step=STEPS) == 1 / 8
+    lost = Estimate.from_rows(rows, "train_error_difference", step=STEPS // 2)
     assert lost is not None and lost.spread is None, "two pairs are left"

@@ -295,19 +295,22 @@ from tiny_study import tiny_plan
 from resnets.cli.main import main
 from resnets.study.twins.study_config import PRESETS
 if __name__ == "__main__":
-    PRESETS["minutes"] = tiny_plan(Path({data!r}))
+    PRESETS["minutes"] = tiny_plan(Path({data!r}), steps={steps})
     sys.exit(main(["study", "train", "--out", {out!r}, "--processes", "2"]))
 """
 
 
 @pytest.mark.slow
 def test_killed_processes_leave_no_workers_and_the_study_ends_the_same(
-    plan: StudyConfig, whole: RunStore, tmp_path: Path
+    plan: StudyConfig, tmp_path: Path
 ) -> None:
+    steps = 3 * STEPS  # so that a signal meets processes at work
+    whole = fill(tmp_path / "whole", tiny_plan(Path(plan.setup.data), steps=steps), Inline())
+    whole.write_table()
     script = tmp_path / "killed.py"
     out = tmp_path / "s"
     tests = str(Path(__file__).parent)
-    script.write_text(KILLED.format(tests=tests, data=plan.setup.data, out=str(out)))
+    script.write_text(KILLED.format(tests=tests, data=plan.setup.data, steps=steps, out=str(out)))
     runs = out / "data" / "runs.jsonl"
 
     def count() -> int:

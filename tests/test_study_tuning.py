@@ -16,7 +16,7 @@ from resnets.study.twins import lr_search
 from resnets.study.twins.lr_search import Choice, choose, rates_to_try, runnable
 from resnets.study.twins.study_config import TwinJob
 from resnets.study.twins.trial import dataset_of
-from tiny_study import tiny_plan
+from tiny_study import STEPS, tiny_plan
 
 PLAN = tiny_plan(Path("none.npz"), reserve=2)
 INF = math.inf
@@ -74,7 +74,7 @@ def test_one_rate_is_not_tuned() -> None:
     plan = replace(PLAN, rates=(0.1,))
     assert rates_to_try(plan, {}) == () and choose(plan, {}) == Choice(0.1, "")
     first = runnable(plan, [])
-    assert [job.key for job in first] == [("count", "plain", 8, 0.1, 0, 24)]
+    assert [job.key for job in first] == [("count", "plain", 8, 0.1, 0, STEPS)]
 
 
 def test_all_cells_have_equal_trials_on_a_seed_that_is_not_counted() -> None:
@@ -102,7 +102,9 @@ def test_learned_is_a_fifth_below_chance_by_the_interval(error: float, learned: 
     if learned:  # Wilson's upper end of 0.68 in 1000 is 0.708
         assert len(runnable(PLAN, rows)) > 3
         return
-    with pytest.raises(UserError, match=rf"{error:.0%} error after 12 steps .chance: 90%"):
+    with pytest.raises(
+        UserError, match=rf"{error:.0%} error after {STEPS // 2} steps .chance: 90%"
+    ):
         runnable(PLAN, rows)
 
 

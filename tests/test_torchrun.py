@@ -23,6 +23,7 @@ from resnets.training import trainer
 from resnets.training.distributed import DistContext
 from resnets.training.run_dir import RunDir, find_restarted_run
 from some_ranks import on_ranks
+from tiny_runs import quick_runs
 
 STEPS = 24
 FIELDS: dict[str, Any] = {
@@ -43,6 +44,8 @@ FIELDS: dict[str, Any] = {
     "evaluate_every": 2.0,
     "checkpoint_every": 0.0,
 }
+# The same of two blocks, for runs of this process.
+SHORT = FIELDS | {"model": "tiny"}
 PATIENCE = 600.0
 
 
@@ -154,7 +157,7 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
     for name in ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "1")
-    monkeypatch.setattr(trainer, "write_report", lambda *_, **__: None)
+    quick_runs(monkeypatch)
     return monkeypatch
 
 
@@ -173,7 +176,7 @@ def stop_after(step: int, patch: pytest.MonkeyPatch) -> None:
 def test_the_same_command_goes_on_with_its_own_run(
     data: Path, tmp_path: Path, torchrun: pytest.MonkeyPatch
 ) -> None:
-    fields, said = FIELDS | {"steps": 9}, list[str]()
+    fields, said = SHORT | {"steps": 9}, list[str]()
     api.train(data, out=tmp_path / "whole", **fields)
     with torchrun.context() as patch:
         stop_after(5, patch)
@@ -196,7 +199,7 @@ def test_without_out_only_a_restart_goes_on(
     data: Path, tmp_path: Path, torchrun: pytest.MonkeyPatch
 ) -> None:
     torchrun.chdir(tmp_path)
-    fields = FIELDS | {"steps": 6}
+    fields = SHORT | {"steps": 6}
     with torchrun.context() as patch:
         stop_after(2, patch)
         api.train(data, **fields)
@@ -225,7 +228,7 @@ def test_a_stopped_run_says_how_torchrun_goes_on(
 ) -> None:
     stop_after(2, torchrun)
     out = str(tmp_path / "run")
-    arguments = ["train", str(data), "--out", out, "--quiet", *flags(**FIELDS)]
+    arguments = ["train", str(data), "--out", out, "--quiet", *flags(**SHORT)]
     assert main(arguments) == 128 + signal.SIGINT
     said = f"torchrun --nnodes=1 --nproc-per-node=1 -m resnets train --resume {out}"
     assert said in capfd.readouterr().err
@@ -233,9 +236,9 @@ def test_a_stopped_run_says_how_torchrun_goes_on(
 
 def test_another_number_of_ranks_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "write_report", lambda *_, **__: None)
+        quick_runs(patch)
         stop_after(2, patch)
-        api.train(data, out=tmp_path / "run", **FIELDS)
+        api.train(data, out=tmp_path / "run", **SHORT)
     path = tmp_path / "run" / "environment.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"ranks": 8}))
     with pytest.raises(UserError, match="the number of ranks changed from 8 to 1"):

@@ -49,7 +49,7 @@ def test_a_seed_gives_torchvisions_initial_weights(name: str) -> None:
     assert not different
 
 
-@for_each(SMALL, slow=TEN)
+@for_each(["resnet18", "resnet50"], slow=TEN)
 def test_logits_and_input_gradients_agree(name: str) -> None:
     theirs = getattr(torchvision.models, name)().double().eval()
     for module in theirs.modules():
@@ -66,7 +66,7 @@ def test_logits_and_input_gradients_agree(name: str) -> None:
     assert worst(gradient, expected_gradient) < FLOAT64
 
 
-@for_each(TEN)
+@for_each(SMALL, slow=TEN)
 def test_sizes_agree_with_torchvision_and_its_published_figures(name: str) -> None:
     with torch.device("meta"):
         theirs = getattr(torchvision.models, name)()
@@ -80,7 +80,11 @@ def test_sizes_agree_with_torchvision_and_its_published_figures(name: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("replace", "output_stride"), [((False, False, True), 16), ((False, True, True), 8)]
+    ("replace", "output_stride"),
+    [
+        ((False, True, True), 8),
+        pytest.param((False, False, True), 16, marks=pytest.mark.slow),
+    ],
 )
 def test_output_stride_follows_torchvisions_dilation(
     replace: tuple[bool, ...], output_stride: int

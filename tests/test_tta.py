@@ -100,6 +100,7 @@ def test_views_are_refused_where_mirror_images_mean_something_else() -> None:
         Preprocess(size=8, tta="mirrored")
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_views_travel_in_the_model_file(tmp_path: Path) -> None:
     from resnets.api import train
     from resnets.inference.model_file import read_model
@@ -119,6 +120,9 @@ def test_views_travel_in_the_model_file(tmp_path: Path) -> None:
         batch_size=4,
         tta="six",
         tune="off",
+        workers=0,
+        threads=1,
+        precision="fp32",
         device="cpu",
     )
     assert read_model(result.model).preprocess.tta == "six"

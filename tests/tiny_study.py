@@ -20,7 +20,7 @@ from resnets.study.twins.study_config import (
     SweepConfig,
 )
 
-STEPS = 24
+STEPS = 12
 
 
 def write_images(path: Path, *, classes: int = 3, learnable: bool = True) -> Path:
@@ -37,9 +37,9 @@ def write_images(path: Path, *, classes: int = 3, learnable: bool = True) -> Pat
     return path
 
 
-def tiny_plan(data: Path, **changes: Any) -> StudyConfig:
+def tiny_plan(data: Path, *, steps: int = STEPS, **changes: Any) -> StudyConfig:
     """Two depths, two seeds, three rates."""
-    recipe = SMALL.recipe.override(steps=STEPS, batch_size=16)
+    recipe = SMALL.recipe.override(steps=steps, batch_size=16)
     setup = replace(SMALL, data=str(data), side=8, widths=(4, 4, 8), recipe=recipe, held_out=1 / 3)
     plan = StudyConfig(
         name="tiny", setup=setup, groups=(Group(TWINS, (8, 14), (0, 1)),),
