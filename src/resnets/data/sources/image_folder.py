@@ -16,17 +16,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from unicodedata import normalize
+from typing import Literal
 
 import numpy as np
 
 from resnets.data.decode import SUFFIXES
 from resnets.data.file_store import FileStore, PackedStrings
-from resnets.data.sources.indexing import SourceListing, SplitListing, numbered
+from resnets.data.sources.listing import (
+    SPLIT_NAMES,
+    SPLIT_ORDER,
+    SourceListing,
+    SplitListing,
+    class_name,
+    numbered,
+    shortened,
+)
 from resnets.errors import UserError
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-SPLIT_ORDER = ("train", "val", "test", "all")
 _LEFTOVERS = frozenset(
     ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information")
 )
@@ -43,8 +49,8 @@ class Tree:
     path: str
     images: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
-    folders: dict[str, Tree] = field(default_factory=dict)
     runs: list[str] = field(default_factory=list)
+    folders: dict[str, Tree] = field(default_factory=dict)
 
     def walk(self) -> Iterator[Tree]:
         """Yield the folder itself and all below it."""
@@ -52,38 +58,18 @@ class Tree:
         for folder in self.folders.values():
             yield from folder.walk()
 
-    def all_images(self) -> list[str]:
-        """Return the paths of the images at any depth, sorted."""
-        return sorted(image for tree in self.walk() for image in tree.images)
+    def below(self, kind: Literal["images", "others", "runs"]) -> list[str]:
+        """Return the paths of this kind at any depth, sorted."""
+        return sorted(chain.from_iterable(getattr(tree, kind) for tree in self.walk()))
 
     def has_images(self) -> bool:
         """Return whether there is an image at any depth."""
         return any(tree.images for tree in self.walk())
 
-    def has_runs(self) -> bool:
-        """Return whether there is a run folder at any depth."""
-        return any(tree.runs for tree in self.walk())
 
-    def all_others(self) -> list[str]:
-        """Return the paths of the files at any depth that are not images, sorted."""
-        return sorted(other for tree in self.walk() for other in tree.others)
-
-
-def scan(root: Path) -> Tree:
+def scan(folder: str, path: str = "", above: tuple[str, ...] = ()) -> Tree:
     """List a folder and all below it; raise UserError if a folder cannot be listed."""
-    if is_run(os.fspath(root)):
-        raise UserError(f"{root} is the folder of a run, not of data")
-    return _scan(os.path.abspath(root), "", (os.path.realpath(root),))
-
-
-def is_run(folder: str) -> bool:
-    """Return whether a folder was written by a training run."""
-    files = (os.path.join(folder, name) for name in ("config.json", "metrics.jsonl"))
-    return all(map(os.path.isfile, files))
-
-
-def _scan(folder: str, path: str, ancestors: tuple[str, ...]) -> Tree:
-    tree = Tree(path)
+    tree, above = Tree(path), (*above, os.path.realpath(folder))
     try:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
@@ -98,9 +84,15 @@ def _scan(folder: str, path: str, ancestors: tuple[str, ...]) -> Tree:
             (tree.images if suffix in SUFFIXES else tree.others).append(child)
         elif is_run(entry.path):
             tree.runs.append(child)
-        elif (real := os.path.realpath(entry.path)) not in ancestors:  # else a circular link
-            tree.folders[entry.name] = _scan(entry.path, child, (*ancestors, real))
+        elif os.path.realpath(entry.path) not in above:  # else a circular link
+            tree.folders[entry.name] = scan(entry.path, child, above)
     return tree
+
+
+def is_run(folder: str | Path) -> bool:
+    """Return whether a folder was written by a training run."""
+    files = (os.path.join(folder, name) for name in ("config.json", "metrics.jsonl"))
+    return all(map(os.path.isfile, files))
 
 
 def read_folder(root: Path, tree: Tree) -> SourceListing:
@@ -108,9 +100,14 @@ def read_folder(root: Path, tree: Tree) -> SourceListing:
     named = _named_splits(root, tree)
     folders: dict[str, dict[str, Tree]] = {}  # split -> class -> folder
     empty: list[str] = []
-    notices = [*_ignored(tree, named), *_foreign(tree), *_runs(tree)]
+    notices = list(_ignored(tree, named))
     for name, split in (named or {"all": tree}).items():
-        classes, without = _class_folders(split)
+        classes = {label: inner for label, inner in split.folders.items() if inner.has_images()}
+        without = [
+            inner.path
+            for label, inner in split.folders.items()
+            if label not in classes and not inner.below("runs")  # a `runs` folder is no class
+        ]
         empty += without
         if split.images and classes:
             notices.append(
@@ -146,94 +143,56 @@ def _named_splits(root: Path, tree: Tree) -> dict[str, Tree]:
             )
         if split:
             splits[split] = folder
-    train = splits.get("train")
-    if train is None or not any(folder.has_images() for folder in train.folders.values()):
+    inside = splits["train"].folders.values() if "train" in splits else ()
+    if not any(folder.has_images() for folder in inside):
         return {}
-    return {split: splits[split] for split in ("train", "val", "test") if split in splits}
+    return {split: splits[split] for split in SPLIT_ORDER if split in splits}
 
 
-def _class_folders(split: Tree) -> tuple[dict[str, Tree], list[str]]:
-    """Return the folders of the classes with images, and the paths of those without."""
-    classes = {name: folder for name, folder in split.folders.items() if folder.has_images()}
-    empty = [
-        folder.path
-        for name, folder in split.folders.items()
-        if name not in classes and not folder.has_runs()  # a `runs` folder is no empty class
-    ]
-    return classes, empty
+def _ignored(tree: Tree, splits: dict[str, Tree]) -> Iterator[str]:
+    """Yield a notice for each kind of content that is left out."""
+    if splits:
+        used = sorted(split.path for split in splits.values())
+        folders = [name for name in tree.folders if name not in used]
+        if names := sorted([*folders, *tree.images, *tree.others]):
+            yield f"ignored beside the splits {', '.join(used)}: {shortened(names)}"
+    suffixes = Counter(os.path.splitext(other)[1].lower() for other in tree.below("others"))
+    foreign = [f"{suffixes[suffix]} {suffix}" for suffix in sorted(_FOREIGN & suffixes.keys())]
+    if foreign:
+        yield f"images of formats that are not read, ignored: {', '.join(foreign)}; convert them"
+    if runs := tree.below("runs"):
+        yield f"folders of training runs, ignored: {shortened(runs)}"
 
 
-def _alike(classes: dict[str, Tree]) -> list[str]:
+def _alike(classes: dict[str, Tree]) -> Iterator[str]:
     """Warn of classes such as `Training` and `Testing`, which may be splits."""
     inner = {frozenset(folder.folders) for folder in classes.values()}
-    if len(classes) < 2 or len(inner) > 1 or len(next(iter(inner))) < 2:
-        return []
-    return [
-        f"the classes {shortened(sorted(classes))} have the same folders, "
-        f"{shortened(sorted(next(iter(inner))))}: if they are splits of one set, name them "
-        "train, val and test"
-    ]
+    same = sorted(inner.pop()) if len(inner) == 1 else []
+    if len(classes) > 1 and len(same) > 1:
+        yield (
+            f"the classes {shortened(sorted(classes))} have the same folders, {shortened(same)}: "
+            "if they are splits of one set, name them train, val and test"
+        )
 
 
 def _listing(root: Path, classes: dict[str, Tree], labels: list[str]) -> SplitListing:
     """Return the images of all classes, sorted by class and path."""
-    images = {name: folder.all_images() for name, folder in sorted(classes.items())}
+    images = {name: folder.below("images") for name, folder in sorted(classes.items())}
     names = PackedStrings.of(chain.from_iterable(images.values()))
     targets = numbered([class_name(name) for name in images], labels)
     counts = [len(content) for content in images.values()]
     return SplitListing(FileStore(os.path.abspath(root), names), np.repeat(targets, counts))
 
 
-def printable(path: str) -> str:
-    """Replace the bytes of a path that are not UTF-8."""
-    return os.fsencode(path).decode("utf-8", "replace")
-
-
-def class_name(name: str) -> str:
-    """Compose the accents of a name, which file systems encode in different ways."""
-    return normalize("NFC", printable(name))
-
-
-def _ignored(tree: Tree, splits: dict[str, Tree]) -> list[str]:
-    if not splits:
-        return []
-    used = {split.path for split in splits.values()}
-    names = sorted([name for name in tree.folders if name not in used] + tree.images + tree.others)
-    if not names:
-        return []
-    return [f"ignored beside the splits {', '.join(sorted(used))}: {shortened(names)}"]
-
-
-def _foreign(tree: Tree) -> list[str]:
-    suffixes = Counter(os.path.splitext(other)[1].lower() for other in tree.all_others())
-    found = [
-        f"{count} {suffix}" for suffix, count in sorted(suffixes.items()) if suffix in _FOREIGN
-    ]
-    if not found:
-        return []
-    return [f"images of formats that are not read, ignored: {', '.join(found)}; convert them"]
-
-
-def _runs(tree: Tree) -> list[str]:
-    runs = sorted(run for folder in tree.walk() for run in folder.runs)
-    return [f"folders of training runs, ignored: {shortened(runs)}"] if runs else []
-
-
-def shortened(names: list[str], limit: int = 5) -> str:
-    """Return the first names and how many follow."""
-    more = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
-
-
 def _no_images(root: Path, tree: Tree) -> str:
-    others = [other for other in tree.others if other.endswith((".csv", ".jsonl"))]
     if tree.images:
-        hint = f", or give the manifest {root / others[0]} itself" if others else ""
+        tables = [other for other in tree.others if other.endswith((".csv", ".jsonl"))]
+        hint = f", or give the manifest {root / tables[0]} itself" if tables else ""
         return (
             f"the {len(tree.images)} images in {root} have no classes: "
             f"put them into one folder per class{hint}"
         )
-    seen = sorted({os.path.splitext(other)[1].lower() or other for other in tree.all_others()})
+    seen = sorted({os.path.splitext(other)[1].lower() or other for other in tree.below("others")})
     found = f" (found: {shortened(seen)})" if seen else ""
     return (
         f"no images in {root}{found}; expected one folder per class with "
