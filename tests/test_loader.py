@@ -99,7 +99,7 @@ def files(count: int, folder: Path | None = None) -> ImageFiles:
     return ImageFiles(
         files=FileStore(str(folder), names) if folder else Contents(names, tuple(encoded)),
         targets=np.arange(count) % 3,
-        widths_heights=np.tile(np.array([24, 20], np.int32), (count, 1)),
+        sizes=np.tile(np.array([24, 20], np.int32), (count, 1)),
         num_bytes=np.array([len(content) for content in encoded]),
         channels=3,
     )
@@ -269,7 +269,7 @@ def large_jpegs(folder: Path, count: int) -> ImageFiles:
     return ImageFiles(
         files=FileStore(str(folder), PackedStrings.of(f"{n}.jpg" for n in range(count))),
         targets=np.arange(count) % 3,
-        widths_heights=np.tile(np.array([128, 96], np.int32), (count, 1)),
+        sizes=np.tile(np.array([128, 96], np.int32), (count, 1)),
         num_bytes=np.ones(count, np.int64),
         channels=3,
     )

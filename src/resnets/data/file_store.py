@@ -7,7 +7,6 @@ differs when the file has changed. `parquet.RowGroupStore` is the other store.
 from __future__ import annotations
 
 import os
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -101,17 +100,15 @@ class FileStore:
 
     def stamps(self) -> Array:
         """Return the stamps from one `stat` a file: 4 microseconds where the disk is cached."""
-        starts = range(0, len(self.names), _CHUNK)
-        chunks = [self.names.subset(slice(start, start + _CHUNK)) for start in starts]
-        with ThreadPoolExecutor(self.num_readers) as pool:
-            found = pool.map(self._stamps, chunks)
-            return np.concatenate([np.zeros((0, 3), np.int64), *found])
+        root = os.fsencode(self.root)
 
-    def _stamps(self, names: PackedStrings) -> Array:
-        root, numbers = os.fsencode(self.root), array("q")
-        for name in names.raws():
-            numbers.extend(stamp(os.path.join(root, name)))
-        return np.array(numbers, np.int64).reshape(-1, 3)
+        def read(start: int) -> Array:
+            names = self.names.subset(slice(start, start + _CHUNK)).raws()
+            return np.array([stamp(os.path.join(root, name)) for name in names], np.int64)
+
+        with ThreadPoolExecutor(self.num_readers) as pool:
+            found = pool.map(read, range(0, len(self.names), _CHUNK))
+            return np.concatenate([np.zeros((0, 3), np.int64), *found])
 
 
 def stamp(path: bytes | Path) -> tuple[int, int, int]:

@@ -14,11 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.data.augment import (
-    Augment,
     apply_auto_augment,
     crop_boxes,
     erase,
@@ -28,8 +26,9 @@ from resnets.data.augment import (
     shift_and_flip,
     with_partners,
 )
+from resnets.data.augment_config import Augment
 from resnets.data.dataset import ImageFiles, Split
-from resnets.data.rng import Keys, keys, permutation
+from resnets.data.rng import keys, permutation
 from resnets.data.transforms import Preprocess
 from resnets.data.workers import (
     Answer,
@@ -155,9 +154,8 @@ class TrainLoader:
         epochs, indices = request
         shown = self.shown[indices]
         images = self.pixels[torch.from_numpy(shown).to(self.pixels.device)]
-        return apply_auto_augment(
-            images, keys(self.seed, epochs, indices), self.augment.auto_augment
-        ), shown
+        sample_keys = keys(self.seed, epochs, indices)
+        return apply_auto_augment(images, sample_keys, self.augment.auto_augment), shown
 
     def finish(self, step: int, images: Tensor, shown: Indices) -> Batch:
         """Augment, normalise and mix a batch on the device."""
@@ -168,7 +166,9 @@ class TrainLoader:
         if self.augment.crop != "resized":
             images = shift_and_flip(images, sample_keys, self.augment, mirrored=mirrored)
         elif self.cached:  # else the workers, who saw the originals, did so
-            images = self.cut(images, shown, sample_keys, mirrored)
+            area, aspects = self.augment.min_area, self.aspects[shown]
+            box = crop_boxes(sample_keys, min_area=area, image_aspect=aspects)
+            images = resized_crop(images, box, size=self.preprocess.size, mirrored=mirrored)
         images = erase(self.preprocess.normalise(images), sample_keys, self.augment.erasing)
         targets = self.targets[torch.from_numpy(shown)].to(self.device)
         if self.augment.mixes:
@@ -182,14 +182,6 @@ class TrainLoader:
             images, targets = images[own], targets[own]
             shown, indices = shown[self.own], indices[self.own]
         return Batch(images, targets, shown, int((shown != indices).sum()))
-
-    def cut(
-        self, images: Tensor, shown: Indices, sample_keys: Keys, mirrored: NDArray[np.bool_]
-    ) -> Tensor:
-        """Crop random boxes of cached images, and mirror some, in one product."""
-        area, aspects = self.augment.min_area, self.aspects[shown]
-        box = crop_boxes(sample_keys, min_area=area, image_aspect=aspects)
-        return resized_crop(images, box, size=self.preprocess.size, mirrored=mirrored)
 
     def close(self) -> None:
         """End the worker processes, if any."""
@@ -278,8 +270,8 @@ def channel_statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation of each channel, in 0..1.
 
-    Measured are all images in memory, or `sample` evenly spaced files. Sums are whole numbers below
-    2^53, so they are exact in float64. The deviation is at least one grey level.
+    Measured are all images in memory, or `sample` evenly spaced files. Sums are whole numbers, so
+    they are exact. The deviation is at least one grey level.
     """
     if isinstance(split, ImageFiles) and len(split) > sample:
         split = split.subset(np.linspace(0, len(split) - 1, sample).round().astype(np.int64))
@@ -287,13 +279,12 @@ def channel_statistics(
     count = int(decoded.readable.sum()) * preprocess.size**2
     if count == 0:
         raise none_readable()
+    levels = np.arange(256)
     means, deviations = [], []
-    for channel in decoded.pixels.numpy().swapaxes(0, 1):  # N H W; unreadable ones are 0
-        total = squares = 0.0
-        for start in range(0, len(channel), 1024):
-            values = channel[start : start + 1024].astype(np.float64).ravel()
-            total, squares = total + values.sum(), squares + values @ values
-        mean = float(total / count)
+    for channel in decoded.pixels.unbind(1):  # N H W; unreadable ones are 0
+        histogram = torch.bincount(channel.flatten(), minlength=256).numpy()
+        mean = float(histogram @ levels / count)
+        variance = float(histogram @ levels**2 / count) - mean**2
         means.append(mean / 255)
-        deviations.append(math.sqrt(max(float(squares / count) - mean**2, 1)) / 255)
+        deviations.append(math.sqrt(max(variance, 1)) / 255)
     return tuple(means), tuple(deviations)

@@ -15,15 +15,17 @@ import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
-from resnets.data.augment import Augment, apply_auto_augment, crop_boxes, flips
+from resnets.data.augment import apply_auto_augment, crop_boxes, flips
+from resnets.data.augment_config import Augment
 from resnets.data.dataset import Split
 from resnets.data.decode import DecodeError, Piece
 from resnets.data.rng import Keys, keys
@@ -113,7 +115,7 @@ def canvas(split: Split, preprocess: Preprocess) -> Preprocess:
 
     They are squashed to a square. Boxes are drawn in the original's aspect, so crops keep theirs.
     """
-    size = min(round(CANVAS * preprocess.size), max(preprocess.size, split.largest_side))
+    size = min(round(CANVAS * preprocess.size), max(preprocess.size, int(split.sizes.max())))
     return replace(preprocess, size=size, resize_mode="squash", crop_fraction=1.0)
 
 
@@ -129,15 +131,15 @@ class TrainReader:
     def __getitem__(self, request: Request) -> Answer:
         epochs, indices = request
         sample_keys = keys(self.seed, epochs, indices)
-        shown, images = [], []
         mirrored = flips(self.augment.flip, seed=self.seed, epochs=epochs, indices=indices)
         pieces = self.pieces(sample_keys, indices)
-        for index, piece, mirror in zip(indices, pieces, mirrored, strict=True):
-            found, image = self.next_readable(int(index), piece)
-            if image is None:
+        shown, images = [], []
+        for index, piece, mirror in zip(indices.tolist(), pieces, mirrored, strict=True):
+            found = self.first_readable(index, piece)
+            if found is None:
                 return torch.empty(0), np.empty(0, dtype=np.int64)
-            images.append(self.resize(image, mirror=mirror))
-            shown.append(found)
+            shown.append(found[0])
+            images.append(self.resize(found[1], mirror=mirror))
         batch = apply_auto_augment(stacked(images), sample_keys, self.augment.auto_augment)
         return batch, np.array(shown, dtype=np.int64)
 
@@ -152,19 +154,15 @@ class TrainReader:
         area = self.augment.min_area
         box = crop_boxes(sample_keys, min_area=area, image_aspect=widths / heights)
         side = self.preprocess.size
-        return [
-            Piece(top=top, left=left, height=height, width=width, side=side)
-            for top, left, height, width in box.T.tolist()
-        ]
+        return [Piece(top, left, high, wide, side) for top, left, high, wide in box.T.tolist()]
 
-    def next_readable(self, index: int, piece: Piece | None) -> tuple[int, Bytes | None]:
-        """Return the first readable image from `index` on; None if there is none."""
-        for step in range(len(self.split)):
-            found = (index + step) % len(self.split)
+    def first_readable(self, index: int, piece: Piece | None) -> tuple[int, Bytes] | None:
+        """Return the first readable image from `index` on, cyclically."""
+        for found in chain(range(index, len(self.split)), range(index)):
             image = try_read(self.split, found, self.preprocess.channels, piece)
             if image is not None:
                 return found, image
-        return index, None
+        return None
 
     def resize(self, image: Bytes, *, mirror: bool) -> Tensor:
         """Resize to the network's input: a random box, mirrored or not, or as in evaluation."""
@@ -185,24 +183,10 @@ class EvalReader:
     preprocess: Preprocess
 
     def __getitem__(self, indices: Indices) -> Answer:
-        size, channels = self.preprocess.size, self.preprocess.channels
-        found = {int(i): try_read(self.split, int(i), channels) for i in indices}
-        images = {
-            i: as_tensor(self.preprocess.resize(x)) for i, x in found.items() if x is not None
-        }
-        empty = torch.empty((0, channels, size, size), dtype=torch.uint8)
-        batch = stacked(images.values()) if images else empty
+        read = {i: try_read(self.split, i, self.preprocess.channels) for i in indices.tolist()}
+        images = {i: as_tensor(self.preprocess.resize(x)) for i, x in read.items() if x is not None}
+        batch = stacked(images.values()) if images else torch.empty(0)
         return batch, np.array(list(images), dtype=np.int64)
-
-
-class RequestSampler(Sampler[Any]):
-    """Hold the requests of the next pass over the loader, in the main process."""
-
-    def __init__(self) -> None:
-        self.pending: Iterable[Any] = ()
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.pending)
 
 
 def init_worker(_: int) -> None:
@@ -230,9 +214,14 @@ def hide_broken_connection(kind: type[BaseException], error: BaseException, trac
         sys.__excepthook__(kind, error, trace)
 
 
-def identity(answer: Any) -> Any:
-    """Collate nothing: readers return whole batches."""
-    return answer
+@dataclass
+class Requests:
+    """Hold the requests of the next pass over a loader, in the main process."""
+
+    pending: Iterable[Any] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.pending)
 
 
 class WorkerPool:
@@ -246,7 +235,7 @@ class WorkerPool:
         self, reader: TrainReader | EvalReader, *, count: int, device: torch.device
     ) -> None:
         self.reader, self.count, self.device = reader, count, device
-        self.requests = RequestSampler()
+        self.requests = Requests()
         self.turn = 0
         self.loader: DataLoader[Any] | None = None
         self.answers: Iterator[Answer] = iter(())
@@ -271,22 +260,19 @@ class WorkerPool:
         self.requests.pending = requests
         with warnings.catch_warnings():  # more workers than cores are the caller's choice
             warnings.filterwarnings("ignore", message="This DataLoader will create")
-            self.loader = self.make_loader() if self.loader is None else self.loader
+            if self.loader is None:
+                self.loader = DataLoader(
+                    self.reader,  # type: ignore[arg-type]  # __getitem__ is all that it needs
+                    batch_size=None,
+                    sampler=self.requests,
+                    num_workers=self.count,
+                    persistent_workers=True,
+                    collate_fn=tuple,  # readers return whole batches
+                    worker_init_fn=init_worker,
+                    pin_memory=self.device.type == "cuda",
+                    generator=torch.Generator(),  # else the loader draws from the global one
+                )
             return iter(self.loader)
-
-    def make_loader(self) -> DataLoader[Any]:
-        """Make a loader of whole requests; its processes start with its first iteration."""
-        return DataLoader(
-            self.reader,  # type: ignore[arg-type]  # __getitem__ is all that it needs
-            batch_size=None,
-            sampler=self.requests,
-            num_workers=self.count,
-            persistent_workers=True,
-            collate_fn=identity,
-            worker_init_fn=init_worker,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # else the loader draws from the global one
-        )
 
     def close(self) -> None:
         """End the processes, which exist as long as their iterator is referred to."""

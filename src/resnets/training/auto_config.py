@@ -416,4 +416,4 @@ def _duration(seconds: float) -> str:
 def _typical_side(images: Split) -> int:
     if isinstance(images, Images):
         return int(min(images.pixels.shape[1:3]))
-    return int(np.median(images.widths_heights.min(axis=1)))
+    return int(np.median(images.sizes.min(axis=1)))

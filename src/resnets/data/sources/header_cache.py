@@ -89,7 +89,7 @@ def _read_split(
     return ImageFiles(
         files=files.subset(good),
         targets=listing.targets[good],
-        widths_heights=headers[good, :2],
+        sizes=headers[good, :2],
         num_bytes=stamps[good, 0],
         channels=int(headers[good, 2].max(initial=0)) or 3,
     )
