@@ -107,36 +107,34 @@ def make_shortcut(block: BlockConfig, config: ResNetConfig) -> nn.Module:
     """Return the shortcut of a block, with what weakens it."""
     if config.plain:
         return NoShortcut()
-    shortcut = _shaped_shortcut(block, config)
-    weaker: list[nn.Module] = []
+    layers = _shaped_shortcut(block, config)
     if config.shortcut == "gate":
-        weaker.append(Gate(block.out_channels))
+        layers.append(Gate(block.out_channels))
     if config.shortcut == "dropout":
-        weaker.append(nn.Dropout(SHORTCUT_DROPOUT))
+        layers.append(nn.Dropout(SHORTCUT_DROPOUT))
     if config.shortcut_strength != 1:
-        weaker.append(Scale(config.shortcut_strength))
-    if not weaker:
-        return shortcut
-    layers = shortcut if isinstance(shortcut, nn.Sequential) else [shortcut]
-    return nn.Sequential(*layers, *weaker)
+        layers.append(Scale(config.shortcut_strength))
+    convolves = any(isinstance(layer, nn.Conv2d) for layer in layers)
+    return nn.Sequential(*layers) if convolves or len(layers) > 1 else layers[0]
 
 
-def _shaped_shortcut(block: BlockConfig, config: ResNetConfig) -> nn.Module:
-    """Return the shortcut that gives the input the shape of the residual."""
+def _shaped_shortcut(block: BlockConfig, config: ResNetConfig) -> list[nn.Module]:
+    """Return the layers that give the input the shape of the residual."""
     same = block.stride == 1 and block.in_channels == block.out_channels
     if same and config.shortcut != "conv_all":
-        return nn.Identity()
+        return [nn.Identity()]
     if config.shortcut in ("pad", "gate", "dropout"):
-        return PadShortcut(block.in_channels, block.out_channels, stride=block.stride)
-    averaged = config.shortcut == "avg_conv"
-    stride = 1 if averaged else block.stride
-    layers: list[nn.Module] = [_average(block)] if averaged else []
+        return [PadShortcut(block.in_channels, block.out_channels, stride=block.stride)]
+    layers: list[nn.Module] = []
+    stride = block.stride
+    if config.shortcut == "avg_conv":
+        layers, stride = [_average(block)], 1
     layers.append(
         convolution(block.in_channels, block.out_channels, kernel=1, config=config, stride=stride)
     )
     if config.order == "post":
         layers.append(normalisation(block.out_channels, config=config))
-    return nn.Sequential(*layers)
+    return layers
 
 
 def _average(block: BlockConfig) -> nn.Module:
