@@ -29,10 +29,10 @@ from torchvision.transforms import v2
 from resnets.data.augment import Augment, crop_boxes, flips, keys
 from resnets.data.dataset import ImageFiles, Images
 from resnets.data.file_store import FileStore, PackedStrings
-from resnets.data.loader import Batch, EvalLoader, TrainLoader, channel_statistics
+from resnets.data.loader import Batch, EvalLoader, TrainLoader, TrainReader, channel_statistics
 from resnets.data.rng import permutation
 from resnets.data.transforms import Preprocess
-from resnets.data.workers import TrainReader, hide_broken_connection
+from resnets.data.workers import hide_broken_connection
 from resnets.errors import UserError
 
 ALL_ON = Augment(
