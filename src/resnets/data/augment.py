@@ -37,9 +37,8 @@ def boxes(
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Draw rectangles with uniform area and log-uniform aspect (width / height in pixels).
 
-    Returns:
-        Top, left, height and width as shares of the image, 4 N, and whether one of ten attempts
-        gave a rectangle that fits, N; the others are undefined. torchvision draws in this way.
+    torchvision draws in this way. Returned are top, left, height and width as shares of the image, 4 N, and whether one of ten
+    attempts fits, N; the other rectangles are undefined.
     """
     share, shape, row, column = (
         uniforms(keys[:, None], first_draw + number * ATTEMPTS + np.arange(ATTEMPTS))  # N 10
@@ -192,8 +191,7 @@ def with_partners(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Insert before each run of places of a batch the neighbour that its first is mixed with.
 
-    Returns:
-        The places, and which of them are the caller's own. A whole batch has every neighbour.
+    Also return which places are the caller's own. A whole batch has every neighbour.
     """
     begins = np.flatnonzero(np.diff(places, prepend=-2) != 1)
     if len(places) == batch_size:

@@ -70,7 +70,7 @@ class Images:
     def subset(self, indices: Array | Sequence[int]) -> Images:
         """Return the images at these indices, in that order."""
         ids = tuple(self.ids[index] for index in indices)
-        return Images(pixels=self.pixels[indices], targets=self.targets[indices], ids=ids)
+        return Images(self.pixels[indices], self.targets[indices], ids)
 
     def read(self, index: int, channels: int, piece: Piece | None = None) -> Array:
         """Return an image, or a piece of it, as uint8 H W C with 1 or 3 channels."""
@@ -131,13 +131,9 @@ class ImageFiles:
 
     def subset(self, indices: Array | Sequence[int]) -> ImageFiles:
         """Return the files at these indices, in that order."""
-        return ImageFiles(
-            files=self.files.subset(indices),
-            targets=self.targets[indices],
-            sizes=self.sizes[indices],
-            num_bytes=self.num_bytes[indices],
-            channels=self.channels,
-        )
+        files, targets = self.files.subset(indices), self.targets[indices]
+        sizes, num_bytes = self.sizes[indices], self.num_bytes[indices]
+        return ImageFiles(files, targets, sizes, num_bytes, self.channels)
 
     def read(self, index: int, channels: int, piece: Piece | None = None) -> Array:
         """Decode an image as uint8 H W C with 1 or 3 channels; raise DecodeError if damaged."""

@@ -63,24 +63,15 @@ class PackedStrings:
 
 
 class ImageStore(Protocol):
-    """Give N images by index."""
+    """Give N images by index: a path, or the content of a file."""
 
     @property
-    def names(self) -> PackedStrings:
-        """Ids of the images."""
-
+    def names(self) -> PackedStrings: ...  # ids of the images
     @property
-    def num_readers(self) -> int:
-        """Number of threads that speed up reading."""
-
-    def __getitem__(self, index: int) -> str | bytes:
-        """Return a path, or the content of a file."""
-
-    def subset(self, indices: Array | Sequence[int]) -> ImageStore:
-        """Return the images at these indices, in that order."""
-
-    def stamps(self) -> Array:
-        """Return N 3 int64: size, modification and change time (ns) of the file of each image."""
+    def num_readers(self) -> int: ...  # threads that speed up reading
+    def __getitem__(self, index: int) -> str | bytes: ...
+    def subset(self, indices: Array | Sequence[int]) -> ImageStore: ...
+    def stamps(self) -> Array: ...  # N 3 int64: size, modification and change time (ns) of files
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +86,6 @@ class FileStore:
         return os.path.join(self.root, os.fsdecode(self.names.raw(index)))
 
     def subset(self, indices: Array | Sequence[int]) -> FileStore:
-        """Return the files at these indices, in that order."""
         return FileStore(self.root, self.names.subset(indices))
 
     def stamps(self) -> Array:

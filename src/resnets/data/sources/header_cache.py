@@ -102,11 +102,9 @@ def _read(files: ImageStore, indices: Array, headers: Array) -> dict[int, str]:
     def read(start: int) -> None:
         for index in indices[start : start + _CHUNK].tolist():
             try:
-                header = inspect(files[index])
+                headers[index] = inspect(files[index])
             except DecodeError as error:
                 reasons[index] = error.reason
-            else:
-                headers[index] = header.width, header.height, header.channels
 
     with ThreadPoolExecutor(files.num_readers) as pool:
         list(pool.map(read, range(0, len(indices), _CHUNK)))
@@ -122,20 +120,14 @@ def _recall(place: Path, names: PackedStrings, stamps: Array, headers: Array) ->
     # Absent or damaged: the zip has checksums.
     except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error):
         return
-    now, before = _shared(names, known)
-    same = (stamps[now] == old_stamps[before]).all(axis=1)
-    headers[now[same]] = old_headers[before[same]]
-
-
-def _shared(names: PackedStrings, known: PackedStrings) -> tuple[Array, Array]:
-    """Return the places of common names in both lists."""
     if np.array_equal(names.ends, known.ends) and names.buffer == known.buffer:
-        everywhere = np.arange(len(names))
-        return everywhere, everywhere
-    places = {name: place for place, name in enumerate(known.raws())}
-    before = np.array([places.get(name, -1) for name in names.raws()], np.int64)
+        before = np.arange(len(names))
+    else:
+        places = {name: place for place, name in enumerate(known.raws())}
+        before = np.array([places.get(name, -1) for name in names.raws()], np.int64)
     now = np.flatnonzero(before >= 0)
-    return now, before[now]
+    same = now[(stamps[now] == old_stamps[before[now]]).all(axis=1)]
+    headers[same] = old_headers[before[same]]
 
 
 def _remember(place: Path, names: PackedStrings, stamps: Array, headers: Array) -> None:

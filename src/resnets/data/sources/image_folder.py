@@ -180,7 +180,7 @@ def _listing(root: Path, classes: dict[str, Tree], labels: list[str]) -> SplitLi
     images = {name: folder.below("images") for name, folder in sorted(classes.items())}
     names = PackedStrings.of(chain.from_iterable(images.values()))
     targets = numbered([class_name(name) for name in images], labels)
-    counts = [len(content) for content in images.values()]
+    counts = list(map(len, images.values()))
     return SplitListing(FileStore(os.path.abspath(root), names), np.repeat(targets, counts))
 
 

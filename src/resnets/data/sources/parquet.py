@@ -67,7 +67,7 @@ def read_parquet(root: Path, files: Sequence[Path]) -> SourceListing:
             f"parquet files without a split in their name, ignored: {shortened(left_out)}"
         )
     listings = {
-        split: _listing([labelled for labelled in content[split] if labelled.labels], classes, root)
+        split: _listing(content[split], classes, root)
         for split in SPLIT_ORDER
         if any(labelled.labels for labelled in content.get(split, ()))
     }
@@ -82,17 +82,13 @@ def read_parquet(root: Path, files: Sequence[Path]) -> SourceListing:
 
 def _listing(content: list[_Labelled], classes: tuple[str, ...], root: Path) -> SplitListing:
     """Return the labelled rows of the files of one split."""
-    ids = (
-        f"{labelled.table.path.relative_to(root).as_posix()}#{row}"
-        for labelled in content
-        for row in labelled.labels
-    )
-    places = [(which, row) for which, labelled in enumerate(content) for row in labelled.labels]
     tables = tuple(labelled.table for labelled in content)
+    names = [table.path.relative_to(root).as_posix() for table in tables]
+    places = [(which, row) for which, labelled in enumerate(content) for row in labelled.labels]
+    ids = PackedStrings.of(f"{names[which]}#{row}" for which, row in places)
     labels = [label for labelled in content for label in labelled.labels.values()]
-    return SplitListing(
-        RowGroupStore(PackedStrings.of(ids), tables, np.array(places)), numbered(labels, classes)
-    )
+    store = RowGroupStore(ids, tables, np.array(places))
+    return SplitListing(store, numbered(labels, classes))
 
 
 def _read_labels(path: Path) -> _Labelled:
@@ -154,9 +150,9 @@ def _columns(schema: Any, path: Path) -> tuple[str, str, tuple[str, ...]]:
 def _one(declared: list[str], usual: tuple[str, ...], present: list[str]) -> str | None:
     """Choose the usual name among the declared columns, the only declared one, or a usual one."""
     candidates = [name for name in usual if name in (declared or present)]
-    if candidates:
-        return candidates[0]
-    return declared[0] if len(declared) == 1 else None
+    if not candidates and len(declared) == 1:
+        candidates = declared
+    return candidates[0] if candidates else None
 
 
 @dataclass(frozen=True)
@@ -228,13 +224,10 @@ class RowGroupStore:
         return image.get("bytes") or b""  # an empty file is reported as one
 
     def subset(self, indices: Array | Sequence[int]) -> RowGroupStore:
-        """Return the rows at these indices, in that order."""
-        return RowGroupStore(
-            self.names.subset(indices), self.tables, self.places[indices], self.recent
-        )
+        names, places = self.names.subset(indices), self.places[indices]
+        return RowGroupStore(names, self.tables, places, self.recent)
 
     def stamps(self) -> Array:
         """Return the stamps of the files that the rows are in."""
-        each = np.array([stamp(table.path) for table in self.tables], np.int64).reshape(-1, 3)
-        stamps: Array = each[self.places[:, 0]]
-        return stamps
+        each = np.array([stamp(table.path) for table in self.tables], np.int64)
+        return np.take(each, self.places[:, 0], axis=0)
