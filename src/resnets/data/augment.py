@@ -37,8 +37,8 @@ def boxes(
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Draw rectangles with uniform area and log-uniform aspect (width / height in pixels).
 
-    torchvision draws in this way. Returned are top, left, height and width as shares of the image, 4 N, and whether one of ten
-    attempts fits, N; the other rectangles are undefined.
+    torchvision draws in this way. Returned are top, left, height and width as shares of the image,
+    4 N, and whether one of ten attempts fits, N; the other rectangles are undefined.
     """
     share, shape, row, column = (
         uniforms(keys[:, None], first_draw + number * ATTEMPTS + np.arange(ATTEMPTS))  # N 10

@@ -185,8 +185,8 @@ class MetricAccumulator:
         if not num_images:
             raise UserError("no image to evaluate: scores need at least one")
         hits, num_true = self.confusion.diagonal().tolist(), self.num_per_class.tolist()
-        num_predicted = self.confusion.sum(axis=0).tolist()
-        precision, recall = _shares(hits, num_predicted), _shares(hits, num_true)
+        precision = _shares(hits, self.confusion.sum(axis=0).tolist())
+        recall = _shares(hits, num_true)
         counts = self.bin_counts.tolist()
         confidence = _shares(self.bin_confidence.tolist(), counts)
         accuracy = _shares(self.bin_correct.tolist(), counts)

@@ -142,10 +142,8 @@ class Predictor:
             else:
                 image = from_picture(_picture(source), channels=channels)
             return self.preprocess.resize(image)
-        except DecodeError as error:
-            return error.reason
         except UserError as error:
-            return str(error)
+            return error.reason if isinstance(error, DecodeError) else str(error)
 
     @torch.inference_mode()
     def _most_probable(self, images: Pixels, top: int) -> list[tuple[list[int], list[float]]]:
