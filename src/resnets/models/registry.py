@@ -15,6 +15,7 @@ from typing import Any
 
 from resnets.errors import UserError, unknown
 from resnets.models.config import FIELDS, ResNetConfig
+from resnets.models.pretrained import load_weights
 from resnets.models.resnet import ResNet
 
 
@@ -290,13 +291,6 @@ def create_model(
     overrides |= {field: value for field, value in explicit.items() if value is not None}
     model = ResNet(replace(MODELS[name].config, **overrides))
     if weights is not None:
-        from resnets.models.pretrained import load_weights
-
-        load_weights(
-            model,
-            weights,
-            name=name,
-            fresh_head=num_classes is not None,
-            adapt_channels=in_channels is not None,
-        )
+        fresh, adapt = num_classes is not None, in_channels is not None
+        load_weights(model, weights, name=name, fresh_head=fresh, adapt_channels=adapt)
     return model

@@ -69,7 +69,7 @@ class Tree:
 
 def scan(folder: str, path: str = "", above: tuple[str, ...] = ()) -> Tree:
     """List a folder and all below it; raise UserError if a folder cannot be listed."""
-    tree, above = Tree(path), (*above, os.path.realpath(folder))
+    tree, above = Tree(path), above or (os.path.realpath(folder),)
     try:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
@@ -84,8 +84,8 @@ def scan(folder: str, path: str = "", above: tuple[str, ...] = ()) -> Tree:
             (tree.images if suffix in SUFFIXES else tree.others).append(child)
         elif is_run(entry.path):
             tree.runs.append(child)
-        elif os.path.realpath(entry.path) not in above:  # else a circular link
-            tree.folders[entry.name] = scan(entry.path, child, above)
+        elif (real := os.path.realpath(entry.path)) not in above:  # else a circular link
+            tree.folders[entry.name] = scan(entry.path, child, (*above, real))
     return tree
 
 
