@@ -174,7 +174,6 @@ def test_the_network_fits_data_and_recipe() -> None:
     config = trainer.new_model().config
     assert (config.num_classes, config.in_channels) == (3, 3)
     assert (config.dropout, config.drop_path) == (0.1, 0.2)
-    assert trainer.new_model_config() == config
 
 
 WHITENED = 1e-3  # of covariances near 1, computed in float32

@@ -15,18 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnets.data.dataset import Images, Split, Splits
+from resnets.data.dataset import Images, Splits
 from resnets.errors import UserError
 from resnets.models.registry import MODELS
-from resnets.training.autotune import (
-    Advice,
-    Candidate,
-    Setting,
-    Stopwatch,
-    Timing,
-    autotune,
-    time_pass,
-)
+from resnets.training.autotune import Advice, Candidate, Setting, Stopwatch, Timing, autotune
 from resnets.training.optimizer import default_learning_rate
 from resnets.training.profiler import EVALUATION_SHARE
 from resnets.training.recipe import LEAST_EPOCHS, LEAST_IMAGES, Recipe
@@ -71,34 +63,23 @@ class DataFacts:
     @classmethod
     def of(cls, splits: Splits, *, num_classes: int) -> DataFacts:
         """Return the facts of the images of a run."""
-        num_test = 0 if splits.test is None else len(splits.test)
-        side, channels = _typical_side(splits.train), splits.train.channels
-        return cls(len(splits.train), len(splits.val), num_test, side, channels, num_classes)
-
-    def __str__(self) -> str:
-        """Return the number of images and classes as text."""
-        return (
-            f"{self.num_train:,} training, {self.num_val:,} validation and "
-            f"{self.num_test:,} test images of {self.num_classes} classes"
-        )
+        train, num_test = splits.train, len(splits.test or ())
+        if isinstance(train, Images):
+            side = min(train.pixels.shape[1:3])
+        else:
+            side = int(np.median(train.sizes.min(axis=1)))
+        return cls(len(train), len(splits.val), num_test, side, train.channels, num_classes)
 
 
 @dataclass(frozen=True)
 class ResolvedConfig:
-    """A recipe, where each of its values came from, and why it was chosen.
-
-    Args:
-        recipe: The recipe.
-        origins: Who set each field: a flag, a recipe, the data, a measurement, ...; a field that
-            is absent has its default.
-        reasons: The choices in words.
-        advice: Values that were measured as faster than those that the user gave.
-    """
+    """A recipe, where each of its values came from, and why it was chosen."""
 
     recipe: Recipe = field(default_factory=Recipe)
+    # Who set a field: a flag, a recipe, the data, ...; a field that is absent has its default.
     origins: Mapping[str, str] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
-    advice: tuple[Advice, ...] = ()
+    advice: tuple[Advice, ...] = ()  # values that are faster than those that the user gave
 
     def set(self, origin: str, reason: str = "", **values: Any) -> ResolvedConfig:
         """Return the same with some fields set, and remember where they came from."""
@@ -110,15 +91,7 @@ class ResolvedConfig:
 
 # Networks to try on small images and on photos, cheapest first.
 SMALL_LADDER = ("resnet8_fast_half", "resnet8_fast", "resnet8_fast_wide")
-PHOTO_LADDER = (
-    ("resnet18_half", 64),
-    ("resnet18_half", 96),
-    ("resnet18_half", 128),
-    ("resnet18", 128),
-    ("resnet18", 160),
-    ("resnet18", 224),
-    ("resnet50", 224),
-)
+PHOTO_LADDER = {"resnet18_half": (64, 96, 128), "resnet18": (128, 160, 224), "resnet50": (224,)}
 
 
 def target_epochs(num_train: int) -> float:
@@ -136,11 +109,10 @@ def candidates(facts: DataFacts, recipe: Recipe) -> list[Candidate]:
     if small:
         return [Candidate(name, recipe.model.size or own_size) for name in SMALL_LADDER]
     if recipe.model.size is not None:
-        names = dict.fromkeys(name for name, _ in PHOTO_LADDER)
-        return [Candidate(name, recipe.model.size) for name in names]
+        return [Candidate(name, recipe.model.size) for name in PHOTO_LADDER]
+    steps = [Candidate(name, size) for name, sizes in PHOTO_LADDER.items() for size in sizes]
     # A larger input than the photos themselves adds cost, not detail.
-    fitting = [step for step in PHOTO_LADDER if step[1] <= facts.side * 1.34]
-    return [Candidate(*step) for step in fitting or PHOTO_LADDER[:1]]
+    return [step for step in steps if step.size <= facts.side * 1.34] or steps[:1]
 
 
 def resolve(
@@ -154,42 +126,115 @@ def resolve(
 ) -> ResolvedConfig:
     """Fill in everything but the number of steps.
 
-    Args:
-        config: The recipe, with fields that are None or "auto".
-        facts: DataFacts of the data.
-        seconds: Time left for the whole run, or None.
-        device: Where the run computes.
-        timing: Measures one pass of a network; None measures on this machine.
-        world_size: Ranks that share each batch.
-
-    Returns:
-        The resolved recipe with origins and reasons; only `steps` may still be open.
+    A run of `world_size` ranks has `seconds` left, or no limit. `timing` measures one pass of a
+    network; None measures on this machine.
     """
-    recipe, current, cores, ranks = config.recipe, config, torch.get_num_threads(), world_size
+    recipe = config.recipe
     if timing is None:
         timing = Stopwatch(channels=facts.channels, num_classes=facts.num_classes, device=device)
     if recipe.runtime.workers is None:
-        current = current.set("measured", workers=recipe.runtime.threads or cores)
+        workers = recipe.runtime.threads or torch.get_num_threads()
+        config = config.set("measured", workers=workers)
     if recipe.schedule.batch_size is None:
-        batch_size = _batch_size(facts.num_train, recipe.optimizer.grad_accum_steps * ranks)
-        current = current.set("data", batch_size=batch_size)
-    current = _tune(
-        current, facts, cores, seconds=seconds, device=device, timing=timing, ranks=ranks
-    )
-    current = _choose_network(current, facts, seconds=seconds, timing=timing, ranks=ranks)
-    current = _warn_of_tiny_maps(current)
+        pieces = recipe.optimizer.grad_accum_steps * world_size
+        config = config.set("data", batch_size=_batch_size(facts.num_train, pieces))
+    config = _tune(config, facts, timing, seconds=seconds, device=device, world_size=world_size)
+    config = _choose_network(config, facts, timing, seconds=seconds, ranks=world_size)
+    model, batch_size = config.recipe.model, config.recipe.schedule.batch_size
+    assert model.name is not None and model.size is not None and batch_size is not None
+    network = MODELS[model.name].config
+    if model.size <= network.natural_stride:
+        more = "a 3x3 stem, as of resnet18_cifar," if network.stem_stride > 1 else "a larger --size"
+        shrinks = f"{model.name} shrinks {model.size} pixels to one"
+        config = config.set("", f"{shrinks}; {more} keeps more")
     if recipe.optimizer.name == "auto":
-        current = current.set("default", optimizer="sgd" if recipe.model.weights else "muon")
+        config = config.set("default", optimizer="sgd" if recipe.model.weights else "muon")
     if recipe.optimizer.learning_rate is None:
-        assert current.recipe.schedule.batch_size is not None
-        rate = default_learning_rate(current.recipe, batch_size=current.recipe.schedule.batch_size)
-        current = current.set("default", learning_rate=rate)
+        rate = default_learning_rate(config.recipe, batch_size=batch_size)
+        config = config.set("default", learning_rate=rate)
     small = facts.side <= SMALL_SIDE
     if recipe.augment.crop == "auto":
-        current = current.set("data", crop="shift" if small else "resized")
+        config = config.set("data", crop="shift" if small else "resized")
     if recipe.augment.auto_augment == "auto":
-        current = current.set("data", auto_augment="none" if small else "trivialaugment")
-    return current
+        config = config.set("data", auto_augment="none" if small else "trivialaugment")
+    return config
+
+
+def _tune(
+    config: ResolvedConfig,
+    facts: DataFacts,
+    timing: Timing,
+    *,
+    seconds: float | None,
+    device: torch.device,
+    world_size: int,
+) -> ResolvedConfig:
+    """Choose how to compute: fixed defaults, or measured on the middle one of the candidates.
+
+    A value that the user gave stays; a faster one is only advised.
+    """
+    recipe, given, cores = config.recipe, config.recipe.flat(), torch.get_num_threads()
+    batch_size, pieces = recipe.schedule.batch_size, recipe.optimizer.grad_accum_steps
+    assert batch_size is not None
+    values: dict[str, Any] = {"threads": cores} | FIXED
+    fixed = {name: given[name] for name in values if given[name] not in (None, "auto")}
+    values |= fixed
+    if recipe.runtime.tune == "off":
+        return config.set("default", **{k: v for k, v in values.items() if k not in fixed})
+    options = candidates(facts, recipe)
+    middle = options[(len(options) - 1) // 2]
+    candidate = replace(middle, size=min(middle.size, TUNE_SIDE))
+    found = autotune(
+        Setting(**values, images=batch_size // (pieces * world_size)),
+        partial(timing, candidate),
+        cores=cores,
+        device=device,
+        fixed=fixed,
+        grad_accum_steps=pieces,
+        default_batch=_batch_size(facts.num_train, 1),
+        seconds=max(TUNE_SECONDS, TUNE_SHARE * (seconds or 0)),
+    )
+    reason = f"images/s measured with {candidate.model} at {candidate.size} pixels: {found}"
+    chosen = {name: getattr(found.setting, name) for name in values if name not in fixed}
+    config = replace(config, advice=found.advice).set("measured", reason, **chosen)
+    faster = ", ".join(f"{advice.flag} ({1 / advice.time:.1f}x)" for advice in found.advice)
+    return config.set("", f"faster than the values that you gave: {faster}" if faster else "")
+
+
+def _choose_network(
+    config: ResolvedConfig, facts: DataFacts, timing: Timing, *, seconds: float | None, ranks: int
+) -> ResolvedConfig:
+    """Choose the most expensive of the candidates that affords enough epochs."""
+    recipe, runtime = config.recipe, config.recipe.runtime
+    assert runtime.threads is not None
+    setting = Setting(
+        runtime.threads, runtime.precision, runtime.memory_format, images=NETWORK_IMAGES
+    )
+    available = DEFAULT_SECONDS if seconds is None else seconds
+    wanted = recipe.schedule.epochs or target_epochs(facts.num_train)
+    options, reason = candidates(facts, recipe), ""
+    chosen = options[0]
+    for option in options if len(options) > 1 else ():
+        timing(option, setting)  # warms up
+        passes = timing(option, setting), timing(option, setting)
+        image_seconds = min(passes) / ranks
+        epochs = available * SAFETY / (image_seconds * facts.num_train)
+        if epochs < wanted and reason:
+            break
+        chosen = option
+        reason = (
+            f"{option.model} at {option.size} pixels: {1 / image_seconds:.0f} images/s, about "
+            f"{epochs:.0f} epochs of {facts.num_train:,} images in {_duration(available)}"
+        )
+    values = {"model": chosen.model, "size": chosen.size}
+    opened = {name: value for name, value in values.items() if recipe.flat()[name] is None}
+    return config.set("measured" if reason else "data", reason, **opened)
+
+
+def _batch_size(num_train: int, grad_accum_steps: int) -> int:
+    """Return 128, or less where an epoch would have too few steps; a multiple of the argument."""
+    size = next((size for size in (128, 64, 32) if num_train >= FEWEST_STEPS * size), 16)
+    return grad_accum_steps * max(LEAST_IMAGES, round(size / grad_accum_steps))
 
 
 def resolve_steps(
@@ -202,58 +247,61 @@ def resolve_steps(
 ) -> ResolvedConfig:
     """Set the number of steps: as asked for, or what fits into the time at the measured speed.
 
-    Args:
-        config: The resolved recipe.
-        facts: DataFacts of the data.
-        seconds: Time left for the whole run, or None.
-        step_seconds: Time of one training step.
-        image_seconds: Time of evaluating one image.
-
-    Returns:
-        The recipe with its number of steps.
-
-    Raises:
-        UserError: The time is too short for one step and the final evaluation.
+    A training step takes `step_seconds`, the evaluation of an image `image_seconds`, and `seconds`
+    are left for the whole run. UserError: they do not suffice for a step and the final evaluation.
     """
-    current = config
-    recipe = current.recipe
-    assert recipe.schedule.batch_size is not None
-    steps_an_epoch = facts.num_train / recipe.schedule.batch_size
+    recipe, batch_size = config.recipe, config.recipe.schedule.batch_size
+    assert batch_size is not None
+    steps_an_epoch = facts.num_train / batch_size
+    # The cost of a validation, in epochs.
+    validation = facts.num_val / (FORWARD_COST * facts.num_train)
+    with_validations = 1 + min(EVALUATION_SHARE, validation)
+    # The final scores are computed in fp32 from the model file.
+    ending = REPORT_SECONDS + 2 * image_seconds * (facts.num_test or facts.num_val)
     if recipe.schedule.epochs is not None:
         steps = max(1, round(recipe.schedule.epochs * steps_an_epoch))
-        asked = f"{current.origins['epochs']} --epochs {recipe.schedule.epochs:g}"
-        current = current.set(asked, steps=steps, epochs=None)
-    elif recipe.schedule.steps is None:
-        steps = _affordable_steps(
-            facts,
-            seconds=DEFAULT_SECONDS if seconds is None else seconds,
-            step_seconds=step_seconds,
-            image_seconds=image_seconds,
-        )
+        asked = f"{config.origins['epochs']} --epochs {recipe.schedule.epochs:g}"
+        config = config.set(asked, steps=steps, epochs=None)
+    elif recipe.schedule.steps is not None:
+        steps = recipe.schedule.steps
+    else:
+        available = DEFAULT_SECONDS if seconds is None else seconds
+        training = (available - ending) * SAFETY / with_validations
+        if training < step_seconds:
+            raise UserError(
+                f"--time: {max(available, 0):.0f} s are left after start-up, and the final "
+                f"evaluation needs {ending:.0f} s of them; give more time"
+            )
+        steps = int(training / step_seconds)
         if seconds is None:
             steps = min(steps, round(GENEROUS * target_epochs(facts.num_train) * steps_an_epoch))
-        current = current.set("default" if seconds is None else "time budget", steps=steps)
-    total = current.recipe.schedule.steps
-    assert total is not None
-    epochs = total / steps_an_epoch
+        config = config.set("default" if seconds is None else "time budget", steps=steps)
+    epochs = steps / steps_an_epoch
     if recipe.evaluation.evaluate_every is None:
-        current = current.set("derived", evaluate_every=_evaluate_every(epochs, facts))
-    training = total * step_seconds * (1 + min(EVALUATION_SHARE, _validation_share(facts)))
-    duration = _duration(training + _ending_seconds(facts, image_seconds))
-    steps_text = f"{total:,} steps of {recipe.schedule.batch_size} images, {epochs:.1f} epochs"
-    return current.set("", f"{steps_text}: about {duration}")
+        # One epoch, or as many as keep validations within their share of the time. It uses counts,
+        # not clocks: the same command keeps the same weights on every machine.
+        fewest, most = round(validation / EVALUATION_SHARE), round(epochs / MOST_VALIDATIONS)
+        every = max(LEAST_EPOCHS, min(epochs, float(max(1, fewest, most))))
+        config = config.set("derived", evaluate_every=every)
+    duration = _duration(steps * step_seconds * with_validations + ending)
+    text = f"{steps:,} steps of {batch_size} images, {epochs:.1f} epochs: about {duration}"
+    return config.set("", text)
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds, minutes, or h:mm:ss."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} minutes"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} h"
 
 
 def smaller_micro_batches(config: ResolvedConfig, *, world_size: int) -> ResolvedConfig:
-    """Return the recipe with at least twice as many micro-batches, all of one size.
-
-    Raises:
-        UserError: There are no smaller micro-batches.
-    """
-    recipe = config.recipe
-    assert recipe.schedule.batch_size is not None, "resolve the recipe first"
-    images = recipe.schedule.batch_size // world_size
-    number = more_micro_batches(recipe, world_size=world_size)
+    """Return the recipe with at least twice as many micro-batches, or raise UserError."""
+    recipe, number = config.recipe, more_micro_batches(config.recipe, world_size=world_size)
+    images = (recipe.schedule.batch_size or 0) // world_size
     if number is None:
         raise UserError(
             f"out of memory with micro-batches of {images // recipe.optimizer.grad_accum_steps} "
@@ -267,153 +315,8 @@ def smaller_micro_batches(config: ResolvedConfig, *, world_size: int) -> Resolve
 
 
 def more_micro_batches(recipe: Recipe, *, world_size: int) -> int | None:
-    """Return the next number of micro-batches that divides the batch of a rank, or None."""
+    """Return the next number of equal micro-batches that make the batch of a rank, or None."""
     assert recipe.schedule.batch_size is not None, "resolve the recipe first"
     images = recipe.schedule.batch_size // world_size
     numbers = range(2 * recipe.optimizer.grad_accum_steps, images // LEAST_IMAGES + 1)
     return next((number for number in numbers if images % number == 0), None)
-
-
-def _affordable_steps(
-    facts: DataFacts, *, seconds: float, step_seconds: float, image_seconds: float
-) -> int:
-    ending = _ending_seconds(facts, image_seconds)
-    training = (seconds - ending) * SAFETY / (1 + min(EVALUATION_SHARE, _validation_share(facts)))
-    if training < step_seconds:
-        raise UserError(
-            f"--time: {max(seconds, 0):.0f} s are left after start-up, and the final evaluation "
-            f"needs {ending:.0f} s of them; give more time"
-        )
-    return int(training / step_seconds)
-
-
-def _ending_seconds(facts: DataFacts, image_seconds: float) -> float:
-    """Estimate the final scores, computed in fp32 from the model file, and the report."""
-    return REPORT_SECONDS + 2 * image_seconds * (facts.num_test or facts.num_val)
-
-
-def _tune(
-    current: ResolvedConfig,
-    facts: DataFacts,
-    cores: int,
-    *,
-    seconds: float | None,
-    device: torch.device,
-    timing: Timing,
-    ranks: int,
-) -> ResolvedConfig:
-    """Choose how to compute: fixed defaults, or measured on the middle one of the candidates.
-
-    A value that the user gave stays; a faster one is only advised.
-    """
-    recipe = current.recipe
-    assert recipe.schedule.batch_size is not None
-    values: dict[str, Any] = {"threads": cores} | FIXED
-    given = recipe.flat()
-    opened = [name for name in values if given[name] in (None, "auto")]
-    fixed = values.keys() - opened
-    values |= {name: given[name] for name in fixed}
-    if recipe.runtime.tune == "off":
-        return current.set("default", **{name: values[name] for name in opened})
-    options = candidates(facts, recipe)
-    middle = options[(len(options) - 1) // 2]
-    candidate = replace(middle, size=min(middle.size, TUNE_SIDE))
-    start = Setting(
-        **values, images=recipe.schedule.batch_size // (recipe.optimizer.grad_accum_steps * ranks)
-    )
-    found = autotune(
-        start,
-        partial(timing, candidate),
-        cores=cores,
-        device=device,
-        fixed=fixed,
-        grad_accum_steps=recipe.optimizer.grad_accum_steps,
-        default_batch=_batch_size(facts.num_train, 1),
-        seconds=max(TUNE_SECONDS, TUNE_SHARE * (seconds or 0)),
-    )
-    reason = f"images/s measured with {candidate.model} at {candidate.size} pixels: {found}"
-    chosen = {name: getattr(found.setting, name) for name in opened}
-    current = replace(current, advice=found.advice).set("measured", reason, **chosen)
-    faster = ", ".join(f"{advice.flag} ({1 / advice.time:.1f}x)" for advice in found.advice)
-    return current.set("", f"faster than the values that you gave: {faster}" if faster else "")
-
-
-def _choose_network(
-    current: ResolvedConfig, facts: DataFacts, *, seconds: float | None, timing: Timing, ranks: int
-) -> ResolvedConfig:
-    recipe = current.recipe
-    options = candidates(facts, recipe)
-    assert recipe.runtime.threads is not None
-    setting = Setting(
-        recipe.runtime.threads,
-        recipe.runtime.precision,
-        recipe.runtime.memory_format,
-        images=NETWORK_IMAGES,
-    )
-    available = DEFAULT_SECONDS if seconds is None else seconds
-    wanted = recipe.schedule.epochs or target_epochs(facts.num_train)
-    chosen, reason = options[0], ""
-    for option in options if len(options) > 1 else ():
-        image_seconds = time_pass(partial(timing, option), setting) / ranks
-        epochs = available * SAFETY / (image_seconds * facts.num_train)
-        if epochs < wanted and reason:
-            break
-        chosen = option
-        reason = (
-            f"{option.model} at {option.size} pixels: {1 / image_seconds:.0f} images/s, about "
-            f"{epochs:.0f} epochs of {facts.num_train:,} images in {_duration(available)}"
-        )
-    values = {
-        name: value
-        for name, value in (("model", chosen.model), ("size", chosen.size))
-        if recipe.flat()[name] is None
-    }
-    return current.set("measured" if reason else "data", reason, **values)
-
-
-def _warn_of_tiny_maps(current: ResolvedConfig) -> ResolvedConfig:
-    """Warn of a network that shrinks the image to one pixel before the mean."""
-    name, size = current.recipe.model.name, current.recipe.model.size
-    assert name is not None and size is not None
-    config = MODELS[name].config
-    if size > config.natural_stride:
-        return current
-    more = "a 3x3 stem, as of resnet18_cifar," if config.stem_stride > 1 else "a larger --size"
-    return current.set("", f"{name} shrinks {size} pixels to one; {more} keeps more")
-
-
-def _batch_size(num_train: int, grad_accum_steps: int) -> int:
-    """Return 128, or less where an epoch would have too few steps; a multiple of the argument."""
-    size = next((size for size in (128, 64, 32) if num_train >= FEWEST_STEPS * size), 16)
-    return grad_accum_steps * max(LEAST_IMAGES, round(size / grad_accum_steps))
-
-
-def _validation_share(facts: DataFacts) -> float:
-    """Return the cost of one validation as a share of the cost of one epoch."""
-    return facts.num_val / (FORWARD_COST * facts.num_train)
-
-
-def _evaluate_every(epochs: float, facts: DataFacts) -> float:
-    """Return 1 epoch, or as many as keep validations within their share of the time.
-
-    It uses counts, not clocks: the same command keeps the same weights on every machine.
-    """
-    least = _validation_share(facts) / EVALUATION_SHARE
-    every = float(max(1, round(least), round(epochs / MOST_VALIDATIONS)))
-    return max(LEAST_EPOCHS, min(epochs, every))
-
-
-def _duration(seconds: float) -> str:
-    """Return seconds, minutes, or h:mm:ss."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds / 60:.1f} minutes"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} h"
-
-
-def _typical_side(images: Split) -> int:
-    if isinstance(images, Images):
-        return int(min(images.pixels.shape[1:3]))
-    return int(np.median(images.sizes.min(axis=1)))

@@ -10,13 +10,12 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Container, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from resnets.data.loader import EvalLoader, TrainLoader
 from resnets.device import FORMATS, autocast, place
@@ -46,8 +45,6 @@ LEAST_MICRO_BATCH = 16
 TRIAL_LEARNING_RATE = 1e-4
 TRIAL_STEPS = 1000
 LEAST_TIMED_STEPS = 3
-
-Entrant = TypeVar("Entrant", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -92,23 +89,22 @@ class Tuned:
     """The setting that was found, advice, and the images per second of every value tried."""
 
     setting: Setting
-    advice: tuple[Advice, ...] = ()
-    speeds: dict[str, dict[Any, float]] = field(default_factory=dict)
+    advice: tuple[Advice, ...]
+    speeds: dict[str, dict[Any, float]]
 
     def __str__(self) -> str:
         """List every value tried with its speed, then the values that are used."""
         if not self.speeds:
             return "no time to compare"
-        kept = {name: getattr(self.setting, name) for name in self.speeds}
-        tried = "; ".join(
-            f"{name.replace('_', ' ')} "
-            + ", ".join(f"{value}: {speed:.0f}" for value, speed in speeds.items())
-            for name, speeds in self.speeds.items()
-        )
-        used = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in kept.items())
-        fastest = all(max(v, key=lambda one: v[one]) == kept[n] for n, v in self.speeds.items())
-        note = "" if fastest else f" (differences below {1 - FASTER:.0%} do not count)"
-        return f"{tried}; using {used}{note}"
+        tried, used, note = [], [], ""
+        for name, speeds in self.speeds.items():
+            kept, words = getattr(self.setting, name), name.replace("_", " ")
+            values = ", ".join(f"{value}: {speed:.0f}" for value, speed in speeds.items())
+            tried.append(f"{words} {values}")
+            used.append(f"{words} {kept}")
+            if max(speeds.values()) > speeds[kept]:
+                note = f" (differences below {1 - FASTER:.0%} do not count)"
+        return f"{'; '.join(tried)}; using {', '.join(used)}{note}"
 
 
 class Stopwatch:
@@ -120,9 +116,12 @@ class Stopwatch:
 
     def __call__(self, candidate: Candidate, setting: Setting) -> float:
         """Return the seconds per image of one forward and backward pass."""
-        model = place(
-            self._network(candidate.model), device=self.device, memory_format=setting.memory_format
-        )
+        if candidate.model not in self.networks:
+            sizes: Any = {"num_classes": self.num_classes, "in_channels": self.channels}
+            model = create_model(candidate.model, **sizes).train()
+            self.networks = {candidate.model: model}  # one at a time
+        model = self.networks[candidate.model]
+        place(model, device=self.device, memory_format=setting.memory_format)
         model.zero_grad(set_to_none=True)
         shape = (setting.images, self.channels, candidate.size, candidate.size)
         images = torch.randn(shape, device=self.device)
@@ -136,18 +135,6 @@ class Stopwatch:
         loss.backward()
         loss.item()  # waits for the device
         return (time.perf_counter() - start) / setting.images
-
-    def _network(self, name: str) -> ResNet:
-        if name not in self.networks:
-            model = create_model(name, num_classes=self.num_classes, in_channels=self.channels)
-            self.networks = {name: model.train()}  # one at a time
-        return self.networks[name]
-
-
-def time_pass(measure: Measure, setting: Setting) -> float:
-    """Return the better of two passes after one that warms up."""
-    measure(setting)
-    return min(measure(setting), measure(setting))
 
 
 def autotune(
@@ -167,67 +154,74 @@ def autotune(
     `start.images` is the micro-batch of the run. It is only advised to change, since batch norm
     depends on its size.
     """
-    most, pass_seconds = max(start.images, default_batch), min(seconds / 20, MOST_PASS_SECONDS)
+    most = max(start.images, default_batch)
     # One thread waits for nobody, whatever else runs here.
-    alone = replace(start, threads=1)
-    images, image_seconds = reduced_batch(measure, alone, most=most, seconds=pass_seconds)
-    reduced = replace(start, images=min(start.images, images))
-    choices = _choices(start, cores=cores, device=device)
-    tuned = tune(
-        reduced, choices, measure, fixed=fixed, seconds=(1 - BATCH_SHARE) * seconds, clock=clock
-    )
-    left = BATCH_SHARE * seconds
-    sizes = _batch_sizes(start.images, larger=images, affordable=left / image_seconds)
-    whole = replace(tuned.setting, images=start.images)
-    other = tune(whole, {"images": sizes}, measure, fixed=("images",), seconds=left, clock=clock)
-    advice = tuple(
-        Advice("batch_size", default_batch, found.time)
-        if found.value > start.images
-        else Advice("grad_accum_steps", grad_accum_steps * start.images // found.value, found.time)
-        for found in other.advice
-    )
-    return Tuned(tuned.setting, tuned.advice + advice, tuned.speeds)
-
-
-def _choices(start: Setting, *, cores: int, device: torch.device) -> dict[str, tuple[Any, ...]]:
-    """Return the values to try of each field."""
-    most = max(cores, start.threads)
-    halvings = tuple(most >> shift for shift in reversed(range(most.bit_length())))
-    choices: dict[str, tuple[Any, ...]] = {
+    alone = replace(start, threads=1, images=min(LEAST_IMAGES, most))
+    measure(alone)  # warms up
+    image_seconds = measure(alone)
+    affordable = int(min(seconds / 20, MOST_PASS_SECONDS) / image_seconds)
+    reduced = min(most, max(alone.images, affordable))
+    threads = max(cores, start.threads)
+    halvings = [threads >> shift for shift in reversed(range(threads.bit_length()))]
+    choices: dict[str, Sequence[Any]] = {
         "threads": halvings if device.type == "cpu" else (),
         "precision": ("fp32", "fp16" if device.type == "mps" else "bf16"),
         "memory_format": tuple(FORMATS),
     }
-    present = {name: getattr(start, name) for name in choices}
-    return {name: tuple(dict.fromkeys((*choices[name], present[name]))) for name in choices}
+    left = BATCH_SHARE * seconds
+    small = replace(start, images=min(start.images, reduced))
+    tuned = tune(small, choices, measure, fixed=fixed, seconds=seconds - left, clock=clock)
+    sizes = [start.images, reduced] if reduced >= 2 * start.images else [start.images]
+    halves = [start.images // parts for parts in (2, 4) if start.images % parts == 0]
+    smaller = [half for half in halves if half >= LEAST_MICRO_BATCH]
+    if 2 * sum(sizes + smaller) <= left / image_seconds:
+        sizes += smaller
+    whole = replace(tuned.setting, images=start.images)
+    batch = tune(whole, {"images": sizes}, measure, fixed=("images",), seconds=left, clock=clock)
+    advice = tuple(
+        Advice("batch_size", default_batch, found.time)
+        if found.value > start.images
+        else Advice("grad_accum_steps", grad_accum_steps * start.images // found.value, found.time)
+        for found in batch.advice
+    )
+    return replace(tuned, advice=tuned.advice + advice)
 
 
-def _batch_sizes(present: int, *, larger: int, affordable: float) -> tuple[int, ...]:
-    """Return the micro-batch, a much larger one, and its halves if the time allows them."""
-    sizes = (present, larger) if larger >= 2 * present else (present,)
-    halves = [present // parts for parts in (2, 4) if present % parts == 0]
-    tried = (*sizes, *(half for half in halves if half >= LEAST_MICRO_BATCH))
-    return tried if 2 * sum(tried) <= affordable else sizes
+def tune(
+    setting: Setting,
+    choices: Mapping[str, Sequence[Any]],
+    measure: Measure,
+    *,
+    fixed: Container[str],
+    seconds: float,
+    clock: Callable[[], float],
+) -> Tuned:
+    """Improve one field after the other; `fixed` fields keep their value and give advice.
 
-
-def reduced_batch(
-    measure: Measure, setting: Setting, *, most: int, seconds: float
-) -> tuple[int, float]:
-    """Return how many images one pass of about `seconds` has, at most `most`, and their time."""
-    images = min(LEAST_IMAGES, most)
-    trial = replace(setting, images=images)
-    measure(trial)  # warms up
-    image_seconds = measure(trial)
-    return min(most, max(images, int(seconds / image_seconds))), image_seconds
+    The fields share `seconds` evenly; time that one does not use goes to the next. A comparison
+    that has started is finished, and none starts late.
+    """
+    begin, advice, speeds = clock(), list[Advice](), dict[str, dict[Any, float]]()
+    for done, (name, values) in enumerate(choices.items(), 1):
+        tried = (*values, getattr(setting, name))
+        settings = [replace(setting, **{name: value}) for value in dict.fromkeys(tried)]
+        if len(settings) < 2 or clock() > begin + seconds:
+            continue
+        deadline = begin + seconds * done / len(choices)
+        times = compare_timings(settings, measure, deadline=deadline, clock=clock)
+        speeds[name] = {getattr(one, name): 1 / times[one] for one in settings}
+        best = min(settings, key=times.__getitem__)
+        share = times[best] / times[setting]
+        if share < FASTER and name in fixed:
+            advice.append(Advice(name, getattr(best, name), share))
+        elif share < FASTER:
+            setting = best
+    return Tuned(setting, tuple(advice), speeds)
 
 
 def compare_timings(
-    entrants: Sequence[Entrant],
-    measure: Callable[[Entrant], float],
-    *,
-    deadline: float,
-    clock: Callable[[], float],
-) -> dict[Entrant, float]:
+    entrants: Sequence[Setting], measure: Measure, *, deadline: float, clock: Callable[[], float]
+) -> dict[Setting, float]:
     """Return the best time of each entrant. The first turn warms up; one more always follows."""
     best = {entrant: measure(entrant) for entrant in entrants}
     running, spent = list(entrants), 0.0
@@ -243,46 +237,6 @@ def compare_timings(
     return best
 
 
-def tune(
-    setting: Setting,
-    choices: Mapping[str, Sequence[Any]],
-    measure: Measure,
-    *,
-    fixed: Container[str],
-    seconds: float,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Tuned:
-    """Improve one field after the other; `fixed` fields keep their value and give advice.
-
-    The fields share `seconds` evenly; time that one does not use goes to the next. A comparison
-    that has started is finished, and none starts late.
-    """
-    begin, tuned = clock(), Tuned(setting)
-    for done, (name, values) in enumerate(choices.items(), 1):
-        if len(values) < 2 or clock() > begin + seconds:
-            continue
-        entrants = {value: replace(tuned.setting, **{name: value}) for value in values}
-        deadline = begin + seconds * done / len(choices)
-        times = compare_timings(list(entrants.values()), measure, deadline=deadline, clock=clock)
-        cost = {value: times[entrant] for value, entrant in entrants.items()}
-        tuned = _judge(tuned, name, cost, fixed=name in fixed)
-    return tuned
-
-
-def _judge(tuned: Tuned, name: str, cost: dict[Any, float], *, fixed: bool) -> Tuned:
-    """Take the fastest value of a field, or give it as advice."""
-    present = getattr(tuned.setting, name)
-    best = min(cost, key=lambda value: cost[value])
-    speeds = tuned.speeds | {name: {value: 1 / seconds for value, seconds in cost.items()}}
-    share = cost[best] / cost[present]
-    if share >= FASTER:
-        return replace(tuned, speeds=speeds)
-    if fixed:
-        advice = Advice(name, best, share)
-        return replace(tuned, advice=(*tuned.advice, advice), speeds=speeds)
-    return replace(tuned, setting=replace(tuned.setting, **{name: best}), speeds=speeds)
-
-
 def time_training(
     model: ResNet,
     recipe: Recipe,
@@ -293,62 +247,35 @@ def time_training(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[float, float]:
-    """Train a copy of the network for a moment on the data of the run.
+    """Return the seconds of one training step, and of evaluating one image, on the run's data.
 
-    Args:
-        model: The network; it stays as it is.
-        recipe: The recipe, resolved but for the number of steps.
-        train_loader: Training batches.
-        val_loader: Validation images.
-        device: Where to compute.
-        seconds: How long to train; at least a few steps are timed.
-        clock: Where times come from.
-
-    Returns:
-        The seconds of one training step, and of evaluating one image.
+    A copy of the network is trained for `seconds`, at least a few steps. Of the recipe only the
+    number of steps may be open.
     """
-    trial_recipe = recipe.override(
-        learning_rate=TRIAL_LEARNING_RATE, steps=TRIAL_STEPS, epochs=None
-    )
-    trial = TrainState.start(copy.deepcopy(model), trial_recipe, device=device)
+    recipe = recipe.override(learning_rate=TRIAL_LEARNING_RATE, steps=TRIAL_STEPS, epochs=None)
+    trial = TrainState.start(copy.deepcopy(model), recipe, device=device)
     trial.model.train()
     times: dict[bool, list[float]] = {True: [], False: []}  # with a frozen backbone, or not
     begin = last = clock()
     for count, batch in enumerate(train_loader.batches(0, TRIAL_STEPS)):
         trial.step = 618 * (count + 1) % TRIAL_STEPS  # spread evenly over a run
-        loss, _ = train_step(trial, trial.model, batch, trial_recipe)
+        loss, _ = train_step(trial, trial.model, batch, recipe)
         loss.item()
         now = clock()
         if count:
-            times[is_backbone_frozen(trial_recipe, trial.step)].append(now - last)
+            times[is_backbone_frozen(recipe, trial.step)].append(now - last)
         last = now
         if now - begin > seconds and len(times[False]) >= LEAST_TIMED_STEPS:
             break
     # Medians: another process, or memory that the system has to find first, can delay a step.
     frozen, whole = (statistics.median(times[kind] or times[False]) for kind in times)
-    step_seconds = (
-        recipe.schedule.freeze_backbone * frozen + (1 - recipe.schedule.freeze_backbone) * whole
-    )
-    precision = recipe.runtime.precision
-    return step_seconds, _image_seconds(
-        trial.model, val_loader, device, precision, seconds / 4, clock
-    )
-
-
-def _image_seconds(
-    model: nn.Module,
-    batches: EvalLoader,
-    device: torch.device,
-    precision: str,
-    limit: float,
-    clock: Callable[[], float],
-) -> float:
-    model.eval()
+    share = recipe.schedule.freeze_backbone
+    trial.model.eval()
     seen, begin = 0, clock()
-    with torch.inference_mode(), autocast(device, precision):
-        for batch in batches:
-            model(batch.images).sum().item()  # waits for the device
+    with torch.inference_mode(), autocast(device, recipe.runtime.precision):
+        for batch in val_loader:
+            trial.model(batch.images).sum().item()  # waits for the device
             seen += len(batch.images)
-            if clock() - begin > limit:
+            if clock() - begin > seconds / 4:
                 break
-    return (clock() - begin) / max(seen, 1)
+    return share * frozen + (1 - share) * whole, (clock() - begin) / max(seen, 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +31,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, read it back, and only then replace the file.
-
-    Raises:
-        NotSavedError: The disk is full, or did not return what was written.
-    """
+    """Write a checkpoint, read it back, and only then replace the file; or raise NotSavedError."""
     # Each tensor gets its own memory: safetensors refuses tensors that share it.
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()
@@ -48,7 +43,6 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         with atomic_writer(path) as file:
             file.write(save(tensors, metadata))
             file.flush()
-            os.fsync(file.fileno())
             load_checkpoint(Path(file.name))
     except (OSError, UserError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -56,11 +50,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint and verify its digest.
-
-    Raises:
-        UserError: The file cannot be read, or is damaged.
-    """
+    """Read one checkpoint; raise UserError if it cannot be read, or its digest differs."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -9,14 +9,16 @@ return what they were given. R is the number of ranks.
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,33 +30,27 @@ from torch.nn.parallel import DistributedDataParallel
 from resnets.data import Split
 from resnets.errors import UserError
 from resnets.evaluation.metrics import MetricAccumulator
-from resnets.training.rendezvous import meet
 from resnets.training.signals import Interrupted, SignalHandler
+
+if TYPE_CHECKING:  # a torch without it trains in one process
+    from torch.distributed.distributed_c10d import Store
 
 # How long a rank that neither answers nor closes its connections is waited for.
 TIMEOUT = timedelta(minutes=10)
 # The same for what rank 0 does alone: measuring, the final scores.
 CONTROL_TIMEOUT = timedelta(days=1)
-# All-reduces that are timed.
-TIMED_REDUCES = 3
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
 class DistContext:
-    """The place of this process among the ranks of a run.
-
-    Args:
-        rank: Number of this process.
-        world_size: Number of processes.
-        local_rank: Number of this process on its own machine.
-        control_group: The same ranks, with a longer timeout and always on the CPU.
-    """
+    """The place of this process among the ranks of a run."""
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0
+    local_rank: int = 0  # on its own machine
+    # The same ranks, with a longer timeout and always on the CPU.
     control_group: torch_dist.ProcessGroup | None = None
 
     @property
@@ -189,26 +185,24 @@ class DistContext:
 
         An error on any rank is raised on all of them.
         """
+        error: BaseException | None = None
+
+        def wait_for_block() -> None:
+            if error is not None:
+                raise error
+
         if self.world_size == 1:
             yield
             return
         if self.local_rank:
-            self._wait_for_block(None)
-        error: BaseException | None = None
+            self.all_gather_object(wait_for_block)
         try:
             yield
         except BaseException as raised:
             error = raised
-        self._wait_for_block(error)
+        self.all_gather_object(wait_for_block)
         if not self.local_rank:
-            self._wait_for_block(None)
-
-    def _wait_for_block(self, error: BaseException | None) -> None:
-        def outcome() -> None:
-            if error is not None:
-                raise error
-
-        self.all_gather_object(outcome)
+            self.all_gather_object(wait_for_block)
 
     def check_equal(self, name: str, value: object) -> None:
         """Raise UserError if a rank has another value than rank 0."""
@@ -226,7 +220,7 @@ class DistContext:
             return 0.0
         gradients = torch.zeros(sum(p.numel() for p in model.parameters()), device=device)
         seconds = []
-        for _ in range(TIMED_REDUCES):
+        for _ in range(3):
             begin = time.perf_counter()
             torch_dist.all_reduce(gradients)
             gradients.sum().item()  # waits for the device
@@ -248,33 +242,57 @@ def init_distributed() -> Iterator[DistContext]:
     if not _is_distributed():
         yield SINGLE_PROCESS
         return
-    if torch_dist.is_initialized():  # by the script that calls us, which also ends it
-        yield _context()
-        return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    from torch.distributed.distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
+    joined = torch_dist.is_initialized()  # by the script that calls us, which also ends it
+    if not joined:
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
 
-    store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
-    attempt = PrefixStore(meet(store, rank=rank, world_size=world_size, timeout=TIMEOUT), store)
-    torch_dist.init_process_group(
-        backend, store=attempt, rank=rank, world_size=world_size, timeout=TIMEOUT
-    )
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
+        store = PrefixStore(_meet(store, rank=rank, world_size=world_size), store)
+        torch_dist.init_process_group(
+            backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT
+        )
     try:
-        yield _context()
+        control: Any = torch_dist.new_group(timeout=CONTROL_TIMEOUT, backend="gloo")
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        yield DistContext(torch_dist.get_rank(), torch_dist.get_world_size(), local_rank, control)
     finally:
-        torch_dist.destroy_process_group()
+        if not joined:
+            torch_dist.destroy_process_group()
+
+
+def _meet(store: Store, *, rank: int, world_size: int) -> str:
+    """Return a name of this start, equal on all ranks.
+
+    torchrun keeps one store when it restarts the ranks, so the addresses of dead processes are
+    still in it. Rank 0 offers a fresh name, every rank answers with a fresh word, and the name
+    holds once rank 0 has published all words. An old offer never contains a new rank's word.
+    """
+    mine, answered = uuid.uuid4().hex, ""
+    keys = [f"{mine}/{other}" for other in range(1, world_size)]
+    if rank == 0:
+        store.set("offer", mine)
+    deadline = time.monotonic() + TIMEOUT.total_seconds()
+    while time.monotonic() <= deadline:
+        if rank == 0 and store.check(keys):
+            store.set(f"{mine}/words", json.dumps([store.get(key).decode() for key in keys]))
+            return mine
+        if rank > 0 and store.check(["offer"]):
+            offer = store.get("offer").decode()
+            if offer != answered:
+                store.set(f"{offer}/{rank}", mine)
+                answered = offer
+            words = f"{offer}/words"
+            if store.check([words]) and mine in json.loads(store.get(words)):
+                return offer
+        time.sleep(0.02)
+    raise UserError(f"rank {rank}: the other ranks did not connect; did every machine start?")
 
 
 def is_lost_rank(error: RuntimeError) -> bool:
     """Return whether the error says that another rank has ended."""
     return isinstance(error, torch_dist.DistError) or "gloo" in str(error)
-
-
-def _context() -> DistContext:
-    control: Any = torch_dist.new_group(timeout=CONTROL_TIMEOUT, backend="gloo")
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    return DistContext(torch_dist.get_rank(), torch_dist.get_world_size(), local_rank, control)
 
 
 def _is_distributed() -> bool:

@@ -26,13 +26,8 @@ TINY = 1e-7
 class Muon(torch.optim.Optimizer):
     """Optimizer with orthogonal updates for filters and SGD updates for all other parameters.
 
-    Args:
-        groups: Parameter groups; each says with `filters` whether it holds filters. Filters have
-            no weight decay.
-        lr: Learning rate.
-        momentum: Momentum.
-        nesterov: Whether the momentum looks ahead.
-        dtype: Type in which filter updates are computed; bfloat16 is enough where it is fast.
+    Each of the parameter groups says with `filters` whether it holds filters, which have no weight
+    decay. Filter updates are computed in `dtype`; bfloat16 is enough where it is fast.
     """
 
     def __init__(

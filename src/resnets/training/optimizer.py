@@ -38,19 +38,17 @@ def default_learning_rate(recipe: Recipe, *, batch_size: int) -> float:
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Return the learning rate of one step of a resolved recipe, 0 <= step < steps."""
-    assert recipe.optimizer.learning_rate is not None and recipe.schedule.steps, (
-        "resolve the recipe first"
-    )
-    share = (step + 0.5) / recipe.schedule.steps
-    if share < recipe.schedule.warmup:
-        return recipe.optimizer.learning_rate * share / recipe.schedule.warmup
-    if recipe.schedule.name == "step":
-        drops = sum(share >= milestone for milestone in recipe.schedule.milestones)
-        return recipe.optimizer.learning_rate * 0.1**drops
-    rest = (share - recipe.schedule.warmup) / (1 - recipe.schedule.warmup)
-    if recipe.schedule.name == "cosine":
-        return recipe.optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * rest))
-    return recipe.optimizer.learning_rate * (1 - rest)
+    peak, schedule = recipe.optimizer.learning_rate, recipe.schedule
+    assert peak is not None and schedule.steps, "resolve the recipe first"
+    share = (step + 0.5) / schedule.steps
+    if share < schedule.warmup:
+        return peak * share / schedule.warmup
+    if schedule.name == "step":
+        return peak * 0.1 ** sum(share >= milestone for milestone in schedule.milestones)
+    rest = (share - schedule.warmup) / (1 - schedule.warmup)
+    if schedule.name == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * rest))
+    return peak * (1 - rest)
 
 
 def is_backbone_frozen(recipe: Recipe, step: int) -> bool:
@@ -60,36 +58,20 @@ def is_backbone_frozen(recipe: Recipe, step: int) -> bool:
 
 
 def make_optimizer(model: ResNet, recipe: Recipe) -> torch.optim.Optimizer:
-    """Build the optimizer; its groups have a `factor` of the learning rate and a weight decay.
-
-    Raises:
-        UserError: Muon for a network without norms: Muon holds the length of filters fixed.
-    """
-    groups = list(_parameter_groups(model, recipe))
-    rate = recipe.optimizer.learning_rate
-    assert rate is not None and recipe.optimizer.name != "auto", "resolve the recipe first"
-    if recipe.optimizer.name == "adamw":
-        return torch.optim.AdamW(
-            groups, lr=rate, betas=(recipe.optimizer.momentum, 0.999), fused=True
-        )
-    if recipe.optimizer.name == "muon":
+    """Build the optimizer; its groups have a `factor` of the learning rate and a weight decay."""
+    config, groups = recipe.optimizer, list(_parameter_groups(model, recipe))
+    rate, momentum, nesterov = config.learning_rate, config.momentum, config.nesterov
+    assert rate is not None and config.name != "auto", "resolve the recipe first"
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, betas=(momentum, 0.999), fused=True)
+    if config.name == "muon":
+        # Muon holds the length of filters fixed, which has a meaning where no norm follows.
         if model.config.norm in ("none", "bias"):
             raise UserError("--optimizer muon needs a network with norms; use sgd or adamw")
         dtype = torch.bfloat16 if recipe.runtime.precision == "bf16" else torch.float32
-        return Muon(
-            groups,
-            lr=rate,
-            momentum=recipe.optimizer.momentum,
-            nesterov=recipe.optimizer.nesterov,
-            dtype=dtype,
-        )
-    return torch.optim.SGD(
-        groups,
-        lr=rate,
-        momentum=recipe.optimizer.momentum,
-        nesterov=recipe.optimizer.nesterov and recipe.optimizer.momentum > 0,
-        fused=True,
-    )
+        return Muon(groups, lr=rate, momentum=momentum, nesterov=nesterov, dtype=dtype)
+    nesterov = nesterov and momentum > 0
+    return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=nesterov, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -102,52 +84,34 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel | None:
     """Return an exponential moving average of weights and buffers, or None if `decay` is 0."""
     if not decay:
         return None
-    average = get_ema_multi_avg_fn(decay)
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def _parameter_groups(model: ResNet, recipe: Recipe) -> Iterator[dict[str, object]]:
     """Yield groups of equal depth and equal weight decay, in the order of the network.
 
-    The head has its own groups: fused SGD needs gradients for all of a group or none of it.
+    The head has its own groups: fused SGD needs gradients for all of a group or none of it. Muon
+    orthogonalises the filters of convolutions without a bias. Those of squeeze-and-excitation have
+    a bias: no norm follows, so their length has a meaning.
     """
-    head = len(model.stage_names) + 1
-    depths = {name: _depth(name, head=head) for name, _ in model.named_parameters()}
-    filters = _filters(model) if recipe.optimizer.name == "muon" else set()
-    for depth in range(head + 1):
-        factor = recipe.optimizer.layer_decay ** (head - depth)
-        members = [p for name, p in model.named_parameters() if depths[name] == depth]
-        for kind in ("filters", "matrices", "vectors"):
-            parameters: list[Tensor] = [p for p in members if _kind(p, filters) == kind]
+    config, muon, last = recipe.optimizer, recipe.optimizer.name == "muon", len(model.stage_names)
+    # The stem has depth 0, the final norm that of the last stage.
+    depths = {name: depth for depth, name in enumerate(model.stage_names, 1)}
+    depths |= {"norm": last, "fc": last + 1}
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    filters = {layer.weight for layer in layers if layer.bias is None} if muon else set()
+    for depth in range(last + 2):
+        kinds: dict[str, list[Tensor]] = {"filters": [], "matrices": [], "vectors": []}
+        for name, parameter in model.named_parameters():
+            if depths.get(name.split(".")[0], 0) == depth:
+                matrix = "filters" if parameter in filters else "matrices"
+                kinds["vectors" if parameter.ndim < 2 else matrix].append(parameter)
+        factor = config.layer_decay ** (last + 1 - depth)
+        for kind, parameters in kinds.items():
             if parameters:
-                others = recipe.optimizer.name == "muon" and kind != "filters"
                 yield {
                     "params": parameters,
-                    "factor": factor * (OTHERS_FACTOR if others else 1.0),
-                    "weight_decay": 0.0 if kind == "vectors" else recipe.optimizer.weight_decay,
+                    "factor": factor * (OTHERS_FACTOR if muon and kind != "filters" else 1.0),
+                    "weight_decay": 0.0 if kind == "vectors" else config.weight_decay,
                     "filters": kind == "filters",
                 }
-
-
-def _filters(model: ResNet) -> set[Tensor]:
-    """Return the filters that Muon orthogonalises: convolutions without a bias.
-
-    Those of squeeze-and-excitation have a bias: no norm follows, so their length has a meaning.
-    """
-    layers = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
-    return {layer.weight for layer in layers if layer.bias is None}
-
-
-def _kind(parameter: Tensor, filters: set[Tensor]) -> str:
-    """Tell filters, other matrices, and vectors (norms and biases) apart."""
-    if parameter.ndim < 2:
-        return "vectors"
-    return "filters" if parameter in filters else "matrices"
-
-
-def _depth(name: str, *, head: int) -> int:
-    """Return 0 for the stem, i for stage i (the last for the final norm), then the head."""
-    module = name.split(".")[0]
-    if module.startswith("layer"):
-        return int(module.removeprefix("layer"))
-    return {"norm": head - 1, "fc": head}.get(module, 0)

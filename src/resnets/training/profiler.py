@@ -45,56 +45,34 @@ class Clock:
         """Return the wall clock, or events of the CUDA device."""
         if device.type != "cuda":
             return cls(time.perf_counter, lambda first, last: last - first)
-        return cls(_event, _between_events)
 
+        def now() -> Any:
+            return torch.cuda.current_stream().record_event(torch.cuda.Event(enable_timing=True))
 
-@dataclass(frozen=True)
-class Suggestion:
-    """A cause of lost time, the flag against it, and the share of the time that it saves."""
+        def between(first: torch.cuda.Event, last: torch.cuda.Event) -> float:
+            last.synchronize()
+            return float(first.elapsed_time(last)) / 1000
 
-    cause: str
-    flag: str
-    saving: float
+        return cls(now, between)
 
 
 @dataclass(frozen=True)
 class ProfileContext:
-    """What the suggestions depend on.
-
-    Args:
-        recipe: The resolved recipe.
-        num_train: Training images.
-        num_val: Validation images.
-        cores: CPU cores of this process.
-        streamed: Whether images are decoded during the run, not kept in memory.
-        advice: Values that autotune measured as faster than those that the user gave.
-    """
+    """What the suggestions depend on."""
 
     recipe: Recipe
     num_train: int
     num_val: int
     cores: int
-    streamed: bool
-    advice: tuple[Advice, ...] = ()
+    streamed: bool  # images are decoded during the run, not kept in memory
+    advice: tuple[Advice, ...] = ()  # values that are faster than those that the user gave
 
 
 class Profiler:
-    """Collect the times of the first steps and give one record.
-
-    Args:
-        context: What the suggestions depend on.
-        clock: Where times come from.
-        steps: Steps that are profiled.
-        warm_up: The first of them, which do not count.
-    """
+    """Collect the times of the first steps, of which `warm_up` do not count; give one record."""
 
     def __init__(
-        self,
-        context: ProfileContext,
-        *,
-        clock: Clock,
-        steps: int = STEPS,
-        warm_up: int = WARM_UP,
+        self, context: ProfileContext, *, clock: Clock, steps: int = STEPS, warm_up: int = WARM_UP
     ) -> None:
         self.context, self.clock = context, clock
         self.last_step, self.warm_up = steps, warm_up
@@ -113,111 +91,68 @@ class Profiler:
             del self.marks[:-1]
         return self._record() if self.steps == self.last_step else None
 
-    def seconds(self) -> dict[str, float]:
-        """Return the seconds of each phase."""
+    def _record(self) -> dict[str, Any]:
         seconds = dict.fromkeys(PHASES, 0.0)
         for (_, before, _), (phase, after, waited) in pairwise(self.marks):
             gap = self.clock.between(before, after)
             seconds["data wait"] += min(waited, gap)
             seconds[phase] += gap - min(waited, gap)
-        return seconds
-
-    def _record(self) -> dict[str, Any]:
-        seconds = self.seconds()
+        self.marks.clear()
         if not seconds["evaluation"]:
             seconds["evaluation"] = self._future_evaluation(seconds["forward"])
-        self.marks.clear()
         total = sum(seconds.values())
         shares = {phase: spent / total for phase, spent in seconds.items()}
-        best = max(suggestions(shares, self.context), key=lambda one: one.saving, default=None)
-        if best is None or best.saving < WORTHWHILE:
-            best = Suggestion(max(shares, key=lambda phase: shares[phase]), "", 0.0)
-        return {
-            "shares": shares,
-            "bottleneck": best.cause,
-            "remedy": best.flag,
-            "text": _summary(shares, best),
-        }
+        listed = ", ".join(
+            f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005
+        )
+        found = max(self._suggestions(shares), key=lambda one: one[0], default=(0.0, "", ""))
+        saving, cause, flag = found
+        if saving >= WORTHWHILE:
+            text = f"bottleneck {cause}: {flag} saves {saving:.0%}"
+        else:
+            cause, flag = max(shares, key=lambda phase: shares[phase]), ""
+            text = f"no flag would save {WORTHWHILE:.0%} of it"
+        text = f"time per phase: {listed}; {text}"
+        return {"shares": shares, "bottleneck": cause, "remedy": flag, "text": text}
 
     def _future_evaluation(self, forward: float) -> float:
         """Estimate the validations to come by the forward passes so far.
 
         The validation after the last step does not count: no setting avoids it.
         """
-        recipe = self.context.recipe
-        assert (
-            recipe.schedule.steps
-            and recipe.schedule.batch_size
-            and recipe.evaluation.evaluate_every
+        schedule, every = (
+            self.context.recipe.schedule,
+            self.context.recipe.evaluation.evaluate_every,
         )
-        per_image = forward / recipe.schedule.batch_size
-        steps_between = (
-            self.context.num_train * recipe.evaluation.evaluate_every / recipe.schedule.batch_size
-        )
-        steps_between = max(1.0, steps_between)
-        if steps_between >= recipe.schedule.steps:
+        assert schedule.steps and schedule.batch_size and every
+        steps_between = max(1.0, self.context.num_train * every / schedule.batch_size)
+        if steps_between >= schedule.steps:
             return 0.0
-        return per_image * self.context.num_val / steps_between
+        return forward / schedule.batch_size * self.context.num_val / steps_between
 
+    def _suggestions(self, shares: Mapping[str, float]) -> Iterator[tuple[float, str, str]]:
+        """Yield the share of the time that a change saves, the cause, and the flag against it."""
+        waiting, evaluation = shares["data wait"], shares["evaluation"]
+        if self.context.streamed:
+            yield waiting, "data wait", self._against_waiting(waiting)
+        every = self.context.recipe.evaluation.evaluate_every
+        assert every is not None
+        # The interval at which validations take their planned share of the time.
+        rarer = evaluation / max(1 - evaluation, 0.01) * (1 - EVALUATION_SHARE) / EVALUATION_SHARE
+        yield evaluation - EVALUATION_SHARE, "evaluation", f"--evaluate-every {every * rarer:.2g}"
+        computing = shares["forward"] + shares["backward"] + shares["optimizer"]
+        for advice in self.context.advice:
+            yield computing * (1 - advice.time), advice.name.replace("_", " "), advice.flag
 
-class _NoProfiler(Profiler):
-    """A profiler that ignores every mark."""
-
-    def __init__(self) -> None:
-        self.steps = self.last_step = 0
-
-
-NO_PROFILER: Profiler = _NoProfiler()
-
-
-def suggestions(shares: Mapping[str, float], context: ProfileContext) -> Iterator[Suggestion]:
-    """Yield everything that could save time."""
-    waiting, evaluation = shares["data wait"], shares["evaluation"]
-    if context.streamed:
-        yield Suggestion("data wait", _against_waiting(waiting, context), waiting)
-    flag = _against_evaluation(evaluation, context.recipe)
-    yield Suggestion("evaluation", flag, evaluation - EVALUATION_SHARE)
-    computing = shares["forward"] + shares["backward"] + shares["optimizer"]
-    for advice in context.advice:
-        cause = advice.name.replace("_", " ")
-        yield Suggestion(cause, advice.flag, computing * (1 - advice.time))
-
-
-def _against_waiting(share: float, context: ProfileContext) -> str:
-    """Return as many workers as keep up with the rest of the step, or a larger cache."""
-    recipe = context.recipe
-    assert recipe.runtime.workers is not None and recipe.model.size is not None
-    busy = max(1 - share, 0.01)
-    # Without workers the wait is the decoding itself; workers decode all the time.
-    needed = math.ceil((recipe.runtime.workers or share) / busy)
-    workers = max(1, min(needed, context.cores))
-    if workers > recipe.runtime.workers:
-        return f"--workers {workers}"
-    # The most that the cache can need: large enough to crop, in colour.
-    megabytes = context.num_train * 3 * round(CANVAS * recipe.model.size) ** 2 / 2**20
-    return f"--cache-mb {math.ceil(megabytes)}"
-
-
-def _against_evaluation(share: float, recipe: Recipe) -> str:
-    """Return an interval at which validations take their planned share of the time."""
-    assert recipe.evaluation.evaluate_every is not None
-    rarer = share / max(1 - share, 0.01) * (1 - EVALUATION_SHARE) / EVALUATION_SHARE
-    return f"--evaluate-every {recipe.evaluation.evaluate_every * rarer:.2g}"
-
-
-def _summary(shares: Mapping[str, float], best: Suggestion) -> str:
-    listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005)
-    if not best.flag:
-        return f"time per phase: {listed}; no flag would save {WORTHWHILE:.0%} of it"
-    return f"time per phase: {listed}; bottleneck {best.cause}: {best.flag} saves {best.saving:.0%}"
-
-
-def _event() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def _between_events(first: torch.cuda.Event, last: torch.cuda.Event) -> float:
-    last.synchronize()
-    return float(first.elapsed_time(last)) / 1000
+    def _against_waiting(self, share: float) -> str:
+        """Return as many workers as keep up with the rest of the step, or a larger cache."""
+        workers, size = self.context.recipe.runtime.workers, self.context.recipe.model.size
+        assert workers is not None and size is not None
+        # Without workers the wait is the decoding itself; workers decode all the time.
+        needed = math.ceil((workers or share) / max(1 - share, 0.01))
+        enough = max(1, min(needed, self.context.cores))
+        if enough > workers:
+            return f"--workers {enough}"
+        # The most that the cache can need: large enough to crop, in colour.
+        megabytes = self.context.num_train * 3 * round(CANVAS * size) ** 2 / 2**20
+        return f"--cache-mb {math.ceil(megabytes)}"

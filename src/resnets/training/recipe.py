@@ -8,9 +8,9 @@ and the measured speed before step 0. This module imports neither torch nor nump
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from math import inf
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 from resnets.config_fields import Chosen, FieldInfo, Flag, Range, Rule, fields_of, validate
 from resnets.data.augment_config import Augment
@@ -48,9 +48,6 @@ class ModelConfig:
     drop_path: Annotated[float, Range(0, 0.95)] = 0.0
     sync_batchnorm: bool = False
 
-    def __post_init__(self) -> None:
-        validate(self)
-
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -83,9 +80,6 @@ class OptimizerConfig:
     grad_accum_steps: Annotated[int, Range(1, 4096)] = 1
     ema: Annotated[float, Range(0, 0.99999), Rule.FIXED] = 0.0
 
-    def __post_init__(self) -> None:
-        validate(self)
-
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -114,13 +108,6 @@ class ScheduleConfig:
     freeze_backbone: Annotated[float, Range(0, 0.9)] = 0.0
     progressive: Annotated[float, Range(0, 1)] = 0.0
 
-    def __post_init__(self) -> None:
-        validate(self)
-        if self.epochs is not None and self.steps is not None:
-            raise UserError("--epochs and --steps both given: pass one of them")
-        if not _are_rising_shares(self.milestones):
-            raise UserError(f"--milestones {self.milestones}: must be rising shares in (0, 1)")
-
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -131,9 +118,6 @@ class LossConfig:
     """
 
     label_smoothing: Annotated[float, Range(0, 0.9)] = 0.1
-
-    def __post_init__(self) -> None:
-        validate(self)
 
 
 @dataclass(frozen=True)
@@ -156,9 +140,6 @@ class EvaluationConfig:
         float | None, Range(LEAST_EPOCHS, 100_000), Chosen("from the data")
     ] = None
     patience: Annotated[int, Range(0, 10_000)] = 0
-
-    def __post_init__(self) -> None:
-        validate(self)
 
 
 @dataclass(frozen=True)
@@ -190,13 +171,6 @@ class RuntimeConfig:
     max_corrupt: Annotated[float, Range(0, 1), Rule.FREE] = 0.01
     checkpoint_every: Annotated[float, Range(0, 100_000), Rule.FREE, Rule.LOCAL] = 5.0
 
-    def __post_init__(self) -> None:
-        validate(self)
-
-
-def _default_augment() -> Augment:
-    return Augment(crop="auto", flip="random", auto_augment="auto")
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -218,14 +192,23 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    augment: Augment = field(default_factory=_default_augment)
+    augment: Augment = field(
+        default_factory=lambda: Augment(crop="auto", flip="random", auto_augment="auto")
+    )
     loss: LossConfig = field(default_factory=LossConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
 
     def __post_init__(self) -> None:
-        validate(self)
+        for config in (self, *(getattr(self, group) for group in GROUPS)):
+            validate(config)
+        if self.schedule.epochs is not None and self.schedule.steps is not None:
+            raise UserError("--epochs and --steps both given: pass one of them")
+        milestones = self.schedule.milestones
+        shares = [share for share in milestones if isinstance(share, float) and 0 < share < 1]
+        if len(shares) < len(milestones) or shares != sorted(set(shares)):
+            raise UserError(f"--milestones {milestones}: must be rising shares in (0, 1)")
         batch_size, pieces = self.schedule.batch_size, self.optimizer.grad_accum_steps
         if batch_size is not None and batch_size % pieces:
             raise UserError(f"--grad-accum-steps {pieces}: must divide --batch-size {batch_size}")
@@ -278,14 +261,11 @@ class Recipe:
         return replace(self, **changed, **own)
 
 
+# The groups of fields, by their names in a recipe.
 GROUPS: Mapping[str, type] = {
-    "model": ModelConfig,
-    "optimizer": OptimizerConfig,
-    "schedule": ScheduleConfig,
-    "augment": Augment,
-    "loss": LossConfig,
-    "evaluation": EvaluationConfig,
-    "runtime": RuntimeConfig,
+    name: hint
+    for name, hint in get_type_hints(Recipe).items()
+    if isinstance(hint, type) and is_dataclass(hint)
 }
 # All fields by their flat names.
 FIELDS: Mapping[str, FieldInfo] = {
@@ -298,8 +278,3 @@ FIELDS: Mapping[str, FieldInfo] = {
 def fields_with(rule: Rule) -> tuple[str, ...]:
     """Return the flat names of the fields with a rule."""
     return tuple(name for name, info in FIELDS.items() if rule in info.rules)
-
-
-def _are_rising_shares(values: tuple[object, ...]) -> bool:
-    shares = [value for value in values if isinstance(value, float) and 0 < value < 1]
-    return len(shares) == len(values) and shares == sorted(set(shares))

@@ -157,14 +157,7 @@ def named_recipe(name: str) -> dict[str, Any]:
 def read_recipe(path: Path) -> dict[str, Any]:
     """Read a recipe from a TOML file: lines `field = value`, and perhaps `recipe = NAME`.
 
-    Args:
-        path: The file.
-
-    Returns:
-        The fields that it sets, over those of the named recipe.
-
-    Raises:
-        UserError: The file cannot be read, or a field or value is not allowed.
+    The result is the fields that it sets, over those of the named recipe.
     """
     import sys
 

@@ -18,17 +18,11 @@ from resnets.training.run_dir import RunDir
 
 @dataclass(frozen=True)
 class RunFingerprint:
-    """Everything that decides the bits of a run.
-
-    Args:
-        recipe: The resolved recipe.
-        data: The content of data.json.
-        environment: The content of environment.json.
-    """
+    """Everything that decides the bits of a run."""
 
     recipe: Recipe
-    data: Mapping[str, Any]
-    environment: Mapping[str, Any]
+    data: Mapping[str, Any]  # the content of data.json
+    environment: Mapping[str, Any]  # the content of environment.json
 
     @classmethod
     def stored(cls, run_dir: RunDir) -> RunFingerprint:
@@ -63,44 +57,31 @@ def stored_recipe(run_dir: RunDir) -> Recipe:
 def check_unchanged(
     before: RunFingerprint, after: RunFingerprint, *, run_dir: RunDir, force: bool
 ) -> list[str]:
-    """Return what has changed, a phrase each.
-
-    Raises:
-        UserError: Something changed that decides bits and `force` is off, or that even `force`
-            cannot accept.
-    """
+    """Return what has changed, a phrase each; raise UserError if that may not change."""
+    resume = f"--resume {run_dir.path}"
     old_values, new_values = before.recipe.flat(), after.recipe.flat()
     for name in fields_with(Rule.FIXED):
         if old_values[name] != new_values[name]:
-            raise UserError(
-                f"--resume {run_dir.path}: {flag_of(name)} cannot change; start a new run"
-            )
+            raise UserError(f"{resume}: {flag_of(name)} cannot change; start a new run")
     if before.data["classes"] != after.data["classes"]:
         old, new = (", ".join(found.data["classes"]) for found in (before, after))
-        raise UserError(
-            f"--resume {run_dir.path}: the classes changed from {old} to {new}; start a new run"
-        )
-    facts = before.facts()
+        raise UserError(f"{resume}: the classes changed from {old} to {new}; start a new run")
+    old_facts = before.facts()
     changed = [
-        f"{name} changed from {facts.get(name)} to {value}"
+        f"{name} changed from {old_facts.get(name)} to {value}"
         for name, value in after.facts().items()
-        if facts.get(name) != value
+        if old_facts.get(name) != value
     ]
     if changed and not force:
         raise UserError(
-            f"--resume {run_dir.path}: {'; '.join(changed)}; the result would not be that of the "
+            f"{resume}: {'; '.join(changed)}; the result would not be that of the "
             "uninterrupted run. Undo the change, or add --force to continue anyway"
         )
     return changed
 
 
 def update_run_config(
-    run_dir: RunDir,
-    before: RunFingerprint,
-    after: RunFingerprint,
-    *,
-    changed: list[str],
-    step: int,
+    run_dir: RunDir, before: RunFingerprint, after: RunFingerprint, *, changed: list[str], step: int
 ) -> None:
     """Write into the run folder what changed at `step`."""
     config = run_dir.read_json("config.json")
@@ -110,10 +91,11 @@ def update_run_config(
             config[name] = {"value": value, "origin": f"flag at step {step}"}
     run_dir.write_json("config.json", config)
     run_dir.write_json("data.json", after.data)
-    past = before.environment.get("forced", [])
-    now = [*past, {"step": step, "changes": changed}] if changed else past
-    forced = {"forced": now} if now else {}
-    run_dir.write_json("environment.json", {**after.environment, **forced})
+    forced = before.environment.get("forced", [])
+    if changed:
+        forced = [*forced, {"step": step, "changes": changed}]
+    environment = {**after.environment, "forced": forced} if forced else after.environment
+    run_dir.write_json("environment.json", environment)
 
 
 def reproducibility_caveats(run_dir: RunDir) -> list[str]:

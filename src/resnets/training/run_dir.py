@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,11 @@ FIRST_FILES = ("checkpoints", "metrics.jsonl", COMMAND_FILE, "data.json", "envir
 
 @dataclass(frozen=True)
 class RunDir:
-    """The folder of one run.
-
-    Args:
-        path: The folder.
-        writable: False on all ranks but the first: their writes do nothing.
-        generations: Checkpoints to keep.
-    """
+    """The folder of one run."""
 
     path: Path
-    writable: bool = True
-    generations: int = 2
+    writable: bool = True  # False on all ranks but the first: their writes do nothing
+    generations: int = 2  # checkpoints to keep
     # Lines of metrics.jsonl that a full disk refused; they are written with the next one.
     waiting: list[str] = field(default_factory=list, repr=False, compare=False)
 
@@ -70,13 +65,21 @@ class RunDir:
             raise UserError(f"--out {out}: the folder is not empty; give a new one{hint}")
 
     @classmethod
-    def create(cls, out: str | Path | None, *, name: str) -> RunDir:
-        """Make a new folder: `out`, which must be empty or new, or the next `runs/NAME-NNN`."""
+    def create(
+        cls, out: str | Path | None, *, name: str, command: Mapping[str, Any] | None = None
+    ) -> RunDir:
+        """Make a new folder: `out`, which must be empty or new, or the next `runs/NAME-NNN`.
+
+        A restart under torchrun finds it by the `command`.
+        """
         cls.check(out)
         path = _next_numbered(RUNS, name) if out is None else Path(out)
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         (path / "metrics.jsonl").touch()  # with config.json it tells a run from a class folder
-        return cls(path)
+        run_dir = cls(path)
+        if torchrun_id() is not None:
+            run_dir.write_json(COMMAND_FILE, {"launch": torchrun_id(), "command": command or {}})
+        return run_dir
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
@@ -120,7 +123,12 @@ class RunDir:
 
     def history(self) -> list[dict[str, Any]]:
         """Return all records but a last line that a kill cut off."""
-        return list(_records(self.path / "metrics.jsonl"))
+        path, records = self.path / "metrics.jsonl", list[dict[str, Any]]()
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        with suppress(json.JSONDecodeError):
+            for line in text.splitlines():
+                records.append(json.loads(line))
+        return records
 
     def seconds(self) -> float:
         """Return how long the run has trained, by its last record."""
@@ -134,16 +142,11 @@ class RunDir:
         kept = [r for r in self.history() if r["step"] <= last.get(r["kind"], step)]
         for part in self.path.glob(".*.part"):  # of a write that was killed
             part.unlink()
-        write_atomic(
-            self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept)
-        )
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_atomic(self.path / "metrics.jsonl", text)
 
     def save(self, checkpoint: Checkpoint, *, step: int) -> None:
-        """Write a checkpoint, verify it, then drop the oldest ones.
-
-        Raises:
-            NotSavedError: The disk refused.
-        """
+        """Write a checkpoint, verify it, then drop the oldest ones; or raise NotSavedError."""
         if not self.writable:
             return
         path = self.path / "checkpoints" / f"state-{step:08d}.safetensors"
@@ -156,11 +159,7 @@ class RunDir:
             old.unlink()
 
     def load(self, on_damaged: Callable[[str], None] | None = None) -> Checkpoint | None:
-        """Return the newest valid checkpoint, or None if there is none yet.
-
-        Args:
-            on_damaged: Called with the reason for each newer checkpoint that is damaged.
-        """
+        """Return the newest valid checkpoint, or None; report each newer one that is damaged."""
         for path in self._checkpoints():
             try:
                 return load_checkpoint(path)
@@ -204,16 +203,22 @@ def find_restarted_run(
     """Return the unfinished run of this very command under torchrun, if there is one.
 
     torchrun, and a cluster, start the same command again when a rank or a machine has died. With
-    the same `out` it then resumes its own run. Without `out` only a restart looks for one.
+    the same `out` it then resumes its own run. Without `out` only a restart looks for one, which is
+    of the same launch.
     """
     if torchrun_id() is None or (out is None and not restarted):
         return None
-    places = RUNS.glob("*") if out is None else [Path(out)]
-    for place in sorted(places, key=_command_time, reverse=True):
-        if out is not None and _is_torn(place):
-            shutil.rmtree(place)  # killed before config.json: there is nothing to resume
-        elif _is_of(place, command, launched=out is None):
-            return RunDir(place)
+    if out is not None and _is_torn(Path(out)):
+        shutil.rmtree(out)  # killed before config.json: there is nothing to resume
+    files = RUNS.glob(f"*/{COMMAND_FILE}") if out is None else [Path(out) / COMMAND_FILE]
+    asked = json.loads(json.dumps(command))
+    for file in sorted(filter(Path.is_file, files), key=lambda file: -file.stat().st_mtime):
+        run_dir = RunDir(file.parent)
+        if is_run(run_dir.path) and not (run_dir.path / "scores.json").exists():
+            stored = run_dir.read_json(COMMAND_FILE)
+            own_launch = out is not None or stored["launch"] == torchrun_id()
+            if own_launch and stored["command"] == asked:
+                return run_dir
     return None
 
 
@@ -222,10 +227,8 @@ def locked(path: Path, *, folder: Path) -> Iterator[None]:
     """Hold the lock file `path` of a folder; the system releases it when its owner dies.
 
     It is a record lock (`lockf`), which belongs to the process that took it. A `flock` would pass
-    to the loader's workers, which outlive a killed run by seconds.
-
-    Raises:
-        UserError: Another process holds the lock; the message names it.
+    to the loader's workers, which outlive a killed run by seconds. If another process holds the
+    lock, this raises UserError, which names it.
     """
     if fcntl is None:
         yield
@@ -247,32 +250,14 @@ def locked(path: Path, *, folder: Path) -> Iterator[None]:
         yield
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return
-
-
 def _next_numbered(parent: Path, name: str) -> Path:
     """Make `parent/name-001`, or the first number that is free."""
-    number = 1
-    while True:
+    for number in count(1):
         path = parent / f"{name}-{number:03d}"
-        try:
+        with suppress(FileExistsError):
             path.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            continue
-        return path
-
-
-def _command_time(place: Path) -> float:
-    file = place / COMMAND_FILE
-    return file.stat().st_mtime if file.is_file() else 0.0
+            break
+    return path
 
 
 def _is_torn(place: Path) -> bool:
@@ -282,13 +267,3 @@ def _is_torn(place: Path) -> bool:
     names = {path.name for path in place.iterdir() if not path.name.endswith(".part")}
     kept = (place / "checkpoints").glob("*.safetensors")
     return names <= set(FIRST_FILES) and not any(kept)
-
-
-def _is_of(place: Path, command: Mapping[str, Any], *, launched: bool) -> bool:
-    """Return whether the unfinished run in this folder has this command (and this launch)."""
-    if not (is_run(place) and (place / COMMAND_FILE).is_file()):
-        return False
-    stored = RunDir(place).read_json(COMMAND_FILE)
-    same = stored["command"] == json.loads(json.dumps(command))
-    unfinished = not (place / "scores.json").exists()
-    return same and unfinished and (not launched or stored["launch"] == torchrun_id())

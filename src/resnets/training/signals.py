@@ -25,18 +25,13 @@ class Interrupted(BaseException):
 class SignalHandler:
     """Context in which signals are remembered; on exit the former handlers come back.
 
-    Args:
-        single_process: Whether a signal counts at once, without the agreement of other ranks.
-
-    Attributes:
-        received: The signal that this process has received, or 0.
-        number: The signal that stops the run, or None.
+    In a single process a signal counts at once, without the agreement of other ranks.
     """
 
     def __init__(self, *, single_process: bool = True) -> None:
         self.single_process = single_process
-        self.received = 0
-        self.number: int | None = None
+        self.received = 0  # the signal that this process has received
+        self.number: int | None = None  # the signal that stops the run
         self._interruptible = False
         self._former: dict[int, object] = {}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,9 +16,7 @@ Indices = NDArray[np.int64]
 class NotFiniteError(Exception):
     """The loss became NaN or infinite, so later checkpoints would be worthless.
 
-    Args:
-        message: What was found at which step.
-        indices: Training images of the batch; None if it was a validation.
+    `indices` are the training images of the batch, or None if it was a validation.
     """
 
     def __init__(self, message: str, indices: Indices | None = None) -> None:
@@ -43,7 +40,7 @@ class StepMetrics:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._pending: _Loss | None = None
+        self._pending: tuple[Tensor, torch.cuda.Event | None, int, Indices] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -66,20 +63,20 @@ class StepMetrics:
         if loss.device.type == "cuda":
             aside = torch.empty((), dtype=loss.dtype, pin_memory=True)
             loss = aside.copy_(loss, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
-        self._pending = _Loss(loss, copied, step, indices)
+            copied = torch.cuda.current_stream().record_event()
+        self._pending = loss, copied, step, indices
         if copied is None:
             self.settle()
 
     def settle(self) -> None:
         """Check the loss that is still on its way; call this before anything is saved."""
-        pending, self._pending = self._pending, None
-        if pending is None:
+        if self._pending is None:
             return
-        if pending.copied is not None:
-            pending.copied.synchronize()
-        check_finite(pending.loss.item(), step=pending.step, indices=pending.indices)
+        loss, copied, step, indices = self._pending
+        self._pending = None
+        if copied is not None:
+            copied.synchronize()
+        check_finite(loss.item(), step=step, indices=indices)
 
     def seconds(self) -> float:
         """Return the seconds since the last reset."""
@@ -94,13 +91,3 @@ class StepMetrics:
         }
         self.reset()
         return means
-
-
-@dataclass(frozen=True, eq=False)
-class _Loss:
-    """A loss on its way from the device."""
-
-    loss: Tensor
-    copied: torch.cuda.Event | None
-    step: int
-    indices: Indices

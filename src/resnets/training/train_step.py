@@ -6,7 +6,7 @@ Legend: N images in a batch, C channels, H W pixels, K classes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -26,76 +26,44 @@ from resnets.training.optimizer import (
     make_optimizer,
     set_learning_rate,
 )
-from resnets.training.profiler import NO_PROFILER, Profiler
 from resnets.training.recipe import Recipe
 from resnets.training.run_dir import RunDir
 
 # Share of the input side while progressive resizing is on.
 SMALLER = 3 / 4
 
-_SCALARS = (
-    "step",
-    "validated",
-    "best_score",
-    "best_step",
-    "validations_since_best",
-    "replaced",
-)
+_SCALARS = ("step", "validated", "best_score", "best_step", "validations_since_best", "replaced")
 
 
 @dataclass(eq=False)
 class TrainState:
-    """Everything that changes during a run. It holds no generator: draws are keyed by the step.
-
-    Args:
-        model: The network that is trained.
-        optimizer: Its optimizer.
-        average: Exponential moving average of its weights, or None.
-        scaler: Loss scaler; it does nothing but for fp16.
-        step: Optimizer steps taken.
-        validated: Step of the last validation. A validation that was interrupted is done again.
-        best_score: Best top-1 accuracy of a validation.
-        best_step: Step of that validation.
-        validations_since_best: Validations since the last improvement.
-        replaced: Unreadable images that were replaced by the next one.
-        best_weights: Weights of the best validation until they are on the disk.
-    """
+    """Everything that changes during a run. It holds no generator: draws are keyed by the step."""
 
     model: ResNet
     optimizer: torch.optim.Optimizer
-    average: AveragedModel | None
-    scaler: torch.amp.GradScaler
-    step: int = 0
-    validated: int = 0
-    best_score: float = -1.0
+    average: AveragedModel | None  # exponential moving average of the weights
+    scaler: torch.amp.GradScaler  # does nothing but for fp16
+    step: int = 0  # optimizer steps taken
+    validated: int = 0  # step of the last validation; one that was interrupted is done again
+    best_score: float = -1.0  # best top-1 accuracy of a validation
     best_step: int = 0
     validations_since_best: int = 0
-    replaced: int = 0
-    best_weights: dict[str, Tensor] | None = None
+    replaced: int = 0  # unreadable images that were replaced by the next one
+    best_weights: dict[str, Tensor] | None = None  # until they are on the disk
 
     @classmethod
     def start(cls, model: ResNet, recipe: Recipe, *, device: torch.device) -> TrainState:
         """Move the network to the device and return the state before step 0."""
         place(model, device=device, memory_format=recipe.runtime.memory_format)
+        optimizer = make_optimizer(model, recipe)
+        average = make_average(model, recipe.optimizer.ema)
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.runtime.precision == "fp16")
-        return cls(
-            model, make_optimizer(model, recipe), make_average(model, recipe.optimizer.ema), scaler
-        )
+        return cls(model, optimizer, average, scaler)
 
     @property
     def evaluated_model(self) -> nn.Module:
         """The averaged network where there is one, else the network itself."""
         return self.model if self.average is None else self.average.module
-
-    def update(self, recipe: Recipe) -> None:
-        """Clip the gradients, take the optimizer's step, and update the average."""
-        if recipe.optimizer.clip_grad_norm:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
 
     def record_score(self, score: float) -> bool:
         """Count a validation; return True if it is the best so far, or equals it."""
@@ -114,8 +82,7 @@ class TrainState:
     def save(self, run_dir: RunDir) -> None:
         """Save the best weights, then the state, so that no state refers to missing weights.
 
-        Raises:
-            NotSavedError: The disk refused. The next call tries again.
+        If the disk refuses, this raises NotSavedError, and the next call tries again.
         """
         if self.best_weights is not None:
             run_dir.save_best(self.best_weights, step=self.best_step, score=self.best_score)
@@ -136,23 +103,23 @@ class TrainState:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over what `checkpoint` returned."""
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
-        for name, tensor in checkpoint.tensors.items():
-            group, _, rest = name.partition(".")
-            groups[group][rest] = tensor
-        self.model.load_state_dict(groups["model"])
+
+        def group(prefix: str) -> dict[str, Tensor]:
+            found = checkpoint.tensors.items()
+            return {k.removeprefix(prefix): v for k, v in found if k.startswith(prefix)}
+
+        self.model.load_state_dict(group("model."))
         if self.average is not None:
-            self.average.load_state_dict(groups["average"])
+            self.average.load_state_dict(group("average."))
         slots: dict[int, dict[str, Tensor]] = {}
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for name, tensor in groups["optimizer"].items():
+        parameters = [p for some in self.optimizer.param_groups for p in some["params"]]
+        for name, tensor in group("optimizer.").items():
             index, _, slot = name.partition(".")
             # Fused optimizers walk memory, not indices: a slot needs its parameter's strides.
             if tensor.ndim:
                 tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
             slots.setdefault(int(index), {})[slot] = tensor
-        param_groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": param_groups})
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
         self.scaler.load_state_dict(checkpoint.scalars["scaler"])
         for name in _SCALARS:
             setattr(self, name, checkpoint.scalars[name])
@@ -165,17 +132,12 @@ def train_step(
     recipe: Recipe,
     *,
     dist: DistContext = SINGLE_PROCESS,
-    profiler: Profiler = NO_PROFILER,
+    mark: Callable[[str], None] = lambda phase: None,
 ) -> tuple[Tensor, Tensor]:
     """Take one optimizer step: forward and backward passes of the micro-batches, then the update.
 
-    Args:
-        state: The state of the run; the caller counts its step.
-        network: The network of the state, perhaps compiled or wrapped by DDP.
-        batch: This rank's slice of the batch.
-        recipe: The resolved recipe.
-        dist: The ranks that share the batch.
-        profiler: Called when a phase of the step has ended.
+    `network` is that of the state, perhaps compiled or wrapped by DDP, and `batch` this rank's
+    slice of the batch. The caller counts the step. `mark` is called with each phase that has ended.
 
     Returns:
         The mean loss and the number of correct images of the whole batch, on the device.
@@ -184,7 +146,9 @@ def train_step(
     torch.manual_seed(_step_seed(recipe.seed, state.step, dist.rank))
     set_learning_rate(state.optimizer, learning_rate(recipe, state.step))
     if recipe.schedule.freeze_backbone:
-        _freeze(state.model, is_backbone_frozen(recipe, state.step))
+        frozen = is_backbone_frozen(recipe, state.step)
+        for name, parameter in state.model.named_parameters():
+            parameter.requires_grad_(not frozen or name.startswith("fc."))
     total = torch.zeros((), device=batch.images.device)
     correct = torch.zeros((), device=batch.images.device)
     state.optimizer.zero_grad(set_to_none=True)
@@ -195,40 +159,36 @@ def train_step(
         share = len(images) / len(batch.images)
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = share * F.cross_entropy(exact, targets, label_smoothing=recipe.loss.label_smoothing)
-        profiler.mark("forward")
+        mark("forward")
         state.scaler.scale(loss).backward()
         total = total + loss.detach()
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         correct = correct + (logits.detach().argmax(1) == classes).sum()
-        profiler.mark("backward")
-    state.update(recipe)
-    profiler.mark("optimizer")
+        mark("backward")
+    if recipe.optimizer.clip_grad_norm:
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(state.model.parameters(), recipe.optimizer.clip_grad_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.average is not None:
+        state.average.update_parameters(state.model)
+    mark("optimizer")
     return dist.all_reduce_mean(total, correct)
 
 
 def _micro_batches(batch: Batch, recipe: Recipe, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the images and targets of each forward pass."""
-    images = _resized(batch.images, recipe, step).chunk(recipe.optimizer.grad_accum_steps)
-    targets = batch.targets.chunk(recipe.optimizer.grad_accum_steps)
-    for piece, labels in zip(images, targets, strict=True):
-        yield piece.contiguous(memory_format=FORMATS[recipe.runtime.memory_format]), labels
+    """Yield the images and targets of each forward pass.
 
-
-def _resized(images: Tensor, recipe: Recipe, step: int) -> Tensor:
-    """Shrink the images in the first part of a run (progressive resizing, DAWNBench 2018).
-
+    The first part of a run has smaller images (progressive resizing, DAWNBench 2018):
     N C H W -> N C 3H/4 3W/4, antialiased, at 9/16 of the cost.
     """
     assert recipe.schedule.steps is not None
-    if (step + 0.5) / recipe.schedule.steps >= recipe.schedule.progressive:
-        return images
-    side = round(SMALLER * images.shape[-1])
-    return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
-
-
-def _freeze(model: ResNet, frozen: bool) -> None:
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not frozen or name.startswith("fc."))
+    images, pieces = batch.images, recipe.optimizer.grad_accum_steps
+    if (step + 0.5) / recipe.schedule.steps < recipe.schedule.progressive:
+        side = round(SMALLER * images.shape[-1])
+        images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+    for piece, targets in zip(images.chunk(pieces), batch.targets.chunk(pieces), strict=True):
+        yield piece.contiguous(memory_format=FORMATS[recipe.runtime.memory_format]), targets
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

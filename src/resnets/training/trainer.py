@@ -31,17 +31,10 @@ from resnets.errors import UserError
 from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
 from resnets.evaluation.metrics import Scores, evaluate
 from resnets.inference.model_file import ModelFile, read_model, save_model
-from resnets.models.config import ResNetConfig
 from resnets.models.layers import Whitening
 from resnets.models.registry import create_model
 from resnets.models.resnet import ResNet
-from resnets.report.page import (
-    Mistake,
-    ReportRecord,
-    TrainingRecord,
-    missing_charts,
-    write_report,
-)
+from resnets.report.page import Mistake, ReportRecord, TrainingRecord, missing_charts, write_report
 from resnets.training.auto_config import (
     DataFacts,
     ResolvedConfig,
@@ -62,7 +55,7 @@ from resnets.training.reproducibility import (
     reproducibility_caveats,
     update_run_config,
 )
-from resnets.training.run_dir import COMMAND_FILE, MODEL_FILE, RunDir, torchrun_id
+from resnets.training.run_dir import MODEL_FILE, RunDir
 from resnets.training.signals import Interrupted, SignalHandler
 from resnets.training.step_metrics import NotFiniteError, StepMetrics, check_finite
 from resnets.training.sync_batchnorm import convert_sync_batchnorm
@@ -113,24 +106,15 @@ class Trainer:
     `Trainer.start` sets up a new run and `Trainer.resume` an interrupted one; both are contexts
     that end the data loader's workers and release the run folder. `fit` does the rest.
 
-    Args:
-        config: The resolved recipe with its origins.
-        data: The data set.
-        splits: Its training, validation and test images.
-        device: Where to compute.
-        dist: The ranks that share the run.
-        preprocess: Preprocessing of an earlier run; None measures mean and deviation.
-        run_dir: The run folder.
-        log: Called with every record; a record is a dictionary with a `kind`.
-
-    Attributes:
-        log_every: Seconds between training records.
-        measure_seconds: Least seconds for which a training step is timed before a run.
-        profile: Steps that the profiler measures, and how many of them do not count.
+    `preprocess` is that of an earlier run; None measures mean and deviation. `log` is called with
+    every record, a dictionary with a `kind`. `resources` are closed with the trainer.
     """
 
+    # Seconds between training records.
     log_every = 1.0
+    # Least seconds for which a training step is timed before a run.
     measure_seconds = 2.0
+    # Steps that the profiler measures, and how many of them do not count.
     profile: ClassVar = {"steps": 50, "warm_up": 5}
 
     def __init__(
@@ -144,6 +128,7 @@ class Trainer:
         preprocess: Mapping[str, Any] | None = None,
         run_dir: RunDir | None = None,
         log: Log | None = None,
+        resources: ExitStack | None = None,
     ) -> None:
         self.config, self.data, self.splits = config, data, splits
         self.device, self.dist = device, dist
@@ -154,10 +139,11 @@ class Trainer:
         self.metrics = StepMetrics(device)
         self.notices = notices_of(data)
         self.cautions: list[str] = []
-        self._log_callback = log if log is not None and dist.is_first else None
-        self._resources = ExitStack()
+        self._log_callback = log if dist.is_first else None
         self.preprocess = self._preprocess(preprocess)
         self.train_loader, self.val_loader = self._loaders()
+        self._resources = resources or ExitStack()
+        self._resources.callback(self._close_loaders)
 
     @property
     def recipe(self) -> Recipe:
@@ -183,23 +169,9 @@ class Trainer:
     ) -> Trainer:
         """Open the data, choose what the recipe leaves open, time a step, make the run folder.
 
-        Args:
-            data: A path or a name, as `open_data` takes it.
-            config: The recipe with its origins.
-            device: Where to compute.
-            out: The run folder; None takes the next `runs/NAME-NNN`.
-            name: That NAME; None takes the name of the data.
-            deadline: When the run must be finished, by `time.perf_counter()`; None has no limit.
-            dist: The ranks that share the run.
-            log: Called with every record.
-            verify: Whether to record a digest of every image.
-            command: What was asked for, by which a restart under torchrun finds the run.
-
-        Returns:
-            A trainer at step 0.
-
-        Raises:
-            UserError: The data, the recipe or the folder cannot be used.
+        The folder is `out`, or the next `runs/NAME-NNN`, where NAME is `name` or that of the data.
+        The run must be finished at `deadline`, by `time.perf_counter()`. `verify` records a digest
+        of every image. Under torchrun a restart finds the run by its `command`.
         """
         keep_freed_memory()
 
@@ -210,104 +182,94 @@ class Trainer:
             if log is not None and dist.is_first:
                 log({"kind": "notice", "text": text})
 
-        dataset, splits = _open_data(data, config, dist, notice)
-        facts = DataFacts.of(splits, num_classes=len(dataset.classes))
-        notice(f"{dataset.name}: {facts}; measuring this machine")
-        world_size = dist.world_size
-        config = dist.on_rank_zero(
-            lambda: resolve(
-                config, facts, seconds=seconds_left(), device=device, world_size=world_size
+        batch_size = config.recipe.schedule.batch_size or 0
+        # Refuse a batch that the ranks cannot share before anything is measured with it.
+        dist.shard_batch(batch_size, grad_accum_steps=config.recipe.optimizer.grad_accum_steps)
+        dataset, splits, found = _open_data(data, config.recipe, dist)
+        for text in notices_of(dataset):
+            notice(text)
+        if not len(splits.val):
+            raise UserError(
+                f"{data}: every class has one image, so none can be held out for validation"
             )
+        if config.origins.get("batch_size") == "flag" and batch_size > len(splits.train):
+            raise UserError(
+                f"--batch-size {batch_size}: more than the {len(splits.train):,} training images"
+            )
+        facts = DataFacts.of(splits, num_classes=len(dataset.classes))
+        notice(
+            f"{dataset.name}: {facts.num_train:,} training, {facts.num_val:,} validation and "
+            f"{facts.num_test:,} test images of {facts.num_classes} classes; measuring this machine"
+        )
+        ranks = dist.world_size
+        config = dist.on_rank_zero(
+            lambda: resolve(config, facts, seconds=seconds_left(), device=device, world_size=ranks)
         )
         assert config.recipe.runtime.threads is not None
         torch.set_num_threads(config.recipe.runtime.threads)
-        trainer = cls(config, dataset, splits, device=device, dist=dist, log=log)
-        try:
-            step_seconds, image_seconds = trainer._measure(seconds_left())
+        with ExitStack() as resources:
+            trainer = cls(
+                config, dataset, splits, device=device, dist=dist, log=log, resources=resources
+            )
+            timings = trainer._measure(seconds_left())
             trainer.config = dist.on_rank_zero(
-                lambda: resolve_steps(
-                    trainer.config,
-                    facts,
-                    seconds=seconds_left(),
-                    step_seconds=step_seconds,
-                    image_seconds=image_seconds,
-                )
+                lambda: resolve_steps(trainer.config, facts, seconds=seconds_left(), **timings)
             )
             for reason in trainer.config.reasons:
                 notice(reason)
-            trainer._own(
-                dist.on_rank_zero(
-                    lambda: trainer._create_run_dir(
-                        data, out, name=name, verify=verify, command=command
-                    )
-                )
-            )
-        except BaseException:
-            trainer.close()
-            raise
+
+            def create_run_dir() -> RunDir:
+                run_dir = RunDir.create(out, name=name or dataset.name, command=command)
+                resources.enter_context(run_dir.lock())
+                trainer._write_start(run_dir, data, found, verify=verify)
+                return run_dir
+
+            run_dir = dist.on_rank_zero(create_run_dir)
+            trainer.run_dir = replace(run_dir, writable=dist.is_first)
+            trainer._resources = resources.pop_all()
         return trainer
 
-    def _measure(self, seconds_left: float | None) -> tuple[float, float]:
+    def _measure(self, seconds_left: float | None) -> dict[str, float]:
         """Time a training step and the evaluation of an image on the slowest rank.
 
         If memory is exhausted, the micro-batches are halved.
         """
-        limit = max(self.measure_seconds, MEASURE_SHARE * (seconds_left or 0))
-        while True:
-            try:
-                return self._time_training(limit)
-            except torch.OutOfMemoryError:
-                pass  # outside `except` the memory of the attempt is free
-            self._halve_micro_batches()
-
-    def _time_training(self, limit: float) -> tuple[float, float]:
-        dist = self.dist
+        dist, limit = self.dist, max(self.measure_seconds, MEASURE_SHARE * (seconds_left or 0))
         with dist.local_rank_zero_first():
             model = self.new_model()
-        timings = dist.all_gather_object(
-            lambda: time_training(
-                model,
-                self.recipe,
-                self.train_loader,
-                self.val_loader,
-                device=self.device,
-                seconds=limit,
-            )
-        )
-        step_seconds, image_seconds = map(max, zip(*timings, strict=True))
-        step_seconds += dist.time_all_reduce(model, device=self.device)
-        return step_seconds, image_seconds / dist.world_size
 
-    def _create_run_dir(
-        self,
-        data: str | Path,
-        out: str | Path | None,
-        *,
-        name: str | None,
-        verify: bool,
-        command: Mapping[str, Any] | None,
-    ) -> RunDir:
-        """Make and lock the run folder, and write what the run starts from."""
-        run_dir = RunDir.create(out, name=name or self.data.name)
-        if torchrun_id() is not None:
-            run_dir.write_json(COMMAND_FILE, {"launch": torchrun_id(), "command": command or {}})
-        self._resources.enter_context(run_dir.lock())
+        def measure() -> tuple[float, float]:
+            loaders = self.train_loader, self.val_loader
+            return time_training(model, self.recipe, *loaders, device=self.device, seconds=limit)
+
+        while True:
+            with suppress(torch.OutOfMemoryError):
+                steps, images = zip(*dist.all_gather_object(measure), strict=True)
+                reduction = dist.time_all_reduce(model, device=self.device)
+                return {
+                    "step_seconds": max(steps) + reduction,
+                    "image_seconds": max(images) / dist.world_size,
+                }
+            self._halve_micro_batches()  # outside `suppress` the memory of the attempt is free
+
+    def _write_start(
+        self, run_dir: RunDir, data: str | Path, found: Mapping[str, Any], *, verify: bool
+    ) -> None:
+        """Write what the run starts from; without config.json it cannot be resumed."""
         named = isinstance(data, str) and data in NAMES  # as open_data, which looks there first
         place = str(data) if named else str(Path(data).expanduser().absolute())
-        facts = {
-            "data": place,
-            "name": self.data.name,
-            "fingerprint": fingerprint(self.data),
-            "classes": list(self.data.classes),
-            "sizes": self.splits.sizes(),
-            "preprocess": asdict(self.preprocess),
-            "held_out": list(self.splits.held_out),
+        record: dict[str, Any] = {"data": place, "name": self.data.name, **found}
+        record |= {"preprocess": asdict(self.preprocess), "held_out": list(self.splits.held_out)}
+        record |= {"content": content_digest(self.data)} if verify else {}
+        run_dir.write_json("data.json", record | {"skipped": dict(self.data.skipped)})
+        environment = describe_environment(self.device) | {"ranks": self.dist.world_size}
+        run_dir.write_json("environment.json", environment)
+        origins = self.config.origins
+        config = {
+            name: {"value": value, "origin": origins.get(name, "default")}
+            for name, value in self.recipe.flat().items()
         }
-        content = {"content": content_digest(self.data)} if verify else {}
-        run_dir.write_json("data.json", facts | content | {"skipped": dict(self.data.skipped)})
-        run_dir.write_json("environment.json", self._environment())
-        _write_config(run_dir, self.config)
-        return run_dir
+        run_dir.write_json("config.json", config)
 
     # Resume
 
@@ -325,25 +287,13 @@ class Trainer:
     ) -> Trainer:
         """Rebuild an interrupted run from its folder; nothing is measured again.
 
-        Args:
-            run_dir: The run folder.
-            device: Where to compute.
-            dist: The ranks that share the run.
-            log: Called with every record.
-            changes: Recipe fields with new values.
-            force: Whether to accept changes that decide bits; every result then says so.
-            verify: Whether to compare the bytes of all images.
-
-        Returns:
-            A trainer at the step of the newest checkpoint.
-
-        Raises:
-            UserError: The run is finished, or something has changed that decides bits.
+        `changes` are recipe fields with new values. `force` accepts changes that decide bits; every
+        result then says so. `verify` compares the bytes of all images.
         """
         keep_freed_memory()
         with ExitStack() as resources:
 
-            def read_stored() -> RunFingerprint:
+            def lock_and_read() -> RunFingerprint:
                 resources.enter_context(run_dir.lock())
                 if (run_dir.path / "scores.json").is_file():
                     raise UserError(
@@ -351,21 +301,15 @@ class Trainer:
                     )
                 return RunFingerprint.stored(run_dir)
 
-            before = dist.on_rank_zero(read_stored)
+            before = dist.on_rank_zero(lock_and_read)
             recipe, stored = before.recipe.override(**changes or {}), before.data
             if recipe.runtime.threads:
                 torch.set_num_threads(recipe.runtime.threads)
-            with dist.local_rank_zero_first():
-                dataset = open_data(stored["data"], max_corrupt=recipe.runtime.max_corrupt)
+            dataset, splits, found = _open_data(
+                stored["data"], recipe, dist, held_out=stored["held_out"]
+            )
             if verify and "content" not in stored:
                 raise UserError(f"--verify {run_dir.path}: the run was not started with --verify")
-            splits = splits_for(dataset, recipe, held_out=stored["held_out"])
-            found: dict[str, Any] = {
-                "fingerprint": fingerprint(dataset),
-                "classes": list(dataset.classes),
-                "sizes": splits.sizes(),
-            }
-            dist.check_equal(stored["data"], found["fingerprint"])
             if verify or ("content" in stored and found["fingerprint"] != stored["fingerprint"]):
                 found["content"] = dist.on_rank_zero(lambda: content_digest(dataset))
             trainer = cls(
@@ -375,33 +319,30 @@ class Trainer:
                 device=device,
                 dist=dist,
                 preprocess=stored["preprocess"],
+                run_dir=replace(run_dir, writable=dist.is_first),
                 log=log,
+                resources=resources,
             )
-            trainer._own(run_dir)
-            after = RunFingerprint(recipe, {**stored, **found}, trainer._environment())
-            try:
-                trainer.checkpoint = dist.on_rank_zero(
-                    lambda: trainer._load_checkpoint(before, after, force=force)
-                )
-            except BaseException:
-                trainer.close()
-                raise
-            trainer._resources.push(resources.pop_all())
+            environment = describe_environment(device) | {"ranks": dist.world_size}
+            after = RunFingerprint(recipe, {**stored, **found}, environment)
+            trainer.checkpoint = dist.on_rank_zero(
+                lambda: trainer._load_checkpoint(before, after, force=force)
+            )
+            trainer._resources = resources.pop_all()
         return trainer
 
     def _load_checkpoint(
         self, before: RunFingerprint, after: RunFingerprint, *, force: bool
     ) -> Checkpoint | None:
         """Check what changed, load the newest valid checkpoint, and drop what it repeats."""
-        run_dir = self.run_dir
+        run_dir, damaged = self.run_dir, list[str]()
         changed = check_unchanged(before, after, run_dir=run_dir, force=force)
-        damaged: list[str] = []
         checkpoint = run_dir.load(damaged.append)
         for text in damaged:
             self.notify(f"skipped: {text}")
         step, validated, which = 0, 0, "there is no checkpoint yet"
         if checkpoint is not None:
-            step, validated = (checkpoint.scalars[name] for name in ("step", "validated"))
+            step, validated = checkpoint.scalars["step"], checkpoint.scalars["validated"]
             which = "the newest valid checkpoint" if damaged else "the newest checkpoint"
         self.notify(f"resuming {run_dir.path} at step {step}: {which}")
         update_run_config(run_dir, before, after, changed=changed, step=step)
@@ -413,12 +354,7 @@ class Trainer:
     def fit(self) -> TrainingResult:
         """Train, then score the model file and write the report.
 
-        Returns:
-            The result, also of a run that a signal or a full disk has stopped.
-
-        Raises:
-            NotFiniteError: The loss became NaN or infinite.
-            UserError: Memory is exhausted after the first checkpoint, or another rank is gone.
+        A run that a signal or a full disk has stopped has a result too.
         """
         unsaved = None
         with self.signals:  # the first signal ends the step, a second one stops at once
@@ -432,17 +368,24 @@ class Trainer:
                 except NotFiniteError as error:
                     raise self._with_image_ids(error) from None
                 except torch.OutOfMemoryError as error:
-                    self._check_retry(error)
+                    full = str(error)
                 except NotSavedError as error:
                     unsaved = str(error)
                     break
                 except (Interrupted, KeyboardInterrupt):
                     break  # the last checkpoint holds
                 except RuntimeError as error:
-                    if not self.signals.received:
-                        raise self._explain(error) from error
-                    break  # the signal reached a worker before the worker could ignore it
-                self._retry_smaller()  # outside `except` the memory of the attempt is free
+                    if self.signals.received:
+                        break  # the signal reached a worker before the worker could ignore it
+                    if self.dist.world_size == 1 or not is_lost_rank(error):
+                        raise
+                    step = 0 if self.state is None else self.state.step
+                    raise UserError(
+                        f"rank {self.dist.rank}: another rank is gone at step {step}; torchrun "
+                        "--max-restarts N, or the same torchrun command with the same --out, "
+                        "resumes at the last checkpoint"
+                    ) from error
+                self._retry_smaller(full)  # outside `except` the memory of the attempt is free
         number = self.signals.number or self.signals.received or None
         if number is None and not unsaved:
             number = signal.SIGINT
@@ -461,42 +404,35 @@ class Trainer:
         return state
 
     def train_loop(self) -> bool:
-        """Step to the end of the run; return False if a signal stopped it.
-
-        Raises:
-            NotFiniteError: A loss is NaN or infinite.
-            NotSavedError: The last state could not be saved.
-        """
+        """Step to the end of the run; return False if a signal stopped it."""
         state, dist, recipe = self.running_state, self.dist, self.recipe
-        assert recipe.schedule.steps and recipe.schedule.batch_size, "resolve the recipe first"
+        steps, patience = recipe.schedule.steps, recipe.evaluation.patience
+        assert steps is not None, "resolve the recipe first"
         compiled: Any = torch.compile(state.model) if recipe.runtime.compile else state.model
         network = dist.distributed_data_parallel(compiled)
-        batches = self.train_loader.batches(state.step, recipe.schedule.steps)
+        batches = self.train_loader.batches(state.step, steps)
         self._started = time.perf_counter() - self.run_dir.seconds()
         self._saved, self._validation_seconds = time.perf_counter(), math.inf
         self.metrics.reset()
         self.profiler = self._profiler()
+        mark = self.profiler.mark
         state.model.train()
         finished = False
         with suppress(Interrupted):
             while True:
                 if self._needs_validation():
                     self._validate()
-                finished = state.step == recipe.schedule.steps or self._is_out_of_patience()
+                finished = state.step == steps or 0 < patience <= state.validations_since_best
                 if finished:
                     break
                 with self.signals.interruptible():
                     batch = next(batches)
-                self.profiler.mark("copy", waited=batch.waited)
+                mark("copy", waited=batch.waited)
                 rate = learning_rate(recipe, state.step)
-                loss, correct = train_step(
-                    state, network, batch, recipe, dist=dist, profiler=self.profiler
-                )
+                loss, correct = train_step(state, network, batch, recipe, dist=dist, mark=mark)
                 state.step += 1
-                images = dist.world_size * len(batch.images)
-                self.metrics.add(
-                    loss, correct, images=images, step=state.step, indices=batch.indices
-                )
+                num = dist.world_size * len(batch.images)
+                self.metrics.add(loss, correct, images=num, step=state.step, indices=batch.indices)
                 saving, logging = self._agree(batch)
                 if saving or logging:
                     self.metrics.settle()  # before every save: no checkpoint after a lost loss
@@ -504,7 +440,7 @@ class Trainer:
                     self.log("train", **self._progress(), **means, learning_rate=rate)
                 if saving:
                     self._save()
-                self.profiler.mark("other")
+                mark("other")
                 if shares := self.profiler.step():
                     self.log("shares", **shares, **self._progress())
         self.metrics.settle()
@@ -553,10 +489,8 @@ class Trainer:
         try:
             self.running_state.save(self.run_dir)
         except NotSavedError as error:
-            self.notify(
-                f"{error}; training continues, the last checkpoint stays, and the next save tries "
-                "again"
-            )
+            text = "training continues, the last checkpoint stays, and the next save tries again"
+            self.notify(f"{error}; {text}")
         self._saved = time.perf_counter()
 
     def _needs_validation(self) -> bool:
@@ -564,48 +498,30 @@ class Trainer:
 
         There is no validation within the first half of an interval.
         """
-        recipe, state = self.recipe, self.running_state
-        assert (
-            recipe.schedule.steps
-            and recipe.schedule.batch_size
-            and recipe.evaluation.evaluate_every
-        )
-        every = max(
-            1,
-            round(
-                recipe.evaluation.evaluate_every
-                * len(self.splits.train)
-                / recipe.schedule.batch_size
-            ),
-        )
-        left = recipe.schedule.steps - state.step
-        due = left == 0 or (left % every == 0 and 2 * state.step >= every)
+        state, schedule = self.running_state, self.recipe.schedule
+        every = self.recipe.evaluation.evaluate_every
+        assert schedule.steps and schedule.batch_size and every
+        interval = max(1, round(every * len(self.splits.train) / schedule.batch_size))
+        left = schedule.steps - state.step
+        due = left == 0 or (left % interval == 0 and 2 * state.step >= interval)
         return due and state.validated < state.step
-
-    def _is_out_of_patience(self) -> bool:
-        return 0 < self.recipe.evaluation.patience <= self.running_state.validations_since_best
 
     # Out of memory, and other ends
 
-    def _check_retry(self, error: torch.OutOfMemoryError) -> None:
-        """Raise UserError unless nothing is lost by starting again with smaller micro-batches."""
-        if self.dist.world_size == 1 and self.run_dir.load() is None:
-            return
-        step = 0 if self.state is None else self.state.step
-        number = more_micro_batches(self.recipe, world_size=self.dist.world_size)
-        advice = "start a new run with a smaller --batch-size"
-        if number is not None:
-            advice = f"resume with --resume {self.run_dir.path} --force --grad-accum-steps {number}"
-        raise UserError(f"out of memory at step {step}: {advice} ({error})") from None
-
-    def _retry_smaller(self) -> None:
-        """Drop the attempt and halve the micro-batches."""
+    def _retry_smaller(self, error: str) -> None:
+        """Drop the attempt and halve the micro-batches, unless steps would be lost."""
+        ranks, step = self.dist.world_size, 0 if self.state is None else self.state.step
+        if ranks > 1 or self.run_dir.load() is not None:
+            number = more_micro_batches(self.recipe, world_size=ranks)
+            advice = "start a new run with a smaller --batch-size"
+            if number is not None:
+                resume = f"--resume {self.run_dir.path} --force --grad-accum-steps {number}"
+                advice = f"resume with {resume}"
+            raise UserError(f"out of memory at step {step}: {advice} ({error})")
         self.state = None
         self.metrics.reset()
-        known = len(self.config.reasons)
         self._halve_micro_batches()
-        for reason in self.config.reasons[known:]:
-            self.notify(reason)
+        self.notify(self.config.reasons[-1])
         config = self.run_dir.read_json("config.json")
         pieces = self.recipe.optimizer.grad_accum_steps
         config["grad_accum_steps"] = {"value": pieces, "origin": "memory"}
@@ -615,8 +531,7 @@ class Trainer:
     def _halve_micro_batches(self) -> None:
         self.config = smaller_micro_batches(self.config, world_size=self.dist.world_size)
         if self.dist.world_size > 1:  # each rank gets another slice of the batch
-            self.train_loader.close()
-            self.val_loader.close()
+            self._close_loaders()
             self.train_loader, self.val_loader = self._loaders()
 
     def _with_image_ids(self, error: NotFiniteError) -> NotFiniteError:
@@ -629,94 +544,81 @@ class Trainer:
         tail = f" and {more} more" if more > 0 else ""
         return NotFiniteError(f"{error}, in the batch of {names}{tail}", indices)
 
-    def _explain(self, error: RuntimeError) -> RuntimeError | UserError:
-        """Return a one-line error if another rank is gone, else the error itself."""
-        if self.dist.world_size == 1 or not is_lost_rank(error):
-            return error
-        step = 0 if self.state is None else self.state.step
-        return UserError(
-            f"rank {self.dist.rank}: another rank is gone at step {step}; torchrun --max-restarts "
-            "N, or the same torchrun command with the same --out, resumes at the last checkpoint"
-        )
-
     # Finish
 
     def _finish(self) -> TrainingResult:
         """Save and score the model file and write the report; scores.json comes last."""
         self.signals.leave_ranks()
-        split, images = self.splits.scored
-        caution, scores = "; ".join(self.cautions) or None, None
-        path = self.run_dir.path / MODEL_FILE
+        recipe, (split, images) = self.recipe, self.splits.scored
+        path, scores, unsaved = self.run_dir.path / MODEL_FILE, None, None
         mistakes = Mistakes(images, self.data.classes, self.preprocess)
-        if replaced := self.running_state.replaced:
+        replaced, texts = self.running_state.replaced, []
+        if replaced:
             times = f"{replaced} times" if replaced > 1 else "once"
-            text = f"an unreadable image was replaced by the next one {times} in training"
-            self.notices.append(text)
-            self.notify(text)
+            texts = [f"an unreadable image was replaced by the next one {times} in training"]
         try:
             with self.signals.interruptible():
-                save_model(path, self._model_file(scores=None))
+                file = self._model_file()
+                save_model(path, file)
                 scores = score(
                     read_model(path),
                     images,
                     device=self.device,
-                    workers=self.recipe.runtime.workers or 0,
+                    workers=recipe.runtime.workers or 0,
                     callback=mistakes,
-                    cache_mb=self.recipe.runtime.cache_mb,
+                    cache_mb=recipe.runtime.cache_mb,
                 )
-                for text in [*unreadable_notice(scores, images), *missing_charts()]:
+                for text in (*texts, *unreadable_notice(scores, images), *missing_charts()):
                     self.notices.append(text)
                     self.notify(text)
-                record = scores.to_dict() | {
-                    "split": split,
-                    "validate_on": self.recipe.evaluation.validate_on,
-                }
+                record = scores.to_dict()
+                record |= {"split": split, "validate_on": recipe.evaluation.validate_on}
                 record |= {"cautions": self.cautions} if self.cautions else {}
-                save_model(path, self._model_file(scores=record))
-                shown = [Mistake(**row) for row in mistakes.worst()]
-                write_report(self.run_dir.path, replace(self._report(scores), mistakes=shown))
+                save_model(path, replace(file, scores=record))
+                write_report(self.run_dir.path, self._report(scores, mistakes))
                 self.run_dir.write_json("scores.json", record)
         except OSError as error:
-            return TrainingResult(self.run_dir.path, scores, split, caution, unsaved=str(error))
-        return TrainingResult(self.run_dir.path, scores, split, caution)
+            unsaved = str(error)
+        caution = "; ".join(self.cautions) or None
+        return TrainingResult(self.run_dir.path, scores, split, caution, unsaved=unsaved)
 
-    def _model_file(self, *, scores: dict[str, Any] | None) -> ModelFile:
-        local = fields_with(Rule.LOCAL)
-        recipe = {k: v for k, v in self.recipe.flat().items() if k not in local}
-        stored = self._data_record()
+    def _model_file(self) -> ModelFile:
+        local, stored = fields_with(Rule.LOCAL), self.run_dir.read_json("data.json")
+        recipe = {name: value for name, value in self.recipe.flat().items() if name not in local}
         return ModelFile(
-            config=self.new_model_config(),
+            config=self.running_state.model.config,
             preprocess=self.preprocess,
             classes=self.data.classes,
-            scores=scores,
+            scores=None,
             recipe=json.loads(json.dumps(recipe)),
             data={key: stored[key] for key in ("name", "fingerprint", "sizes")},
             weights=self.run_dir.load_best().tensors,
         )
 
-    def _report(self, scores: Scores) -> ReportRecord:
+    def _report(self, scores: Scores, mistakes: Mistakes) -> ReportRecord:
         """Gather what the report page shows."""
-        config: Any = self.recipe  # resolved: none of these fields is None
+        recipe: Any = self.recipe  # resolved: none of these fields is None
         training = TrainingRecord(
             split_sizes=self.splits.sizes(),
-            steps=config.schedule.steps,
-            batch_size=config.schedule.batch_size,
-            best_step=self.run_dir.load_best().scalars["step"],
-            optimizer=config.optimizer.name,
-            schedule=config.schedule.name,
-            learning_rate=config.optimizer.learning_rate,
-            weight_decay=config.optimizer.weight_decay,
+            steps=recipe.schedule.steps,
+            batch_size=recipe.schedule.batch_size,
+            best_step=self.running_state.best_step,
+            optimizer=recipe.optimizer.name,
+            schedule=recipe.schedule.name,
+            learning_rate=recipe.optimizer.learning_rate,
+            weight_decay=recipe.optimizer.weight_decay,
         )
         return ReportRecord(
-            model=config.model.name,
-            image_size=config.model.size,
-            data=self._data_record()["name"],
+            model=recipe.model.name,
+            image_size=recipe.model.size,
+            data=self.run_dir.read_json("data.json")["name"],
             split=self.splits.scored[0],
             scores=scores.to_dict(),
             model_file=MODEL_FILE,
             training=training,
             history=self.run_dir.history(),
             samples=self._samples(),
+            mistakes=[Mistake(**row) for row in mistakes.worst()],
             notices=self.notices,
             cautions=self.cautions,
         )
@@ -734,9 +636,11 @@ class Trainer:
 
     def close(self) -> None:
         """End the data loader's workers and release the run folder."""
+        self._resources.close()
+
+    def _close_loaders(self) -> None:
         self.train_loader.close()
         self.val_loader.close()
-        self._resources.close()
 
     def __enter__(self) -> Trainer:
         return self
@@ -749,86 +653,62 @@ class Trainer:
     def new_model(self, *, pretrained: bool = True) -> ResNet:
         """Build the network: its weights are a function of the seed, or the recipe's weights.
 
-        Args:
-            pretrained: False builds it for a checkpoint, which replaces all weights.
+        `pretrained=False` builds it for a checkpoint, which replaces all weights.
         """
+        config, num_classes = self.recipe.model, len(self.data.classes)
+        assert config.name is not None, "resolve the recipe first"
+        weights = config.weights if pretrained else None
+        extra = {"dropout": config.dropout, "drop_path": config.drop_path}
         torch.manual_seed(self.recipe.seed)
-        weights = self.recipe.model.weights if pretrained else None
-        model = self._create_model(weights=weights)
-        if weights is not None:
-            # Equally many classes need not be the same classes: fine-tuning has its own head.
-            model.reset_classifier(len(self.data.classes))
-        elif pretrained and isinstance(model.conv1, Whitening):
-            model.conv1.fit(self._whitening_images())
-        return model
-
-    def new_model_config(self) -> ResNetConfig:
-        """Return the configuration of the network without drawing its weights."""
-        with torch.device("meta"):
-            return self._create_model(weights=None).config
-
-    def _create_model(self, *, weights: str | None) -> ResNet:
-        recipe = self.recipe
-        assert recipe.model.name is not None, "resolve the recipe first"
-        extra = {"dropout": recipe.model.dropout, "drop_path": recipe.model.drop_path}
-        return create_model(
-            recipe.model.name,
-            num_classes=len(self.data.classes),
+        model = create_model(
+            config.name,
+            num_classes=num_classes,
             in_channels=self.preprocess.channels,
             weights=weights,
             **{name: value for name, value in extra.items() if value},
         )
-
-    def _whitening_images(self) -> torch.Tensor:
-        """Return training images from all over the split, N C H W, preprocessed."""
-        images = self.splits.train
-        places = np.linspace(0, len(images) - 1, min(len(images), WHITENING_IMAGES)).round()
-        some = EvalLoader(
-            images.subset(places.astype(np.int64)),
-            preprocess=self.preprocess,
-            batch_size=WHITENING_IMAGES,
-            device=torch.device("cpu"),
-            workers=0,
-        )
-        return next(iter(some)).images
+        if weights is not None:
+            # Equally many classes need not be the same classes: fine-tuning has its own head.
+            model.reset_classifier(num_classes)
+        elif pretrained and isinstance(model.conv1, Whitening):
+            # Images from all over the split.
+            images, number = self.splits.train, min(len(self.splits.train), WHITENING_IMAGES)
+            places = np.linspace(0, len(images) - 1, number).round().astype(np.int64)
+            some = EvalLoader(
+                images.subset(places), preprocess=self.preprocess, batch_size=number, device="cpu"
+            )
+            model.conv1.fit(next(iter(some)).images)
+        return model
 
     def _preprocess(self, stored: Mapping[str, Any] | None) -> Preprocess:
         """Return the preprocessing, with mean and deviation of the training images."""
         if stored is not None:
             return Preprocess(**stored)
-        recipe, train = self.recipe, self.splits.train
-        assert recipe.model.size is not None, "resolve the recipe first"
+        model, train, tta = self.recipe.model, self.splits.train, self.recipe.evaluation.tta
+        assert model.size is not None, "resolve the recipe first"
         plain = Preprocess(
-            size=recipe.model.size,
-            channels=train.channels,
-            resize_mode=recipe.model.resize_mode,
-            tta=recipe.evaluation.tta,
+            size=model.size, channels=train.channels, resize_mode=model.resize_mode, tta=tta
         )
         mean, std = channel_statistics(train, plain)
         return replace(plain, mean=mean, std=std)
 
     def _loaders(self) -> tuple[TrainLoader, EvalLoader]:
         """Decode what fits in memory; each rank has its slice of every batch and evaluation."""
-        recipe, dist = self.recipe, self.dist
-        assert recipe.schedule.batch_size is not None and recipe.runtime.workers is not None
-        shared: dict[str, Any] = {
-            "preprocess": self.preprocess,
-            "device": self.device,
-            "workers": recipe.runtime.workers,
-            "cache_mb": recipe.runtime.cache_mb,
-        }
+        recipe, runtime = self.recipe, self.recipe.runtime
+        batch_size, pieces = recipe.schedule.batch_size, recipe.optimizer.grad_accum_steps
+        assert batch_size is not None
+        val_images = self.dist.shard(self.splits.val)
+        shared: Any = {"workers": runtime.workers, "cache_mb": runtime.cache_mb}
+        shared |= {"preprocess": self.preprocess, "device": self.device}
         train_loader = TrainLoader(
             self.splits.train,
             augment=recipe.augment,
             num_classes=len(self.data.classes),
-            batch_size=recipe.schedule.batch_size,
+            batch_size=batch_size,
             seed=recipe.seed,
-            places=dist.shard_batch(
-                recipe.schedule.batch_size, grad_accum_steps=recipe.optimizer.grad_accum_steps
-            ),
+            places=self.dist.shard_batch(batch_size, grad_accum_steps=pieces),
             **shared,
         )
-        val_images = dist.shard(self.splits.val)
         return train_loader, EvalLoader(val_images, batch_size=VALIDATION_BATCH, **shared)
 
     def _profiler(self) -> Profiler:
@@ -847,16 +727,6 @@ class Trainer:
         """The state, which `fit` has built."""
         assert self.state is not None, "call init_state first"
         return self.state
-
-    def _own(self, run_dir: RunDir) -> None:
-        """Use the run folder; only rank 0 writes."""
-        self.run_dir = run_dir if self.dist.is_first else replace(run_dir, writable=False)
-
-    def _environment(self) -> dict[str, Any]:
-        return describe_environment(self.device) | {"ranks": self.dist.world_size}
-
-    def _data_record(self) -> dict[str, Any]:
-        return self.run_dir.read_json("data.json")
 
     # Records
 
@@ -879,42 +749,13 @@ class Trainer:
 
     def _log_start(self) -> None:
         """Log where the run starts, and what must be said wherever its scores are shown."""
-        step, steps, seconds = (
-            self.running_state.step,
-            self.recipe.schedule.steps,
-            self.run_dir.seconds(),
-        )
-        self.log("start", step=step, steps=steps, seconds=seconds)
+        step, steps = self.running_state.step, self.recipe.schedule.steps
+        self.log("start", step=step, steps=steps, seconds=self.run_dir.seconds())
         if not self.cautions:
             self.cautions = [CAUTION] if self.recipe.evaluation.validate_on == "test" else []
             self.cautions += self.dist.on_rank_zero(lambda: reproducibility_caveats(self.run_dir))
             for text in self.cautions:
                 self.notify(text)
-
-
-def _open_data(
-    data: str | Path, config: ResolvedConfig, dist: DistContext, notice: Callable[[str], None]
-) -> tuple[DataSet, Splits]:
-    """Open the data of a new run; raise UserError if a run cannot use it."""
-    recipe = config.recipe
-    batch_size, pieces = recipe.schedule.batch_size, recipe.optimizer.grad_accum_steps
-    if batch_size is not None:
-        dist.shard_batch(batch_size, grad_accum_steps=pieces)  # or refuse
-    with dist.local_rank_zero_first():
-        dataset = open_data(data, max_corrupt=recipe.runtime.max_corrupt)
-    dist.check_equal(str(data), fingerprint(dataset) if dist.world_size > 1 else "")
-    for text in notices_of(dataset):
-        notice(text)
-    splits, typed = splits_for(dataset, recipe), config.origins.get("batch_size") == "flag"
-    if not len(splits.val):
-        raise UserError(
-            f"{data}: every class has one image, so none can be held out for validation"
-        )
-    if typed and batch_size is not None and batch_size > len(splits.train):
-        raise UserError(
-            f"--batch-size {batch_size}: more than the {len(splits.train):,} training images"
-        )
-    return dataset, splits
 
 
 def splits_for(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None = None) -> Splits:
@@ -928,11 +769,13 @@ def splits_for(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None 
     )
 
 
-def _write_config(run_dir: RunDir, config: ResolvedConfig) -> None:
-    """Write every resolved value with its origin."""
-    values = config.recipe.flat()
-    record = {
-        name: {"value": value, "origin": config.origins.get(name, "default")}
-        for name, value in values.items()
-    }
-    run_dir.write_json("config.json", record)
+def _open_data(
+    data: str | Path, recipe: Recipe, dist: DistContext, *, held_out: Sequence[str] | None = None
+) -> tuple[DataSet, Splits, dict[str, Any]]:
+    """Return the data, its splits, and what is recorded of them: all ranks must find the same."""
+    with dist.local_rank_zero_first():
+        dataset = open_data(data, max_corrupt=recipe.runtime.max_corrupt)
+    splits = splits_for(dataset, recipe, held_out=held_out)
+    mark, classes = fingerprint(dataset), list(dataset.classes)
+    dist.check_equal(str(data), mark)
+    return dataset, splits, {"fingerprint": mark, "classes": classes, "sizes": splits.sizes()}
