@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from resnets.data.decode import Array
 from resnets.errors import UserError, unknown
-
-Array = np.ndarray[Any, np.dtype[np.uint8]]
 
 _RESIZE_MODES = ("crop", "squash")
 _TTA = ("none", "mirror", "six")

@@ -52,7 +52,7 @@ def layer_table(model: nn.Module, input_size: int) -> list[LayerRow]:
     Raises:
         UserError: The network has no convolution.
     """
-    twin = _on_meta(model).eval()
+    twin = copy.deepcopy(model).to("meta").eval()  # shapes only: nothing is computed
     first = next((layer for layer in twin.modules() if isinstance(layer, nn.Conv2d)), None)
     if first is None:
         raise UserError("the network has no convolution, so its image size cannot be measured")
@@ -75,13 +75,3 @@ def layer_table(model: nn.Module, input_size: int) -> list[LayerRow]:
     with torch.no_grad(), counter:
         twin(torch.empty(1, first.in_channels, input_size, input_size, device="meta"))
     return rows
-
-
-def _on_meta(model: nn.Module) -> nn.Module:
-    """Return a copy on the meta device; the values are never copied."""
-    memo: dict[int, object] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"))
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.to("meta")
-    return copy.deepcopy(model, memo)
