@@ -203,7 +203,7 @@ class Batch:
     images: Tensor  # N C H W float32, normalised
     targets: Tensor  # N int64, or N K float32 shares of classes where images are mixed
     indices: Indices
-    replaced: int  # files that could not be read
+    replaced: int = 0  # files that could not be read, in training
     waited: float = 0.0  # seconds for the images
 
 
@@ -327,8 +327,8 @@ class TrainLoader:
 class EvalLoader:
     """Make batches of every image of a split, once and in order; it can be iterated repeatedly.
 
-    A split that fits into the cache is decoded in the first iteration. An unreadable file is left
-    out and counted in `replaced` of the batch before or after its place.
+    A split that fits into the cache is decoded in the first iteration. What cannot be read is left
+    out.
     """
 
     def __init__(
@@ -356,20 +356,15 @@ class EvalLoader:
         places = np.arange(len(self.split))
         requests = [places[i : i + self.batch_size] for i in places[:: self.batch_size]]
         answers = map(self.look_up, requests) if self.cached else self.workers.map(requests)
-        held: Batch | None = None  # one behind, so that a last batch without images is counted
-        missing = 0
-        for request, (images, shown) in zip(requests, answers, strict=True):
-            missing += len(request) - len(shown)
-            if len(shown) == 0:
-                continue
-            if held is not None:
-                yield held
-            images = self.preprocess.normalise(images.to(self.device, non_blocking=True))
-            targets = self.targets[torch.from_numpy(shown)].to(self.device)
-            held, missing = Batch(images, targets, shown, missing), 0
-        if held is None:
+        found = False
+        for images, shown in answers:
+            if len(shown):
+                found = True
+                images = self.preprocess.normalise(images.to(self.device, non_blocking=True))
+                targets = self.targets[torch.from_numpy(shown)].to(self.device)
+                yield Batch(images, targets, shown)
+        if not found:
             raise none_readable()
-        yield replace(held, replaced=held.replaced + missing)
 
     @cached_property
     def decoded(self) -> DecodedSplit:
