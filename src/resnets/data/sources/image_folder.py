@@ -66,6 +66,15 @@ class Tree:
         """Return whether there is an image at any depth."""
         return any(tree.images for tree in self.walk())
 
+    def classes(self) -> dict[str, Tree]:
+        """Return the folders that have images."""
+        return {name: inner for name, inner in self.folders.items() if inner.has_images()}
+
+    def empty(self) -> list[str]:
+        """Return the paths of folders that have none; a folder of runs is no empty class."""
+        inside = self.folders.values()
+        return [x.path for x in inside if not x.has_images() and not x.below("runs")]
+
 
 def scan(folder: str, path: str = "", above: tuple[str, ...] = ()) -> Tree:
     """List a folder and all below it; raise UserError if a folder cannot be listed."""
@@ -97,28 +106,8 @@ def is_run(folder: str | Path) -> bool:
 
 def read_folder(root: Path, tree: Tree) -> SourceListing:
     """List the images of a folder; raise UserError for an unknown layout."""
-    named = _named_splits(root, tree)
-    folders: dict[str, dict[str, Tree]] = {}  # split -> class -> folder
-    empty: list[str] = []
-    notices = list(_ignored(tree, named))
-    for name, split in (named or {"all": tree}).items():
-        classes = {label: inner for label, inner in split.folders.items() if inner.has_images()}
-        without = [
-            inner.path
-            for label, inner in split.folders.items()
-            if label not in classes and not inner.below("runs")  # a `runs` folder is no class
-        ]
-        empty += without
-        if split.images and classes:
-            notices.append(
-                f"{len(split.images)} images are in {split.path or root} itself, outside the class "
-                "folders: ignored"
-            )
-        if classes:
-            folders[name] = classes
-            notices += _alike(classes)
-        elif name != "all" and not without:
-            notices.append(f"{split.path} has no class folders with images: ignored")
+    splits = _named_splits(root, tree) or {"all": tree}
+    folders = {name: classes for name, split in splits.items() if (classes := split.classes())}
     if not folders:
         raise UserError(_no_images(root, tree))
     labels = sorted({class_name(name) for classes in folders.values() for name in classes})
@@ -126,8 +115,8 @@ def read_folder(root: Path, tree: Tree) -> SourceListing:
         name=root.resolve().name,
         classes=tuple(labels),
         splits={name: _listing(root, classes, labels) for name, classes in folders.items()},
-        notices=tuple(notices),
-        empty=tuple(empty),
+        notices=tuple(_notices(root, tree, splits)),
+        empty=tuple(path for split in splits.values() for path in split.empty()),
         source=os.path.abspath(root),
     )
 
@@ -149,9 +138,9 @@ def _named_splits(root: Path, tree: Tree) -> dict[str, Tree]:
     return {split: splits[split] for split in SPLIT_ORDER if split in splits}
 
 
-def _ignored(tree: Tree, splits: dict[str, Tree]) -> Iterator[str]:
-    """Yield a notice for each kind of content that is left out."""
-    if splits:
+def _notices(root: Path, tree: Tree, splits: dict[str, Tree]) -> Iterator[str]:
+    """Yield what is left out, and what may be a mistake."""
+    if "all" not in splits:
         used = sorted(split.path for split in splits.values())
         folders = [name for name in tree.folders if name not in used]
         if names := sorted([*folders, *tree.images, *tree.others]):
@@ -162,17 +151,22 @@ def _ignored(tree: Tree, splits: dict[str, Tree]) -> Iterator[str]:
         yield f"images of formats that are not read, ignored: {', '.join(foreign)}; convert them"
     if runs := tree.below("runs"):
         yield f"folders of training runs, ignored: {shortened(runs)}"
-
-
-def _alike(classes: dict[str, Tree]) -> Iterator[str]:
-    """Warn of classes such as `Training` and `Testing`, which may be splits."""
-    inner = {frozenset(folder.folders) for folder in classes.values()}
-    same = sorted(inner.pop()) if len(inner) == 1 else []
-    if len(classes) > 1 and len(same) > 1:
-        yield (
-            f"the classes {shortened(sorted(classes))} have the same folders, {shortened(same)}: "
-            "if they are splits of one set, name them train, val and test"
-        )
+    for name, split in splits.items():
+        classes = split.classes()
+        if name != "all" and not classes and not split.empty():
+            yield f"{split.path} has no class folders with images: ignored"
+        if split.images and classes:
+            yield (
+                f"{len(split.images)} images are in {split.path or root} itself, outside the class "
+                "folders: ignored"
+            )
+        inner = {frozenset(folder.folders) for folder in classes.values()}
+        same = sorted(inner.pop()) if len(inner) == 1 else []
+        if len(classes) > 1 and len(same) > 1:  # such as Training and Testing
+            yield (
+                f"the classes {shortened(sorted(classes))} have the same folders, "
+                f"{shortened(same)}: if they are splits of one set, name them train, val and test"
+            )
 
 
 def _listing(root: Path, classes: dict[str, Tree], labels: list[str]) -> SplitListing:

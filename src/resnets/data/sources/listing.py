@@ -56,7 +56,6 @@ def class_name(name: str) -> str:
     return normalize("NFC", printable(name))
 
 
-def shortened(names: Sequence[str], limit: int = 5) -> str:
-    """Return the first names and how many follow."""
-    more = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
+def shortened(names: Sequence[str]) -> str:
+    """Return the first five names and how many follow."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
