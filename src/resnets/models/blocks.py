@@ -108,34 +108,34 @@ def make_shortcut(block: BlockConfig, config: ResNetConfig) -> nn.Module:
     """Return the shortcut of a block, with what weakens it."""
     if config.plain:
         return NoShortcut()
-    layers = _shaped_shortcut(block, config)
+    shortcut = _shaped_shortcut(block, config)
+    layers = list(shortcut) if isinstance(shortcut, nn.Sequential) else [shortcut]
+    weaker: list[nn.Module] = []
     if config.shortcut == "gate":
-        layers.append(Gate(block.out_channels))
+        weaker.append(Gate(block.out_channels))
     if config.shortcut == "dropout":
-        layers.append(nn.Dropout(SHORTCUT_DROPOUT))
+        weaker.append(nn.Dropout(SHORTCUT_DROPOUT))
     if config.shortcut_strength != 1:
-        layers.append(Scale(config.shortcut_strength))
-    convolves = any(isinstance(layer, nn.Conv2d) for layer in layers)
-    return nn.Sequential(*layers) if convolves or len(layers) > 1 else layers[0]
+        weaker.append(Scale(config.shortcut_strength))
+    return nn.Sequential(*layers, *weaker) if weaker else shortcut
 
 
-def _shaped_shortcut(block: BlockConfig, config: ResNetConfig) -> list[nn.Module]:
-    """Return the layers that give the input the shape of the residual."""
+def _shaped_shortcut(block: BlockConfig, config: ResNetConfig) -> nn.Module:
+    """Return the shortcut that gives the input the shape of the residual."""
     same = block.stride == 1 and block.in_channels == block.out_channels
     if same and config.shortcut != "conv_all":
-        return [nn.Identity()]
+        return nn.Identity()
     if config.shortcut in ("pad", "gate", "dropout"):
-        return [PadShortcut(block.in_channels, block.out_channels, stride=block.stride)]
-    layers: list[nn.Module] = []
-    stride = block.stride
-    if config.shortcut == "avg_conv":
-        layers, stride = [_average(block)], 1
+        return PadShortcut(block.in_channels, block.out_channels, stride=block.stride)
+    averaged = config.shortcut == "avg_conv"
+    stride = 1 if averaged else block.stride
+    layers: list[nn.Module] = [_average(block)] if averaged else []
     layers.append(
         convolution(block.in_channels, block.out_channels, kernel=1, config=config, stride=stride)
     )
     if config.order == "post":
         layers.append(normalisation(block.out_channels, config=config))
-    return layers
+    return nn.Sequential(*layers)
 
 
 def _average(block: BlockConfig) -> nn.Module:
