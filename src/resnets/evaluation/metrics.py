@@ -109,6 +109,12 @@ class Scores:
     def from_dict(cls, record: Mapping[str, Any]) -> Scores:
         """Return the scores of which `to_dict` made a record, also after JSON.
 
+        Args:
+            record: The dictionary.
+
+        Returns:
+            Scores equal to the original ones.
+
         Raises:
             UserError: A field is missing.
         """
