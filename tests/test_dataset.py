@@ -29,7 +29,6 @@ def test_both_kinds_of_split_agree(tmp_path: Path) -> None:
         assert len(part) == 6
         assert part.channels == 3
         assert part.sizes.tolist() == [[5, 4]] * 6
-        assert part.largest_side == 5
         assert tuple(part.ids) == ("a/0.png", "a/2.png", "a/4.png", "b/1.png", "b/3.png", "b/5.png")
         few = part.subset(np.array([4, 1]))
         assert type(few) is type(part)

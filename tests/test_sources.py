@@ -125,7 +125,6 @@ def test_index_of_files(tmp_path: Path) -> None:
     assert isinstance(part, ImageFiles)
     assert part.channels == 1
     assert part.sizes.tolist() == [[30, 20], [5, 40]]
-    assert part.largest_side == 40
     assert part.read(0, 1).shape == (20, 30, 1)
     assert part.read(1, 3)[0, 0].tolist() == [9, 9, 9]
     paint(tmp_path / "a" / "2.png", "blue")

@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from resnets.data.augment_config import Augment
+from resnets.data.augment_config import Augment as Augment
 from resnets.data.rng import Draw, Keys, hashes, keys, uniforms
-
-__all__ = ["Augment", "keys", "uniforms"]
 
 Floats = NDArray[np.float64]
 
@@ -39,9 +37,8 @@ def boxes(
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Draw rectangles with uniform area and log-uniform aspect (width / height in pixels).
 
-    Returns:
-        Top, left, height and width as shares of the image, 4 N, and whether one of ten attempts
-        gave a rectangle that fits, N; the others are undefined. torchvision draws in this way.
+    torchvision draws in this way. Returned are top, left, height and width as shares of the image,
+    4 N, and whether one of ten attempts fits, N; the other rectangles are undefined.
     """
     share, shape, row, column = (
         uniforms(keys[:, None], first_draw + number * ATTEMPTS + np.arange(ATTEMPTS))  # N 10
@@ -95,8 +92,10 @@ def shift_and_flip(
     N, C, H, W = images.shape
     pad, device = augment.padding, images.device
     # The place of each row and column of the result in the image with `pad` pixels around it.
-    rows = whole(uniforms(keys, Draw.SHIFT_ROW) * (2 * pad + 1)) + np.arange(H)  # N H
-    columns = whole(uniforms(keys, Draw.SHIFT_COLUMN) * (2 * pad + 1)) + np.arange(W)  # N W
+    rows, columns = (  # N H, N W
+        (uniforms(keys, draw) * (2 * pad + 1)).astype(np.int64)[:, None] + np.arange(side)
+        for draw, side in ((Draw.SHIFT_ROW, H), (Draw.SHIFT_COLUMN, W))
+    )
     if augment.fill == "reflect":  # the padding is the image itself, so it need not be made
         rows, columns = mirror(rows - pad, H), mirror(columns - pad, W)
     else:
@@ -106,11 +105,6 @@ def shift_and_flip(
     down, right = (torch.from_numpy(places).to(device) for places in (rows, columns))
     where = (down[:, :, None] + right[:, None]).view(N, 1, H * W).expand(N, C, H * W)
     return images.flatten(2).gather(2, where).view(N, C, H, W)
-
-
-def whole(numbers: Floats) -> NDArray[np.int64]:
-    """Round down, as a column."""
-    return numbers.astype(np.int64)[:, None]
 
 
 def mirror(places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
@@ -159,14 +153,11 @@ def apply_auto_augment(images: Tensor, keys: Keys, policy: str) -> Tensor:
 
     policies = {"randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}
     transform = policies[policy](interpolation=InterpolationMode.BILINEAR)
-    state = torch.get_rng_state()
-    try:
-        changed = []
+    changed = []
+    with torch.random.fork_rng(devices=[]):
         for image, seed in zip(images, hashes(keys, Draw.POLICY).tolist(), strict=True):
             torch.default_generator.manual_seed(seed)
             changed.append(transform(image))
-    finally:
-        torch.set_rng_state(state)
     return torch.stack(changed)
 
 
@@ -200,8 +191,7 @@ def with_partners(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Insert before each run of places of a batch the neighbour that its first is mixed with.
 
-    Returns:
-        The places, and which of them are the caller's own. A whole batch has every neighbour.
+    Also return which places are the caller's own. A whole batch has every neighbour.
     """
     begins = np.flatnonzero(np.diff(places, prepend=-2) != 1)
     if len(places) == batch_size:

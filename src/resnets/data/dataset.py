@@ -17,6 +17,7 @@ from PIL import Image
 from resnets.data.decode import DecodeError, Piece, decode
 from resnets.data.file_store import Array, ImageStore, PackedStrings
 from resnets.errors import UserError
+from resnets.fileio import sha256
 
 
 def _check_index(targets: Array, ids: tuple[str, ...] | PackedStrings, length: int) -> None:
@@ -66,15 +67,10 @@ class Images:
         _, height, width, _ = self.pixels.shape
         return np.broadcast_to(np.array([width, height], np.int32), (len(self), 2))
 
-    @property
-    def largest_side(self) -> int:
-        """Largest width or height, in pixels."""
-        return int(max(self.pixels.shape[1:3]))
-
     def subset(self, indices: Array | Sequence[int]) -> Images:
         """Return the images at these indices, in that order."""
         ids = tuple(self.ids[index] for index in indices)
-        return Images(pixels=self.pixels[indices], targets=self.targets[indices], ids=ids)
+        return Images(self.pixels[indices], self.targets[indices], ids)
 
     def read(self, index: int, channels: int, piece: Piece | None = None) -> Array:
         """Return an image, or a piece of it, as uint8 H W C with 1 or 3 channels."""
@@ -96,9 +92,7 @@ class Images:
         digest.update(np.ascontiguousarray(self.pixels).data)
         return digest.hexdigest()
 
-    def content_digest(self) -> str:
-        """Return the fingerprint, which covers every pixel."""
-        return self.fingerprint()
+    content_digest = fingerprint  # which covers every pixel
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +102,7 @@ class ImageFiles:
     Args:
         files: Where the files are.
         targets: int64 N, indices into the classes.
-        widths_heights: int32 N 2, from the headers.
+        sizes: int32 N 2, width and height from the headers.
         num_bytes: int64 N, size of each file when it was listed.
         channels: 1 if every file is grey, else 3.
 
@@ -118,14 +112,14 @@ class ImageFiles:
 
     files: ImageStore
     targets: Array
-    widths_heights: Array
+    sizes: Array
     num_bytes: Array
     channels: int
 
     def __post_init__(self) -> None:
         _check_index(self.targets, self.ids, len(self.num_bytes))
-        if self.widths_heights.shape != (len(self), 2) or self.channels not in (1, 3):
-            raise ValueError("widths_heights must be N 2, channels 1 or 3")
+        if self.sizes.shape != (len(self), 2) or self.channels not in (1, 3):
+            raise ValueError("sizes must be N 2, channels 1 or 3")
 
     def __len__(self) -> int:
         return len(self.num_bytes)
@@ -135,25 +129,11 @@ class ImageFiles:
         """Name of each image in its source."""
         return self.files.names
 
-    @property
-    def sizes(self) -> Array:
-        """Width and height of each image, N 2 int32."""
-        return self.widths_heights
-
-    @property
-    def largest_side(self) -> int:
-        """Largest width or height, in pixels."""
-        return int(self.widths_heights.max())
-
     def subset(self, indices: Array | Sequence[int]) -> ImageFiles:
         """Return the files at these indices, in that order."""
-        return ImageFiles(
-            files=self.files.subset(indices),
-            targets=self.targets[indices],
-            widths_heights=self.widths_heights[indices],
-            num_bytes=self.num_bytes[indices],
-            channels=self.channels,
-        )
+        files, targets = self.files.subset(indices), self.targets[indices]
+        sizes, num_bytes = self.sizes[indices], self.num_bytes[indices]
+        return ImageFiles(files, targets, sizes, num_bytes, self.channels)
 
     def read(self, index: int, channels: int, piece: Piece | None = None) -> Array:
         """Decode an image as uint8 H W C with 1 or 3 channels; raise DecodeError if damaged."""
@@ -168,7 +148,7 @@ class ImageFiles:
         It does not cover the contents: reading a large set takes longer than an epoch.
         """
         digest = hashlib.sha256(b"\n".join(self.ids.raws()))
-        for numbers in (self.targets, self.widths_heights, self.num_bytes):
+        for numbers in (self.targets, self.sizes, self.num_bytes):
             digest.update(np.ascontiguousarray(numbers).astype("<i8").tobytes())
         return digest.hexdigest()
 
@@ -177,8 +157,8 @@ class ImageFiles:
         digest = hashlib.sha256()
         for index in range(len(self)):
             file, name = self.files[index], self.ids[index]
-            content = file if isinstance(file, bytes) else Path(file).read_bytes()
-            digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+            content = sha256(file if isinstance(file, bytes) else Path(file))
+            digest.update(f"{name} {content}\n".encode())
         return digest.hexdigest()
 
 
@@ -191,7 +171,7 @@ class DataSet:
 
     Args:
         name: Name of the set.
-        classes: PackedStrings of the classes, in the order of the targets.
+        classes: Names of the classes, in the order of the targets.
         splits: `train`, `val` and `test` as far as they exist, or only `all`.
         notices: What the user should know, one sentence each.
         skipped: Id and reason of each unreadable file.
@@ -226,45 +206,27 @@ def stratified_split(targets: Array, *, fraction: float, seed: int) -> tuple[Arr
     # Raw draws: numpy promises their stream for all versions, but not how it shuffles with them.
     draws = np.random.PCG64(seed).random_raw(len(targets))
     labels, counts = np.unique(targets, return_counts=True)
-    shares = _shares(counts, fraction)
-    held_out = [
-        _lowest(draws, np.flatnonzero(targets == label), share)
-        for label, share in zip(labels, shares, strict=True)
-    ]
-    second = np.sort(np.concatenate(held_out)) if held_out else np.zeros(0, np.int64)
-    return np.setdiff1d(np.arange(len(targets)), second), second
-
-
-def _lowest(draws: Array, indices: Array, number: int) -> Array:
-    """Return the `number` of `indices` with the lowest draws."""
-    return indices[np.argsort(draws[indices], kind="stable")[:number]]
-
-
-def _shares(counts: Array, fraction: float) -> Array:
-    """Return how many images of each class are held out."""
     exact = counts * fraction
     shares = np.floor(exact).astype(np.int64)
     missing = round(float(exact.sum())) - int(shares.sum())
     order = np.argsort(shares - exact, kind="stable")  # the largest remainder first
     shares[order[: max(missing, 0)]] += 1
-    return np.clip(shares, np.minimum(counts - 1, 1), counts - 1)
+    shares = np.clip(shares, np.minimum(counts - 1, 1), counts - 1)
+    held_out = np.zeros(len(targets), np.bool_)
+    for label, share in zip(labels, shares, strict=True):
+        members = np.flatnonzero(targets == label)
+        held_out[members[np.argsort(draws[members], kind="stable")[:share]]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The images of a run.
-
-    Args:
-        train: Training images.
-        val: Validation images.
-        test: Test images, or None.
-        held_out: Ids of the training images that were held out for validation.
-    """
+    """The images of a run."""
 
     train: Split
     val: Split
     test: Split | None
-    held_out: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()  # ids of the training images that became `val`
 
     def sizes(self) -> dict[str, int]:
         """Return the number of images in each split."""
@@ -285,23 +247,12 @@ def make_splits(
     seed: int = 0,
     held_out: Sequence[str] | None = None,
 ) -> Splits:
-    """Find the splits of a data set, or hold out training images for validation.
+    """Find the splits of a data set; without a validation split, hold out training images.
 
-    Args:
-        data: The data set.
-        validate_on: "val", or "test" to validate on the test images.
-        val_fraction: Share of the training images that is held out if there is no validation split.
-        seed: Seed of the images that are held out.
-        held_out: Ids to hold out, which repeats an earlier choice.
-
-    Returns:
-        The splits.
-
-    Raises:
-        UserError: `validate_on` is "test" and there is no test split.
+    `held_out` repeats an earlier choice. Validation on "test" needs a test split.
     """
     test = data.splits.get("test")
-    whole = data.splits["train"] if "train" in data.splits else data.splits["all"]
+    whole = data.splits["train" if "train" in data.splits else "all"]
     if validate_on == "test":
         if test is None:
             raise UserError(f"--validate-on test: {data.name} has no test split")
@@ -335,11 +286,10 @@ def content_digest(data: DataSet) -> str:
 
 def notices_of(data: DataSet, *, shown: int = 10) -> list[str]:
     """Return what the user should know about the data, and at most `shown` unreadable files."""
-    if not data.skipped:
+    count = len(data.skipped)
+    if not count:
         return list(data.notices)
     listed = "; ".join(f"{name} ({reason})" for name, reason in data.skipped[:shown])
-    more = len(data.skipped) - shown
-    tail = f" and {more} more, listed in data.json" if more > 0 else ""
-    images = "image" if len(data.skipped) == 1 else "images"
-    text = f"{len(data.skipped)} unreadable {images} left out: {listed}{tail}"
-    return [*data.notices, text]
+    tail = f" and {count - shown} more, listed in data.json" if count > shown else ""
+    images = "image" if count == 1 else "images"
+    return [*data.notices, f"{count} unreadable {images} left out: {listed}{tail}"]

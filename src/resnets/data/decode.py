@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -50,8 +50,7 @@ class DecodeError(UserError):
         return f"cannot read {self.source}: {self.reason}" if self.source else self.reason
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """Describe a file: the size after the EXIF rotation, and 1 (grey) or 3 channels."""
 
     width: int
@@ -143,8 +142,7 @@ class _Quiet:
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
-        self._num_inside = 0
+        self._lock, self._num_inside = Lock(), 0
         self._filters = warnings.catch_warnings()
 
     def __enter__(self) -> None:

@@ -7,7 +7,6 @@ differs when the file has changed. `parquet.RowGroupStore` is the other store.
 from __future__ import annotations
 
 import os
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,24 +63,15 @@ class PackedStrings:
 
 
 class ImageStore(Protocol):
-    """Give N images by index."""
+    """Give N images by index: a path, or the content of a file."""
 
     @property
-    def names(self) -> PackedStrings:
-        """Ids of the images."""
-
+    def names(self) -> PackedStrings: ...  # ids of the images
     @property
-    def num_readers(self) -> int:
-        """Number of threads that speed up reading."""
-
-    def __getitem__(self, index: int) -> str | bytes:
-        """Return a path, or the content of a file."""
-
-    def subset(self, indices: Array | Sequence[int]) -> ImageStore:
-        """Return the images at these indices, in that order."""
-
-    def stamps(self) -> Array:
-        """Return N 3 int64: size, modification and change time (ns) of the file of each image."""
+    def num_readers(self) -> int: ...  # threads that speed up reading
+    def __getitem__(self, index: int) -> str | bytes: ...
+    def subset(self, indices: Array | Sequence[int]) -> ImageStore: ...
+    def stamps(self) -> Array: ...  # N 3 int64: size, modification and change time (ns) of files
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,22 +86,19 @@ class FileStore:
         return os.path.join(self.root, os.fsdecode(self.names.raw(index)))
 
     def subset(self, indices: Array | Sequence[int]) -> FileStore:
-        """Return the files at these indices, in that order."""
         return FileStore(self.root, self.names.subset(indices))
 
     def stamps(self) -> Array:
         """Return the stamps from one `stat` a file: 4 microseconds where the disk is cached."""
-        starts = range(0, len(self.names), _CHUNK)
-        chunks = [self.names.subset(slice(start, start + _CHUNK)) for start in starts]
-        with ThreadPoolExecutor(self.num_readers) as pool:
-            found = pool.map(self._stamps, chunks)
-            return np.concatenate([np.zeros((0, 3), np.int64), *found])
+        root = os.fsencode(self.root)
 
-    def _stamps(self, names: PackedStrings) -> Array:
-        root, numbers = os.fsencode(self.root), array("q")
-        for name in names.raws():
-            numbers.extend(stamp(os.path.join(root, name)))
-        return np.array(numbers, np.int64).reshape(-1, 3)
+        def read(start: int) -> Array:
+            names = self.names.subset(slice(start, start + _CHUNK)).raws()
+            return np.array([stamp(os.path.join(root, name)) for name in names], np.int64)
+
+        with ThreadPoolExecutor(self.num_readers) as pool:
+            found = pool.map(read, range(0, len(self.names), _CHUNK))
+            return np.concatenate([np.zeros((0, 3), np.int64), *found])
 
 
 def stamp(path: bytes | Path) -> tuple[int, int, int]:

@@ -3,14 +3,19 @@
 Epoch e visits the images in the order permutation(seed, e). The epochs form one sequence, of which
 step s takes the positions [s * B, (s + 1) * B): every image comes once an epoch, and a batch may
 span two. Each of several processes makes its own places of the same batch.
+
+A split that fits into the cache is decoded once, by threads. Other splits are read by workers.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import chain
 
 import numpy as np
 import torch
@@ -18,7 +23,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.data.augment import (
-    Augment,
     apply_auto_augment,
     crop_boxes,
     erase,
@@ -28,26 +32,168 @@ from resnets.data.augment import (
     shift_and_flip,
     with_partners,
 )
+from resnets.data.augment_config import Augment
 from resnets.data.dataset import ImageFiles, Split
+from resnets.data.decode import DecodeError, Piece
 from resnets.data.rng import Keys, keys, permutation
 from resnets.data.transforms import Preprocess
-from resnets.data.workers import (
-    Answer,
-    DecodedSplit,
-    EvalReader,
-    Indices,
-    Request,
-    TrainReader,
-    WorkerPool,
-    canvas,
-    decode_all,
-    none_readable,
-)
+from resnets.data.workers import WorkerPool, usable_cpus
 from resnets.errors import UserError
 
+Bytes = NDArray[np.uint8]  # H W C
+Indices = NDArray[np.int64]
+Request = tuple[Indices, Indices]  # epochs, indices: N each
+Answer = tuple[Tensor, Indices]  # images N C H W uint8, indices shown
 MEGABYTE = 2**20
+# Images that a thread decodes at a time.
+CHUNK = 64
+# Side of a cached image, by that of the input, where crops are cut from it.
+CANVAS = 1.25
 # Images on which the mean and deviation of the channels are measured.
 STATISTICS_SAMPLE = 2000
+
+
+def try_read(split: Split, index: int, channels: int, piece: Piece | None = None) -> Bytes | None:
+    """Return an image H W C or a piece of it, or None where the file cannot be read."""
+    try:
+        return split.read(index, channels, piece)
+    except DecodeError:
+        return None
+
+
+def stacked(images: Sequence[Bytes]) -> Tensor:
+    """Stack images H W C to N C H W in channels_last order."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedSplit:
+    """Hold a whole split in memory."""
+
+    pixels: Tensor  # N C H W uint8
+    readable: NDArray[np.bool_]
+    aspects: NDArray[np.float64]  # width / height of the originals
+
+    def shown(self) -> Indices:
+        """Return for each index the first readable one from there on, cyclically."""
+        good = np.flatnonzero(self.readable)
+        if len(good) == 0:
+            raise none_readable()
+        following = np.searchsorted(good, np.arange(len(self.readable)))
+        return good[following % len(good)]
+
+
+def none_readable() -> UserError:
+    """Return the error for a split of which no image can be read."""
+    return UserError("none of the images can be read; check that the files still exist")
+
+
+def decode_all(split: Split, preprocess: Preprocess) -> DecodedSplit:
+    """Read and resize every image, in threads: decoding releases the interpreter's lock."""
+    total, size, channels = len(split), preprocess.size, preprocess.channels
+    pixels = np.zeros((total, channels, size, size), dtype=np.uint8)
+    readable, aspects = np.zeros(total, dtype=np.bool_), np.ones(total)
+
+    def fill(start: int) -> None:
+        for index in range(start, min(start + CHUNK, total)):
+            image = try_read(split, index, channels)
+            if image is not None:
+                aspects[index] = image.shape[1] / image.shape[0]
+                pixels[index] = preprocess.resize(image).transpose(2, 0, 1)
+                readable[index] = True
+
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        try:
+            list(pool.map(fill, range(0, total, CHUNK)))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
+            raise
+    return DecodedSplit(torch.from_numpy(pixels), readable, aspects)
+
+
+def fits(split: Split, preprocess: Preprocess, cache_mb: float) -> bool:
+    """Return whether the decoded images take at most `cache_mb` megabytes."""
+    return len(split) * preprocess.channels * preprocess.size**2 <= cache_mb * MEGABYTE
+
+
+def canvas(split: Split, preprocess: Preprocess) -> Preprocess:
+    """Return how to cache images that are cropped at random: whole, a quarter larger.
+
+    They are squashed to a square. Boxes are drawn in the original's aspect, so crops keep theirs.
+    """
+    size = min(round(CANVAS * preprocess.size), max(preprocess.size, int(split.sizes.max())))
+    return replace(preprocess, size=size, resize_mode="squash", crop_fraction=1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainReader:
+    """Read the images of a request, and do what depends on their original size."""
+
+    split: Split
+    preprocess: Preprocess
+    augment: Augment
+    seed: int
+
+    def __getitem__(self, request: Request) -> Answer:
+        epochs, indices = request
+        sample_keys = keys(self.seed, epochs, indices)
+        mirrored = flips(self.augment.flip, seed=self.seed, epochs=epochs, indices=indices)
+        pieces = self.pieces(sample_keys, indices)
+        shown, images = [], []
+        for index, piece, mirror in zip(indices.tolist(), pieces, mirrored, strict=True):
+            found = self.first_readable(index, piece)
+            if found is None:
+                return torch.empty(0), np.empty(0, dtype=np.int64)
+            shown.append(found[0])
+            images.append(self.resize(found[1], mirror=mirror))
+        batch = apply_auto_augment(stacked(images), sample_keys, self.augment.auto_augment)
+        return batch, np.array(shown, dtype=np.int64)
+
+    def pieces(self, sample_keys: Keys, indices: Indices) -> list[Piece] | list[None]:
+        """Return the random box of each image, N, or None for the crop of evaluation.
+
+        The replacement of an unreadable file is cropped by that file's box.
+        """
+        if self.augment.crop != "resized":
+            return [None] * len(indices)
+        widths, heights = self.split.sizes[indices].T
+        area = self.augment.min_area
+        box = crop_boxes(sample_keys, min_area=area, image_aspect=widths / heights)
+        side = self.preprocess.size
+        return [Piece(top, left, high, wide, side) for top, left, high, wide in box.T.tolist()]
+
+    def first_readable(self, index: int, piece: Piece | None) -> tuple[int, Bytes] | None:
+        """Return the first readable image from `index` on, cyclically."""
+        for found in chain(range(index, len(self.split)), range(index)):
+            image = try_read(self.split, found, self.preprocess.channels, piece)
+            if image is not None:
+                return found, image
+        return None
+
+    def resize(self, image: Bytes, *, mirror: bool) -> Bytes:
+        """Resize to the network's input: a random box, mirrored or not, or as in evaluation."""
+        if self.augment.crop != "resized":
+            return self.preprocess.resize(image)
+        from torchvision.transforms.v2 import functional as v2
+
+        tensor = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)  # C H W
+        # Unlike Pillow's, this resize is vectorised over the colours of a pixel.
+        resized: Bytes = v2.resize(tensor, [self.preprocess.size] * 2).permute(1, 2, 0).numpy()
+        return resized[:, ::-1] if mirror else resized
+
+
+@dataclass(frozen=True, eq=False)
+class EvalReader:
+    """Read the images of a request as in evaluation; leave out what cannot be read."""
+
+    split: Split
+    preprocess: Preprocess
+
+    def __getitem__(self, indices: Indices) -> Answer:
+        read = {i: try_read(self.split, i, self.preprocess.channels) for i in indices.tolist()}
+        images = {i: self.preprocess.resize(x) for i, x in read.items() if x is not None}
+        batch = stacked(list(images.values())) if images else torch.empty(0)
+        return batch, np.array(list(images), dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +203,8 @@ class Batch:
     images: Tensor  # N C H W float32, normalised
     targets: Tensor  # N int64, or N K float32 shares of classes where images are mixed
     indices: Indices
-    replaced: int  # files that could not be read
+    replaced: int = 0  # files that could not be read, in training
     waited: float = 0.0  # seconds for the images
-
-
-def fits(split: Split, preprocess: Preprocess, cache_mb: float) -> bool:
-    """Return whether the decoded images take at most `cache_mb` megabytes."""
-    return len(split) * preprocess.channels * preprocess.size**2 <= cache_mb * MEGABYTE
 
 
 class TrainLoader:
@@ -100,7 +241,8 @@ class TrainLoader:
         if augment.mixes:
             self.places, self.own = with_partners(self.places, batch_size=batch_size)
         self.targets = torch.from_numpy(split.targets.astype(np.int64))
-        self.orders: dict[int, Indices] = {}
+        # Two orders are kept, since requests run ahead.
+        self.order = lru_cache(2)(lambda epoch: permutation(seed, epoch, len(split)))
         kept = canvas(split, preprocess) if augment.crop == "resized" else preprocess
         self.cached = fits(split, kept, cache_mb)
         if self.cached:
@@ -126,14 +268,6 @@ class TrainLoader:
             indices[members] = self.order(epoch)[places[members]]
         return epochs, indices
 
-    def order(self, epoch: int) -> Indices:
-        """Return permutation(seed, epoch); two are kept, since requests run ahead."""
-        if epoch not in self.orders:
-            self.orders[epoch] = permutation(self.seed, epoch, len(self.split))
-            for old in list(self.orders)[:-2]:
-                del self.orders[old]
-        return self.orders[epoch]
-
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """Yield the batches of the steps first_step, ..., last_step - 1.
 
@@ -155,9 +289,8 @@ class TrainLoader:
         epochs, indices = request
         shown = self.shown[indices]
         images = self.pixels[torch.from_numpy(shown).to(self.pixels.device)]
-        return apply_auto_augment(
-            images, keys(self.seed, epochs, indices), self.augment.auto_augment
-        ), shown
+        sample_keys = keys(self.seed, epochs, indices)
+        return apply_auto_augment(images, sample_keys, self.augment.auto_augment), shown
 
     def finish(self, step: int, images: Tensor, shown: Indices) -> Batch:
         """Augment, normalise and mix a batch on the device."""
@@ -168,7 +301,9 @@ class TrainLoader:
         if self.augment.crop != "resized":
             images = shift_and_flip(images, sample_keys, self.augment, mirrored=mirrored)
         elif self.cached:  # else the workers, who saw the originals, did so
-            images = self.cut(images, shown, sample_keys, mirrored)
+            area, aspects = self.augment.min_area, self.aspects[shown]
+            box = crop_boxes(sample_keys, min_area=area, image_aspect=aspects)
+            images = resized_crop(images, box, size=self.preprocess.size, mirrored=mirrored)
         images = erase(self.preprocess.normalise(images), sample_keys, self.augment.erasing)
         targets = self.targets[torch.from_numpy(shown)].to(self.device)
         if self.augment.mixes:
@@ -183,14 +318,6 @@ class TrainLoader:
             shown, indices = shown[self.own], indices[self.own]
         return Batch(images, targets, shown, int((shown != indices).sum()))
 
-    def cut(
-        self, images: Tensor, shown: Indices, sample_keys: Keys, mirrored: NDArray[np.bool_]
-    ) -> Tensor:
-        """Crop random boxes of cached images, and mirror some, in one product."""
-        area, aspects = self.augment.min_area, self.aspects[shown]
-        box = crop_boxes(sample_keys, min_area=area, image_aspect=aspects)
-        return resized_crop(images, box, size=self.preprocess.size, mirrored=mirrored)
-
     def close(self) -> None:
         """End the worker processes, if any."""
         if not self.cached:
@@ -200,8 +327,8 @@ class TrainLoader:
 class EvalLoader:
     """Make batches of every image of a split, once and in order; it can be iterated repeatedly.
 
-    A split that fits into the cache is decoded in the first iteration. An unreadable file is left
-    out and counted in `replaced` of the batch before or after its place.
+    A split that fits into the cache is decoded in the first iteration. What cannot be read is left
+    out.
     """
 
     def __init__(
@@ -219,10 +346,8 @@ class EvalLoader:
         self.device = torch.device(device)
         self.targets = torch.from_numpy(split.targets.astype(np.int64))
         self.cached = fits(split, preprocess, cache_mb)
-        self.decoded: DecodedSplit | None = None
-        reader = EvalReader(split, preprocess)
         count = 0 if self.cached else workers
-        self.workers = WorkerPool(reader, count=count, device=self.device)
+        self.workers = WorkerPool(EvalReader(split, preprocess), count=count, device=self.device)
 
     def __len__(self) -> int:
         return math.ceil(len(self.split) / self.batch_size)
@@ -231,32 +356,26 @@ class EvalLoader:
         places = np.arange(len(self.split))
         requests = [places[i : i + self.batch_size] for i in places[:: self.batch_size]]
         answers = map(self.look_up, requests) if self.cached else self.workers.map(requests)
-        held: Batch | None = None  # one behind, so that a last batch without images is counted
-        missing = 0
-        for request, (images, shown) in zip(requests, answers, strict=True):
-            missing += len(request) - len(shown)
-            if len(shown) == 0:
-                continue
-            if held is not None:
-                yield held
-            held, missing = self.finish(images, shown, missing), 0
-        if held is None:
+        found = False
+        for images, shown in answers:
+            if len(shown):
+                found = True
+                images = self.preprocess.normalise(images.to(self.device, non_blocking=True))
+                targets = self.targets[torch.from_numpy(shown)].to(self.device)
+                yield Batch(images, targets, shown)
+        if not found:
             raise none_readable()
-        yield replace(held, replaced=held.replaced + missing)
+
+    @cached_property
+    def decoded(self) -> DecodedSplit:
+        """The whole split, on the device."""
+        decoded = decode_all(self.split, self.preprocess)
+        return replace(decoded, pixels=decoded.pixels.to(self.device))
 
     def look_up(self, indices: Indices) -> Answer:
         """Return the readable ones of these images, from memory."""
-        if self.decoded is None:
-            decoded = decode_all(self.split, self.preprocess)
-            self.decoded = replace(decoded, pixels=decoded.pixels.to(self.device))
         shown = indices[self.decoded.readable[indices]]
         return self.decoded.pixels[torch.from_numpy(shown).to(self.device)], shown
-
-    def finish(self, images: Tensor, shown: Indices, missing: int) -> Batch:
-        """Move images to the device and normalise them."""
-        images = self.preprocess.normalise(images.to(self.device, non_blocking=True))
-        targets = self.targets[torch.from_numpy(shown)].to(self.device)
-        return Batch(images, targets, shown, missing)
 
     def close(self) -> None:
         """End the worker processes, if any."""
@@ -278,8 +397,8 @@ def channel_statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation of each channel, in 0..1.
 
-    Measured are all images in memory, or `sample` evenly spaced files. Sums are whole numbers below
-    2^53, so they are exact in float64. The deviation is at least one grey level.
+    Measured are all images in memory, or `sample` evenly spaced files. Sums are whole numbers, so
+    they are exact. The deviation is at least one grey level.
     """
     if isinstance(split, ImageFiles) and len(split) > sample:
         split = split.subset(np.linspace(0, len(split) - 1, sample).round().astype(np.int64))
@@ -287,13 +406,12 @@ def channel_statistics(
     count = int(decoded.readable.sum()) * preprocess.size**2
     if count == 0:
         raise none_readable()
+    levels = np.arange(256)
     means, deviations = [], []
-    for channel in decoded.pixels.numpy().swapaxes(0, 1):  # N H W; unreadable ones are 0
-        total = squares = 0.0
-        for start in range(0, len(channel), 1024):
-            values = channel[start : start + 1024].astype(np.float64).ravel()
-            total, squares = total + values.sum(), squares + values @ values
-        mean = float(total / count)
+    for channel in decoded.pixels.unbind(1):  # N H W; unreadable ones are 0
+        histogram = torch.bincount(channel.flatten(), minlength=256).numpy()
+        mean = float(histogram @ levels / count)
+        variance = float(histogram @ levels**2 / count) - mean**2
         means.append(mean / 255)
-        deviations.append(math.sqrt(max(float(squares / count) - mean**2, 1)) / 255)
+        deviations.append(math.sqrt(max(variance, 1)) / 255)
     return tuple(means), tuple(deviations)

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from resnets.data.decode import Array
 from resnets.errors import UserError, unknown
-
-Array = np.ndarray[Any, np.dtype[np.uint8]]
 
 _RESIZE_MODES = ("crop", "squash")
 _TTA = ("none", "mirror", "six")
@@ -76,19 +74,16 @@ class Preprocess:
             )
         for name, defaults in (("mean", _MEANS), ("std", _STDS)):
             values = tuple(getattr(self, name)) or defaults[self.channels]
-            self._check_statistic(name, values)
-            object.__setattr__(self, name, tuple(float(value) for value in values))
-
-    def _check_statistic(self, name: str, values: tuple[float, ...]) -> None:
-        if len(values) != self.channels:
-            raise UserError(
-                f"Preprocess {name} has {len(values)} values for {self.channels} channel(s); "
-                "give one per channel"
-            )
-        for value in values:
-            if not _is_number(value) or (name == "std" and value <= 0):
-                allowed = "a number above 0" if name == "std" else "a number"
-                raise UserError(f"Preprocess {name} holds {value!r}; each must be {allowed}")
+            if len(values) != self.channels:
+                raise UserError(
+                    f"Preprocess {name} has {len(values)} values for {self.channels} channel(s); "
+                    "give one per channel"
+                )
+            for value in values:
+                if not _is_number(value) or (name == "std" and value <= 0):
+                    allowed = "a number above 0" if name == "std" else "a number"
+                    raise UserError(f"Preprocess {name} holds {value!r}; each must be {allowed}")
+            object.__setattr__(self, name, tuple(map(float, values)))
 
     def resize(self, image: Array) -> Array:
         """Resize and crop an image, antialiased.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def score(
     """
     model = place(file.build(), device=device, memory_format="channels_last")
     network = with_tta(model, file.preprocess.tta)
-    batches = EvalLoader(
+    loader = EvalLoader(
         images,
         preprocess=file.preprocess,
         batch_size=BATCH_SIZE,
@@ -47,10 +48,8 @@ def score(
         workers=workers,
         cache_mb=cache_mb,
     )
-    try:
+    with closing(loader) as batches:
         return evaluate(network, batches, file.classes, callback=callback)
-    finally:
-        batches.close()
 
 
 def unreadable_notice(scores: Scores, images: Split) -> list[str]:

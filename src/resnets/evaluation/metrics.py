@@ -8,6 +8,7 @@ Shapes: N images, K classes.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -101,7 +102,7 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types. A loss or calibration error that is not finite becomes None."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
         return plain
 
     @classmethod
@@ -190,8 +191,8 @@ class MetricAccumulator:
         if not num_images:
             raise UserError("no image to evaluate: scores need at least one")
         hits, num_true = self.confusion.diagonal().tolist(), self.num_per_class.tolist()
-        num_predicted = self.confusion.sum(axis=0).tolist()
-        precision, recall = _shares(hits, num_predicted), _shares(hits, num_true)
+        precision = _shares(hits, self.confusion.sum(axis=0).tolist())
+        recall = _shares(hits, num_true)
         counts = self.bin_counts.tolist()
         confidence = _shares(self.bin_confidence.tolist(), counts)
         accuracy = _shares(self.bin_correct.tolist(), counts)
@@ -223,20 +224,11 @@ def evaluate(
     callback: Callable[[Any, torch.Tensor], None] | None = None,
     all_reduce: Callable[[MetricAccumulator], None] | None = None,
 ) -> Scores:
-    """Score a network in evaluation mode; its own mode is restored.
+    """Score a network, N C H W -> N K, in evaluation mode; its own mode is restored.
 
-    Args:
-        model: N C H W -> logits N K.
-        batches: Objects with `images` N C H W and `targets` N, class indices.
-        classes: Class names, in the order of the logits.
-        callback: Called with each batch and its logits.
-        all_reduce: Called with the sums before they are divided, to add those of other processes.
-
-    Returns:
-        The scores.
-
-    Raises:
-        UserError: There is no image, or logits, targets and classes do not fit together.
+    Batches are objects with `images` N C H W and `targets` N, class indices. `callback` gets each
+    batch and its logits. `all_reduce` gets the sums before they are divided, to add those of other
+    processes.
     """
     training = model.training
     model.eval()
@@ -288,11 +280,3 @@ def _tuples(value: Any) -> Any:
     if not isinstance(value, (list, tuple)):
         return value
     return tuple(tuple(item) if isinstance(item, list) else item for item in value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

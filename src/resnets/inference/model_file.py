@@ -85,12 +85,14 @@ class ModelFile:
 
     def _check_weights(self) -> None:
         with torch.device("meta"):  # names and shapes only: no computation, no random numbers
-            expected = _shapes(ResNet(self.config).state_dict())
-        given = _shapes(self.weights)
-        names = expected.keys() | given.keys()
-        if wrong := sorted(name for name in names if expected.get(name) != given.get(name)):
-            found, needed = (sizes.get(wrong[0], "none (absent)") for sizes in (given, expected))
-            first = f"{wrong[0]}: shape {found} where the network has {needed}"
+            network = ResNet(self.config).state_dict()
+        needed, found = (
+            {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            for tensors in (network, self.weights)
+        )
+        if wrong := sorted({name for name, _ in needed.items() ^ found.items()}):
+            theirs, ours = (shapes.get(wrong[0], "none (absent)") for shapes in (found, needed))
+            first = f"{wrong[0]}: shape {theirs} where the network has {ours}"
             raise ModelFileError(f"{len(wrong)} tensors do not fit the network, first {first}")
 
     def build(self) -> ResNet:
@@ -101,19 +103,8 @@ class ModelFile:
         return network.eval()
 
 
-def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
 def save_model(path: Path | str, contents: ModelFile) -> str:
-    """Write a model file. A reader sees the old file or the new one, never a part.
-
-    Args:
-        path: Place of the file. Its folder must exist.
-        contents: What the file holds.
-
-    Returns:
-        The digest of the file, 64 hexadecimal digits.
+    """Write a model file, whole or not at all, and return its digest, 64 hexadecimal digits.
 
     Raises:
         ModelFileError: The folder does not exist, or JSON and tensors cannot hold the contents.
@@ -129,23 +120,18 @@ def save_model(path: Path | str, contents: ModelFile) -> str:
 
 
 def read_model(path: Path | str) -> ModelFile:
-    """Read a model file and verify every byte of it.
-
-    Args:
-        path: A model file, or a run folder that holds one.
-
-    Returns:
-        Its contents.
+    """Read a model file, or that of a run folder, and verify every byte of it.
 
     Raises:
         ModelFileError: The file is absent, of another kind, truncated, damaged anywhere,
             incomplete, or written by a newer version. The message says which, in one line.
     """
     path = Path(path)
-    if path.is_dir() and not (path / FILE_NAME).is_file():
-        advice = "give a model file or a finished run folder"
-        raise ModelFileError(f"{path} is a folder without {FILE_NAME}: {advice}")
-    path = path / FILE_NAME if path.is_dir() else path
+    if path.is_dir():
+        if not (path / FILE_NAME).is_file():
+            advice = "give a model file or a finished run folder"
+            raise ModelFileError(f"{path} is a folder without {FILE_NAME}: {advice}")
+        path = path / FILE_NAME
     if not path.exists():
         raise ModelFileError(f"there is no model file {path}")
     try:
@@ -167,7 +153,7 @@ def _named(opening: str) -> Iterator[None]:
 
 def _serialise(contents: ModelFile) -> tuple[str, bytes]:
     record = {name: getattr(contents, name) for name in ("classes", "data", "recipe", "scores")}
-    record |= {name: asdict(getattr(contents, name)) for name in ("config", "preprocess")}
+    record |= {"config": asdict(contents.config), "preprocess": asdict(contents.preprocess)}
     record |= {"digest": NO_DIGEST, "format": FORMAT}
     # Clones, since tensors that share memory or lie channels-last cannot be written as they are.
     tensors = {
@@ -192,9 +178,16 @@ def _replace_digest(blob: bytes, old: str, new: str) -> bytes:
 
 
 def _parse(blob: bytes) -> ModelFile:
-    start, header = _parse_header(blob)
-    record = _parse_record(header)
-    _check_size(blob, start, header)
+    end, header = _parse_header(blob)
+    record = _parse_record(header.pop("__metadata__", None))
+    try:
+        size = end + max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
+        raise ModelFileError(f"is damaged: its table of tensors is; {DAMAGED}") from None
+    if len(blob) < size:
+        raise ModelFileError(f"is truncated: {len(blob)} of {size} bytes are there; {DAMAGED}")
+    if len(blob) > size:
+        raise ModelFileError(f"has {len(blob) - size} bytes after its end: {DAMAGED}")
     if record["digest"] != sha256(_replace_digest(blob, str(record["digest"]), NO_DIGEST)):
         raise ModelFileError(f"is damaged: its contents do not match its digest; {DAMAGED}")
     try:
@@ -215,11 +208,11 @@ def _parse_header(blob: bytes) -> tuple[int, dict[str, Any]]:
     """Return where the tensors start, and the header."""
     if not blob:
         raise ModelFileError(f"is empty: {DAMAGED}")
-    end = LENGTH_BYTES + int.from_bytes(blob[:LENGTH_BYTES], "little")
     if blob[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
         if blob.startswith((b"PK\x03\x04", b"\x80")):
             raise ModelFileError(f"is a torch file, not a model file: {TAKE_WEIGHTS}")
         raise ModelFileError(f"is not a safetensors file, or its start is damaged; {DAMAGED}")
+    end = LENGTH_BYTES + int.from_bytes(blob[:LENGTH_BYTES], "little")
     if end > len(blob):
         found = f"{len(blob)} bytes where the header alone ends at {end}"
         raise ModelFileError(f"is truncated or damaged: {found}; {DAMAGED}")
@@ -229,16 +222,7 @@ def _parse_header(blob: bytes) -> tuple[int, dict[str, Any]]:
     return end, header
 
 
-def _parse_json(text: Any) -> Any:
-    """Return the value of a JSON text, or None."""
-    try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError):
-        return None
-
-
-def _parse_record(header: dict[str, Any]) -> dict[str, Any]:
-    metadata = header.get("__metadata__")
+def _parse_record(metadata: Any) -> dict[str, Any]:
     if not isinstance(metadata, dict) or KEY not in metadata:
         kind = "it is a plain safetensors file (or damaged)"
         raise ModelFileError(f"has no {KEY!r} entry: {kind}; {TAKE_WEIGHTS}")
@@ -256,13 +240,9 @@ def _parse_record(header: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _check_size(blob: bytes, start: int, header: dict[str, Any]) -> None:
-    tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+def _parse_json(text: Any) -> Any:
+    """Return the value of a JSON text, or None."""
     try:
-        size = start + max((int(entry["data_offsets"][1]) for entry in tensors), default=0)
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
-        raise ModelFileError(f"is damaged: its table of tensors is; {DAMAGED}") from None
-    if len(blob) < size:
-        raise ModelFileError(f"is truncated: {len(blob)} of {size} bytes are there; {DAMAGED}")
-    if len(blob) > size:
-        raise ModelFileError(f"has {len(blob) - size} bytes after its end: {DAMAGED}")
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None

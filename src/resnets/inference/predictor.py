@@ -118,8 +118,20 @@ class Predictor:
         with ThreadPoolExecutor(DECODERS) as pool:
             while chunk := list(itertools.islice(sources, batch_size)):
                 images = list(pool.map(self._read, (source for _, source in chunk)))
-                names = [_name(position, source) for position, source in chunk]
-                yield from self._classify(names, images, top)
+                readable = [image for image in images if not isinstance(image, str)]
+                rows = iter(self._most_probable(np.stack(readable), top) if readable else ())
+                for (position, source), image in zip(chunk, images, strict=True):
+                    is_path = isinstance(source, (str, Path))
+                    name = str(source) if is_path else f"image {position}"
+                    if isinstance(image, str):
+                        yield Prediction(name, error=image)
+                        continue
+                    indices, probabilities = next(rows)
+                    if np.isfinite(probabilities).all():
+                        classes = tuple(self.classes[index] for index in indices)
+                        yield Prediction(name, classes, tuple(probabilities))
+                    else:
+                        yield Prediction(name, error="the network's output is not finite")
 
     def _read(self, source: Source) -> Pixels | str:
         """Return the pixels that the network takes, H W C, or why there are none."""
@@ -130,26 +142,8 @@ class Predictor:
             else:
                 image = from_picture(_picture(source), channels=channels)
             return self.preprocess.resize(image)
-        except DecodeError as error:
-            return error.reason
         except UserError as error:
-            return str(error)
-
-    def _classify(
-        self, names: list[str], images: list[Pixels | str], top: int
-    ) -> Iterator[Prediction]:
-        readable = [image for image in images if not isinstance(image, str)]
-        rows = iter(self._most_probable(np.stack(readable), top) if readable else ())
-        for name, image in zip(names, images, strict=True):
-            if isinstance(image, str):
-                yield Prediction(name, error=image)
-                continue
-            indices, probabilities = next(rows)
-            if np.isfinite(probabilities).all():
-                classes = tuple(self.classes[index] for index in indices)
-                yield Prediction(name, classes, tuple(probabilities))
-            else:
-                yield Prediction(name, error="the network's output is not finite")
+            return error.reason if isinstance(error, DecodeError) else str(error)
 
     @torch.inference_mode()
     def _most_probable(self, images: Pixels, top: int) -> list[tuple[list[int], list[float]]]:
@@ -161,10 +155,6 @@ class Predictor:
         order = logits.argsort(dim=1, descending=True, stable=True)[:, :top]
         probabilities = logits.softmax(dim=1).gather(1, order)
         return list(zip(order.tolist(), probabilities.tolist(), strict=True))
-
-
-def _name(position: int, source: Source) -> str:
-    return str(source) if isinstance(source, (str, Path)) else f"image {position}"
 
 
 def _picture(source: object) -> Image.Image:

@@ -30,7 +30,7 @@ class TTAModel(nn.Module):
     def __init__(self, network: nn.Module, *, tta: str) -> None:
         super().__init__()
         self.network = network
-        self.shifts = () if tta == "mirror" else ((0, 0), (2, 2))
+        self.six = tta == "six"
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images).float()  # N C H W -> N K
@@ -39,18 +39,13 @@ class TTAModel(nn.Module):
             return logits
         some = images[unsure]
         mean = (logits[unsure] + self.network(some.flip(3))) / 2
-        if self.shifts:
-            shifted = sum(self._shifted(some, *shift) for shift in self.shifts)
-            mean = (mean + shifted / len(self.shifts)) / 2
+        if self.six:
+            height, width = some.shape[2:]
+            padded = F.pad(some, [1, 1, 1, 1], mode="reflect")
+            corners = (padded[:, :, :height, :width], padded[:, :, 2:, 2:])
+            shifted = sum((self.network(x) + self.network(x.flip(3))) / 2 for x in corners)
+            mean = (mean + shifted / 2) / 2
         return logits.index_copy(0, unsure, mean)
-
-    def _shifted(self, images: Tensor, top: int, left: int) -> Tensor:
-        """Return the mean of the images shifted with a reflected border, and of their mirrors."""
-        height, width = images.shape[2:]
-        padded = F.pad(images, [1, 1, 1, 1], mode="reflect")
-        moved = padded[:, :, top : top + height, left : left + width]
-        mean: Tensor = (self.network(moved) + self.network(moved.flip(3))) / 2
-        return mean
 
 
 def with_tta(network: nn.Module, tta: str) -> nn.Module:

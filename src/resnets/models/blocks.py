@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +109,7 @@ def make_shortcut(block: BlockConfig, config: ResNetConfig) -> nn.Module:
     if config.plain:
         return NoShortcut()
     shortcut = _shaped_shortcut(block, config)
+    layers = list(shortcut) if isinstance(shortcut, nn.Sequential) else [shortcut]
     weaker: list[nn.Module] = []
     if config.shortcut == "gate":
         weaker.append(Gate(block.out_channels))
@@ -115,10 +117,7 @@ def make_shortcut(block: BlockConfig, config: ResNetConfig) -> nn.Module:
         weaker.append(nn.Dropout(SHORTCUT_DROPOUT))
     if config.shortcut_strength != 1:
         weaker.append(Scale(config.shortcut_strength))
-    if not weaker:
-        return shortcut
-    layers = shortcut if isinstance(shortcut, nn.Sequential) else [shortcut]
-    return nn.Sequential(*layers, *weaker)
+    return nn.Sequential(*layers, *weaker) if weaker else shortcut
 
 
 def _shaped_shortcut(block: BlockConfig, config: ResNetConfig) -> nn.Module:
@@ -158,18 +157,12 @@ def projects(shortcut: nn.Module) -> bool:
 
 def two_convolutions(block: BlockConfig, config: ResNetConfig) -> tuple[nn.Conv2d, nn.Conv2d]:
     """Return a 3x3 convolution with the stride and one without."""
-    first = convolution(
-        block.in_channels,
-        block.width,
-        kernel=3,
-        config=config,
-        stride=conv_stride(config, stride=block.stride),
-        dilation=block.dilation_before,
+    make = partial(convolution, kernel=3, config=config)
+    stride = conv_stride(config, stride=block.stride)
+    return (
+        make(block.in_channels, block.width, stride=stride, dilation=block.dilation_before),
+        make(block.width, block.out_channels, dilation=block.dilation),
     )
-    second = convolution(
-        block.width, block.out_channels, kernel=3, config=config, dilation=block.dilation
-    )
-    return first, second
 
 
 def three_convolutions(
@@ -181,20 +174,14 @@ def three_convolutions(
     # Differs from the paper: its stride is on the first 1x1, which then never sees three pixels of
     # four (`stride_on="1x1"`, "v1"); the 3x3 is today's usual place ("v1.5").
     early = config.stride_on == "1x1"
-    reduce = convolution(
-        block.in_channels, inner, kernel=1, config=config, stride=stride if early else 1
+    first, second = (stride, 1) if early else (1, stride)
+    dilation = block.dilation if early else block.dilation_before
+    make = partial(convolution, config=config)
+    return (
+        make(block.in_channels, inner, kernel=1, stride=first),
+        make(inner, inner, kernel=3, stride=second, dilation=dilation, groups=config.groups),
+        make(inner, block.out_channels, kernel=1),
     )
-    spatial = convolution(
-        inner,
-        inner,
-        kernel=3,
-        config=config,
-        stride=1 if early else stride,
-        dilation=block.dilation if early else block.dilation_before,
-        groups=config.groups,
-    )
-    expand = convolution(inner, block.out_channels, kernel=1, config=config)
-    return reduce, spatial, expand
 
 
 def inner_width(block: BlockConfig, config: ResNetConfig) -> int:
@@ -213,8 +200,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
-        conv1, conv2 = two_convolutions(block, config)
-        self.conv1 = conv1
+        self.conv1, conv2 = two_convolutions(block, config)
         self.pool = max_pooling(config, stride=block.stride)
         self.bn1 = normalisation(block.width, config=config)
         self.relu1 = nn.ReLU()
@@ -244,8 +230,7 @@ class Bottleneck(nn.Module):
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
         inner = inner_width(block, config)
-        conv1, conv2, conv3 = three_convolutions(block, config)
-        self.conv1 = conv1
+        self.conv1, conv2, conv3 = three_convolutions(block, config)
         self.bn1 = normalisation(inner, config=config)
         self.relu1 = nn.ReLU()
         self.conv2 = conv2
@@ -279,10 +264,9 @@ class PreActBasicBlock(nn.Module):
 
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
-        conv1, conv2 = two_convolutions(block, config)
         self.bn1 = normalisation(block.in_channels, config=config)
         self.relu1 = nn.ReLU()
-        self.conv1 = conv1
+        self.conv1, conv2 = two_convolutions(block, config)
         self.bn2 = normalisation(block.width, config=config)
         self.relu2 = nn.ReLU()
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
@@ -314,10 +298,9 @@ class PreActBottleneck(nn.Module):
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
         inner = inner_width(block, config)
-        conv1, conv2, conv3 = three_convolutions(block, config)
         self.bn1 = normalisation(block.in_channels, config=config)
         self.relu1 = nn.ReLU()
-        self.conv1 = conv1
+        self.conv1, conv2, conv3 = three_convolutions(block, config)
         self.bn2 = normalisation(inner, config=config)
         self.relu2 = nn.ReLU()
         self.conv2 = conv2

@@ -5,8 +5,9 @@ Each field is one idea of one paper, as a plain value that can be stored and com
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 from resnets.errors import UserError, unknown
 
@@ -21,7 +22,10 @@ CHOICES = {
     "residual_init": ("default", "zero", "scalar", "fixup"),
     "init": ("fan_out", "fan_in", "dirac", "orthogonal"),
 }
-POSITIVE = ("num_classes", "in_channels", "groups", "group_width")
+NUMBERS: dict[str, tuple[int | None, ...]] = {
+    "blur": (0, 3, 5),
+    "output_stride": (None, 8, 16, 32),
+}
 # Upper end of the range of a real number, excluded or not.
 UPPER = {
     **dict.fromkeys(("se", "drop_path", "dropout"), "1)"),
@@ -100,16 +104,19 @@ class ResNetConfig:
     def __post_init__(self) -> None:
         for name in ("depths", "widths"):
             object.__setattr__(self, name, _counts(name, getattr(self, name)))
-        for name, allowed in CHOICES.items():
-            _choice(name, getattr(self, name), allowed)
-        for name in POSITIVE:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise unknown(name, str(getattr(self, name)), choices)
+        for name in ("num_classes", "in_channels", "groups", "group_width"):
             _count(name, getattr(self, name))
         for name, upper in UPPER.items():
             object.__setattr__(self, name, _real(name, getattr(self, name), upper))
         if self.stem_width is not None:
             _count("stem_width", self.stem_width)
-        _number("blur", self.blur, (0, 3, 5))
-        _number("output_stride", self.output_stride, (None, 8, 16, 32))
+        for name, numbers in NUMBERS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or value not in numbers:
+                raise UserError(f"{name} = {value!r}: allowed are {', '.join(map(str, numbers))}")
         for message in _contradictions(self):
             raise UserError(message)
 
@@ -149,109 +156,78 @@ class ResNetConfig:
 FIELDS = tuple(field.name for field in fields(ResNetConfig))
 
 
-def _contradictions(config: ResNetConfig) -> Iterable[str]:
+def _contradictions(c: ResNetConfig) -> Iterator[str]:
     """Yield a message for each pair of fields that contradict each other."""
-    if len(config.depths) != len(config.widths):
+    if len(c.depths) != len(c.widths):
         yield (
-            f"depths = {config.depths} has {len(config.depths)} stages but widths = "
-            f"{config.widths} has {len(config.widths)}; give one number for each stage in both"
+            f"depths = {c.depths} has {len(c.depths)} stages but widths = "
+            f"{c.widths} has {len(c.widths)}; give one number for each stage in both"
         )
-    yield from _needs_bottleneck(config)
-    if config.plain:
-        yield from _needs_shortcut(config)
-    yield from _needs_fixup(config)
-    pads = config.shortcut in ("pad", "gate", "dropout")
-    if pads and list(_flow(config)) != sorted(_flow(config)):
+    for name, usual in (("stride_on", "3x3"), ("groups", 1), ("group_width", 64)):
+        value = getattr(c, name)
+        if c.block == "basic" and value != usual:
+            yield f"{name} = {value!r} needs block = 'bottleneck'; with 'basic' it is {usual!r}"
+    if int(min(c.widths) * c.group_width / 64) < 1:
+        yield f"group_width = {c.group_width} leaves no channel at width {min(c.widths)}"
+    if c.plain:
+        # Where no shortcut is beside them, residuals can neither start at zero nor be dropped.
+        none = "shortcut = 'none'" if c.shortcut == "none" else "shortcut_strength = 0"
+        needs = "needs a shortcut: with"
+        if c.residual_init != "default":
+            yield f"residual_init = {c.residual_init!r} {needs} {none} the network stays at zero"
+        if c.drop_path:
+            yield f"drop_path = {c.drop_path} {needs} {none} a dropped block returns zero"
+    if c.shortcut == "none" and (strength := c.shortcut_strength) != 1:
+        yield f"shortcut_strength = {strength} needs a shortcut: there is nothing to weaken"
+    if c.residual_init in ("scalar", "fixup") and c.residual_scale != 1:
         yield (
-            f"shortcut = {config.shortcut!r} can only add channels, but the stages carry "
-            f"{_flow(config)}; use shortcut = 'conv' or widths that do not fall"
+            f"residual_scale = {c.residual_scale} together with residual_init = "
+            f"{c.residual_init!r}, which learns a factor of its own; use residual_scale = 1"
         )
-    if config.stem == "deep_tiered" and config.stem_channels % 8:
-        yield f"stem = 'deep_tiered' needs a stem_width divisible by 8, not {config.stem_channels}"
-    if config.stem in ("deep", "deep_conv") and config.stem_channels % 2:
-        yield f"stem = {config.stem!r} needs an even stem_width, not {config.stem_channels}"
-    if config.blur or config.halving == "max_pool":
-        yield from _refuses_pooling(config)
-    if config.stem == "whitened" and (config.order == "pre" or config.stem_width is not None):
+    for name, usual in (("norm", "bias"), ("init", "fan_out")):
+        value = getattr(c, name)
+        if c.residual_init == "fixup" and value != usual:
+            yield f"residual_init = 'fixup' needs {name} = {usual!r}, not {value!r}"
+    flow = (c.stem_channels, *(width * c.expansion for width in c.widths))
+    if c.shortcut in ("pad", "gate", "dropout") and list(flow) != sorted(flow):
+        yield (
+            f"shortcut = {c.shortcut!r} can only add channels, but the stages carry "
+            f"{flow}; use shortcut = 'conv' or widths that do not fall"
+        )
+    if c.stem == "deep_tiered" and c.stem_channels % 8:
+        yield f"stem = 'deep_tiered' needs a stem_width divisible by 8, not {c.stem_channels}"
+    if c.stem in ("deep", "deep_conv") and c.stem_channels % 2:
+        yield f"stem = {c.stem!r} needs an even stem_width, not {c.stem_channels}"
+    if c.blur or c.halving == "max_pool":
+        yield from _pooling_contradictions(c)
+    if c.stem == "whitened" and (c.order == "pre" or c.stem_width is not None):
         yield (
             "stem = 'whitened' has 8 channels for each image channel and ends in a ReLU: "
             "it needs order = 'post' and stem_width = None"
         )
-    if config.output_stride is not None and config.output_stride > config.natural_stride:
+    if c.output_stride is not None and c.output_stride > c.natural_stride:
         yield (
-            f"output_stride = {config.output_stride}: this network's own stride is only "
-            f"{config.natural_stride}; leave output_stride at None"
+            f"output_stride = {c.output_stride}: this network's own stride is only "
+            f"{c.natural_stride}; leave output_stride at None"
         )
 
 
-def _needs_bottleneck(config: ResNetConfig) -> Iterable[str]:
-    given = {"stride_on": "3x3", "groups": 1, "group_width": 64}
-    for name, usual in given.items():
-        value = getattr(config, name)
-        if config.block == "basic" and value != usual:
-            yield f"{name} = {value!r} needs block = 'bottleneck'; with 'basic' it is {usual!r}"
-    if int(min(config.widths) * config.group_width / 64) < 1:
-        yield f"group_width = {config.group_width} leaves no channel at width {min(config.widths)}"
-
-
-def _needs_shortcut(config: ResNetConfig) -> Iterable[str]:
-    """Refuse residuals that start at zero or are dropped where no shortcut is beside them."""
-    none = "shortcut = 'none'" if config.shortcut == "none" else "shortcut_strength = 0"
-    start, strength = config.residual_init, config.shortcut_strength
-    if start != "default":
-        yield f"residual_init = {start!r} needs a shortcut: with {none} the network stays at zero"
-    if config.drop_path:
-        rate = config.drop_path
-        yield f"drop_path = {rate} needs a shortcut: with {none} a dropped block returns zero"
-    if config.shortcut == "none" and strength != 1:
-        yield f"shortcut_strength = {strength} needs a shortcut: there is nothing to weaken"
-
-
-def _needs_fixup(config: ResNetConfig) -> Iterable[str]:
-    """Refuse what contradicts learned factors and Fixup."""
-    learned = config.residual_init in ("scalar", "fixup")
-    if learned and config.residual_scale != 1:
-        yield (
-            f"residual_scale = {config.residual_scale} together with residual_init = "
-            f"{config.residual_init!r}, which learns a factor of its own; use residual_scale = 1"
-        )
-    if config.residual_init == "fixup" and config.norm != "bias":
-        yield f"residual_init = 'fixup' needs norm = 'bias', not {config.norm!r}"
-    if config.residual_init == "fixup" and config.init != "fan_out":
-        yield f"residual_init = 'fixup' needs init = 'fan_out', not {config.init!r}"
-
-
-def _refuses_pooling(config: ResNetConfig) -> Iterable[str]:
-    """Refuse what contradicts a blur or a maximum in place of a stride."""
-    what = f"blur = {config.blur}" if config.blur else f"halving = {config.halving!r}"
+def _pooling_contradictions(c: ResNetConfig) -> Iterator[str]:
+    """Yield what contradicts a blur or a maximum in place of a stride."""
+    what = f"blur = {c.blur}" if c.blur else f"halving = {c.halving!r}"
     clashes = {
-        "order": (config.order == "pre", "post"),
-        "stride_on": (config.stride_on == "1x1", "3x3"),
-        "stem": (config.stem in ("deep_conv", "whitened") and config.blur, "imagenet"),
-        "block": (config.block == "bottleneck" and config.halving == "max_pool", "basic"),
-        "halving": (config.halving == "max_pool" and config.blur, "stride"),
-        "output_stride": (config.output_stride not in (None, config.natural_stride), None),
+        "order": (c.order == "pre", "post"),
+        "stride_on": (c.stride_on == "1x1", "3x3"),
+        "stem": (c.stem in ("deep_conv", "whitened") and c.blur, "imagenet"),
+        "block": (c.block == "bottleneck" and c.halving == "max_pool", "basic"),
+        "halving": (c.halving == "max_pool" and c.blur, "stride"),
+        "output_stride": (c.output_stride not in (None, c.natural_stride), None),
     }
     for name, (clash, instead) in clashes.items():
         if clash:
-            yield f"{what} is not defined for {name} = {getattr(config, name)!r}; use {instead!r}"
-    if config.natural_stride == 1:
+            yield f"{what} is not defined for {name} = {getattr(c, name)!r}; use {instead!r}"
+    if c.natural_stride == 1:
         yield f"{what} has no effect: the network never subsamples; leave it out"
-
-
-def _flow(config: ResNetConfig) -> tuple[int, ...]:
-    """Return the output channels of the stem and of each stage."""
-    return (config.stem_channels, *(width * config.expansion for width in config.widths))
-
-
-def _choice(name: str, value: object, allowed: Sequence[str]) -> None:
-    if not isinstance(value, str) or value not in allowed:
-        raise unknown(name, str(value), allowed)
-
-
-def _number(name: str, value: object, allowed: tuple[int | None, ...]) -> None:
-    if isinstance(value, bool) or value not in allowed:
-        raise UserError(f"{name} = {value!r}: allowed are {', '.join(map(str, allowed))}")
 
 
 def _count(name: str, value: object) -> None:
@@ -269,8 +245,8 @@ def _counts(name: str, values: object) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _real(name: str, value: object, upper: str) -> float:
+def _real(name: str, value: Any, upper: str) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and (0 <= value < 1 or (value == 1 and upper == "1]"))):  # type: ignore[operator]
+    if not (number and (0 <= value < 1 or (value == 1 and upper == "1]"))):
         raise UserError(f"{name} = {value!r}: must be a number in [0, {upper}")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
+from shutil import copyfileobj
 from typing import BinaryIO
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from resnets.errors import UserError, unknown
-from resnets.fileio import atomic_writer, cache_dir
+from resnets.fileio import atomic_writer, cache_dir, sha256
 
 FORMS = "a path, an http(s) URL, hub:owner/name or torchvision:TAG (such as IMAGENET1K_V1)"
 TORCHVISION_NETWORKS = (
@@ -28,7 +28,6 @@ TORCHVISION_NETWORKS = (
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in order of preference
 CHECKSUM = re.compile(r"-(?!20\d{6}\.)([0-9a-f]{8,64})\.\w+$")  # eight digits 20... are a date
 TIMEOUT = 30  # seconds without a byte
-CHUNK = 1 << 20
 
 Check = Callable[[Path], object]
 
@@ -71,16 +70,14 @@ def torchvision_url(name: str, tag: str) -> str:
 
 def download(url: str, *, check: Check) -> Path:
     """Return the cached file of a URL, downloaded on the first use."""
-    file_name = "weights"
     try:
-        file_name = Path(unquote(urlsplit(url).path)).name or file_name
+        name = Path(unquote(urlsplit(url).path)).name or "weights"
         # Two addresses may end alike: model.safetensors is a common name.
-        target = cache_dir("weights") / f"{sha256(url.encode()).hexdigest()[:12]}-{file_name}"
+        target = cache_dir("weights") / f"{sha256(url.encode())[:12]}-{name}"
         if not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             with atomic_writer(target) as file:
-                _stream(url, file, file_name=file_name)
-                file.flush()
+                _stream(url, file, name=name)
                 check(Path(file.name))
     except UserError:
         raise
@@ -93,25 +90,22 @@ def download(url: str, *, check: Check) -> Path:
     return target
 
 
-def _stream(url: str, file: BinaryIO, *, file_name: str) -> None:
+def _stream(url: str, file: BinaryIO, *, name: str) -> None:
     """Copy a URL into a file; check its length and the checksum in its name."""
     # Not torch.hub.download_url_to_file, which has no timeout and accepts a body that is too short.
     request = Request(url, headers={"User-Agent": "resnets"})
-    digest, received = sha256(), 0
     with urlopen(request, timeout=TIMEOUT) as response:
         expected = response.headers.get("Content-Length")
-        while chunk := response.read(CHUNK):
-            file.write(chunk)
-            digest.update(chunk)
-            received += len(chunk)
-    if expected is not None and received != int(expected):
+        copyfileobj(response, file)
+    file.flush()
+    if expected is not None and file.tell() != int(expected):
         raise UserError(
-            f"cannot download {url}: received only {received} of {expected} bytes; try again"
+            f"cannot download {url}: received only {file.tell()} of {expected} bytes; try again"
         )
-    checksum = CHECKSUM.search(file_name)
-    if checksum and not digest.hexdigest().startswith(checksum[1]):
+    digest, checksum = sha256(Path(file.name)), CHECKSUM.search(name)
+    if checksum and not digest.startswith(checksum[1]):
         raise UserError(
-            f"{url} has the SHA-256 {digest.hexdigest()[:12]}..., but its name says {checksum[1]}; "
+            f"{url} has the SHA-256 {digest[:12]}..., but its name says {checksum[1]}; "
             "try again or download it in another way"
         )
 
@@ -119,28 +113,21 @@ def _stream(url: str, file: BinaryIO, *, file_name: str) -> None:
 def _from_hub(repository: str) -> Path:
     """Return the weights of a repository of the hub, kept in the hub's own cache."""
     try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import (
-            EntryNotFoundError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-        )
+        from huggingface_hub import errors, hf_hub_download
     except ImportError:
         raise UserError(
             f"weights = 'hub:{repository}' needs the extra hub: pip install 'resnets[hub]'"
         ) from None
     offline: Exception | None = None
-    for file_name in HUB_FILES:
+    for name in HUB_FILES:
         try:
             # Once the hub did not answer, only its local cache can.
-            return Path(
-                hf_hub_download(repository, file_name, local_files_only=offline is not None)
-            )
-        except LocalEntryNotFoundError as error:
+            return Path(hf_hub_download(repository, name, local_files_only=offline is not None))
+        except errors.LocalEntryNotFoundError as error:
             offline = offline or error
-        except EntryNotFoundError:
+        except errors.EntryNotFoundError:
             continue
-        except RepositoryNotFoundError:
+        except errors.RepositoryNotFoundError:
             raise UserError(
                 f"the hub has no repository {repository!r}, or it is private: check the name, "
                 "or log in with `hf auth login`"

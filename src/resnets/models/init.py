@@ -30,17 +30,17 @@ def initialise(network: nn.Module, config: ResNetConfig) -> None:
             initialise_convolution(module.weight, init=config.init if in_block else "fan_out")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    fixup = config.residual_init == "fixup"
-    if config.residual_init == "zero" or fixup:
-        stages = [stage for name, stage in network.named_children() if name.startswith("layer")]
-        blocks = [block for stage in stages for block in stage.children()]
+    if config.residual_init not in ("zero", "fixup"):
+        return
+    stages = [stage for name, stage in network.named_children() if name.startswith("layer")]
+    blocks = [block for stage in stages for block in stage.children()]
+    zeroed = [last_weighted_layer(block) for block in blocks]
+    if config.residual_init == "fixup":
+        zeroed.append(network.get_submodule("fc"))
         for block in blocks:
-            if fixup:
-                _shrink(block, num_blocks=len(blocks))
-            for parameter in last_weighted_layer(block).parameters(recurse=False):
-                nn.init.zeros_(parameter)
-    if fixup:
-        for parameter in network.get_submodule("fc").parameters():
+            _shrink(block, num_blocks=len(blocks))
+    for layer in zeroed:
+        for parameter in layer.parameters(recurse=False):
             nn.init.zeros_(parameter)
 
 

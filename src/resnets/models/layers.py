@@ -30,16 +30,8 @@ def convolution(
 ) -> nn.Conv2d:
     """Return a convolution that keeps the size up to its stride; only `norm="none"` has a bias."""
     kind = ShiftedConv2d if config.norm == "bias" else nn.Conv2d
-    return kind(
-        in_channels,
-        out_channels,
-        kernel,
-        stride=stride,
-        padding=dilation * (kernel // 2),
-        dilation=dilation,
-        groups=groups,
-        bias=config.norm == "none",
-    )
+    padding, bias = dilation * (kernel // 2), config.norm == "none"
+    return kind(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias)
 
 
 def normalisation(channels: int, *, config: ResNetConfig) -> nn.Module:

@@ -60,21 +60,11 @@ TORCHVISION: dict[str, object] = {
 def load_weights(
     model: ResNet, source: str | Path, *, name: str, fresh_head: bool, adapt_channels: bool
 ) -> None:
-    """Load weights into a network.
+    """Load the weights of a source, as `create_model` names it, into a network of the table.
 
-    Args:
-        model: The network to fill.
-        source: A path, an http(s) URL, `hub:owner/name` or `torchvision:TAG`.
-        name: Name of the network in the table.
-        fresh_head: Whether the classifier keeps its initial values where the file has none, or one
-            for another number of classes.
-        adapt_channels: Whether to adapt the first convolution to another number of channels: to
-            one by the sum over those of the file, to more by repeating and rescaling them
-            (Wightman's rule in timm).
-
-    Raises:
-        UserError: The weights do not exist, the file is unsafe or damaged, or its tensors do not
-            fit. The model is then unchanged.
+    With `fresh_head`, the classifier keeps its initial values where the file has none, or one for
+    another number of classes. With `adapt_channels`, the first convolution is adapted to another
+    number of channels. Where anything does not fit, UserError leaves the model unchanged.
     """
     if not isinstance(source, str | Path):
         raise UserError(f"weights = {source!r}: must be a text such as 'torchvision:IMAGENET1K_V1'")
@@ -92,8 +82,11 @@ def load_weights(
     if adapt_channels:
         _adapt_stem(tensors, own)
     if fresh_head:
-        _keep_own_head(tensors, own)
-    _require_fit(tensors, own, name=name, source=source)
+        weight, given = own[HEAD[0]], tensors.get(HEAD[0])
+        if given is None or (given.shape != weight.shape and _same_but(0, given, weight)):
+            tensors |= {key: own[key] for key in HEAD}
+    if problem := _misfit(tensors, own):
+        raise UserError(f"{source} does not fit {name}: {problem}")
     model.load_state_dict(tensors)
 
 
@@ -194,7 +187,10 @@ def _rename(tensors: Tensors, own: Tensors) -> Tensors:
 
 
 def _adapt_stem(tensors: Tensors, own: Tensors) -> None:
-    """Adapt the first convolution to another number of channels; grey images keep their output."""
+    """Adapt the first convolution to another number of channels; grey images keep their output.
+
+    To one by the sum, to more by repeating and rescaling them (Wightman's rule in timm).
+    """
     key = next(key for key in STEM if key in own)
     if key not in tensors or not _same_but(1, tensors[key], own[key]):
         return
@@ -205,13 +201,6 @@ def _adapt_stem(tensors: Tensors, own: Tensors) -> None:
     elif channels != before:
         repeats = -(-channels // before)
         tensors[key] = weight.repeat(1, repeats, 1, 1)[:, :channels] * (before / channels)
-
-
-def _keep_own_head(tensors: Tensors, own: Tensors) -> None:
-    """Keep the new classifier where the file has none, or one for other classes."""
-    weight, given = own[HEAD[0]], tensors.get(HEAD[0])
-    if given is None or (given.shape != weight.shape and _same_but(0, given, weight)):
-        tensors.update({key: own[key] for key in HEAD})
 
 
 def _compare(config: ResNetConfig, known: dict[str, object], *, whose: str) -> None:
@@ -227,42 +216,37 @@ def _compare(config: ResNetConfig, known: dict[str, object], *, whose: str) -> N
             )
 
 
-def _require_fit(tensors: Tensors, own: Tensors, *, name: str, source: str) -> None:
+def _misfit(tensors: Tensors, own: Tensors) -> str:
+    """Return why tensors do not fit the network and what to pass instead, or nothing."""
     # Files from before torch 0.4.1 do not count batches; PyTorch starts the count at zero.
     absent = [k for k in own if k not in tensors and not k.endswith(".num_batches_tracked")]
     foreign = [key for key in tensors if key not in own]
     if absent or foreign:
         problems = [f"it lacks {_few(absent)}"] if absent else []
         problems += [f"the network has no {_few(foreign)}"] if foreign else []
-        raise UserError(f"{source} does not fit {name}: {'; '.join(problems)}")
+        return "; ".join(problems)
     wrong = [key for key in tensors if tensors[key].shape != own[key].shape]
     if not wrong:
-        return
+        return ""
     shapes = [
         f"{k} is {_size(tensors[k])} in the file, {_size(own[k])} in the network" for k in wrong
     ]
-    listing = "; ".join(shapes[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-    raise UserError(f"{source} does not fit {name}: {listing}{_advice(wrong, tensors, own)}")
-
-
-def _advice(wrong: list[str], tensors: Tensors, own: Tensors) -> str:
-    """Return what to pass, where only the classes or the channels differ."""
+    problem = _few(shapes, separator="; ")
     if not set(wrong) <= {*HEAD, *STEM}:
-        return "; choose the network that the weights were trained with"
-    advice = ""
+        return f"{problem}; choose the network that the weights were trained with"
     for key in wrong:
         theirs, ours = tensors[key].shape, own[key].shape
         if key == HEAD[0] and _same_but(0, tensors[key], own[key]):
-            advice += (
+            problem += (
                 f"; pass num_classes={theirs[0]} for the classifier of the file, or "
                 f"num_classes={ours[0]} for a new one"
             )
         elif key in STEM and _same_but(1, tensors[key], own[key]):
-            advice += (
+            problem += (
                 f"; pass in_channels={theirs[1]} for the weights as they are, or "
                 f"in_channels={ours[1]} to adapt them"
             )
-    return advice
+    return problem
 
 
 def _same_but(axis: int, one: Tensor, other: Tensor) -> bool:
@@ -271,9 +255,9 @@ def _same_but(axis: int, one: Tensor, other: Tensor) -> bool:
     return one.ndim == other.ndim and all(a == b for i, (a, b) in pairs if i != axis)
 
 
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+def _few(texts: list[str], separator: str = ", ") -> str:
+    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
+    return separator.join(texts[:3]) + more
 
 
 def _size(tensor: Tensor) -> str:

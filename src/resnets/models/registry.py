@@ -7,9 +7,7 @@ the rows, so a new network is a new row.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 from resnets.errors import UserError, unknown
 from resnets.models.config import FIELDS, ResNetConfig
+from resnets.models.pretrained import load_weights
 from resnets.models.resnet import ResNet
 
 
@@ -42,16 +41,15 @@ class ModelEntry:
     counted: str
 
 
-Ideas = Mapping[str, Any]  # fields of ResNetConfig
 COUNTED = "counted, not published"
 
 
 def _entry(
-    family: Ideas,
+    family: dict[str, Any],
     source: str,
     counted: str,
     name: str,
-    shape: Ideas,
+    shape: dict[str, Any],
     layers: int,
     params: int,
     macs: int,
@@ -61,7 +59,7 @@ def _entry(
     own_counted: str | None = None,
 ) -> tuple[str, ModelEntry]:
     """Return the row of a network; it may name other sources than its family."""
-    config = ResNetConfig(**{**family, **shape})
+    config = ResNetConfig(**family | shape)
     side = 32 if config.stem_stride == 1 else 224
     source = (own_source or source) if error else ""
     counted = own_counted or counted
@@ -76,10 +74,6 @@ def _each(depth: int) -> dict[str, Any]:
 
 def _wide(depth: int, factor: int) -> dict[str, Any]:
     return _each(depth) | {"widths": (16 * factor, 32 * factor, 64 * factor)}
-
-
-def _groups(groups: int, group_width: int) -> dict[str, Any]:
-    return {"groups": groups, "group_width": group_width}
 
 
 # fmt: off
@@ -142,8 +136,7 @@ MODELS: dict[str, ModelEntry] = dict([
     # Plain networks
     _PLAIN("plain18", _18, 18, 11_515_688, 1_794_805_760, 104, "27.94"),
     _PLAIN("plain34", _34, 34, 21_623_848, 3_644_493_824, 200, "28.54/10.02", "He 2015 table 3, 10 crops"),
-    _PLAIN("plain50", _50, 50, 22_780_456, 3_729_522_688, 296,
-        "31.2", "Xie 2017 section 5.1, 1 crop", "counted, not published"),
+    _PLAIN("plain50", _50, 50, 22_780_456, 3_729_522_688, 296, "31.2", "Xie 2017 section 5.1, 1 crop", COUNTED),
     # C, D, S and T: deep stems, averaged shortcuts (He 2019)
     _DEEP_STEM("resnet50c", _50, 50, 25_576_264, 4_328_824_832, 332, "21.98"),
     _DEEP_STEM("resnet101c", _101, 101, 44_568_392, 8_041_046_016, 638),
@@ -170,17 +163,13 @@ MODELS: dict[str, ModelEntry] = dict([
     _RESNET_RS("resnetrs152", _152, 152, 86_621_576, 11_895_185_408, 1150, "17.0"),
     _RESNET_RS("resnetrs200", _200, 200, 93_209_992, 15_391_137_792, 1502, "16.6"),
     _RESNET_RS("resnetrs270", _50 | {"depths": (4, 29, 53, 4)}, 270, 129_861_448, 20_643_618_816, 2030, "16.2"),
-    _RESNET_RS("resnetrs350", _50 | {"depths": (4, 36, 72, 4)}, 350, 163_956_168, 26_332_012_544, 2602,
-        "15.8", "Bello 2021 release, 320"),
-    _RESNET_RS("resnetrs420", _50 | {"depths": (4, 44, 87, 4)}, 420, 191_891_656, 31_363_342_336, 3108,
-        "15.6", "Bello 2021 release, 320"),
+    _RESNET_RS("resnetrs350", _50 | {"depths": (4, 36, 72, 4)}, 350, 163_956_168, 26_332_012_544, 2602, "15.8", "Bello 2021 release, 320"),
+    _RESNET_RS("resnetrs420", _50 | {"depths": (4, 44, 87, 4)}, 420, 191_891_656, 31_363_342_336, 3108, "15.6", "Bello 2021 release, 320"),
     # ResNeXt (Xie 2017)
-    _RESNEXT("resnext50_32x4d", _50 | _groups(32, 4), 50, 25_028_904, 4_230_479_872, 320, "22.2"),
-    _RESNEXT("resnext101_32x4d", _101 | _groups(32, 4), 101, 44_177_704, 7_969_996_800, 626, "21.2", None, "timm"),
-    _RESNEXT("resnext101_32x8d", _101 | _groups(32, 8), 101, 88_791_336, 16_414_015_488, 626,
-        "20.69/5.47", "torchvision IMAGENET1K_V1"),
-    _RESNEXT("resnext101_64x4d", _101 | _groups(64, 4), 101, 83_455_272, 15_460_270_080, 626,
-        "20.4/5.3", "Xie 2017 table 4, 1 crop"),
+    _RESNEXT("resnext50_32x4d", _50 | {"groups": 32, "group_width": 4}, 50, 25_028_904, 4_230_479_872, 320, "22.2"),
+    _RESNEXT("resnext101_32x4d", _101 | {"groups": 32, "group_width": 4}, 101, 44_177_704, 7_969_996_800, 626, "21.2", None, "timm"),
+    _RESNEXT("resnext101_32x8d", _101 | {"groups": 32, "group_width": 8}, 101, 88_791_336, 16_414_015_488, 626, "20.69/5.47", "torchvision IMAGENET1K_V1"),
+    _RESNEXT("resnext101_64x4d", _101 | {"groups": 64, "group_width": 4}, 101, 83_455_272, 15_460_270_080, 626, "20.4/5.3", "Xie 2017 table 4, 1 crop"),
     # Wide ResNet, ImageNet (Zagoruyko 2016)
     _WIDE("wide_resnet50_2", _50, 50, 68_883_240, 11_398_021_120, 320, "21.9/6.03"),
     _WIDE("wide_resnet101_2", _101, 101, 126_886_696, 22_753_050_624, 626, "21.15/5.72", "torchvision IMAGENET1K_V1"),
@@ -194,7 +183,7 @@ MODELS: dict[str, ModelEntry] = dict([
     _PREACT("preact_resnet50", _50, 50, 25_549_352, 4_089_184_256, 300, "18.59", "timm resnetv2_50 a1h, 288"),
     _PREACT("preact_resnet101", _101, 101, 44_541_480, 7_801_405_440, 606, "17.00", "timm resnetv2_101 a1h, 288"),
     _PREACT("preact_resnet152", _152, 152, 60_185_128, 11_513_626_624, 912, "21.1"),
-    _PREACT("preact_resnet200", _200, 200, 64_666_152, 15_007_481_856, 1200, "20.7", None, "counted, not published"),
+    _PREACT("preact_resnet200", _200, 200, 64_666_152, 15_007_481_856, 1200, "20.7", None, COUNTED),
     # CIFAR, He 2015: option A, option B, plain
     _CIFAR_A("resnet20", _each(3), 20, 269_722, 40_551_040, 116, "8.75"),
     _CIFAR_A("resnet32", _each(5), 32, 464_154, 68_862_592, 188, "7.51"),
@@ -203,8 +192,8 @@ MODELS: dict[str, ModelEntry] = dict([
     _CIFAR_A("resnet110", _each(18), 110, 1_727_962, 252_887_680, 656, "6.61", "He 2015 table 6, CIFAR-10, mean of 5"),
     _CIFAR_A("resnet1202", _each(200), 1202, 19_421_274, 2_829_238_912, 7208, "7.93"),
     _CIFAR_B("resnet20_b", _each(3), 20, 272_474, 40_813_184, 128, "7.40"),
-    _CIFAR_B("resnet32_b", _each(5), 32, 466_906, 69_124_736, 200, "6.47", None, "counted, not published"),
-    _CIFAR_B("resnet44_b", _each(7), 44, 661_338, 97_436_288, 272, "5.99", None, "counted, not published"),
+    _CIFAR_B("resnet32_b", _each(5), 32, 466_906, 69_124_736, 200, "6.47", None, COUNTED),
+    _CIFAR_B("resnet44_b", _each(7), 44, 661_338, 97_436_288, 272, "5.99", None, COUNTED),
     _CIFAR_B("resnet56_b", _each(9), 56, 855_770, 125_747_840, 344, "5.63"),
     _CIFAR_B("resnet110_b", _each(18), 110, 1_730_714, 253_149_824, 668, "3.69", "imgclsmob, CIFAR-10"),
     _CIFAR_B("resnet1202_b", _each(200), 1202, 19_424_026, 2_829_501_056, 7220, "3.53", "imgclsmob, CIFAR-10"),
@@ -219,8 +208,7 @@ MODELS: dict[str, ModelEntry] = dict([
     _CIFAR_BOTTLENECK("resnet1001", _each(111), 1001, 10_328_602, 1_490_995_712, 6020, "7.61"),
     _PREACT_BASIC("preact_resnet110", _each(18), 110, 1_730_522, 253_149_824, 658, "6.37"),
     _PREACT_BOTTLENECK("preact_resnet164", _each(18), 164, 1_703_258, 244_500_992, 983, "5.46"),
-    _PREACT_BOTTLENECK("preact_resnet1001", _each(111), 1001, 10_327_706, 1_487_849_984, 6005,
-        "4.92", "He 2016 table 4, CIFAR-10, median of 5"),
+    _PREACT_BOTTLENECK("preact_resnet1001", _each(111), 1001, 10_327_706, 1_487_849_984, 6005, "4.92", "He 2016 table 4, CIFAR-10, median of 5"),
     # CIFAR, wide (Zagoruyko 2016) and grouped (Xie 2017)
     _WRN("wrn16_4", _wide(2, 4), 16, 2_748_890, 392_612_352, 83),
     _WRN("wrn16_8", _wide(2, 8), 16, 10_961_370, 1_548_145_664, 83, "4.27"),
@@ -230,8 +218,7 @@ MODELS: dict[str, ModelEntry] = dict([
     _WRN("wrn40_4", _wide(6, 4), 40, 8_949_210, 1_298_582_016, 227, "4.53"),
     _WRN("wrn40_10", _wide(6, 10), 40, 55_841_754, 8_074_483_968, 227, "3.8", "Zagoruyko 2016, CIFAR-10, dropout"),
     _RESNEXT29("resnext29_8x64d", _each(3) | {"groups": 8}, 29, 34_426_698, 5_387_266_048, 188, "3.65"),
-    _RESNEXT29("resnext29_16x64d", _each(3) | {"groups": 16}, 29, 68_155_210, 10_688_866_304, 188,
-        "3.58", None, "imgclsmob"),
+    _RESNEXT29("resnext29_16x64d", _each(3) | {"groups": 16}, 29, 68_155_210, 10_688_866_304, 188, "3.58", None, "imgclsmob"),
     # ImageNet layout with a 3x3 stem for small images; resnet18_cifar is the article's network
     _SMALL("resnet18_cifar", _18, 18, 11_173_962, 555_422_720, 122, "6.98"),
     _SMALL("resnet34_cifar", _34, 34, 21_282_122, 1_159_402_496, 218, "4.66", "mmpretrain, CIFAR-10"),
@@ -275,7 +262,7 @@ def create_model(
     num_classes: int | None = None,
     in_channels: int | None = None,
     weights: str | Path | None = None,
-    **overrides: object,
+    **overrides: Any,
 ) -> ResNet:
     """Create a network of the table, on the CPU and in training mode.
 
@@ -300,18 +287,10 @@ def create_model(
     for field in overrides:
         if field not in FIELDS:
             raise unknown("field of ResNetConfig", field, FIELDS)
-    config = MODELS[name].config
     explicit = {"num_classes": num_classes, "in_channels": in_channels}
-    changes = {field: value for field, value in explicit.items() if value is not None}
-    model = ResNet(dataclasses.replace(config, **changes, **overrides))  # type: ignore[arg-type]
+    overrides |= {field: value for field, value in explicit.items() if value is not None}
+    model = ResNet(replace(MODELS[name].config, **overrides))
     if weights is not None:
-        from resnets.models.pretrained import load_weights
-
-        load_weights(
-            model,
-            weights,
-            name=name,
-            fresh_head=num_classes is not None,
-            adapt_channels=in_channels is not None,
-        )
+        fresh, adapt = num_classes is not None, in_channels is not None
+        load_weights(model, weights, name=name, fresh_head=fresh, adapt_channels=adapt)
     return model

@@ -9,8 +9,8 @@ Shapes: N images, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -43,14 +43,13 @@ class ResNet(nn.Module):
         super().__init__()
         self.config = config
         post = config.order == "post"
-        stem_channels = config.stem_channels
         out_channels = config.widths[-1] * config.expansion
         self.conv1 = stem_convolutions(config)
         # A pre-activation network has no norm here, since its first block begins with one, but one
         # at the end: the last sum needs a norm and a ReLU before the classifier. Whitened patches
         # need no norm either.
         has_norm = post and config.stem != "whitened"
-        self.bn1 = normalisation(stem_channels, config=config) if has_norm else nn.Identity()
+        self.bn1 = normalisation(config.stem_channels, config=config) if has_norm else nn.Identity()
         self.relu = nn.ReLU() if post else nn.Identity()
         self.maxpool = stem_pool(config)
         self.stage_names = tuple(f"layer{number + 1}" for number in range(len(config.depths)))
@@ -158,10 +157,8 @@ class ResNet(nn.Module):
 
     def _stage(self, name: str, x: Tensor) -> Tensor:
         for block in self.get_submodule(name).children():
-            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, context_fn=_contexts(block))
-            else:
-                x = block(x)
+            recomputed = self.grad_checkpointing and self.training and torch.is_grad_enabled()
+            x = _checkpointed(block, x) if recomputed else block(x)
         return x
 
 
@@ -236,11 +233,14 @@ def plan_stages(config: ResNetConfig) -> Iterator[list[BlockConfig]]:
         yield blocks
 
 
-Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
-
-
-def _contexts(block: nn.Module) -> Callable[[], Contexts]:
-    return lambda: (nullcontext(), _frozen_statistics(block))
+def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    output: Tensor = checkpoint(
+        block,
+        x,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _frozen_statistics(block)),  # forward, recomputation
+    )
+    return output
 
 
 @contextmanager

@@ -30,24 +30,12 @@ class LayerRow:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of learned values; running means and variances are not among them.
-
-    Args:
-        model: Any module.
-    """
+    """Return the number of learned values; running means and variances are not among them."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_macs(model: nn.Module, input_size: int) -> int:
-    """Return the multiply-accumulates of convolutions and linear layers for one image.
-
-    Args:
-        model: A network with at least one convolution; it is neither run nor changed.
-        input_size: Height and width of the image, in pixels.
-
-    Raises:
-        UserError: The network has no convolution.
-    """
+    """Return the multiply-accumulates of a network for one image; see `layer_table`."""
     return sum(row.macs for row in layer_table(model, input_size))
 
 
@@ -64,7 +52,10 @@ def layer_table(model: nn.Module, input_size: int) -> list[LayerRow]:
     Raises:
         UserError: The network has no convolution.
     """
-    twin = _on_meta(model).eval()
+    twin = copy.deepcopy(model).to("meta").eval()  # shapes only: nothing is computed
+    first = next((layer for layer in twin.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is None:
+        raise UserError("the network has no convolution, so its image size cannot be measured")
     counter = FlopCounterMode(display=False)
     rows: list[LayerRow] = []
     before = 0
@@ -82,22 +73,5 @@ def layer_table(model: nn.Module, input_size: int) -> list[LayerRow]:
                 lambda layer, _, output, name=name: append_row(name, layer, output)
             )
     with torch.no_grad(), counter:
-        twin(torch.empty(1, _input_channels(twin), input_size, input_size, device="meta"))
+        twin(torch.empty(1, first.in_channels, input_size, input_size, device="meta"))
     return rows
-
-
-def _on_meta(model: nn.Module) -> nn.Module:
-    """Return a copy on the meta device; the values are never copied."""
-    memo: dict[int, object] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"))
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.to("meta")
-    return copy.deepcopy(model, memo)
-
-
-def _input_channels(model: nn.Module) -> int:
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d):
-            return layer.in_channels
-    raise UserError("the network has no convolution, so its image size cannot be measured")

@@ -67,7 +67,7 @@ class DataFacts:
         if isinstance(train, Images):
             side = min(train.pixels.shape[1:3])
         else:
-            side = int(np.median(train.widths_heights.min(axis=1)))
+            side = int(np.median(train.sizes.min(axis=1)))
         return cls(len(train), len(splits.val), num_test, side, train.channels, num_classes)
 
 

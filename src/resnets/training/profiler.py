@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from resnets.data.workers import CANVAS
+from resnets.data.loader import CANVAS
 from resnets.training.recipe import Recipe
 
 if TYPE_CHECKING:

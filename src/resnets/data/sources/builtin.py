@@ -11,31 +11,22 @@ import sys
 import tempfile
 import zlib
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resnets.data.file_store import Array
-from resnets.data.sources.indexing import SourceListing
-from resnets.data.sources.npz import found_in, read_npz
+from resnets.data.sources.listing import SourceListing
+from resnets.data.sources.npz import list_arrays, read_npz
 from resnets.errors import UserError
 from resnets.fileio import cache_dir
 
 EMBEDDED = "fashion-mini"
 SYSTEM_FOLDERS = (Path("/usr/share/datasets"),)
 
-
-@dataclass(frozen=True)
-class _NamedSet:
-    """Describe a set: torchvision's class, the folder it makes, our names for the classes."""
-
-    torchvision: str
-    folder: str
-    classes: tuple[str, ...] = ()  # empty: as torchvision names them
-
-
+# Torchvision's class, the folder that it makes, and the classes. (Torchvision says "0 - zero".)
 _DIGITS = tuple("0123456789")
 _CLOTHES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -43,13 +34,13 @@ _CLOTHES = (
 )
 _KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 _IDX = {
-    "mnist": _NamedSet("MNIST", "MNIST", _DIGITS),
-    "fashion-mnist": _NamedSet("FashionMNIST", "FashionMNIST", _CLOTHES),
-    "kmnist": _NamedSet("KMNIST", "KMNIST", _KANA),
+    "mnist": ("MNIST", "MNIST", _DIGITS),
+    "fashion-mnist": ("FashionMNIST", "FashionMNIST", _CLOTHES),
+    "kmnist": ("KMNIST", "KMNIST", _KANA),
 }
 _CIFAR = {
-    "cifar10": _NamedSet("CIFAR10", "cifar-10-batches-py"),
-    "cifar100": _NamedSet("CIFAR100", "cifar-100-python"),
+    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
+    "cifar100": ("CIFAR100", "cifar-100-python"),
 }
 NAMES = (EMBEDDED, *_IDX, *_CIFAR)
 
@@ -57,21 +48,20 @@ NAMES = (EMBEDDED, *_IDX, *_CIFAR)
 def read_named(name: str) -> SourceListing:
     """Read one of NAMES, downloaded if it is not on this machine."""
     if name == EMBEDDED:
-        found = read_npz(Path(__file__).parents[1] / "fashion_mini.npz")
-        return SourceListing(name, found.classes, found.splits)
+        return replace(read_npz(Path(__file__).parents[1] / "fashion_mini.npz"), name=name)
     arrays = _read_idx_set(name) if name in _IDX else _read_cifar(name)
-    return found_in(arrays, name=name, source=name)
+    return list_arrays(arrays, name=name, source=name)
 
 
 def _read_idx_set(name: str) -> dict[str, Array]:
-    row = _IDX[name]
-    home = cache_dir() / row.folder / "raw"
+    kind, made, classes = _IDX[name]
+    home = cache_dir() / made / "raw"
     places = [home, *(folder / name for folder in SYSTEM_FOLDERS)]
     folder = next((place for place in places if _idx_file(place, "t10k-labels-idx1")), None)
     if folder is None:
-        _download(name, row)
+        _download(name, kind, made)
         folder = home
-    arrays: dict[str, Array] = {"classes": np.array(row.classes)}
+    arrays: dict[str, Array] = {"classes": np.array(classes)}
     for split, prefix in (("train", "train"), ("test", "t10k")):
         arrays[f"x_{split}"] = _read_idx(folder, f"{prefix}-images-idx3")
         arrays[f"y_{split}"] = _read_idx(folder, f"{prefix}-labels-idx1")
@@ -99,30 +89,28 @@ def _read_idx(folder: Path, stem: str) -> Array:
 
 
 def _read_cifar(name: str) -> dict[str, Array]:
-    row = _CIFAR[name]
-    if not (cache_dir() / row.folder).is_dir():
-        _download(name, row)
+    kind, made = _CIFAR[name]
+    if not (cache_dir() / made).is_dir():
+        _download(name, kind, made)
     arrays: dict[str, Array] = {}
     for split in ("train", "test"):
         try:
-            images = _torchvision(row)(cache_dir(), train=split == "train")
+            images = _torchvision(kind)(cache_dir(), train=split == "train")
         except RuntimeError as error:  # torchvision compares the md5 of every file
-            raise UserError(
-                f"{cache_dir() / row.folder} is damaged; remove it and try again"
-            ) from error
+            raise UserError(f"{cache_dir() / made} is damaged; remove it and try again") from error
         arrays[f"x_{split}"] = images.data
         arrays[f"y_{split}"] = np.array(images.targets)
         arrays["classes"] = np.array(images.classes)
     return arrays
 
 
-def _torchvision(row: _NamedSet) -> Any:
+def _torchvision(kind: str) -> Any:
     import torchvision  # a second to import, and only needed here
 
-    return getattr(torchvision.datasets, row.torchvision)
+    return getattr(torchvision.datasets, kind)
 
 
-def _download(name: str, row: _NamedSet) -> None:
+def _download(name: str, kind: str, made: str) -> None:
     """Download into a temporary folder, so that an interruption leaves nothing incomplete."""
     home = cache_dir()
     try:
@@ -131,8 +119,8 @@ def _download(name: str, row: _NamedSet) -> None:
             tempfile.TemporaryDirectory(dir=home) as temporary,
             redirect_stdout(sys.stderr),  # torchvision prints; standard output is for results
         ):
-            _torchvision(row)(temporary, download=True)
-            (Path(temporary) / row.folder).rename(home / row.folder)
+            _torchvision(kind)(temporary, download=True)
+            (Path(temporary) / made).rename(home / made)
     except (OSError, RuntimeError) as error:  # no network, no space, a wrong md5
         reason = " ".join(str(error).split())
         raise UserError(

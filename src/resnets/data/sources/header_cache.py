@@ -1,7 +1,7 @@
-"""Provide the headers of image files, read once and cached.
+"""Provide the headers of image files, read once and cached, and the splits that they make.
 
 As in git's index, files are always listed again, and a cached header is used only where name, size
-and both times of its file are identity. Losing the cache costs time only.
+and both times of its file are the same. Losing the cache costs time only.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from resnets.data.dataset import ImageFiles, Images, Split
 from resnets.data.decode import DecodeError, inspect
 from resnets.data.file_store import Array, ImageStore, PackedStrings
+from resnets.data.sources.listing import SourceListing, SplitListing
+from resnets.errors import UserError
 from resnets.fileio import atomic_writer, cache_dir, sha256
 
 # Number of files from which headers are cached; fewer are read again in a second.
@@ -24,85 +27,110 @@ REMEMBERED_FROM = 10_000
 # Age in ns from which a file is cached: a younger one may change within one tick of its times.
 SETTLED = 2 * 10**9
 _CHUNK = 256
+_NUM_LISTED = 10
 
 
-def read_headers(
-    files: ImageStore, *, source: str, stamps: Array
-) -> tuple[Array, dict[int, str], tuple[str, ...]]:
-    """Read the headers of all files.
+def read_splits(
+    found: SourceListing, *, max_corrupt: float
+) -> tuple[dict[str, Split], tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Read the headers of all files and leave out those that cannot be read.
 
     Returns:
-        Width, height and channels, N 3 int32 (0 where unreadable), the reason of each unreadable
-        index, and notices for the user.
+        The splits, (id, reason) of each unreadable file, and notices for the user.
+
+    Raises:
+        UserError: More than the fraction `max_corrupt` of all files is unreadable.
     """
+    splits: dict[str, Split] = {}
+    skipped: list[tuple[str, str]] = []
+    notices: list[str] = []
+    for name, listing in found.splits.items():
+        if isinstance(listing, Images):
+            splits[name] = listing
+        else:
+            splits[name] = _read_split(listing, f"{found.source} {name}", skipped, notices)
+    total = sum(map(len, splits.values())) + len(skipped)
+    if len(skipped) > max_corrupt * total:
+        listed = "; ".join(f"{name} ({reason})" for name, reason in skipped[:_NUM_LISTED])
+        more = len(skipped) - _NUM_LISTED
+        raise UserError(
+            f"{len(skipped)} of {total} images ({len(skipped) / total:.1%}) cannot be read, more "
+            f"than --max-corrupt {max_corrupt:g} allows: {listed}"
+            f"{f'; and {more} more' if more > 0 else ''}. "
+            "Repair or remove them, or raise --max-corrupt"
+        )
+    return splits, tuple(skipped), tuple(notices)
+
+
+def _read_split(
+    listing: SplitListing, source: str, skipped: list[tuple[str, str]], notices: list[str]
+) -> ImageFiles:
+    """Return the readable files of a split; add the others to `skipped`."""
+    files, stamps = listing.files, listing.files.stamps()
     place = cache_dir("indexes", f"{sha256(os.fsencode(source))}.npz")
     large = len(stamps) >= REMEMBERED_FROM
     begin = time.time_ns()
-    headers = (
-        remembered(place, files.names, stamps) if large else np.zeros((len(stamps), 3), np.int32)
-    )
+    headers = np.zeros((len(stamps), 3), np.int32)  # width, height, channels; 0 where unreadable
+    if large:
+        _recall(place, files.names, stamps, headers)
     missing = np.flatnonzero(headers[:, 2] == 0)
     reasons = _read(files, missing, headers)
-    notices: tuple[str, ...] = ()
+    skipped += [(files.names[index], reason) for index, reason in sorted(reasons.items())]
     if large and len(missing) > len(reasons):  # else there is nothing new
         settled = stamps[:, 1:].max(axis=1) < begin - SETTLED
         try:
-            remember(place, files.names, stamps, headers * settled[:, None])
+            _remember(place, files.names, stamps, headers * settled[:, None])
         except OSError as error:
-            notices = (
+            notices.append(
                 f"the headers of {source} could not be cached ({error}): "
-                "the next start reads them again",
+                "the next start reads them again"
             )
-    return headers, reasons, notices
+    good = np.flatnonzero(headers[:, 2])
+    return ImageFiles(
+        files=files.subset(good),
+        targets=listing.targets[good],
+        sizes=headers[good, :2],
+        num_bytes=stamps[good, 0],
+        channels=int(headers[good, 2].max(initial=0)) or 3,
+    )
 
 
 def _read(files: ImageStore, indices: Array, headers: Array) -> dict[int, str]:
     """Fill `headers` at `indices`; return the reasons of those that cannot be read."""
+    reasons: dict[int, str] = {}
 
-    def read(start: int) -> dict[int, str]:
-        reasons = {}
+    def read(start: int) -> None:
         for index in indices[start : start + _CHUNK].tolist():
             try:
-                header = inspect(files[index])
+                headers[index] = inspect(files[index])
             except DecodeError as error:
                 reasons[index] = error.reason
-            else:
-                headers[index] = header.width, header.height, header.channels
-        return reasons
 
     with ThreadPoolExecutor(files.num_readers) as pool:
-        found = pool.map(read, range(0, len(indices), _CHUNK))
-        return {index: reason for reasons in found for index, reason in reasons.items()}
+        list(pool.map(read, range(0, len(indices), _CHUNK)))
+    return reasons
 
 
-def remembered(place: Path, names: PackedStrings, stamps: Array) -> Array:
-    """Return the cached headers N 3 int32 of identity files, 0 for all others."""
-    headers = np.zeros((len(stamps), 3), np.int32)
+def _recall(place: Path, names: PackedStrings, stamps: Array, headers: Array) -> None:
+    """Fill the headers of files that have not changed since they were cached."""
     try:
         with place.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             known = PackedStrings(file["names"].tobytes(), file["starts"], file["ends"])
             old_stamps, old_headers = file["stamps"], file["headers"]
     # Absent or damaged: the zip has checksums.
     except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error):
-        return headers
-    now, before = _shared(names, known)
-    same = (stamps[now] == old_stamps[before]).all(axis=1)
-    headers[now[same]] = old_headers[before[same]]
-    return headers
-
-
-def _shared(names: PackedStrings, known: PackedStrings) -> tuple[Array, Array]:
-    """Return the places of common names in both lists."""
+        return
     if np.array_equal(names.ends, known.ends) and names.buffer == known.buffer:
-        everywhere = np.arange(len(names))
-        return everywhere, everywhere
-    places = {name: place for place, name in enumerate(known.raws())}
-    before = np.array([places.get(name, -1) for name in names.raws()], np.int64)
+        before = np.arange(len(names))
+    else:
+        places = {name: place for place, name in enumerate(known.raws())}
+        before = np.array([places.get(name, -1) for name in names.raws()], np.int64)
     now = np.flatnonzero(before >= 0)
-    return now, before[now]
+    same = now[(stamps[now] == old_stamps[before[now]]).all(axis=1)]
+    headers[same] = old_headers[before[same]]
 
 
-def remember(place: Path, names: PackedStrings, stamps: Array, headers: Array) -> None:
+def _remember(place: Path, names: PackedStrings, stamps: Array, headers: Array) -> None:
     """Write the cache; a concurrent reader finds the old one or the new one."""
     place.parent.mkdir(parents=True, exist_ok=True)
     buffer = np.frombuffer(names.buffer, np.uint8)

@@ -1,6 +1,6 @@
 """Provide manifests: CSV or JSONL with the columns path, label and, optionally, split.
 
-FileStore are relative to the manifest. Every row has a split (train, val, test) or none has.
+Paths are relative to the manifest. Every row has a split (train, val, test) or none has.
 """
 
 from __future__ import annotations
@@ -11,17 +11,23 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from resnets.data.dataset import Images
 from resnets.data.file_store import FileStore, PackedStrings
-from resnets.data.sources.image_folder import SPLIT_NAMES, SPLIT_ORDER, class_name, printable
-from resnets.data.sources.indexing import SourceListing, SplitListing, numbered
+from resnets.data.sources.listing import (
+    SPLIT_NAMES,
+    SPLIT_ORDER,
+    SourceListing,
+    SplitListing,
+    class_name,
+    numbered,
+    printable,
+)
 from resnets.errors import UserError, unknown
 
 
 def read_manifest(path: Path) -> SourceListing:
     """List the images of a manifest; raise UserError naming the line that is wrong."""
-    base = path.absolute().parent
-    rows: dict[str, list[tuple[str, str]]] = {}  # split -> (path, label) of each image
+    base = str(path.absolute().parent)
+    labels: dict[str, dict[str, str]] = {}  # split -> path -> label
     seen: dict[str, int] = {}
     try:
         for line, row in _rows(path):
@@ -31,24 +37,24 @@ def read_manifest(path: Path) -> SourceListing:
             if name in seen:
                 raise UserError(f"{where} names {printable(name)} again, after line {seen[name]}")
             seen[name] = line
-            rows.setdefault(split, []).append((name, class_name(label)))
+            labels.setdefault(split, {})[name] = class_name(label)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    if not rows:
+    if not labels:
         raise UserError(f"{path} lists no images")
-    if "all" in rows and len(rows) > 1:
-        first = printable(rows["all"][0][0])
+    if "all" in labels and len(labels) > 1:
+        first = printable(next(iter(labels["all"])))
         raise UserError(f"{path} gives a split for some rows but none for {first}")
-    classes = tuple(sorted({label for content in rows.values() for _, label in content}))
-    splits: dict[str, Images | SplitListing] = {}
-    for split in (split for split in SPLIT_ORDER if split in rows):
-        names, labels = zip(*rows[split], strict=True)
-        splits[split] = SplitListing(
-            FileStore(str(base), PackedStrings.of(names)), numbered(labels, classes)
+    classes = tuple(sorted({label for rows in labels.values() for label in rows.values()}))
+    splits = {
+        split: SplitListing(
+            FileStore(base, PackedStrings.of(labels[split])),
+            numbered(list(labels[split].values()), classes),
         )
-    return SourceListing(
-        name=path.stem, classes=classes, splits=splits, source=str(path.absolute())
-    )
+        for split in SPLIT_ORDER
+        if split in labels
+    }
+    return SourceListing(path.stem, classes, splits, source=str(path.absolute()))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -85,9 +91,8 @@ def _csv_rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, dict[str, 
 def _checked(row: dict[str, str], where: str) -> tuple[str, str, str]:
     """Return the image path, label and split of a row."""
     image, label, split = (row.get(key, "").strip() for key in ("path", "label", "split"))
-    for key, value in (("path", image), ("label", label)):
-        if not value:
-            raise UserError(f"{where} has no {key}")
+    if not image or not label:
+        raise UserError(f"{where} has no {'label' if image else 'path'}")
     try:
         possible = b"\0" not in os.fsencode(image)
     except UnicodeEncodeError:

@@ -9,17 +9,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
 from resnets.data.dataset import Images
 from resnets.data.file_store import Array
-from resnets.data.sources.indexing import SourceListing
+from resnets.data.sources.listing import SourceListing, numbered
 from resnets.errors import UserError
-
-_SPLITS = ("train", "val", "test")
 
 
 def read_npz(path: Path) -> SourceListing:
@@ -30,26 +27,33 @@ def read_npz(path: Path) -> SourceListing:
                 raise BadZipFile("it was not written by numpy.savez")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+                arrays = dict(file)
     except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(f"cannot read {path} as .npz: {error}") from error
-    return found_in(arrays, name=path.stem, source=str(path))
+    return list_arrays(arrays, name=path.stem, source=str(path))
 
 
-def found_in(arrays: Mapping[str, Array], *, name: str, source: str) -> SourceListing:
+def list_arrays(arrays: Mapping[str, Array], *, name: str, source: str) -> SourceListing:
     """Make a listing of arrays in memory; `source` names them in messages."""
-    present = [split for split in _SPLITS if f"x_{split}" in arrays]
+    present = [split for split in ("train", "val", "test") if f"x_{split}" in arrays]
     if not present:
         keys = ", ".join(sorted(arrays)) or "nothing"
         raise UserError(f"{source} has {keys}; expected x_train, y_train, x_test, y_test")
     pixels = {split: _pixels(arrays[f"x_{split}"], f"x_{split} of {source}") for split in present}
     labels = {split: _labels(arrays, split, len(pixels[split]), source) for split in present}
-    classes = _classes(arrays.get("classes"), labels, source)
-    splits: dict[str, Any] = {}
-    for split in present:
-        ids = tuple(f"{split}/{index}" for index in range(len(pixels[split])))
-        targets = _targets(labels[split], classes, "classes" in arrays, f"y_{split} of {source}")
-        splits[split] = Images(pixels=pixels[split], targets=targets, ids=ids)
+    given = arrays.get("classes")
+    named = np.unique(np.concatenate(list(labels.values()))) if given is None else given.ravel()
+    classes = tuple(str(label) for label in named)
+    if len(set(classes)) < len(classes):
+        raise UserError(f"classes of {source} names a class twice")
+    splits = {
+        split: Images(
+            pixels=pixels[split],
+            targets=_targets(labels[split], classes, given is not None, f"y_{split} of {source}"),
+            ids=tuple(f"{split}/{index}" for index in range(len(pixels[split]))),
+        )
+        for split in present
+    }
     return SourceListing(name=name, classes=classes, splits=splits)
 
 
@@ -85,25 +89,16 @@ def _labels(arrays: Mapping[str, Array], split: str, length: int, source: str) -
     return labels
 
 
-def _classes(given: Array | None, labels: Mapping[str, Array], source: str) -> tuple[str, ...]:
-    if given is None:
-        return tuple(str(label) for label in np.unique(np.concatenate(list(labels.values()))))
-    classes = tuple(str(name) for name in given.ravel())
-    if len(set(classes)) < len(classes):
-        raise UserError(f"classes of {source} names a class twice")
-    return classes
-
-
-def _targets(labels: Array, classes: tuple[str, ...], numbered: bool, source: str) -> Array:
-    if labels.dtype.kind != "U" and numbered:
+def _targets(labels: Array, classes: tuple[str, ...], indexed: bool, source: str) -> Array:
+    """Return indices into `classes`: the labels themselves, or the places of their names."""
+    if labels.dtype.kind != "U" and indexed:
         wrong = labels[(labels < 0) | (labels >= len(classes))]
         if len(wrong):
             raise UserError(
                 f"{source} has the label {wrong[0]}, but there are {len(classes)} classes"
             )
         return labels.astype(np.int64)
-    position = {name: index for index, name in enumerate(classes)}
-    missing = sorted(set(map(str, np.unique(labels))) - position.keys())
-    if missing:
+    names = labels.astype(str).tolist()
+    if missing := sorted(set(names) - set(classes)):
         raise UserError(f"{source} has the label {missing[0]!r}, which is not among its classes")
-    return np.array([position[str(label)] for label in labels], np.int64)
+    return numbered(names, classes)

@@ -20,8 +20,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from resnets.data.file_store import Array, PackedStrings, stamp
-from resnets.data.sources.image_folder import SPLIT_NAMES, SPLIT_ORDER, shortened
-from resnets.data.sources.indexing import SourceListing, SplitListing, numbered
+from resnets.data.sources.listing import (
+    SPLIT_NAMES,
+    SPLIT_ORDER,
+    SourceListing,
+    SplitListing,
+    numbered,
+    shortened,
+)
 from resnets.errors import UserError
 
 # Row groups that one process keeps in memory, in bytes.
@@ -29,20 +35,12 @@ KEPT = 2**28
 _SPLIT = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?=[-_.]|$)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class _Columns:
-    image: str
-    label: str
-    names: tuple[str, ...]  # of the classes; empty if the schema has none
-
-
 @dataclass(frozen=True, eq=False)
 class _Labelled:
     """Hold the labels of one file, for the rows that have one."""
 
     table: ParquetTable
-    rows: list[int]
-    labels: list[str]
+    labels: dict[int, str]  # row -> class
     names: tuple[str, ...]  # of the classes; empty if the schema has none
     num_rows: int  # with and without a label
 
@@ -53,27 +51,30 @@ def read_parquet(root: Path, files: Sequence[Path]) -> SourceListing:
     named = {path: split for path, split in splits.items() if split} or dict.fromkeys(splits, "all")
     left_out = [path.name for path in splits if path not in named]
     content: dict[str, list[_Labelled]] = {}
-    unlabelled = 0
-    names: dict[str, None] = {}  # an ordered set
     for path, split in named.items():
-        labelled = _read_labels(path)
-        unlabelled += labelled.num_rows - len(labelled.rows)
-        names.update(dict.fromkeys(labelled.names))
-        if labelled.rows:
-            content.setdefault(split, []).append(labelled)
-    if not content:
+        content.setdefault(split, []).append(_read_labels(path))
+    everything = [labelled for split in content.values() for labelled in split]
+    found = {label for labelled in everything for label in labelled.labels.values()}
+    if not found:
         raise UserError(f"no labelled images in {root}")
+    numeric = all(re.fullmatch(r"\d+", label) for label in found)
+    declared = dict.fromkeys(name for labelled in everything for name in labelled.names)
+    classes = tuple(declared or sorted(found, key=int if numeric else None))
+    unlabelled = sum(labelled.num_rows - len(labelled.labels) for labelled in everything)
     notices = [f"rows without a label, ignored: {unlabelled}"] if unlabelled else []
     if left_out:
         notices.append(
             f"parquet files without a split in their name, ignored: {shortened(left_out)}"
         )
-    classes = tuple(names) or _sorted_labels(content)
-    ordered = [split for split in SPLIT_ORDER if split in content]
+    listings = {
+        split: _listing(content[split], classes, root)
+        for split in SPLIT_ORDER
+        if any(labelled.labels for labelled in content.get(split, ()))
+    }
     return SourceListing(
         name=root.resolve().name if len(files) > 1 else files[0].stem,
         classes=classes,
-        splits={split: _listing(content[split], classes, root) for split in ordered},
+        splits=listings,
         notices=tuple(notices),
         source=str((root if len(files) > 1 else files[0]).absolute()),
     )
@@ -81,17 +82,13 @@ def read_parquet(root: Path, files: Sequence[Path]) -> SourceListing:
 
 def _listing(content: list[_Labelled], classes: tuple[str, ...], root: Path) -> SplitListing:
     """Return the labelled rows of the files of one split."""
-    ids = (
-        f"{labelled.table.path.relative_to(root).as_posix()}#{row}"
-        for labelled in content
-        for row in labelled.rows
-    )
-    places = [(which, row) for which, labelled in enumerate(content) for row in labelled.rows]
     tables = tuple(labelled.table for labelled in content)
-    labels = [label for labelled in content for label in labelled.labels]
-    return SplitListing(
-        RowGroupStore(PackedStrings.of(ids), tables, np.array(places)), numbered(labels, classes)
-    )
+    names = [table.path.relative_to(root).as_posix() for table in tables]
+    places = [(which, row) for which, labelled in enumerate(content) for row in labelled.labels]
+    ids = PackedStrings.of(f"{names[which]}#{row}" for which, row in places)
+    labels = [label for labelled in content for label in labelled.labels.values()]
+    store = RowGroupStore(ids, tables, np.array(places))
+    return SplitListing(store, numbered(labels, classes))
 
 
 def _read_labels(path: Path) -> _Labelled:
@@ -103,49 +100,43 @@ def _read_labels(path: Path) -> _Labelled:
         raise UserError("reading parquet needs pyarrow: pip install 'resnets[parquet]'") from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            columns = _columns(file.schema_arrow, path)
-            labels = file.read(columns=[columns.label]).column(0).to_pylist()
+            image, label, names = _columns(file.schema_arrow, path)
+            values = file.read(columns=[label]).column(0).to_pylist()
             groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
     except UserError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-    rows = [row for row, label in enumerate(labels) if label not in (None, -1)]
+    labels = {row: value for row, value in enumerate(values) if value not in (None, -1)}
+    if names:
+        for value in labels.values():
+            if value not in range(len(names)):
+                raise UserError(f"{path} has the label {value}, but {len(names)} classes")
     return _Labelled(
-        table=ParquetTable(path, columns.image, tuple(accumulate(groups))),
-        rows=rows,
-        labels=[_label(labels[row], columns, path) for row in rows],
-        names=columns.names,
-        num_rows=len(labels),
+        table=ParquetTable(path, image, tuple(accumulate(groups))),
+        labels={row: names[value] if names else str(value) for row, value in labels.items()},
+        names=names,
+        num_rows=len(values),
     )
-
-
-def _label(label: Any, columns: _Columns, path: Path) -> str:
-    """Return the class of a row."""
-    if not columns.names:
-        return str(label)
-    if label not in range(len(columns.names)):
-        raise UserError(f"{path} has the label {label}, but {len(columns.names)} classes")
-    name: str = columns.names[label]
-    return name
 
 
 def _split(path: Path, root: Path) -> str | None:
     """Return the split in the name of the file, or of a folder between it and `root`."""
-    for name in (path.name, *reversed(path.relative_to(root).parts[:-1])):
+    for name in reversed(path.relative_to(root).parts):
         if match := _SPLIT.match(name):
             return SPLIT_NAMES[match.group(1).lower()]
     return None
 
 
-def _columns(schema: Any, path: Path) -> _Columns:
-    """Find the columns of images and labels."""
+def _columns(schema: Any, path: Path) -> tuple[str, str, tuple[str, ...]]:
+    """Return the columns of images and labels, and the classes if the schema names them."""
     metadata = (schema.metadata or {}).get(b"huggingface", b"{}")
     features = json.loads(metadata).get("info", {}).get("features", {})
     kinds = {name: kind.get("_type") for name, kind in features.items() if isinstance(kind, dict)}
     images = [name for name in schema.names if kinds.get(name) == "Image"]
     labels = [name for name in schema.names if kinds.get(name) == "ClassLabel"]
-    images = images or [name for name in schema.names if _holds_bytes(schema.field(name).type)]
+    holders = ("struct<bytes: ", "binary", "large_binary")  # can hold the content of image files
+    images = images or [n for n in schema.names if str(schema.field(n).type).startswith(holders)]
     image = _one(images, ("image", "img"), [])
     label = _one(labels, ("label", "labels"), schema.names)
     if image is None or label is None:
@@ -153,30 +144,15 @@ def _columns(schema: Any, path: Path) -> _Columns:
             f"{path} has the columns {', '.join(schema.names)}; expected one image column "
             "(a struct of bytes and path) and one label column"
         )
-    names = tuple(features.get(label, {}).get("names", ())) if label in labels else ()
-    return _Columns(image=image, label=label, names=names)
-
-
-def _holds_bytes(kind: Any) -> bool:
-    """Return whether a column of this type can hold the contents of image files."""
-    return str(kind).startswith(("struct<bytes: ", "binary", "large_binary"))
+    return image, label, tuple(features[label].get("names", ())) if label in labels else ()
 
 
 def _one(declared: list[str], usual: tuple[str, ...], present: list[str]) -> str | None:
     """Choose the usual name among the declared columns, the only declared one, or a usual one."""
     candidates = [name for name in usual if name in (declared or present)]
-    if candidates:
-        return candidates[0]
-    return declared[0] if len(declared) == 1 else None
-
-
-def _sorted_labels(content: dict[str, list[_Labelled]]) -> tuple[str, ...]:
-    labels = {
-        label for split in content.values() for labelled in split for label in labelled.labels
-    }
-    if all(re.fullmatch(r"\d+", label) for label in labels):
-        return tuple(sorted(labels, key=int))
-    return tuple(sorted(labels))
+    if not candidates and len(declared) == 1:
+        candidates = declared
+    return candidates[0] if candidates else None
 
 
 @dataclass(frozen=True)
@@ -240,26 +216,18 @@ class RowGroupStore:
         table = self.tables[which]
         number = int(np.searchsorted(table.ends, row, side="right"))
         first = table.ends[number - 1] if number else 0
-        return content(self.recent.group(table, number)[row - first].as_py(), table.path)
+        image = self.recent.group(table, number)[row - first].as_py() or {}
+        if isinstance(image, bytes):
+            return image
+        if image.get("bytes") is None and image.get("path"):
+            return str(table.path.parent / image["path"])
+        return image.get("bytes") or b""  # an empty file is reported as one
 
     def subset(self, indices: Array | Sequence[int]) -> RowGroupStore:
-        """Return the rows at these indices, in that order."""
-        return RowGroupStore(
-            self.names.subset(indices), self.tables, self.places[indices], self.recent
-        )
+        names, places = self.names.subset(indices), self.places[indices]
+        return RowGroupStore(names, self.tables, places, self.recent)
 
     def stamps(self) -> Array:
         """Return the stamps of the files that the rows are in."""
-        each = np.array([stamp(table.path) for table in self.tables], np.int64).reshape(-1, 3)
-        stamps: Array = each[self.places[:, 0]]
-        return stamps
-
-
-def content(image: Any, table: Path) -> str | bytes:
-    """Return a cell as the content of a file or its path; nothing is an empty file."""
-    if isinstance(image, bytes):
-        return image
-    inside = image or {}
-    if inside.get("bytes") is None and inside.get("path"):
-        return str(table.parent / inside["path"])
-    return inside.get("bytes") or b""
+        each = np.array([stamp(table.path) for table in self.tables], np.int64)
+        return np.take(each, self.places[:, 0], axis=0)
