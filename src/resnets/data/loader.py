@@ -30,7 +30,7 @@ from resnets.data.augment import (
 )
 from resnets.data.dataset import ImageFiles, Split
 from resnets.data.rng import Keys, keys, permutation
-from resnets.data.transforms import Preprocess
+from resnets.data.transforms import Preprocess, to_device
 from resnets.data.workers import (
     Answer,
     DecodedSplit,
@@ -154,7 +154,7 @@ class TrainLoader:
         """Return the images of a request from memory."""
         epochs, indices = request
         shown = self.shown[indices]
-        images = self.pixels[torch.from_numpy(shown).to(self.pixels.device)]
+        images = self.pixels[to_device(torch.from_numpy(shown), self.pixels.device)]
         return apply_auto_augment(
             images, keys(self.seed, epochs, indices), self.augment.auto_augment
         ), shown
@@ -170,7 +170,7 @@ class TrainLoader:
         elif self.cached:  # else the workers, who saw the originals, did so
             images = self.cut(images, shown, sample_keys, mirrored)
         images = erase(self.preprocess.normalise(images), sample_keys, self.augment.erasing)
-        targets = self.targets[torch.from_numpy(shown)].to(self.device)
+        targets = to_device(self.targets[torch.from_numpy(shown)], self.device)
         if self.augment.mixes:
             epochs, first = self.samples(np.array([step * self.batch_size]))
             key = keys(self.seed, epochs, first)  # one draw for the whole batch
@@ -178,7 +178,7 @@ class TrainLoader:
                 images, targets, key, augment=self.augment, num_classes=self.num_classes
             )
         if not self.own.all():  # some are only partners of a mix
-            own = torch.from_numpy(self.own).to(self.device)
+            own = to_device(torch.from_numpy(self.own), self.device)
             images, targets = images[own], targets[own]
             shown, indices = shown[self.own], indices[self.own]
         return Batch(images, targets, shown, int((shown != indices).sum()))
@@ -250,12 +250,12 @@ class EvalLoader:
             decoded = decode_all(self.split, self.preprocess)
             self.decoded = replace(decoded, pixels=decoded.pixels.to(self.device))
         shown = indices[self.decoded.readable[indices]]
-        return self.decoded.pixels[torch.from_numpy(shown).to(self.device)], shown
+        return self.decoded.pixels[to_device(torch.from_numpy(shown), self.device)], shown
 
     def finish(self, images: Tensor, shown: Indices, missing: int) -> Batch:
         """Move images to the device and normalise them."""
         images = self.preprocess.normalise(images.to(self.device, non_blocking=True))
-        targets = self.targets[torch.from_numpy(shown)].to(self.device)
+        targets = to_device(self.targets[torch.from_numpy(shown)], self.device)
         return Batch(images, targets, shown, missing)
 
     def close(self) -> None:
