@@ -36,6 +36,9 @@ Request = tuple[Indices, Indices]  # epochs, indices: N each
 Answer = tuple[Tensor, Indices]  # images N C H W uint8, indices shown
 # Images that a thread decodes at a time.
 CHUNK = 64
+# To decode an image up to this side takes the interpreter's lock most of the time: more threads
+# than these only wait for each other.
+SMALL_SIDE, SMALL_THREADS = 64, 2
 # Side of a cached image, by that of the input, where crops are cut from it.
 CANVAS = 1.25
 
@@ -94,7 +97,9 @@ def decode_all(split: Split, preprocess: Preprocess) -> DecodedSplit:
                 pixels[index] = preprocess.resize(image).transpose(2, 0, 1)
                 readable[index] = True
 
-    with ThreadPoolExecutor(usable_cpus()) as pool:
+    small = split.largest_side <= SMALL_SIDE
+    threads = min(usable_cpus(), SMALL_THREADS) if small else usable_cpus()
+    with ThreadPoolExecutor(threads) as pool:
         try:
             list(pool.map(fill, range(0, total, CHUNK)))
         except BaseException:
