@@ -79,6 +79,17 @@ def restore_num_threads() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextmanager
+def deterministic_kernels() -> Iterator[None]:
+    """Let cuDNN take only kernels that repeat their bits, so that a resumed run does."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
+
+
 def place(model: Network, *, device: torch.device, memory_format: str) -> Network:
     """Move a network to the device, in the memory format of a recipe."""
     model.to(device=device, memory_format=FORMATS[memory_format])  # type: ignore[call-overload]

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from resnets.data.augment_config import Augment as Augment
 from resnets.data.rng import Draw, Keys, hashes, keys, uniforms
+from resnets.data.transforms import to_device
 
 Floats = NDArray[np.float64]
 
@@ -102,7 +103,7 @@ def shift_and_flip(
         images = F.pad(images, (pad,) * 4)  # black, since these are bytes
     columns = np.where(mirrored[:, None], columns[:, ::-1], columns)
     rows = rows * images.shape[3]
-    down, right = (torch.from_numpy(places).to(device) for places in (rows, columns))
+    down, right = (to_device(torch.from_numpy(places), device) for places in (rows, columns))
     where = (down[:, :, None] + right[:, None]).view(N, 1, H * W).expand(N, C, H * W)
     return images.flatten(2).gather(2, where).view(N, C, H, W)
 
@@ -134,10 +135,10 @@ def resized_crop(images: Tensor, box: Floats, *, size: int, mirrored: NDArray[np
     """
     N, C, H, W = images.shape
     top, left, height, width = box
-    rows = resample(top * H, height * H, source=H, size=size).to(images.device)  # N S H
+    rows = to_device(resample(top * H, height * H, source=H, size=size), images.device)  # N S H
     columns = resample(left * W, width * W, source=W, size=size)  # N S W
     columns = torch.where(torch.from_numpy(mirrored)[:, None, None], columns.flip(1), columns)
-    across = columns.to(images.device).transpose(1, 2)  # N W S
+    across = to_device(columns, images.device).transpose(1, 2)  # N W S
     narrow = (images.float().view(N, C * H, W) @ across).view(N, C, H, size)
     return (rows[:, None] @ narrow).add_(0.5).to(torch.uint8)  # N C S S
 
@@ -175,7 +176,7 @@ def erase(images: Tensor, keys: Keys, probability: float) -> Tensor:
     chosen = fits & (uniforms(keys, Draw.ERASE) < probability)
     rows = inside(top, height, H) & chosen[:, None]
     hidden = rows[:, :, None] & inside(left, width, W)[:, None]
-    return images.masked_fill(torch.from_numpy(hidden).to(images.device)[:, None], 0)
+    return images.masked_fill(to_device(torch.from_numpy(hidden), images.device)[:, None], 0)
 
 
 def inside(start: Floats, length: Floats, size: int) -> NDArray[np.bool_]:

@@ -36,7 +36,7 @@ from resnets.data.augment_config import Augment
 from resnets.data.dataset import ImageFiles, Split
 from resnets.data.decode import DecodeError, Piece
 from resnets.data.rng import Keys, keys, permutation
-from resnets.data.transforms import Preprocess
+from resnets.data.transforms import Preprocess, to_device
 from resnets.data.workers import WorkerPool, usable_cpus
 from resnets.errors import UserError
 
@@ -47,6 +47,9 @@ Answer = tuple[Tensor, Indices]  # images N C H W uint8, indices shown
 MEGABYTE = 2**20
 # Images that a thread decodes at a time.
 CHUNK = 64
+# To decode an image up to this side takes the interpreter's lock most of the time: more threads
+# than these only wait for each other.
+SMALL_SIDE, SMALL_THREADS = 64, 2
 # Side of a cached image, by that of the input, where crops are cut from it.
 CANVAS = 1.25
 # Images on which the mean and deviation of the channels are measured.
@@ -102,7 +105,9 @@ def decode_all(split: Split, preprocess: Preprocess) -> DecodedSplit:
                 pixels[index] = preprocess.resize(image).transpose(2, 0, 1)
                 readable[index] = True
 
-    with ThreadPoolExecutor(usable_cpus()) as pool:
+    small = split.sizes.max(initial=0) <= SMALL_SIDE
+    threads = min(usable_cpus(), SMALL_THREADS) if small else usable_cpus()
+    with ThreadPoolExecutor(threads) as pool:
         try:
             list(pool.map(fill, range(0, total, CHUNK)))
         except BaseException:
@@ -288,7 +293,7 @@ class TrainLoader:
         """Return the images of a request from memory."""
         epochs, indices = request
         shown = self.shown[indices]
-        images = self.pixels[torch.from_numpy(shown).to(self.pixels.device)]
+        images = self.pixels[to_device(torch.from_numpy(shown), self.pixels.device)]
         sample_keys = keys(self.seed, epochs, indices)
         return apply_auto_augment(images, sample_keys, self.augment.auto_augment), shown
 
@@ -305,7 +310,7 @@ class TrainLoader:
             box = crop_boxes(sample_keys, min_area=area, image_aspect=aspects)
             images = resized_crop(images, box, size=self.preprocess.size, mirrored=mirrored)
         images = erase(self.preprocess.normalise(images), sample_keys, self.augment.erasing)
-        targets = self.targets[torch.from_numpy(shown)].to(self.device)
+        targets = to_device(self.targets[torch.from_numpy(shown)], self.device)
         if self.augment.mixes:
             epochs, first = self.samples(np.array([step * self.batch_size]))
             key = keys(self.seed, epochs, first)  # one draw for the whole batch
@@ -313,7 +318,7 @@ class TrainLoader:
                 images, targets, key, augment=self.augment, num_classes=self.num_classes
             )
         if not self.own.all():  # some are only partners of a mix
-            own = torch.from_numpy(self.own).to(self.device)
+            own = to_device(torch.from_numpy(self.own), self.device)
             images, targets = images[own], targets[own]
             shown, indices = shown[self.own], indices[self.own]
         return Batch(images, targets, shown, int((shown != indices).sum()))
@@ -361,7 +366,7 @@ class EvalLoader:
             if len(shown):
                 found = True
                 images = self.preprocess.normalise(images.to(self.device, non_blocking=True))
-                targets = self.targets[torch.from_numpy(shown)].to(self.device)
+                targets = to_device(self.targets[torch.from_numpy(shown)], self.device)
                 yield Batch(images, targets, shown)
         if not found:
             raise none_readable()
@@ -375,7 +380,7 @@ class EvalLoader:
     def look_up(self, indices: Indices) -> Answer:
         """Return the readable ones of these images, from memory."""
         shown = indices[self.decoded.readable[indices]]
-        return self.decoded.pixels[torch.from_numpy(shown).to(self.device)], shown
+        return self.decoded.pixels[to_device(torch.from_numpy(shown), self.device)], shown
 
     def close(self) -> None:
         """End the worker processes, if any."""

@@ -136,11 +136,20 @@ class Preprocess:
         """
         row = images[:1, :, :1]  # 1 C 1 W: laid out as the images, so that whole rows are vectors
         mean, std = (
-            torch.empty_like(row, dtype=torch.float32).copy_(torch.tensor(values).view(1, -1, 1, 1))
+            torch.empty_like(row, dtype=torch.float32).copy_(
+                to_device(torch.tensor(values), row.device).view(1, -1, 1, 1)
+            )
             for values in (self.mean, self.std)
         )
         # In one new tensor: for a batch the memory costs more than the arithmetic.
         return images.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor from the CPU to the device, on CUDA without waiting for the queued work."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _is_number(value: object) -> bool:

@@ -45,6 +45,8 @@ TUNE_SHARE = 0.02
 TUNE_SIDE = 64
 # How `--tune off` computes (with all cores), and where autotune starts.
 FIXED = {"precision": "fp32", "memory_format": "channels_last"}
+# Compute capability of the first GPUs that multiply matrices in bf16.
+HAS_BF16 = (8, 0)
 # Images in a pass that compares networks.
 NETWORK_IMAGES = 32
 
@@ -181,6 +183,10 @@ def _tune(
     values |= fixed
     if recipe.runtime.tune == "off":
         return config.set("default", **{k: v for k, v in values.items() if k not in fixed})
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= HAS_BF16:
+        # Passes of few small images would measure the launch of kernels, not their speed.
+        values = {**values, "precision": "bf16", **fixed}
+        return config.set("device", **{k: v for k, v in values.items() if k not in fixed})
     options = candidates(facts, recipe)
     middle = options[(len(options) - 1) // 2]
     candidate = replace(middle, size=min(middle.size, TUNE_SIDE))

@@ -8,6 +8,7 @@ only by a clearly faster one, so that noise does not decide.
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -115,7 +116,13 @@ class Stopwatch:
         self.networks: dict[str, ResNet] = {}
 
     def __call__(self, candidate: Candidate, setting: Setting) -> float:
-        """Return the seconds per image of one forward and backward pass."""
+        """Return the seconds per image of a pass; infinity if memory is exhausted."""
+        try:
+            return self._time_pass(candidate, setting)
+        except torch.OutOfMemoryError:
+            return math.inf
+
+    def _time_pass(self, candidate: Candidate, setting: Setting) -> float:
         if candidate.model not in self.networks:
             sizes: Any = {"num_classes": self.num_classes, "in_channels": self.channels}
             model = create_model(candidate.model, **sizes).train()

@@ -147,8 +147,10 @@ class RuntimeConfig:
     """How the run is computed and stored.
 
     Args:
-        precision: auto measures, and keeps fp32 unless another precision is faster.
-        memory_format: Layout of images and weights in memory; auto measures.
+        precision: auto takes bf16 on a GPU that has it; elsewhere it measures, and keeps fp32
+            unless another precision is faster.
+        memory_format: Layout of images and weights in memory; auto takes channels_last on such a
+            GPU, else measures.
         compile: Compile the network with torch.compile (20 s before the first step).
         threads: CPU threads of torch.
         tune: off does not measure how to compute: all cores, fp32 and channels_last, unless given.

@@ -26,7 +26,12 @@ from resnets.data.dataset import Splits, content_digest, fingerprint, make_split
 from resnets.data.loader import Batch, EvalLoader, TrainLoader, channel_statistics
 from resnets.data.transforms import Preprocess
 from resnets.data.workers import usable_cpus
-from resnets.device import autocast, describe_environment, keep_freed_memory
+from resnets.device import (
+    autocast,
+    describe_environment,
+    deterministic_kernels,
+    keep_freed_memory,
+)
 from resnets.errors import UserError
 from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
 from resnets.evaluation.metrics import Scores, evaluate
@@ -144,6 +149,7 @@ class Trainer:
         self.train_loader, self.val_loader = self._loaders()
         self._resources = resources or ExitStack()
         self._resources.callback(self._close_loaders)
+        self._resources.enter_context(deterministic_kernels())
 
     @property
     def recipe(self) -> Recipe:

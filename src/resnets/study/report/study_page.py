@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from resnets.data.workers import usable_cpus
 from resnets.device import describe_environment
 from resnets.errors import UserError
-from resnets.fileio import read_jsonl, sha256, write_json
+from resnets.fileio import read_jsonl, sha256, write_atomic
 from resnets.inference.model_file import read_model
 from resnets.report.html import render
 from resnets.study.claims import read_claims
@@ -47,7 +48,7 @@ def write_study_report(folder: Path) -> Path:
         figure.save(folder / "figures")
     commands = [*(figure.command for figure in figures), f"resnets study report --out {folder}"]
     manifest = _manifest(tables, list(dict.fromkeys(commands)))
-    write_json(folder / "manifest.json", manifest)
+    write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     path = folder / "study.html"
     path.write_bytes(study_page(sections, results, manifest).encode())
     return path

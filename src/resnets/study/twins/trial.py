@@ -23,7 +23,7 @@ from torch import Tensor
 from resnets.data import Split, open_data, stratified_split
 from resnets.data.loader import EvalLoader, TrainLoader, channel_statistics
 from resnets.data.transforms import Preprocess
-from resnets.device import keep_freed_memory, restore_num_threads
+from resnets.device import deterministic_kernels, keep_freed_memory, restore_num_threads
 from resnets.errors import UserError
 from resnets.evaluation.metrics import Scores, evaluate
 from resnets.models.config import ResNetConfig
@@ -132,7 +132,7 @@ def prepared(job: TwinJob) -> Iterator[tuple[TrainState, TrainLoader]]:
     """Prepare a run, before its first step and in the one thread that all of it takes."""
     recipe, device = job.recipe, torch.device(job.setup.device)
     assert recipe.schedule.batch_size is not None
-    with ONE_RUN, restore_num_threads():
+    with ONE_RUN, restore_num_threads(), deterministic_kernels():
         torch.set_num_threads(1)
         keep_freed_memory()
         images = dataset_of(job.setup)
