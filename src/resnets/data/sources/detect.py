@@ -46,15 +46,16 @@ def open_data(
     if not 0 <= max_corrupt <= 1:
         raise UserError(f"max_corrupt is {max_corrupt}; it must be between 0 and 1")
     found = _find(data)
-    names, notices = _own_classes(found) if classes is None else (tuple(classes), [])
-    if classes is not None:
+    if classes is None:
+        names, notices = _own_classes(found)
+    else:
         _check_known(found, classes)
-    splits, skipped, unread = read_splits(found, max_corrupt=max_corrupt)
+        names, notices = tuple(classes), []
+    listed, skipped, unread = read_splits(found, max_corrupt=max_corrupt)
     position = {name: index for index, name in enumerate(names)}
     # A class that is left out has no image.
-    renumbered = np.array([position.get(name, -1) for name in found.classes], np.int64)
-    for name, split in splits.items():
-        splits[name] = replace(split, targets=renumbered[split.targets])
+    table = np.array([position.get(name, -1) for name in found.classes], np.int64)
+    splits = {name: replace(split, targets=table[split.targets]) for name, split in listed.items()}
     if classes is None:
         used = set(splits["train" if "train" in splits else "all"].targets.tolist())
         for index, name in enumerate(names):
