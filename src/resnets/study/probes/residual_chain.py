@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -60,10 +61,7 @@ class Chain:
 
     def onward(self, x: Tensor) -> list[Tensor]:
         """Return x_0 to x_n, from x_0."""
-        xs = [x]
-        for block in self.blocks:
-            xs.append(block(xs[-1]))
-        return xs
+        return list(accumulate(self.blocks, lambda x, block: block(x), initial=x))
 
     def gradients(
         self, images: Tensor, targets: Tensor, *, reduction: str
