@@ -31,7 +31,7 @@ def fast() -> dict[str, Any]:
     has shortcuts, more channels, smaller batches, progressive resizing, and looks at mirror images
     only where it is unsure.
     Promise: 91.12 % of CIFAR-10 as JPEG on the CPU, mean of three seeds; airbench94_muon with its
-    six views 90.82 % there, in 1.1 times the time (`benchmarks/fast.py`, RESULTS.md).
+    six views 90.82 % there (`benchmarks/fast.py`, RESULTS.md).
     """
     return dict(
         model="resnet8_fast_wide",
