@@ -7,13 +7,15 @@ import os
 import pickle
 import socket
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from resnets.training.distributed import SINGLE_PROCESS, DistContext, init_distributed
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext
 
 PATIENCE = 300.0
 

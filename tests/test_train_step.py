@@ -44,10 +44,15 @@ from tiny_runs import (
         {"block": "bottleneck", "groups": 2},
         {"order": "pre"},
         {"shortcut": "none"},
-        {"shortcut": "pad"},
-        {"se": 0.25},
-        {"residual_init": "zero"},
-        {"residual_init": "scalar"},
+        *(
+            pytest.param(values, marks=pytest.mark.slow)
+            for values in (
+                {"shortcut": "pad"},
+                {"se": 0.25},
+                {"residual_init": "zero"},
+                {"residual_init": "scalar"},
+            )
+        ),
     ],
     ids=lambda values: "-".join(map(str, values)) or "basic",
 )
