@@ -4,8 +4,6 @@ The public names below are resolved when they are first used, so that `import re
 `resnets --help` do not wait for torch.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """Provide the Python API: train, evaluate, predict, load_model. The command line calls it too."""
 
-from __future__ import annotations
-
 import re
 import time as clock
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Describe the fields of configuration classes (flag, range, rules on resume) and check them."""
 
-from __future__ import annotations
-
 import math
 import types
 from dataclasses import dataclass, fields, is_dataclass

@@ -1,7 +1,5 @@
 """Choose the device, memory format and precision of a computation, and describe the machine."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 from collections.abc import Iterator

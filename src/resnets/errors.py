@@ -4,8 +4,6 @@ The command line prints the message as one line and exits with 2. Any other exce
 is a bug of this package and keeps its traceback.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches

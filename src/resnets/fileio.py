@@ -1,7 +1,5 @@
 """Write files whole or not at all, append and read JSON lines, hash files, find the cache."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Provide `resnets demo`: training, evaluation and prediction on the embedded images."""
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Provide the types of options that several commands share, and the options of a recipe."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, get_args

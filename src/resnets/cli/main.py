@@ -5,8 +5,6 @@ Exit codes: 0 done, 2 a mistake of the user, 3 the loss is not finite, 4 finishe
 was saved, 128 + n stopped by signal n (130 for Ctrl-C, 141 when the reader of a pipe has gone).
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -4,8 +4,6 @@ The names below are resolved when they are first used: importing this package im
 numpy nor torch.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -8,8 +8,6 @@ Papers: random resized crop (Szegedy et al., "Going deeper with convolutions", 2
 al., 2020), TrivialAugment (Müller and Hutter, 2021).
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """Provide the configuration of augmentation, which needs neither numpy nor torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

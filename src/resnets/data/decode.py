@@ -6,8 +6,6 @@ animations. Only six formats are read, and the number of pixels is checked befor
 H W C: height, width, channels.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

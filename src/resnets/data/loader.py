@@ -7,8 +7,6 @@ span two. Each of several processes makes its own places of the same batch.
 A split that fits into the cache is decoded once, by threads. Other splits are read by workers.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator, Sequence

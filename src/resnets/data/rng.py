@@ -4,8 +4,6 @@ SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators"
 passed through a bijective mixer, so any draw can be computed alone, in any order, by any process.
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 from typing import Any
 

@@ -5,8 +5,6 @@ of ImageNet results (short side to size / crop_fraction, then the centre), or a 
 N C H W: images, channels, height, width.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Workers have no state, so their number does not change the result.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

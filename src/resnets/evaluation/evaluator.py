@@ -1,7 +1,5 @@
 """Score the network of a model file, and collect its most confident mistakes."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing

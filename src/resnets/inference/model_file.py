@@ -6,8 +6,6 @@ of the network's state_dict. One metadata key, `resnets`, holds everything else 
 of the whole file with 64 zeros in the place of the digest, so it covers every byte.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 Shapes: N images, K classes, C H W channels, height, width.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor

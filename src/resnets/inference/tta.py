@@ -4,8 +4,6 @@ The logits of an image and of its mirror image differ where they are near anothe
 mean helps there and nowhere else (views: Jordan, arXiv 2404.00498, section 3.5).
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -8,8 +8,6 @@ Shapes: N images, C channels, H height, W width; a block of stride s maps
 N C H W to N C' ceil(H/s) ceil(W/s).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -3,8 +3,6 @@
 Each field is one idea of one paper, as a plain value that can be stored and compared.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any

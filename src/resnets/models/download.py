@@ -4,8 +4,6 @@ A download is kept in the cache only when it is complete, its checksum fits (whe
 as `resnet18-f37072fd.pth`) and it was read as weights; a failed attempt leaves nothing behind.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from http.client import HTTPException

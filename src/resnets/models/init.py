@@ -5,8 +5,6 @@ Norms start at 1 and 0, biases at 0, and `fc` as PyTorch makes it.
 Shapes: O channels out, I channels in, K the side of a filter.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

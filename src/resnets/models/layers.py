@@ -5,8 +5,6 @@ A layer that is off in a network is `nn.Identity()`, chosen when the network is 
 Shapes: N images, C channels, H height, W width.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -10,8 +10,6 @@ are v1, those of timm and fb.resnet.torch v1.5. The same holds for option-A agai
 and for blurred against unblurred ones.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -5,8 +5,6 @@ A network is one row: its configuration and what is known about it. Tests and li
 the rows, so a new network is a new row.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial

@@ -6,8 +6,6 @@ image, and each later stage halves the map. Parameters are named as in torchvisi
 Shapes: N images, C channels, H height, W width, K classes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext

@@ -6,8 +6,6 @@ used; norms, ReLUs, pools, blurs and additions are free, as in torchvision's tab
 Shapes: N images, C channels, H height, W width, K classes.
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 

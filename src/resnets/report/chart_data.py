@@ -3,8 +3,6 @@
 None of this needs the chart library, so a page without charts keeps its numbers.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field

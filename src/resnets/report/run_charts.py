@@ -5,8 +5,6 @@ get their names from one list in the chart: names may repeat and cost their byte
 reliability diagram follows Guo et al. 2017 ("On Calibration of Modern Neural Networks", figure 1).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Provide `concurrent.futures` executors: processes of this machine, or a Dask cluster."""
 
-from __future__ import annotations
-
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor

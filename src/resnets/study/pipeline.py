@@ -1,7 +1,5 @@
 """Run a whole study into a folder: sweep, training, probes, comparisons, page."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext

@@ -5,8 +5,6 @@ blocks); a single row of measurements is exact. Over the seeds of `train` the si
 agree, and runs that diverged are counted.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence

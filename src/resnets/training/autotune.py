@@ -5,8 +5,6 @@ best times are compared; a candidate that is clearly slower is dropped early. A 
 only by a clearly faster one, so that noise does not decide.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import statistics

@@ -1,7 +1,5 @@
 """Save and load checkpoints: safetensors files with tensors, JSON scalars and a digest of both."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -8,8 +8,6 @@ anyway, and before a sum (pre-activation order) it fixes the share of the branch
 rate is therefore the size of an update relative to the filters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

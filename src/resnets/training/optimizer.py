@@ -4,8 +4,6 @@ The learning rate is a pure function of the step: a chained scheduler could be r
 (pytorch issue 60265).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

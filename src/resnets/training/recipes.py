@@ -4,8 +4,6 @@ A recipe is the fields that it sets. Each docstring is a promise: source, comman
 measured it. This module imports neither torch nor numpy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Sum the losses of training steps on the device, and stop a run whose loss is NaN or infinite."""
 
-from __future__ import annotations
-
 import math
 import time
 

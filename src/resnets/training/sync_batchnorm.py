@@ -4,8 +4,6 @@ R ranks then compute what one process would, up to rounding. On CUDA this is tor
 `SyncBatchNorm`, which does not run on the CPU.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as torch_dist
 from torch import Tensor, nn

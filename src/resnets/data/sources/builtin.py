@@ -4,8 +4,6 @@ A set is looked for in the cache (`fileio.cache_dir`), then where Debian package
 (/usr/share/datasets), and only then downloaded, once.
 """
 
-from __future__ import annotations
-
 import gzip
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """Provide `open_data`, which detects the kind of a source and opens it as a `DataSet`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import replace

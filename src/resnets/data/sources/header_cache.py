@@ -4,8 +4,6 @@ As in git's index, files are always listed again, and a cached header is used on
 and both times of its file are the same. Losing the cache costs time only.
 """
 
-from __future__ import annotations
-
 import os
 import time
 import zlib

@@ -1,7 +1,5 @@
 """Provide `SourceListing`, what a source lists, and how all sources name splits and classes."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

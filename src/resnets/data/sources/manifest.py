@@ -3,8 +3,6 @@
 Paths are relative to the manifest. Every row has a split (train, val, test) or none has.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -4,8 +4,6 @@ Images are uint8, N H W or N H W C with 1 or 3 channels. Labels are strings or w
 indices into `classes`, or names where there are no `classes`. Nothing is unpickled.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping
 from pathlib import Path

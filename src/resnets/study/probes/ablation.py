@@ -7,8 +7,6 @@ output have one shape. Each ablation is scored with the statistics that the batc
 Shapes: N images, C H W; x_l is the output of block l of n.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -5,8 +5,6 @@ The parts share the network's own weights and give its own bits. A branch is the
 one ReLU module both inside and after the addition.
 """
 
-from __future__ import annotations
-
 import copy
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator

@@ -4,8 +4,6 @@ Shapes: N images, C H W, K classes; x_l is the output of block l of n, x_0 that 
 what its branch adds to the shortcut S(x_(l-1)), g = dL/dx_(l-1).
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: N images in a minibatch, x_l N C H W flattened to N P.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

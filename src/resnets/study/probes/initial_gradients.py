@@ -5,8 +5,6 @@ The sweep of `propagation/` has batches of 16; here batch norm is over the run's
 Shapes: N images, C H W; x_l is the output of block l of L, x_0 that of the stem, g_l its gradient.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterator

@@ -7,8 +7,6 @@ those of the moved network on these images.
 Shapes: N images; W one weight tensor, O outputs first.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call

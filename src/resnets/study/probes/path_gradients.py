@@ -7,8 +7,6 @@ before it. Float64 and evaluation mode, where a batch norm is an affine map and 
 Shapes: N images, C H W; G_k N C H W at any block.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

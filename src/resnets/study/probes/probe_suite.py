@@ -5,8 +5,6 @@ The images are held-out ones of the run itself (test, else validation), or those
 Shapes: N images, C H W.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence

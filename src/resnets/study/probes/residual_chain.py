@@ -6,8 +6,6 @@ arXiv 1603.05027, the merge does nothing), so a measurement needs no hooks.
 Shapes: N images, C H W, K classes; x_0 is the stem's output, x_l that of block l of n.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

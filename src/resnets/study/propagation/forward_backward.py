@@ -9,8 +9,6 @@ Shapes: D draws of weights, N inputs, R members of a stack; streams and gradient
 powers of two D R.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 

@@ -6,8 +6,6 @@ Shapes: D N R C (H W): D draws of weights, N images, R members of a stack, or gr
 back.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -11,8 +11,6 @@ A row without a depth holds for networks of every depth; the column `unit` is th
 Shapes: D draws, N inputs, R members, C channels (H W); metrics in double precision.
 """
 
-from __future__ import annotations
-
 import math
 import zlib
 from collections.abc import Iterator, Sequence

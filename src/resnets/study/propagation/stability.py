@@ -4,8 +4,6 @@ The thresholds were fixed before anything was measured. Forward and backward are
 and a cell can have more than one fault.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Sweep networks at initialisation over families, widths and depths, into tables of a study."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections import defaultdict

@@ -6,8 +6,6 @@ mean square of the stream relative to the input's, c the cosine of two inputs' s
 squared norm of the gradient. Growth is per layer, logarithms are natural.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product

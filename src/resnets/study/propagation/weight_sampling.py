@@ -5,8 +5,6 @@ Block l's weights are a function of (seed, draw, l), made again by each pass.
 Shapes: D draws, N images, R members, C channels, H W sides; U blocks.
 """
 
-from __future__ import annotations
-
 import math
 import zlib
 from collections.abc import Sequence

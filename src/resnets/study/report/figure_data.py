@@ -1,7 +1,5 @@
 """Provide the colours and axes of the figures, and select and condense the rows that they draw."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files

@@ -5,8 +5,6 @@ the row's facts: numbers and booleans. So a title says what the numbers say, and
 facts, never part of a template.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping

@@ -4,8 +4,6 @@ Theory is drawn without a fit. *Forward* is from the input to the output, *backw
 gradient. Dense layers of the largest width; the tables hold the other widths and convolutions too.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

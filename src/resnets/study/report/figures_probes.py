@@ -4,8 +4,6 @@ A network is what one `resnets study probe` measured; plain networks stand besid
 Each figure is of one network of a kind.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Degradation is judged on the *training* error (He 2015, arXiv 1512.03385, figure
 seed is a dot. A run that diverged is a cross at the edge of the figure and belongs to no mean.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Container

@@ -1,7 +1,5 @@
 """Write the report of a study: `study.html`, `figures/` and `manifest.json`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version

@@ -4,8 +4,6 @@ A run that diverged is a censored outcome: it is counted, with Wilson's interval
 averaged.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 from resnets.evaluation.metrics import wilson

@@ -1,7 +1,5 @@
 """Run the jobs of a study on an executor, each once, until nothing is left to do."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from concurrent import futures

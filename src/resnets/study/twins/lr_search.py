@@ -6,8 +6,6 @@ lasts. Other runs start once the shallowest plain network has learned: else a st
 nothing.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@
 DIR/data, model files in DIR/models. Rows hold no times: a repeated study gives the same bytes.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import asdict

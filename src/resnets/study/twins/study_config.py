@@ -5,8 +5,6 @@ over the seeds, no correction (one test). Everything else is secondary and label
 is judged on *training* error, in evaluation over all training images after the end.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -4,8 +4,6 @@ A run has one thread, and a process does one run at a time, because torch's rand
 the whole process.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 import time

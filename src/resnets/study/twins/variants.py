@@ -5,8 +5,6 @@ He's plan for small images (He 2015, section 4.2): a stem of 3x3, three stages o
 convolutions, a classifier: 6n + 2 layers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
