@@ -69,6 +69,12 @@ def number_fields(*kinds: type) -> list[str]:
     ]
 
 
+def comment(name: str) -> str:
+    """The comment on top of a recipe's file."""
+    lines = RECIPES[name].read_text(encoding="utf-8").splitlines()
+    return " ".join(line[1:].strip() for line in itertools.takewhile(bool, lines))
+
+
 def named(name: str) -> Recipe:
     return Recipe().override(**named_recipe(name))
 
@@ -251,10 +257,10 @@ def test_torchvision_v2_has_the_sources_numbers() -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipes_docstring_is_a_promise(name: str) -> None:
+def test_the_comment_of_a_recipe_is_a_promise(name: str) -> None:
     """A source, a figure, and who measured it: we, with a command, or others, with what differs."""
     assert Recipe().override(**named_recipe(name)) == named(name)
-    text = " ".join((RECIPES[name].__doc__ or "").split())
+    text = comment(name)
     promise = text.partition("Promise: ")[2]
     assert re.search(r"\d", promise)
     if "not rerun by us" in promise:
@@ -269,7 +275,7 @@ def test_a_recipes_docstring_is_a_promise(name: str) -> None:
 def test_what_a_promise_names_exists(name: str) -> None:
     names = (*FIELDS, *(field.name for field in fields(Train)))
     flags = {f"--{name.replace('_', '-')}" for name in names}
-    for quoted in re.findall(r"`([^`]+)`", RECIPES[name].__doc__ or ""):
+    for quoted in re.findall(r"`([^`]+)`", comment(name)):
         words = quoted.split()
         assert {word for word in words if word.startswith("--")} <= flags
         for flag, value in itertools.pairwise(words):

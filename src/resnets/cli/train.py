@@ -43,7 +43,7 @@ class Train:
     ] = None
     """images to learn from"""
     recipe: str = "default"
-    """named recipe, which the other options override: default, fast, he2015, finetune,
+    """named recipe, which the other options override: default, fast, finetune, he2015,
     torchvision-v2"""
     recipe_file: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None
     """recipe in a TOML file"""

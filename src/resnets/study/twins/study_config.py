@@ -11,7 +11,7 @@ from typing import Literal
 
 from resnets.study.twins.variants import STRENGTHS
 from resnets.training.recipe import Recipe
-from resnets.training.recipes import he2015
+from resnets.training.recipes import named_recipe
 
 Purpose = Literal["tune", "count", "budget"]
 Cell = tuple[str, int]  # family and depth
@@ -215,7 +215,7 @@ CIFAR = Setup(
     # Differs from the paper: every depth is warmed up over its first 400 steps, linearly, where
     # the paper trains the deepest at 0.01 for about as many; and see the recipe's own differences.
     recipe=Recipe()
-    .override(**he2015())
+    .override(**named_recipe("he2015"))
     .override(model=None, warmup=0.00625, precision="fp32", memory_format="channels_last"),
     held_out=0.1,
 )
