@@ -193,7 +193,7 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("claim = ", "is not TOML"),
+        ("claim = ", "not readable as TOML"),
         ("", "must hold [[claim]] entries"),
         ("[[claim]]\nname = 'x'\n", "claim x: it has no 'expected'"),
         (MINIMAL + "sentense = 'x'\n", "unknown key 'sentense'; did you mean 'sentence'?"),

@@ -4,12 +4,18 @@ import hashlib
 import json
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from resnets.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 @contextmanager
@@ -40,6 +46,16 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace a file by this content (text as UTF-8), whole or not at all."""
     with atomic_writer(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def read_toml(path: Path, *, name: str) -> dict[str, Any]:
+    """Return the content of a TOML file; raise UserError, which calls it `name`, if it has none."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{name}: not readable as TOML ({error})") from None
 
 
 def append_jsonl(path: Path, record: Any) -> None:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from resnets.errors import UserError, unknown
+from resnets.fileio import read_toml
 from resnets.study.tables import COLUMNS, Row, Tables, select
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 STORED = Path(__file__).with_name("claims.toml")
 VERDICTS = ("supported", "contradicted", "inconclusive")
@@ -69,10 +64,7 @@ class Claim:
 
 def read_claims(path: Path = STORED) -> list[Claim]:
     """Read the claims of a file; raises UserError for whatever is wrong with it, in one line."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not TOML: {error}") from None
+    content = read_toml(path, name=str(path))
     entries = content.get("claim")
     if not isinstance(entries, list) or not entries or set(content) != {"claim"}:
         raise UserError(f"{path}: must hold [[claim]] entries and nothing else; see docs/depth.md")

@@ -4,17 +4,12 @@ The named ones lie in `resnets/recipes`. The comment on top of each is a promise
 figure, and who measured it. This module imports neither torch nor numpy.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from resnets.errors import UserError, unknown
+from resnets.fileio import read_toml
 from resnets.training.recipe import Recipe
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 RECIPES = {path.stem: path for path in sorted(Path(__file__).parents[1].glob("recipes/*.toml"))}
 
@@ -23,7 +18,7 @@ def named_recipe(name: str) -> dict[str, Any]:
     """Return the fields that the recipe of that name sets; raise UserError if there is none."""
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
-    return tomllib.loads(RECIPES[name].read_text(encoding="utf-8"))
+    return read_toml(RECIPES[name], name=f"recipe {name}")
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -31,12 +26,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
     The result is the fields that it sets, over those of the named recipe.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"--recipe-file {path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"--recipe-file {path}: not readable as TOML ({error})") from None
+    values = read_toml(path, name=f"--recipe-file {path}")
     try:
         base = named_recipe(str(values.pop("recipe", "default")))
         own = {name.replace("-", "_"): value for name, value in values.items()}

@@ -1,20 +1,16 @@
 """Provide the colours and axes of the figures, and select and condense the rows that they draw."""
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.resources import files
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
+from resnets.fileio import read_toml
 from resnets.report.charts import BLUE, GREY, INK, ORANGE, Axis, Mark, Series, axis
 from resnets.study.statistics import Estimate
 from resnets.study.tables import Row, Tables, one, select
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+CAPTIONS = Path(__file__).with_name("captions.toml")
 # The networks of a figure: the deepest of those that were probed.
 MOST_NETWORKS = 4
 Networks = dict[str, list[Row]]
@@ -22,8 +18,7 @@ Networks = dict[str, list[Row]]
 
 def words_of(name: str) -> dict[str, Any]:
     """Return a table of captions.toml."""
-    text = files(__package__).joinpath("captions.toml").read_text("utf-8")
-    found: dict[str, Any] = tomllib.loads(text)[name]
+    found: dict[str, Any] = read_toml(CAPTIONS, name="captions.toml")[name]
     return found
 
 
