@@ -1,7 +1,5 @@
 """Provide `resnets evaluate`: score a model file on images with known classes."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import dataclass
@@ -76,7 +74,7 @@ class Evaluate:
         return 0
 
 
-def _print_scores(scores: Scores) -> None:
+def _print_scores(scores: "Scores") -> None:
     from resnets.cli.progress import print_table
 
     rows = {
@@ -102,5 +100,5 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _with_interval(value: float, interval: Interval) -> str:
+def _with_interval(value: float, interval: "Interval") -> str:
     return f"{value:.2%}   (95 % interval {interval[0]:.2%} to {interval[1]:.2%})"

@@ -1,7 +1,5 @@
 """Provide `resnets models`: list the networks of the registry."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +53,7 @@ class Models:
         return 0
 
 
-def _model_row(name: str, entry: ModelEntry) -> tuple[str, ...]:
+def _model_row(name: str, entry: "ModelEntry") -> tuple[str, ...]:
     source = entry.source or f"sizes: {entry.counted}"
     sizes = f"{entry.params:,}", _macs(entry.macs), str(entry.input_size)
     return name, str(entry.layers), *sizes, entry.error or "-", source

@@ -1,7 +1,5 @@
 """Provide `resnets predict`: classify images with a model file."""
 
-from __future__ import annotations
-
 import csv
 import glob
 import json
@@ -114,11 +112,11 @@ def _images_in(folder: Path) -> list[str]:
     return [str(path) for path in sorted(images)]
 
 
-def _pairs(prediction: Prediction) -> zip[tuple[str, float]]:
+def _pairs(prediction: "Prediction") -> zip[tuple[str, float]]:
     return zip(prediction.classes, prediction.probabilities, strict=True)
 
 
-def _print_json(predictions: list[Prediction]) -> None:
+def _print_json(predictions: "list[Prediction]") -> None:
     records = [
         {
             "path": prediction.source,
@@ -130,7 +128,7 @@ def _print_json(predictions: list[Prediction]) -> None:
     print(json.dumps(records))
 
 
-def _print_csv(predictions: list[Prediction]) -> None:
+def _print_csv(predictions: "list[Prediction]") -> None:
     csv.writer(sys.stdout, lineterminator="\n").writerows(
         (prediction.source, rank, name, f"{share:.6f}")
         for prediction in predictions
@@ -138,7 +136,7 @@ def _print_csv(predictions: list[Prediction]) -> None:
     )
 
 
-def _print_table(predictions: list[Prediction]) -> None:
+def _print_table(predictions: "list[Prediction]") -> None:
     """Print the predictions of readable images in aligned columns."""
     from rich.cells import cell_len
 

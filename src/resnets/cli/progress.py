@@ -5,8 +5,6 @@ log file, a CI) plain lines are written: one for each validation and at most one
 in between.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil
@@ -79,7 +77,7 @@ class Display:
         self.live: Live | None = None
         self.cautions: list[str] = []
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> "Display":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,5 @@
 """Provide `resnets show`: print what a model file holds."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,7 +48,7 @@ class Show:
         return 0
 
 
-def _contents(file: ModelFile) -> dict[str, dict[str, Any]]:
+def _contents(file: "ModelFile") -> dict[str, dict[str, Any]]:
     """Return everything but the weights, which are counted."""
     network = {"parameters": sum(weight.numel() for weight in file.build().parameters())}
     return {

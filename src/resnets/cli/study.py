@@ -1,7 +1,5 @@
 """Provide `resnets study ...`: measure why shortcuts let networks be deep."""
 
-from __future__ import annotations
-
 import shlex
 import signal
 import sys
@@ -246,7 +244,7 @@ class Study:
 
 def _executor(
     processes: int | None, cluster: str | None = None
-) -> AbstractContextManager[Executor]:
+) -> "AbstractContextManager[Executor]":
     """Return the executor that trains: processes here, or a cluster."""
     from resnets.data.workers import usable_cpus
     from resnets.study.executors import on_a_cluster, on_this_machine
@@ -289,7 +287,7 @@ def _resumable(command: Train | Study) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _print_verdicts(title: str, verdicts: list[Stability]) -> None:
+def _print_verdicts(title: str, verdicts: "list[Stability]") -> None:
     """Print two lines for each family, a column for each depth."""
     from resnets.cli.progress import print_table
 

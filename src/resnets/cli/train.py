@@ -1,7 +1,5 @@
 """Provide `resnets train`."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys
@@ -64,7 +62,7 @@ class Train:
     flags: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
 
     @classmethod
-    def with_options(cls, words: Sequence[str]) -> type[Train]:
+    def with_options(cls, words: Sequence[str]) -> "type[Train]":
         """Return the command with the options of a recipe, whose values the help shows."""
         name, path = _value("recipe", words), _value("recipe-file", words)
         resumed = _value("resume", words) if {"-h", "--help"} & set(words) else None
@@ -124,14 +122,14 @@ class Train:
         return announce(result) if current_rank() == 0 else exit_code(result)
 
 
-def exit_code(result: TrainingResult) -> int:
+def exit_code(result: "TrainingResult") -> int:
     """Return the exit code of a result."""
     if result.unsaved is not None:
         return NOT_SAVED
     return 0 if result.signal is None else SIGNALLED + result.signal
 
 
-def announce(result: TrainingResult) -> int:
+def announce(result: "TrainingResult") -> int:
     """Print the scores, where the files are, and what to do next; return the exit code."""
     from resnets.cli.progress import launcher, program
 

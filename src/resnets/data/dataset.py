@@ -3,8 +3,6 @@
 N H W C: images, height, width, channels.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,7 +65,7 @@ class Images:
         _, height, width, _ = self.pixels.shape
         return np.broadcast_to(np.array([width, height], np.int32), (len(self), 2))
 
-    def subset(self, indices: Array | Sequence[int]) -> Images:
+    def subset(self, indices: Array | Sequence[int]) -> "Images":
         """Return the images at these indices, in that order."""
         ids = tuple(self.ids[index] for index in indices)
         return Images(self.pixels[indices], self.targets[indices], ids)
@@ -129,7 +127,7 @@ class ImageFiles:
         """Name of each image in its source."""
         return self.files.names
 
-    def subset(self, indices: Array | Sequence[int]) -> ImageFiles:
+    def subset(self, indices: Array | Sequence[int]) -> "ImageFiles":
         """Return the files at these indices, in that order."""
         files, targets = self.files.subset(indices), self.targets[indices]
         sizes, num_bytes = self.sizes[indices], self.num_bytes[indices]

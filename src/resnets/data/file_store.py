@@ -4,8 +4,6 @@
 differs when the file has changed. `parquet.RowGroupStore` is the other store.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +31,7 @@ class PackedStrings:
     ends: Array  # N int64
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> PackedStrings:
+    def of(cls, names: Iterable[str]) -> "PackedStrings":
         """Pack names in their order."""
         encoded = [os.fsencode(name) for name in names]
         ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
@@ -57,7 +55,7 @@ class PackedStrings:
         for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True):
             yield self.buffer[start:end]
 
-    def subset(self, indices: Array | Sequence[int] | slice) -> PackedStrings:
+    def subset(self, indices: Array | Sequence[int] | slice) -> "PackedStrings":
         """Return the names at these indices; the buffer is shared."""
         return PackedStrings(self.buffer, self.starts[indices], self.ends[indices])
 
@@ -70,7 +68,7 @@ class ImageStore(Protocol):
     @property
     def num_readers(self) -> int: ...  # threads that speed up reading
     def __getitem__(self, index: int) -> str | bytes: ...
-    def subset(self, indices: Array | Sequence[int]) -> ImageStore: ...
+    def subset(self, indices: Array | Sequence[int]) -> "ImageStore": ...
     def stamps(self) -> Array: ...  # N 3 int64: size, modification and change time (ns) of files
 
 
@@ -85,7 +83,7 @@ class FileStore:
     def __getitem__(self, index: int) -> str:
         return os.path.join(self.root, os.fsdecode(self.names.raw(index)))
 
-    def subset(self, indices: Array | Sequence[int]) -> FileStore:
+    def subset(self, indices: Array | Sequence[int]) -> "FileStore":
         return FileStore(self.root, self.names.subset(indices))
 
     def stamps(self) -> Array:

@@ -6,8 +6,6 @@ the images changes a score beyond the rounding of a float64 sum.
 Shapes: N images, K classes.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -106,7 +104,7 @@ class Scores:
         return plain
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Scores:
+    def from_dict(cls, record: Mapping[str, Any]) -> "Scores":
         """Return the scores of which `to_dict` made a record, also after JSON.
 
         Args:

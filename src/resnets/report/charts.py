@@ -7,8 +7,6 @@ colour says. The colours of the page itself are parameters of each chart, so tha
 them for a dark screen.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -59,7 +57,7 @@ class Figure:
     height: int
     square: bool = False
     description: str = ""
-    series: Series | None = None
+    series: "Series | None" = None
 
     @property
     def is_large(self) -> bool:

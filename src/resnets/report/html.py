@@ -4,8 +4,6 @@ Every value that a template prints is escaped. A page holds its style, scripts, 
 it has charts, the chart library (Vega, 0.9 MB).
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -57,7 +55,7 @@ def render(template: str, *, package: str = "resnets.report", charts: bool, **va
     return environment.get_template(template).render(library=library, **values)
 
 
-def static_picture(figure: Figure) -> str:
+def static_picture(figure: "Figure") -> str:
     """Return a chart as the address of an image that holds it, for paper and without JavaScript."""
     return picture_address(figure.svg(), bitmap=figure.is_large)  # the page has the title
 
@@ -80,7 +78,7 @@ def data_address(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def image_address(pixels: np.ndarray) -> tuple[str, str]:
+def image_address(pixels: "np.ndarray") -> tuple[str, str]:
     """Return pixels H W C as an address that holds the image, and its class of style.
 
     Small images keep every pixel, as PNG; photos are scaled down, as JPEG.

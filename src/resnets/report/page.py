@@ -4,8 +4,6 @@ The page opens offline and holds everything it shows. The same record gives the 
 need the extra `report` (vl-convert); without it the page keeps its numbers, tables and images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -60,7 +58,7 @@ class Mistake:
     and `id` is the image's name in its data set.
     """
 
-    image: np.ndarray
+    image: "np.ndarray"
     true: int
     predicted: int
     confidence: float
@@ -88,7 +86,7 @@ class ReportRecord:
     source: str = ""
     trained_on: str = ""
     history: Sequence[Mapping[str, Any]] = ()
-    samples: Sequence[tuple[np.ndarray, str]] = ()
+    samples: "Sequence[tuple[np.ndarray, str]]" = ()
     mistakes: Sequence[Mistake] = ()
     notices: Sequence[str] = ()
     cautions: Sequence[str] = ()

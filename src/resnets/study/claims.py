@@ -1,7 +1,5 @@
 """Read claims: sentences about a study with the number that decides each, fixed before its runs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ class Quantity:
         """Return the rows, once it is resolved."""
         return select(self.source(tables), metric=self.metric, **self.where)
 
-    def resolved(self, tables: Tables) -> Quantity:
+    def resolved(self, tables: Tables) -> "Quantity":
         """Fix "max" and "min" in `where`: they are among the rows that the other columns leave."""
         extremes = {"max": max, "min": min}
         fixed = {name: want for name, want in self.where.items() if want not in extremes}

@@ -6,8 +6,6 @@ runs can favour nobody. Shares (of diverged runs) have Wilson's interval,
 `evaluation.metrics.wilson`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +61,7 @@ class Estimate:
         return rows
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Row], metric: str, **wanted: object) -> Estimate | None:
+    def from_rows(cls, rows: Sequence[Row], metric: str, **wanted: object) -> "Estimate | None":
         """Read an estimate from a table that holds METRIC, METRIC_low and METRIC_high."""
         value = one(rows, metric=metric, **wanted)
         if value is None:

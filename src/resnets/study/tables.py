@@ -5,8 +5,6 @@ block, ...) and the result (`value`, `status`). Floats have all their digits: eq
 files.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -45,7 +43,7 @@ class Tables:
     plan: dict[str, Any]
 
     @classmethod
-    def read(cls, folder: Path) -> Tables:
+    def read(cls, folder: Path) -> "Tables":
         """Read all tables of a folder; raises UserError without any, or for one that is damaged."""
         paths = sorted((folder / "data").glob("*.csv"))
         if not paths:

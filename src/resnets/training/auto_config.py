@@ -5,8 +5,6 @@ faster one: of the candidates, the most expensive that still affords enough epoc
 is measured again afterwards: the run is a pure function of the resolved recipe.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -63,7 +61,7 @@ class DataFacts:
     num_classes: int
 
     @classmethod
-    def of(cls, splits: Splits, *, num_classes: int) -> DataFacts:
+    def of(cls, splits: Splits, *, num_classes: int) -> "DataFacts":
         """Return the facts of the images of a run."""
         train, num_test = splits.train, len(splits.test or ())
         if isinstance(train, Images):
@@ -83,7 +81,7 @@ class ResolvedConfig:
     reasons: tuple[str, ...] = ()
     advice: tuple[Advice, ...] = ()  # values that are faster than those that the user gave
 
-    def set(self, origin: str, reason: str = "", **values: Any) -> ResolvedConfig:
+    def set(self, origin: str, reason: str = "", **values: Any) -> "ResolvedConfig":
         """Return the same with some fields set, and remember where they came from."""
         reasons = (*self.reasons, reason) if reason else self.reasons
         origins = {**self.origins, **dict.fromkeys(values, origin)}

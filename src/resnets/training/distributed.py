@@ -6,8 +6,6 @@ exchanged once a step, so that all ranks stop at the same step. The methods of `
 return what they were given. R is the number of ranks.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import os
@@ -262,7 +260,7 @@ def init_distributed() -> Iterator[DistContext]:
             torch_dist.destroy_process_group()
 
 
-def _meet(store: Store, *, rank: int, world_size: int) -> str:
+def _meet(store: "Store", *, rank: int, world_size: int) -> str:
     """Return a name of this start, equal on all ranks.
 
     torchrun keeps one store when it restarts the ranks, so the addresses of dead processes are

@@ -6,8 +6,6 @@ possible improvement has a saving, the share of the time that it would free, and
 is the bottleneck.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +39,7 @@ class Clock:
     between: Callable[[Any, Any], float]
 
     @classmethod
-    def of(cls, device: torch.device) -> Clock:
+    def of(cls, device: torch.device) -> "Clock":
         """Return the wall clock, or events of the CUDA device."""
         if device.type != "cuda":
             return cls(time.perf_counter, lambda first, last: last - first)
@@ -65,7 +63,7 @@ class ProfileContext:
     num_val: int
     cores: int
     streamed: bool  # images are decoded during the run, not kept in memory
-    advice: tuple[Advice, ...] = ()  # values that are faster than those that the user gave
+    advice: "tuple[Advice, ...]" = ()  # values that are faster than those that the user gave
 
 
 class Profiler:

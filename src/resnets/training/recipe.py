@@ -5,8 +5,6 @@ classes; their names are flat, as in `--learning-rate`. `None` and "auto" are ch
 and the measured speed before step 0. This module imports neither torch nor numpy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from math import inf
@@ -232,7 +230,7 @@ class Recipe:
             for flag, at in FIELDS.items()
         }
 
-    def override(self, **values: Any) -> Recipe:
+    def override(self, **values: Any) -> "Recipe":
         """Return the recipe with some fields replaced.
 
         Args:

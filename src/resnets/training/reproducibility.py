@@ -4,8 +4,6 @@ A run is a pure function of recipe, data and environment. Without a difference i
 run ends in the bits of the uninterrupted one; with `--force` it continues and says so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +23,7 @@ class RunFingerprint:
     environment: Mapping[str, Any]  # the content of environment.json
 
     @classmethod
-    def stored(cls, run_dir: RunDir) -> RunFingerprint:
+    def stored(cls, run_dir: RunDir) -> "RunFingerprint":
         """Return the fingerprint that the run folder recorded."""
         recipe = stored_recipe(run_dir)
         return cls(recipe, run_dir.read_json("data.json"), run_dir.read_json("environment.json"))

@@ -8,8 +8,6 @@ checkpoints/       state-<step>.safetensors (the last two), best.safetensors, th
 model.safetensors  the model file; beside it scores.json, report.html and figures/
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -67,7 +65,7 @@ class RunDir:
     @classmethod
     def create(
         cls, out: str | Path | None, *, name: str, command: Mapping[str, Any] | None = None
-    ) -> RunDir:
+    ) -> "RunDir":
         """Make a new folder: `out`, which must be empty or new, or the next `runs/NAME-NNN`.
 
         A restart under torchrun finds it by the `command`.
@@ -82,7 +80,7 @@ class RunDir:
         return run_dir
 
     @classmethod
-    def open(cls, path: str | Path) -> RunDir:
+    def open(cls, path: str | Path) -> "RunDir":
         """Return an existing run folder; raise UserError if it is none."""
         if not is_run(Path(path)):
             what = "no such folder" if not Path(path).exists() else "not a run folder"

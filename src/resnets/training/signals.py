@@ -5,8 +5,6 @@ The first SIGINT, SIGTERM or SIGHUP is remembered; inside `interruptible()` it r
 itself: a signal counts when all ranks have agreed on it.
 """
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -35,7 +33,7 @@ class SignalHandler:
         self._interruptible = False
         self._former: dict[int, object] = {}
 
-    def __enter__(self) -> SignalHandler:
+    def __enter__(self) -> "SignalHandler":
         if threading.current_thread() is threading.main_thread():
             # An ignored signal stays ignored: nohup asks for that.
             handled = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]

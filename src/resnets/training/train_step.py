@@ -3,8 +3,6 @@
 Legend: N images in a batch, C channels, H W pixels, K classes.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,7 +50,7 @@ class TrainState:
     best_weights: dict[str, Tensor] | None = None  # until they are on the disk
 
     @classmethod
-    def start(cls, model: ResNet, recipe: Recipe, *, device: torch.device) -> TrainState:
+    def start(cls, model: ResNet, recipe: Recipe, *, device: torch.device) -> "TrainState":
         """Move the network to the device and return the state before step 0."""
         place(model, device=device, memory_format=recipe.runtime.memory_format)
         optimizer = make_optimizer(model, recipe)

@@ -3,8 +3,6 @@
 Read `Trainer` from top to bottom; `train_step.py` holds the optimizer step itself.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import signal
@@ -172,7 +170,7 @@ class Trainer:
         log: Log | None = None,
         verify: bool = False,
         command: Mapping[str, Any] | None = None,
-    ) -> Trainer:
+    ) -> "Trainer":
         """Open the data, choose what the recipe leaves open, time a step, make the run folder.
 
         The folder is `out`, or the next `runs/NAME-NNN`, where NAME is `name` or that of the data.
@@ -290,7 +288,7 @@ class Trainer:
         changes: Mapping[str, Any] | None = None,
         force: bool = False,
         verify: bool = False,
-    ) -> Trainer:
+    ) -> "Trainer":
         """Rebuild an interrupted run from its folder; nothing is measured again.
 
         `changes` are recipe fields with new values. `force` accepts changes that decide bits; every
@@ -648,7 +646,7 @@ class Trainer:
         self.train_loader.close()
         self.val_loader.close()
 
-    def __enter__(self) -> Trainer:
+    def __enter__(self) -> "Trainer":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,8 +8,6 @@ Classes are sorted as strings ('10' before '2'), as in torchvision's ImageFolder
 sorted, follows links once, and skips hidden files, leftovers of systems and our run folders.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -50,9 +48,9 @@ class Tree:
     images: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
-    folders: dict[str, Tree] = field(default_factory=dict)
+    folders: "dict[str, Tree]" = field(default_factory=dict)
 
-    def walk(self) -> Iterator[Tree]:
+    def walk(self) -> "Iterator[Tree]":
         """Yield the folder itself and all below it."""
         yield self
         for folder in self.folders.values():
@@ -66,7 +64,7 @@ class Tree:
         """Return whether there is an image at any depth."""
         return any(tree.images for tree in self.walk())
 
-    def classes(self) -> dict[str, Tree]:
+    def classes(self) -> "dict[str, Tree]":
         """Return the folders that have images."""
         return {name: inner for name, inner in self.folders.items() if inner.has_images()}
 

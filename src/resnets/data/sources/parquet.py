@@ -5,8 +5,6 @@ An image is a struct of `bytes` (the content of an image file) and `path`. The s
 (train-00000-of-00002.parquet) or of its folder. Needs pyarrow.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import OrderedDict
@@ -39,7 +37,7 @@ _SPLIT = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?=[-_.]|$)", re.IGNORECASE)
 class _Labelled:
     """Hold the labels of one file, for the rows that have one."""
 
-    table: ParquetTable
+    table: "ParquetTable"
     labels: dict[int, str]  # row -> class
     names: tuple[str, ...]  # of the classes; empty if the schema has none
     num_rows: int  # with and without a label
@@ -178,7 +176,7 @@ class RowGroupCache:
         self.groups: OrderedDict[tuple[Path, int], Any] = OrderedDict()
         self.lock = Lock()
 
-    def __reduce__(self) -> tuple[type[RowGroupCache], tuple[()]]:
+    def __reduce__(self) -> "tuple[type[RowGroupCache], tuple[()]]":
         return RowGroupCache, ()
 
     def group(self, table: ParquetTable, number: int) -> Any:
@@ -223,7 +221,7 @@ class RowGroupStore:
             return str(table.path.parent / image["path"])
         return image.get("bytes") or b""  # an empty file is reported as one
 
-    def subset(self, indices: Array | Sequence[int]) -> RowGroupStore:
+    def subset(self, indices: Array | Sequence[int]) -> "RowGroupStore":
         names, places = self.names.subset(indices), self.places[indices]
         return RowGroupStore(names, self.tables, places, self.recent)
 

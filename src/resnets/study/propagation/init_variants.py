@@ -10,8 +10,6 @@ them all: with stream x and weights W a block is
 and b is the strength of the branch. The stream of a plain network is thus its pre-activation.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -74,7 +72,7 @@ class Stack:
     norm: Norm
     members: tuple[Member, ...]
 
-    def reaching(self, block: int) -> Stack:
+    def reaching(self, block: int) -> "Stack":
         """Drop those that are less than `block` deep: they are last."""
         kept = tuple(m for m in self.members if m.depth is None or m.depth >= block)
         return Stack(self.norm, kept)
