@@ -112,7 +112,7 @@ def _images_in(folder: Path) -> list[str]:
     return [str(path) for path in sorted(images)]
 
 
-def _pairs(prediction: "Prediction") -> zip[tuple[str, float]]:
+def _pairs(prediction: "Prediction") -> "zip[tuple[str, float]]":
     return zip(prediction.classes, prediction.probabilities, strict=True)
 
 

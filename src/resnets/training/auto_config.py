@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnets.data.dataset import Images, Splits
+from resnets.data.dataset import Splits
 from resnets.errors import UserError
 from resnets.models.registry import MODELS
 from resnets.training.autotune import Advice, Candidate, Setting, Stopwatch, Timing, autotune
@@ -64,10 +64,7 @@ class DataFacts:
     def of(cls, splits: Splits, *, num_classes: int) -> "DataFacts":
         """Return the facts of the images of a run."""
         train, num_test = splits.train, len(splits.test or ())
-        if isinstance(train, Images):
-            side = min(train.pixels.shape[1:3])
-        else:
-            side = int(np.median(train.sizes.min(axis=1)))
+        side = int(np.median(train.sizes.min(axis=1)))
         return cls(len(train), len(splits.val), num_test, side, train.channels, num_classes)
 
 
