@@ -7,20 +7,10 @@ output have one shape. Each ablation is scored with the statistics that the batc
 Shapes: N images, C H W; x_l is the output of block l of n.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from resnets.study.probes.residual_chain import (
-    Block,
-    Chain,
-    Map,
-    batch_statistics,
-    finite,
-    score,
-    through,
-)
+from resnets.study.probes.residual_chain import Block, Chain, Map, batch_statistics, scored, through
 from resnets.study.tables import Row
 
 
@@ -35,11 +25,12 @@ def remove_each(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
         with batch_statistics(chain.network, wanted=recalibrated):
             xs = chain.stream(images)
             for number, block in enumerate(chain.blocks, 1):
-                found = {}
+                logits: Tensor | None = None
                 if _removable(block, xs[number - 1], xs[number]):
                     x = through(chain.blocks[number:], block.removed(xs[number - 1]))
-                    found = score(chain.head(x), targets)
-                rows += _rows("removed", recalibrated, found, {"unit": number})
+                    logits = chain.head(x)
+                place = {"unit": number}
+                rows += scored("removed", logits, targets, place, recalibrated=recalibrated)
     return rows
 
 
@@ -72,18 +63,10 @@ def without(
     for recalibrated in (False, True):
         with batch_statistics(chain.network, wanted=recalibrated):
             logits = chain.head(through(maps, chain.stem(images)))
-        rows += _rows(metric, recalibrated, score(logits, targets), place)
+        rows += scored(metric, logits, targets, place, recalibrated=recalibrated)
     return rows
 
 
 def _removable(block: Block, before: Tensor, after: Tensor) -> bool:
     """A shortcut fits whatever it is; the identity only where the shape stays."""
     return block.shortcut is not None or before.shape == after.shape
-
-
-def _rows(metric: str, recalibrated: bool, found: dict[str, float], place: Row) -> Iterator[Row]:
-    """Yield error and loss; nothing is found where the shapes differ."""
-    suffix = "_recalibrated" if recalibrated else ""
-    for name in ("error", "loss"):
-        value = finite(found[name]) if found else {"status": "shapes differ"}
-        yield {"metric": f"{metric}_{name}{suffix}", **place, **value}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from resnets.study.probes.residual_chain import Chain, batch_statistics, finite, score
+from resnets.study.probes.residual_chain import Chain, batch_statistics, finite, scored, through
 from resnets.study.tables import Row
 
 # Penalty of the linear probes, as a share of the features' mean square.
@@ -110,13 +110,9 @@ def logit_lens(chain: Chain, images: Tensor, targets: Tensor) -> list[Row]:
     xs = chain.stream(images)
     rows: list[Row] = []
     for number, x in enumerate(xs):
-        for block in chain.blocks[number:]:
-            x = block.removed(x)
-        fits = x.shape == xs[-1].shape
-        found = score(chain.head(x), targets) if fits else {}
-        for name in ("error", "loss"):
-            value = finite(found[name]) if fits else {"status": "shapes differ"}
-            rows.append({"metric": f"lens_{name}", "unit": number, **value})
+        x = through([block.removed for block in chain.blocks[number:]], x)
+        logits = chain.head(x) if x.shape == xs[-1].shape else None
+        rows += scored("lens", logits, targets, {"unit": number})
     return rows
 
 

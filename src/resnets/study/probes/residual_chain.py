@@ -19,7 +19,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from resnets.study.tables import Row
 
 Map = Callable[[Tensor], Tensor]
-STEM_AND_HEAD = 2  # weighted layers outside the blocks, as the names of networks count them
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +78,7 @@ class Chain:
     def depth(self) -> int:
         """Weighted layers as the names count them: those of the branches, the stem and the head."""
         inside = [name for block in self.blocks for name, _ in block.residual.named_children()]
-        return sum(name.startswith("conv") for name in inside) + STEM_AND_HEAD
+        return sum(name.startswith("conv") for name in inside) + 2
 
 
 @contextmanager
@@ -100,6 +99,19 @@ def score(logits: Tensor, targets: Tensor) -> dict[str, float]:
     """Return error (share of wrong images) and mean cross-entropy of logits N K."""
     wrong = (logits.argmax(1) != targets).double().mean()
     return {"error": float(wrong), "loss": float(F.cross_entropy(logits.double(), targets))}
+
+
+def scored(
+    metric: str, logits: Tensor | None, targets: Tensor, place: Row, *, recalibrated: bool = False
+) -> list[Row]:
+    """Return `score` as rows; without logits, where shapes differ, the rows say so."""
+    found = None if logits is None else score(logits, targets)
+    end = "_recalibrated" if recalibrated else ""
+    return [
+        {"metric": f"{metric}_{name}{end}", **place}
+        | (finite(found[name]) if found else {"status": "shapes differ"})
+        for name in ("error", "loss")
+    ]
 
 
 def through(blocks: Sequence[Map], x: Tensor) -> Tensor:
