@@ -60,10 +60,6 @@ class Member:
     family: Family
     depth: int | None
 
-    @property
-    def strength(self) -> float:
-        return self.family.strength_at(self.depth or 0)
-
 
 @dataclass(frozen=True)
 class Stack:
@@ -95,8 +91,8 @@ class Stack:
     @cached_property
     def factors(self) -> Tensor:
         """Return s and b of each member: 2 R."""
-        numbers = [(float(m.family.shortcut), m.strength) for m in self.members]
-        return torch.tensor(numbers).T
+        families = [(member.family, member.depth or 0) for member in self.members]
+        return torch.tensor([(float(f.shortcut), f.strength_at(depth)) for f, depth in families]).T
 
 
 def stacks(families: tuple[Family, ...], *, depths: tuple[int, ...]) -> tuple[Stack, ...]:
@@ -104,12 +100,10 @@ def stacks(families: tuple[Family, ...], *, depths: tuple[int, ...]) -> tuple[St
 
     A family whose law depends on L has one member for each depth, last, the deepest first.
     """
-    groups: dict[Norm, list[Member]] = {}
-    for family in sorted(families, key=lambda family: family.weights, reverse=True):
-        groups.setdefault(family.norm, [])
-        if family.strength is not None:
-            groups[family.norm].append(Member(family, None))
+    ordered = sorted(families, key=lambda family: family.weights, reverse=True)
+    members = [Member(family, None) for family in ordered if family.strength is not None]
     for family in families:
         if family.strength is None:
-            groups[family.norm] += [Member(family, depth) for depth in sorted(depths, reverse=True)]
-    return tuple(Stack(norm, tuple(members)) for norm, members in groups.items())
+            members += [Member(family, depth) for depth in sorted(depths, reverse=True)]
+    norms = dict.fromkeys(family.norm for family in ordered)
+    return tuple(Stack(n, tuple(m for m in members if m.family.norm == n)) for n in norms)
