@@ -48,7 +48,11 @@ def measure_init(
     depths, widths = tuple(sorted(set(config.depths))), config.widths
     if not depths or min(depths) < 1 or not widths or min(widths) < 2 or config.draws < 1:
         raise UserError(f"{config}: needs depths from 1, widths from 2 and at least one draw")
-    data = _prepare(out)
+    data = out / "data"  # made before a minute is spent
+    with suppress(OSError):
+        data.mkdir(parents=True, exist_ok=True)
+    if not (data.is_dir() and os.access(data, os.W_OK)):
+        raise UserError(f"{out}: is not a folder that can be written; pass another --out")
     draws = range(config.draws)
     portions = [draws[first : first + TOGETHER] for first in range(0, len(draws), TOGETHER)]
     jobs: list[Job] = [(Dense(n), depths, some) for n in widths for some in portions]
@@ -96,13 +100,3 @@ def _propagate(job: Job) -> Tables:
     with restore_num_threads():
         torch.set_num_threads(1)  # small products are faster on one thread
         return propagate(layer, depths=depths, seed=SEED, draws=draws)
-
-
-def _prepare(out: Path) -> Path:
-    """Make the folder of the tables, before a minute is spent."""
-    data = out / "data"
-    with suppress(OSError):
-        data.mkdir(parents=True, exist_ok=True)
-    if not (data.is_dir() and os.access(data, os.W_OK)):
-        raise UserError(f"{out}: is not a folder that can be written; pass another --out")
-    return data

@@ -66,26 +66,22 @@ class RunStore:
     def add(self, job: TwinJob, result: TrialResult) -> None:
         """Keep a finished run: its model first, so that a row has all that belongs to it."""
         if result.weights is not None:
-            self._save_model(job, result)
+            images = dataset_of(job.setup)
+            contents = ModelFile(
+                config=network_config(job),
+                preprocess=images.preprocess,
+                classes=images.classes,
+                scores=result.test,
+                recipe=job.recipe.flat(),
+                data={"name": job.setup.data, "fingerprint": images.train.fingerprint()},
+                weights={name: torch.from_numpy(array) for name, array in result.weights.items()},
+            )
+            path = model_path(self.folder, job.family, job.depth)
+            path.parent.mkdir(exist_ok=True)
+            save_model(path, contents)
         append_jsonl(self.runs, result.row)
         append_jsonl(self.data / "timings.jsonl", {"key": job.key, "seconds": result.seconds})
         self.rows[job.key] = result.row
-
-    def _save_model(self, job: TwinJob, result: TrialResult) -> None:
-        assert result.weights is not None
-        images = dataset_of(job.setup)
-        contents = ModelFile(
-            config=network_config(job),
-            preprocess=images.preprocess,
-            classes=images.classes,
-            scores=result.test,
-            recipe=job.recipe.flat(),
-            data={"name": job.setup.data, "fingerprint": images.train.fingerprint()},
-            weights={name: torch.from_numpy(array) for name, array in result.weights.items()},
-        )
-        path = model_path(self.folder, job.family, job.depth)
-        path.parent.mkdir(exist_ok=True)
-        save_model(path, contents)
 
     def write_table(self) -> Path:
         """Write train.csv in long form, sorted: the order in which runs ended leaves no trace."""
