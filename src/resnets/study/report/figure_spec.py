@@ -26,8 +26,6 @@ Facts = Mapping[str, Any]
 Drawing = tuple[list[Figure], Facts]
 # The words of a figure; a key that captions.toml leaves out is empty.
 PARTS = ("title", "subtitle", "note", "not_shown")
-# Rows from which on a picture is a bitmap.
-MANY = 2000
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,8 @@ class DrawnFigure:
     @property
     def picture(self) -> str:
         """All panels as the address of an image, for paper and without JavaScript."""
-        rows = [len(found) for panel in self.panels for found in panel.data.values()]
         svg = together(self.panels, title="", subtitle="", columns=self.columns)
-        return picture_address(svg, bitmap=max(rows) > MANY)
+        return picture_address(svg, bitmap=any(panel.is_large for panel in self.panels))
 
     def save(self, folder: Path) -> None:
         """Write NAME.svg and NAME.png."""
