@@ -5,7 +5,6 @@ He's plan for small images (He 2015, section 4.2): a stem of 3x3, three stages o
 convolutions, a classifier: 6n + 2 layers.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,35 +16,23 @@ STAGES = 3
 STRENGTHS = (0.25, 0.5, 0.75, 0.9)
 
 
-@dataclass(frozen=True)
-class Family:
-    """The config fields that make a network one of this family."""
-
-    fields: Mapping[str, Any]
-    source: str
-    shrinks: bool = False  # residuals are multiplied by 1/sqrt(blocks)
-
-
-FAMILIES: dict[str, Family] = {
-    "plain": Family({"shortcut": "none"}, "He 2015, section 4.2"),
-    "residual": Family({}, "He 2015, section 4.2, option A"),
-    "preact": Family({"order": "pre"}, "He 2016, figure 1b"),
-    "skipinit": Family(
-        {"order": "pre", "norm": "none", "residual_init": "scalar"},
-        "De & Smith 2020, arXiv 2002.10444",
-    ),
-    "fixup": Family({"norm": "bias", "residual_init": "fixup"}, "Zhang 2019, arXiv 1901.09321"),
-    "scaled": Family(
-        {"order": "pre", "norm": "none"}, "Bordelon 2023, arXiv 2309.16620", shrinks=True
-    ),
-    "dirac": Family({"shortcut": "none", "init": "dirac"}, "Zagoruyko 2017, arXiv 1706.00388"),
-    "halved": Family({"shortcut_strength": 0.5, "residual_scale": 0.5}, "He 2016, table 1"),
-    "gate": Family({"shortcut": "gate"}, "He 2016, table 1"),
-    "conv": Family({"shortcut": "conv_all"}, "He 2016, table 1"),
-    "dropout": Family({"shortcut": "dropout"}, "He 2016, table 1"),
-} | {
-    f"strength-{strength}": Family({"shortcut_strength": strength}, "He 2016, equation 6")
-    for strength in STRENGTHS
+# The config fields that make a network one of a family.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "plain": {"shortcut": "none"},  # He 2015, section 4.2
+    "residual": {},  # He 2015, section 4.2, option A
+    "preact": {"order": "pre"},  # He 2016, figure 1b
+    # De & Smith 2020, arXiv 2002.10444
+    "skipinit": {"order": "pre", "norm": "none", "residual_init": "scalar"},
+    "fixup": {"norm": "bias", "residual_init": "fixup"},  # Zhang 2019, arXiv 1901.09321
+    # Bordelon 2023, arXiv 2309.16620; `config_of` multiplies its residuals by 1/sqrt(blocks).
+    "scaled": {"order": "pre", "norm": "none"},
+    "dirac": {"shortcut": "none", "init": "dirac"},  # Zagoruyko 2017, arXiv 1706.00388
+    "halved": {"shortcut_strength": 0.5, "residual_scale": 0.5},  # He 2016, table 1
+    "gate": {"shortcut": "gate"},  # He 2016, table 1
+    "conv": {"shortcut": "conv_all"},  # He 2016, table 1
+    "dropout": {"shortcut": "dropout"},  # He 2016, table 1
+    # He 2016, equation 6
+    **{f"strength-{strength}": {"shortcut_strength": strength} for strength in STRENGTHS},
 }
 
 # Families that differ by the factor of the shortcut alone.
@@ -61,9 +48,8 @@ def config_of(
     blocks, rest = divmod(depth - 2, 2 * STAGES)
     if rest or blocks < 1 or len(widths) != STAGES:
         raise UserError(f"depth {depth} with widths {widths}: must be 6n + 2 layers in 3 stages")
-    row = FAMILIES[family]
-    fields: dict[str, Any] = {"shortcut": "pad", **row.fields}
-    if row.shrinks:
+    fields = {"shortcut": "pad", **FAMILIES[family]}
+    if family == "scaled":
         fields["residual_scale"] = (STAGES * blocks) ** -0.5
     return ResNetConfig(
         (blocks,) * STAGES,
