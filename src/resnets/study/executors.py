@@ -10,7 +10,6 @@ from resnets.errors import UserError
 
 # Times that a cluster repeats a job whose worker was lost.
 RETRIES = 3
-ANSWER_SECONDS = 10
 
 
 @contextmanager
@@ -30,7 +29,7 @@ def on_this_machine(processes: int) -> Iterator[Executor]:
 
 
 @contextmanager
-def on_a_cluster(address: str, *, seconds: float = ANSWER_SECONDS) -> Iterator[Executor]:
+def on_a_cluster(address: str, *, seconds: float = 10) -> Iterator[Executor]:
     """Use the workers of a Dask scheduler; raises UserError where none answers."""
     try:
         from distributed import Client, KilledWorker

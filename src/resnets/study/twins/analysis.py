@@ -20,9 +20,8 @@ from resnets.study.verdicts import effect_text, judge_all
 PAIR = "plain-residual"
 
 
-def summary_rows(config: StudyConfig, rows: Iterable[Row]) -> Iterator[Row]:
+def summary_rows(config: StudyConfig, rows: list[Row]) -> Iterator[Row]:
     """Yield `summary.csv`. An estimate is three rows: the mean, `_low` and `_high`."""
-    rows = list(rows)
     counted = [row for row in rows if row["purpose"] == "count"]
     for cell in sorted(dict(config.cells())):
         yield from _cell_rows(config, rows, counted, cell)

@@ -7,7 +7,7 @@ nothing.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from resnets.errors import UserError
@@ -73,9 +73,8 @@ def tried_rates(rows: Iterable[Row], cell: Cell) -> dict[float, float]:
     }
 
 
-def runnable(config: StudyConfig, rows: Iterable[Row]) -> list[TwinJob]:
+def runnable(config: StudyConfig, rows: Collection[Row]) -> list[TwinJob]:
     """Return every job that can start now, done or not, the longest first."""
-    rows = list(rows)
     first = config.shallowest
     if not _has_learned(config, rows):
         jobs = list(_jobs(config, rows, first))
@@ -88,14 +87,14 @@ def remaining(config: StudyConfig, rows: Mapping[tuple[object, ...], Row]) -> li
     """Return what the config still needs, as far as is known: rates beyond the edges may come."""
     jobs: list[TwinJob] = []
     for cell, _ in config.cells():
-        found = list(_jobs(config, list(rows.values()), cell))
+        found = list(_jobs(config, rows.values(), cell))
         if found[0].purpose == "tune":
             found += config.trials(cell, config.rates[0])
         jobs += found
     return [job for job in jobs if job.key not in rows]
 
 
-def _jobs(config: StudyConfig, rows: list[Row], cell: Cell) -> Iterator[TwinJob]:
+def _jobs(config: StudyConfig, rows: Collection[Row], cell: Cell) -> Iterator[TwinJob]:
     """A cell's next trials of rates, or, when it has chosen, its counted runs."""
     tried = tried_rates(rows, cell)
     choice = choose(config, tried)
@@ -105,7 +104,7 @@ def _jobs(config: StudyConfig, rows: list[Row], cell: Cell) -> Iterator[TwinJob]
         yield from config.trials(cell, choice.rate)
 
 
-def _has_learned(config: StudyConfig, rows: list[Row]) -> bool:
+def _has_learned(config: StudyConfig, rows: Collection[Row]) -> bool:
     """Whether the shallowest plain network has learned; False while it is not judged yet.
 
     It is judged at the rate that it chose. Raises UserError where its error, at the upper end of

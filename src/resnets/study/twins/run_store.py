@@ -19,9 +19,6 @@ from resnets.study.tables import Row, write_table
 from resnets.study.twins.study_config import StudyConfig, TwinJob
 from resnets.study.twins.trial import METRICS, TrialResult, dataset_of, network_config
 
-# The column `study` of a table, by purpose.
-STUDIES = {"count": "train", "tune": "tune", "budget": "budget"}
-
 
 def key_of(row: Row) -> tuple[Any, ...]:
     """Return the key of the job that made a row."""
@@ -98,8 +95,8 @@ def model_path(folder: Path, family: str, depth: int) -> Path:
 
 def long_form(row: Row) -> Iterator[Row]:
     """Yield one line for each number of a run, and one for each point of its curve."""
-    about = {name: row[name] for name in ("family", "depth", "seed", "lr")}
-    about = {"study": STUDIES[row["purpose"]], **about}
+    study = "train" if row["purpose"] == "count" else row["purpose"]
+    about = {"study": study} | {name: row[name] for name in ("family", "depth", "seed", "lr")}
     if row["status"]:
         judged = "val_loss" if row["purpose"] == "tune" else "train_error"
         yield about | {"metric": judged, "status": row["status"]}
