@@ -1,6 +1,6 @@
 """Run a whole study into a folder: sweep, training, probes, comparisons, page."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -46,24 +46,22 @@ class Pipeline:
         """Do what the folder lacks, then write the page and return its path."""
         # All parts share the processes, whose start takes seconds.
         with self.workers() as executor:
-            for future in list(self._run(self._parts(executor))):
+            parts, elsewhere = self._parts(executor), list[Future[None]]()
+            for number, part in enumerate(parts, 1):
+                title = f"part {number} of {len(parts)}, {part.name}"
+                missing = [path.name for path in part.needs if not path.exists()]
+                if part.last is not None and part.last.exists():
+                    self.log(f"{title}: exists already")
+                elif missing:
+                    self.log(f"{title}: {missing[0]} is missing, because its run diverged")
+                else:
+                    self.log(title)
+                    if isinstance(made := part.make(), Future):
+                        elsewhere.append(made)
+            for future in elsewhere:
                 future.result()
         self.log("page")
         return write_study_report(self.folder)
-
-    def _run(self, parts: list[_Part]) -> Iterator[Future[None]]:
-        """Do what is missing; yield what goes on in another process."""
-        for number, part in enumerate(parts, 1):
-            title = f"part {number} of {len(parts)}, {part.name}"
-            missing = [path.name for path in part.needs if not path.exists()]
-            if part.last is not None and part.last.exists():
-                self.log(f"{title}: exists already")
-            elif missing:
-                self.log(f"{title}: {missing[0]} is missing, because its run diverged")
-            else:
-                self.log(title)
-                if isinstance(made := part.make(), Future):
-                    yield made
 
     def _parts(self, executor: Executor) -> list[_Part]:
         data, config, log = self.folder / "data", self.config, self.log
