@@ -15,15 +15,10 @@ from resnets.study.report.figure_data import AT_INIT, chance, depths_of, measure
 from resnets.study.report.figure_spec import Drawing, FigureSpec, panel
 from resnets.study.tables import Row, Tables, median_by, one, select
 
-KIND = "init-dense"
 OWN = "Backward, the networks that are trained"
-SIZE, APART = (
-    "change of the gradient's size (powers of ten)",
-    "1 - cosine of gradients at near inputs",
-)
 MEASURES = {
-    "size": (SIZE, "spearman_log10_gradient_span"),
-    "apart": (APART, "spearman_gradient_cosine"),
+    "size": ("change of the gradient's size (powers of ten)", "spearman_log10_gradient_span"),
+    "apart": ("1 - cosine of gradients at near inputs", "spearman_gradient_cosine"),
 }
 # Networks below which a rank correlation decides nothing.
 FEW = 8
@@ -43,7 +38,9 @@ VERDICTS = Series(tuple(COLOURS), tuple(Mark(colour, (), "square") for colour in
 
 def _table(tables: Tables, name: str, **wanted: Any) -> list[Row]:
     """The rows of dense networks of the largest width, of the families that have a name."""
-    rows = [row for row in select(tables.table(name), study=KIND) if row["family"] in AT_INIT]
+    rows = [
+        row for row in select(tables.table(name), study="init-dense") if row["family"] in AT_INIT
+    ]
     width = max((row["width"] for row in rows), default=None)
     return select(rows, width=width, **wanted)
 

@@ -32,7 +32,6 @@ BLOCK_MEASURES = {
     "lens_error": ("Error of the head (logit lens)", ".0%"),
     "probe_error": ("Error of a linear probe", ".0%"),
 }
-LINE = "line_loss_recalibrated"
 # Similarities that differ by less are called equal: there is one pair of each kind.
 CLEAR = 0.1
 # Losses that differ by more than this factor are not compared.
@@ -226,8 +225,7 @@ def _similarity(tables: Tables) -> Drawing:
     def ends(rows: list[Row]) -> float | None:
         return one(rows, unit=0, x=float(max(row["unit"] for row in rows)))
 
-    pairs = {name: rows for name, rows in matched.items() if rows}
-    means = {name: statistics.fmean(row["value"] for row in rows) for name, rows in pairs.items()}
+    means = {n: statistics.fmean(row["value"] for row in own) for n, own in matched.items() if own}
     kept = {name.split("-")[0]: mean for name, mean in means.items() if _of_one_family(name)}
     gap = kept.get("residual", math.nan) - kept.get("plain", math.nan)
     return panels, {
@@ -249,7 +247,7 @@ def _band(rows: list[Row]) -> Iterator[Row]:
 
 def _landscape(tables: Tables) -> Drawing:
     """Draw each direction thin, the median thick, the middle 80 % as a band."""
-    found = networks(tables, "landscape", LINE)
+    found = networks(tables, "landscape", "line_loss_recalibrated")
     if not found:
         return [], {}
     values = [row["value"] for rows in found.values() for row in rows]
@@ -290,12 +288,11 @@ def _landscape(tables: Tables) -> Drawing:
     return panels, facts | {"fair": max(starts) <= FAIR * min(starts), "draws": len(draws)}
 
 
-BY_BLOCK, MAPS = ("probe_use", "probe_responses"), ("probe_similarity", "probe_across")
 ROWS = (
     FigureSpec("gradients", ("probe_gradients",), _gradients),
     FigureSpec("paths", ("probe_paths",), _paths),
     FigureSpec("ablation", ("probe_lesions",), _ablation),
-    FigureSpec("blocks", BY_BLOCK, _blocks),
-    FigureSpec("similarity", MAPS, _similarity),
+    FigureSpec("blocks", ("probe_use", "probe_responses"), _blocks),
+    FigureSpec("similarity", ("probe_similarity", "probe_across"), _similarity),
     FigureSpec("landscape", ("probe_landscape",), _landscape),
 )

@@ -38,14 +38,14 @@ def _degradation(tables: Tables) -> Drawing:
     printed = select(summary, metric="published_test_error")
     printed = [row for row in printed if row["family"] in TWINS]
     shown = [row["value"] for rows in (*found.values(), printed) for row in rows]
-    top, panels = min(1.0, max(shown, default=0.0) * 1.15), []
+    top = min(1.0, max(shown, default=0.0) * 1.15)
     lost = [row for row in select(counted, metric="train_error") if "value" not in row]
     depths, series = depths_of(counted), figure_data.series_of(TWINS, field="family")
     cells = [{"family": family, "depth": depth} for family in TWINS for depth in depths]
     hollow: dict[str, Any] = {"shape": "diamond", "size": 150, "filled": False}
     runs = {"seed:Q": "seed", "lr:Q": "learning rate"}
-    for metric, title in ERRORS.items() if shown else ():
-        drawn = panel(
+    panels = [
+        panel(
             title,
             {
                 "dots": found[metric],
@@ -61,7 +61,8 @@ def _degradation(tables: Tables) -> Drawing:
             *lost_layers("count():Q"),
             series=series,
         )
-        panels.append(drawn)
+        for metric, title in (ERRORS.items() if shown else ())
+    ]
     return panels, {
         "depths": depths,
         "seeds": len({row["seed"] for row in counted}),

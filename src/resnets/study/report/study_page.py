@@ -113,12 +113,12 @@ def _manifest(tables: Tables, commands: list[str]) -> dict[str, Any]:
     It is equal on one machine for a study that is repeated, but for `timings`.
     """
     made = describe_environment(torch.device("cpu"))
-    versions = {"vl-convert-python": version("vl-convert-python")}
     models = sorted((tables.folder / "models").glob("*.safetensors"))
     seconds = [run["seconds"] for run in read_jsonl(tables.folder / "data" / "timings.jsonl")]
+    own = {"vl-convert-python": version("vl-convert-python"), "python": made["python"]}
     machine = {"processor": made["device_name"], "cores": usable_cpus()}
     return {
-        "versions": made["versions"] | versions | {"python": made["python"]},
+        "versions": made["versions"] | own,
         "machine": {"system": made["system"], **machine},
         "threads_per_run": 1,
         "plan": tables.plan,
