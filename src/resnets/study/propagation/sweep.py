@@ -14,7 +14,7 @@ from resnets.data.workers import usable_cpus
 from resnets.device import restore_num_threads
 from resnets.errors import UserError
 from resnets.study.executors import on_this_machine
-from resnets.study.propagation.signal_propagation import measured_blocks, propagate
+from resnets.study.propagation.signal_propagation import propagate
 from resnets.study.propagation.stability import Stability, judge_stability
 from resnets.study.propagation.theory import theory_rows
 from resnets.study.propagation.weight_sampling import Convolution, Dense, Layer
@@ -66,8 +66,7 @@ def measure_init(
         for name, rows in done[job].items():
             found[name] += rows
     for width in widths:
-        blocks = measured_blocks(depths)
-        found["theory"] += theory_rows(depths=depths, width=width, blocks=blocks, seed=SEED)
+        found["theory"] += theory_rows(depths=depths, width=width, seed=SEED)
     verdicts = judge_stability(found["forward"], found["backward"], depths=depths)
     summary = [row for verdict in verdicts for row in verdict.rows()] + found.pop("float32")
     tables = {"init.csv": summary} | {f"init_{name}.csv": found[name] for name in sorted(found)}

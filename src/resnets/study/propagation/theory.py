@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from resnets.study.propagation.signal_propagation import COSINES, INPUTS
+from resnets.study.propagation.signal_propagation import COSINES, INPUTS, measured_blocks
 from resnets.study.tables import Row
 
 Array = NDArray[np.float64]
@@ -76,8 +76,7 @@ def log_growth(width: int, *, weights: str) -> float:
 
     Gaussian weights: q'/q = 2 chi^2_K / n where K of the n channels are active, K ~ Binomial(n,
     1/2); the leading order is -2.5/n, Hanin 2018 (1801.03744). Orthogonal weights times sqrt 2:
-    q'/q = 2 Beta(K/2, (n-K)/2), to leading order -1.5/n: derived here in the same way. K = 0 is
-    left out.
+    q'/q = 2 Beta(K/2, (n-K)/2), to leading order -1.5/n: derived here likewise. K = 0 is left out.
     """
     active = np.arange(1, width + 1)
     chance = binomial(width)[1:]
@@ -92,8 +91,7 @@ def preactivation_log_gradient(depth: int, *, batch: int) -> Array:
 
     A block multiplies |g|^2 by 1 + r v / (1 + l v): r is plain batch norm's growth, v = 1 - 1/pi
     for large batches is what a branch adds to the variance within the batch (what all inputs share
-    does not count). So |g|^2 grows like L^r, beside r^L without shortcuts. Derived here, infinite
-    width.
+    does not count). So |g|^2 grows like L^r; without shortcuts r^L. Infinite width, derived here.
     """
     added = 1 - float(relu_correlation(-1 / (batch - 1)))
     within = 1 + np.arange(depth) * added
@@ -126,22 +124,20 @@ def binomial(count: int) -> Array:
     return np.asarray(np.exp(logs - count * math.log(2)))
 
 
-def theory_rows(
-    *, depths: Sequence[int], width: int, blocks: Sequence[int], seed: int
-) -> list[Row]:
+def theory_rows(*, depths: Sequence[int], width: int, seed: int) -> list[Row]:
     """Return the closed forms of gradients for dense networks of one width.
 
     A metric of `signal_propagation.py` is repeated here with `theory_` before its name, for the
     same family, width and blocks. Where nobody knows a closed form there is no row.
     """
-    rows = [*_norms(depths, width, blocks), *_cosines(depths)]
+    rows = [*_norms(depths, width), *_cosines(depths)]
     return [{"study": "init-dense", "width": width, "seed": seed} | row for row in rows]
 
 
-def _norms(depths: Sequence[int], width: int, blocks: Sequence[int]) -> Iterator[Row]:
+def _norms(depths: Sequence[int], width: int) -> Iterator[Row]:
     """Yield log10 of the gradient's norm: half the logarithm of its square."""
     for depth in depths:
-        reached = [block for block in blocks if block <= depth]
+        reached = [block for block in measured_blocks(depths) if block <= depth]
         growth = {
             "plain-bn": math.log(batchnorm_growth(INPUTS)),
             "residual": math.log(2),
