@@ -38,9 +38,8 @@ VERDICTS = Series(tuple(COLOURS), tuple(Mark(colour, (), "square") for colour in
 
 def _table(tables: Tables, name: str, **wanted: Any) -> list[Row]:
     """The rows of dense networks of the largest width, of the families that have a name."""
-    rows = [
-        row for row in select(tables.table(name), study="init-dense") if row["family"] in AT_INIT
-    ]
+    dense = select(tables.table(name), study="init-dense")
+    rows = [row for row in dense if row["family"] in AT_INIT]
     width = max((row["width"] for row in rows), default=None)
     return select(rows, width=width, **wanted)
 

@@ -137,16 +137,11 @@ def _rates(tables: Tables) -> Drawing:
     values, depths = [row["value"] for row in measured(tried)], depths_of(tried)
     if not values or not chosen:
         return [], {}
-    scale = {
-        "type": "log",
-        "scheme": "blues",
-        "domain": [min(values), max(values)],
-        "reverse": True,
-    }
-    known, middle = "isValid(datum.value)", math.sqrt(min(values) * max(values))
+    low, high, known = min(values), max(values), "isValid(datum.value)"
+    scale = {"type": "log", "scheme": "blues", "domain": [low, high], "reverse": True}
     loss = charts.channel("value:Q", scale=scale, legend=None, test=known)
     cell = {"color": {"condition": loss, "value": "#eaecf0"}}
-    dark = {"test": f"{known} && datum.value < {middle:.6g}", "value": "#ffffff"}
+    dark = {"test": f"{known} && datum.value < {math.sqrt(low * high):.6g}", "value": "#ffffff"}
     text = {"condition": [dark], "value": "#1d1d1d"}
     ring: dict[str, Any] = {"size": 1100, "stroke": "#E69F00", "strokeWidth": 3, "filled": False}
     rates, panels, rows = sorted({row["lr"] for row in tried}), [], []

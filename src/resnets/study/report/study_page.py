@@ -117,6 +117,7 @@ def _manifest(tables: Tables, commands: list[str]) -> dict[str, Any]:
     seconds = [run["seconds"] for run in read_jsonl(tables.folder / "data" / "timings.jsonl")]
     own = {"vl-convert-python": version("vl-convert-python"), "python": made["python"]}
     machine = {"processor": made["device_name"], "cores": usable_cpus()}
+    timings = {"training_runs": len(seconds), "training_seconds": round(sum(seconds), 1)}
     return {
         "versions": made["versions"] | own,
         "machine": {"system": made["system"], **machine},
@@ -130,7 +131,5 @@ def _manifest(tables: Tables, commands: list[str]) -> dict[str, Any]:
             path.name: {"rows": len(tables.tables[path.stem]), "sha256": sha256(path)}
             for path in sorted((tables.folder / "data").glob("*.csv"))
         },
-        "timings": {"training_runs": len(seconds), "training_seconds": round(sum(seconds), 1)}
-        if seconds
-        else {},
+        "timings": timings if seconds else {},
     }

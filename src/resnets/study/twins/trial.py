@@ -151,11 +151,9 @@ def prepared(job: TwinJob) -> Iterator[tuple[TrainState, TrainLoader]]:
 
 def network_config(job: TwinJob) -> ResNetConfig:
     """Return the config of a job's network."""
-    images, widths = dataset_of(job.setup), job.setup.widths
-    channels, classes = images.preprocess.channels, len(images.classes)
-    return config_of(
-        job.family, job.depth, widths=widths, num_classes=classes, in_channels=channels
-    )
+    images = dataset_of(job.setup)
+    sizes = {"num_classes": len(images.classes), "in_channels": images.preprocess.channels}
+    return config_of(job.family, job.depth, widths=job.setup.widths, **sizes)
 
 
 def new_network(job: TwinJob) -> ResNet:
