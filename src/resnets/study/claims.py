@@ -10,8 +10,7 @@ from resnets.study.tables import COLUMNS, Row, Tables, select
 
 STORED = Path(__file__).with_name("claims.toml")
 VERDICTS = ("supported", "contradicted", "inconclusive")
-# The table whose rows are those of seeds, and the table of its intervals, which alone decide
-# nothing.
+# The table whose rows are those of seeds, and that of its intervals, which decide nothing alone.
 SEEDED, ESTIMATES = "train", "summary"
 
 

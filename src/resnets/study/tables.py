@@ -1,8 +1,7 @@
 """Write and read the tables of a study: one long form for every part.
 
 A row is one number: what was measured (`metric`), where (`family`, `depth`, `width`, `unit` for a
-block, ...) and the result (`value`, `status`). Floats have all their digits: equal bits, equal
-files.
+block, ...) and the result (`value`, `status`). Floats have all digits: equal bits, equal files.
 """
 
 import csv

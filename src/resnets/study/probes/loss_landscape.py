@@ -1,5 +1,4 @@
-"""Measure the loss along random filter-normalised directions (Li 2018, arXiv 1712.09913, section
-4).
+"""Measure the loss along random filter-normalised directions (Li 2018, 1712.09913, section 4).
 
 Each point is scored with the statistics that the batch norms learned, and (`..._recalibrated`) with
 those of the moved network on these images.

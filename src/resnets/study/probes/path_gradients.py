@@ -52,8 +52,7 @@ def path_spectrum(chain: Chain, images: Tensor, targets: Tensor) -> PathSpectrum
 
     G_k is the summed gradient of all paths from the loss to x_l with exactly k branches. At the end
     G_0 = dL/dx_n; through block l, G_k <- S_l' m G_k + F_l' m G_(k-1), with m the derivative of the
-    merge. L is the sum of the images' cross-entropies. A plain network has the one path of length
-    n.
+    merge. L is the sum of the images' cross-entropies. A plain network has one path, of length n.
     """
     chain = in_float64(chain)
     xs, gradients = chain.gradients(images.double(), targets, reduction="sum")

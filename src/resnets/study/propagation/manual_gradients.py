@@ -2,8 +2,7 @@
 
 Ten thousand small autograd graphs would take minutes; a test compares the two.
 
-Shapes: D N R C (H W): D draws of weights, N images, R members of a stack, or gradients on their way
-back.
+Shapes: D N R C (H W): D draws of weights, N images, R members of a stack, or gradients going back.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,6 @@
 """Summarise a study of training: estimates and tests as tables, and the lines a person reads.
 
-A run that diverged is a censored outcome: it is counted, with Wilson's interval, and never
-averaged.
+A run that diverged is censored: it is counted, with Wilson's interval, and never averaged.
 """
 
 from collections.abc import Iterable, Iterator

@@ -2,8 +2,7 @@
 
 Every cell chooses its rate on a seed that is not counted, at half length, by the loss on images
 that were held out. A best rate at the edge asks for one more beyond it, as long as the reserve
-lasts. Other runs start once the shallowest plain network has learned: else a study would show
-nothing.
+lasts. Other runs start once the shallowest plain network has learned: else nothing would show.
 """
 
 import math
