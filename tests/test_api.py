@@ -37,9 +37,8 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def quickly() -> Iterator[None]:
-    """No long timing before each run, and no page after it: other tests look at that."""
+    """No page after a run: other tests look at that."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnets.training.trainer.Trainer, "measure_seconds", 0.01)
         patch.setattr(resnets.training.trainer, "write_report", lambda *_, **__: None)
         yield
 

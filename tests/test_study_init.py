@@ -339,7 +339,7 @@ def test_a_sweep_is_the_same_again_and_on_two_processes(tmp_path: Path) -> None:
 
 
 def test_theory_has_the_places_of_what_it_predicts(tmp_path: Path) -> None:
-    small(tmp_path, processes=1)
+    small(tmp_path, executor=Inline())
     keys = ("family", "depth", "width", "unit", "x", "metric")
     rows = read_table(tmp_path / "data" / "init_backward.csv")
     measured = {tuple(row.get(key) for key in keys) for row in rows}

@@ -29,7 +29,6 @@ class Demo:
     """print the results only"""
 
     def run(self, started: float) -> int:
-        """Train, evaluate and predict, then print what to try next."""
         from resnets import api
         from resnets.cli.progress import Display, program
 

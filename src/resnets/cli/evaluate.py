@@ -43,7 +43,6 @@ class Evaluate:
     """print the scores only"""
 
     def run(self, started: float) -> int:
-        """Score the images and print the scores."""
         if self.workers < 0:
             raise UserError(f"--workers {self.workers}: must be 0 or more")
         if not 0 <= self.max_corrupt <= 1:

@@ -33,7 +33,6 @@ class Models:
     """names only"""
 
     def run(self, started: float) -> int:
-        """Print the networks, or the layers of one."""
         from resnets.cli.progress import print_table
         from resnets.models.registry import MODELS, list_models, unknown_model
 

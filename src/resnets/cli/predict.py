@@ -52,7 +52,6 @@ class Predict:
     """leave out the messages about unreadable images"""
 
     def run(self, started: float) -> int:
-        """Classify the images and print the predictions."""
         if self.top < 1:
             raise UserError(f"--top {self.top}: must be at least 1")
         if not self.images:

@@ -29,7 +29,6 @@ class Show:
     """leave the recipe out"""
 
     def run(self, started: float) -> int:
-        """Read the model file, verify it and print its contents."""
         find_model(self.model)
         from resnets.cli.progress import printer
         from resnets.inference.model_file import read_model

@@ -43,7 +43,6 @@ class Init:
     """print the verdicts only"""
 
     def run(self, started: float) -> int:
-        """Measure, write, print."""
         from resnets.study.propagation.sweep import measure_init
 
         verdicts = measure_init(self.out, log=_logger(self.quiet))
@@ -87,7 +86,6 @@ class Train:
     """print the results only"""
 
     def run(self, started: float) -> int:
-        """Run what is missing, write the tables, print what was found."""
         from resnets.study.tables import Tables
         from resnets.study.twins.analysis import summary_lines
         from resnets.study.twins.job_queue import resolve, train_twins
@@ -127,7 +125,6 @@ class Probe:
     """print the tables' names only"""
 
     def run(self, started: float) -> int:
-        """Probe, write, and print the tables' names."""
         import time
 
         from resnets.cli.progress import Display
@@ -167,7 +164,6 @@ class Report:
     """print the page's path only"""
 
     def run(self, started: float) -> int:
-        """Write the page and print its path."""
         from resnets.study.report.study_page import write_study_report
 
         _logger(self.quiet)("drawing the figures")
@@ -192,7 +188,6 @@ class Check:
     """print only what does not hold"""
 
     def run(self, started: float) -> int:
-        """Print a line for each claim."""
         from resnets.study.claims import STORED, read_claims
         from resnets.study.tables import Tables
         from resnets.study.verdicts import effect_text, judge_all
@@ -229,7 +224,6 @@ class Study:
     """print the page's path only"""
 
     def run(self, started: float) -> int:
-        """Run all parts in order."""
         from resnets.study.pipeline import Pipeline
         from resnets.study.twins.job_queue import resolve
 

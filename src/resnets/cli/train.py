@@ -83,7 +83,6 @@ class Train:
         return command
 
     def run(self, started: float) -> int:
-        """Train, then print the result and what to do next."""
         fields = typed_values(self.flags)
         if self.data is None and self.resume is None:
             raise UserError(NO_DATA)

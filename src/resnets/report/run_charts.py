@@ -78,20 +78,18 @@ def _curves(finding: Finding) -> Drawing:
             ring = layer("point", "best", color=BLUE, shape="circle", filled=False, size=150)
             layers.append(ring)
     values = [row["value"] for row in rows if row["value"] is not None]
-    shown = _loss_axis(values) if loss else _accuracy_axis(values)
-    return plot(epochs, shown, *layers, series=_CURVES), 720, _HEIGHT
+    chart = plot(epochs, _value_axis(values, loss=loss), *layers, series=_CURVES)
+    return chart, 720, _HEIGHT
 
 
-def _loss_axis(values: Sequence[float]) -> Axis:
+def _value_axis(values: Sequence[float], *, loss: bool) -> Axis:
+    if not loss:
+        title, ends = "share of correct images", _ends(values)
+        return axis("value", title, domain=ends, format="~%", tickCount=6)
     # Three decades on a linear axis are one spike and a flat line.
     if min(values) > 0 and max(values) > 1000 * min(values):
         return axis("value", "cross-entropy (nats, log scale)", "log", tickCount=6)
     return axis("value", "cross-entropy (nats)", zero=False, nice=True, tickCount=6)
-
-
-def _accuracy_axis(values: Sequence[float]) -> Axis:
-    title, ends = "share of correct images", _ends(values)
-    return axis("value", title, domain=ends, format="~%", tickCount=6)
 
 
 def _ends(shares: Sequence[float]) -> tuple[float, float]:
