@@ -181,8 +181,7 @@ def inside(start: Floats, length: Floats, size: int) -> NDArray[np.bool_]:
     """Return which of `size` pixels have their centre in [start, start + length), N size."""
     centres = (np.arange(size) + 0.5) / size
     past = centres - start[:, None]
-    inner: NDArray[np.bool_] = (past >= 0) & (past < length[:, None])
-    return inner
+    return (past >= 0) & (past < length[:, None])
 
 
 def with_partners(

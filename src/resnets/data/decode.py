@@ -81,26 +81,20 @@ class Piece:
         return next((reduction for reduction in REDUCTIONS if reduction <= factor), 1)
 
 
-def inspect(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
+def inspect(source: Path | str | bytes) -> Header:
     """Read the header without decoding pixels; raise DecodeError if it cannot be read."""
-    with _open(source, max_pixels) as picture:
+    with _open(source) as picture:
         return _header(picture)
 
 
-def decode(
-    source: Path | str | bytes,
-    *,
-    channels: int = 3,
-    piece: Piece | None = None,
-    max_pixels: int = MAX_PIXELS,
-) -> Array:
+def decode(source: Path | str | bytes, *, channels: int = 3, piece: Piece | None = None) -> Array:
     """Decode an image, or a piece of it, as uint8 H W C with 1 (grey) or 3 (colour) channels.
 
     A JPEG of which a piece needs less than half of its pixels a side is decoded at 1/2, 1/4 or 1/8
     of its size, by a smaller cosine transform: cheaper, free of aliasing, and for training only.
-    Raises DecodeError for what is not a complete image of at most `max_pixels`.
+    Raises DecodeError for what is not a complete image of at most `MAX_PIXELS`.
     """
-    with _open(source, max_pixels) as picture:
+    with _open(source) as picture:
         return _pixels(picture, channels, piece)
 
 
@@ -114,15 +108,15 @@ def from_picture(picture: Image.Image, *, channels: int) -> Array:
 
 
 @contextmanager
-def _open(source: Path | str | bytes, max_pixels: int) -> Iterator[Image.Image]:
+def _open(source: Path | str | bytes) -> Iterator[Image.Image]:
     """Open an image, and turn every failure inside the block into one DecodeError."""
     name = "" if isinstance(source, bytes) else str(source)
     file = BytesIO(source) if isinstance(source, bytes) else source
     try:
         with _QUIET, Image.open(file, formats=FORMATS) as picture:
             width, height = picture.size
-            if width * height > max_pixels:
-                limit = f"{max_pixels / 1e6:.3g} million allowed"
+            if width * height > MAX_PIXELS:
+                limit = f"{MAX_PIXELS / 1e6:.3g} million allowed"
                 raise DecodeError(f"{width} x {height} pixels are more than the {limit}", name)
             yield picture
     except DecodeError:

@@ -42,7 +42,6 @@ Bytes = NDArray[np.uint8]  # H W C
 Indices = NDArray[np.int64]
 Request = tuple[Indices, Indices]  # epochs, indices: N each
 Answer = tuple[Tensor, Indices]  # images N C H W uint8, indices shown
-MEGABYTE = 2**20
 # Images that a thread decodes at a time.
 CHUNK = 64
 # To decode an image up to this side takes the interpreter's lock most of the time: more threads
@@ -50,8 +49,6 @@ CHUNK = 64
 SMALL_SIDE, SMALL_THREADS = 64, 2
 # Side of a cached image, by that of the input, where crops are cut from it.
 CANVAS = 1.25
-# Images on which the mean and deviation of the channels are measured.
-STATISTICS_SAMPLE = 2000
 
 
 def try_read(split: Split, index: int, channels: int, piece: Piece | None = None) -> Bytes | None:
@@ -116,7 +113,7 @@ def decode_all(split: Split, preprocess: Preprocess) -> DecodedSplit:
 
 def fits(split: Split, preprocess: Preprocess, cache_mb: float) -> bool:
     """Return whether the decoded images take at most `cache_mb` megabytes."""
-    return len(split) * preprocess.channels * preprocess.size**2 <= cache_mb * MEGABYTE
+    return len(split) * preprocess.channels * preprocess.size**2 <= cache_mb * 2**20
 
 
 def canvas(split: Split, preprocess: Preprocess) -> Preprocess:
@@ -254,9 +251,8 @@ class TrainLoader:
             # torchvision's policies work image by image, for which a GPU is the wrong place.
             home = self.device if augment.auto_augment == "none" else torch.device("cpu")
             self.pixels = decoded.pixels.to(home)
-        else:
-            reader = TrainReader(split, preprocess, augment, seed)
-            self.workers = WorkerPool(reader, count=workers, device=self.device)
+        reader = TrainReader(split, preprocess, augment, seed)
+        self.workers = WorkerPool(reader, count=workers, device=self.device)
 
     def request(self, step: int) -> Request:
         """Return the epochs and indices of the samples of a step, N each."""
@@ -323,8 +319,7 @@ class TrainLoader:
 
     def close(self) -> None:
         """End the worker processes, if any."""
-        if not self.cached:
-            self.workers.close()
+        self.workers.close()
 
 
 class EvalLoader:
@@ -349,8 +344,7 @@ class EvalLoader:
         self.device = torch.device(device)
         self.targets = torch.from_numpy(split.targets.astype(np.int64))
         self.cached = fits(split, preprocess, cache_mb)
-        count = 0 if self.cached else workers
-        self.workers = WorkerPool(EvalReader(split, preprocess), count=count, device=self.device)
+        self.workers = WorkerPool(EvalReader(split, preprocess), count=workers, device=self.device)
 
     def __len__(self) -> int:
         return math.ceil(len(self.split) / self.batch_size)
@@ -396,7 +390,7 @@ def check(split: Split, *, batch_size: int, workers: int) -> None:
 
 
 def channel_statistics(
-    split: Split, preprocess: Preprocess, *, sample: int = STATISTICS_SAMPLE
+    split: Split, preprocess: Preprocess, *, sample: int = 2000
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation of each channel, in 0..1.
 

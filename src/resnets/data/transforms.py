@@ -15,8 +15,6 @@ from PIL import Image
 from resnets.data.decode import Array
 from resnets.errors import UserError, unknown
 
-_RESIZE_MODES = ("crop", "squash")
-_TTA = ("none", "mirror", "six")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Statistics of ImageNet's training images; for one channel the mean of the three.
 _MEANS = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
@@ -60,12 +58,13 @@ class Preprocess:
     def __post_init__(self) -> None:
         _check_count("size", self.size, range(1, 16385), "a whole number from 1 to 16384")
         _check_count("channels", self.channels, (1, 3), "1 (grey) or 3 (colour)")
-        if self.resize_mode not in _RESIZE_MODES:
-            raise unknown("resize_mode", str(self.resize_mode), _RESIZE_MODES)
-        if self.interpolation not in _FILTERS:
-            raise unknown("Preprocess interpolation", str(self.interpolation), _FILTERS)
-        if self.tta not in _TTA:
-            raise unknown("tta", str(self.tta), _TTA)
+        for kind, given, choices in (
+            ("resize_mode", self.resize_mode, ("crop", "squash")),
+            ("Preprocess interpolation", self.interpolation, tuple(_FILTERS)),
+            ("tta", self.tta, ("none", "mirror", "six")),
+        ):
+            if given not in choices:
+                raise unknown(kind, str(given), choices)
         if not (_is_number(self.crop_fraction) and 0 < self.crop_fraction <= 1):
             raise UserError(
                 f"Preprocess crop_fraction is {self.crop_fraction!r}; it must be above 0, at most 1"

@@ -21,8 +21,6 @@ from resnets.errors import UserError
 NUM_BINS = 15
 # The "top-5" of five classes is always right, so it needs at least six.
 TOP = 5
-# The 97.5 % point of the standard normal distribution.
-Z_95 = 1.959964
 
 Interval = tuple[float, float]
 
@@ -180,11 +178,7 @@ class MetricAccumulator:
             raise UserError(f"targets from {true.min()} to {true.max()}: {allowed}")
 
     def scores(self) -> Scores:
-        """Return the scores of all images that were added.
-
-        Raises:
-            UserError: No image was added.
-        """
+        """Return the scores of all images that were added, of which there must be one."""
         num_images = int(self.num_per_class.sum())
         if not num_images:
             raise UserError("no image to evaluate: scores need at least one")
@@ -244,12 +238,13 @@ def evaluate(
     return sums.scores()
 
 
-def wilson(successes: int, trials: int, z: float = Z_95) -> Interval:
-    """Return Wilson's score interval for a share (Wilson 1927); (0, 1) without a trial."""
+def wilson(successes: int, trials: int) -> Interval:
+    """Return Wilson's 95 % interval for a share (Wilson 1927); (0, 1) without a trial."""
     if not 0 <= successes <= trials:
         raise UserError(f"{successes} successes in {trials} trials: 0 to {trials} are possible")
     if trials == 0:
         return 0.0, 1.0
+    z = 1.959964  # the 97.5 % point of the standard normal distribution
     share = successes / trials
     centre = share + z * z / (2 * trials)
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))

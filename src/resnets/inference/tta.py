@@ -14,15 +14,8 @@ CONFIDENT = 0.6
 class TTAModel(nn.Module):
     """Average the logits of several views of each image that the network is unsure about.
 
-    The image and its mirror image have the same weight as all shifted views together.
-
-    Args:
-        network: N C H W -> logits N K.
-        tta: "mirror" adds the mirror image; "six" also both of them shifted by a pixel to two
-            corners.
-
-    Shape:
-        N C H W -> N K.
+    "mirror" adds the mirror image; "six" also both of them shifted by a pixel to two corners. The
+    image and its mirror image have the same weight as all shifted views together.
     """
 
     def __init__(self, network: nn.Module, *, tta: str) -> None:

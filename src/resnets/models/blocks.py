@@ -31,9 +31,6 @@ from resnets.models.layers import (
 
 Layer = Callable[[Tensor], Tensor]
 
-# Rate of He 2016's shortcut with dropout.
-SHORTCUT_DROPOUT = 0.5
-
 
 @dataclass(frozen=True)
 class BlockConfig:
@@ -112,7 +109,7 @@ def make_shortcut(block: BlockConfig, config: ResNetConfig) -> nn.Module:
     if config.shortcut == "gate":
         weaker.append(Gate(block.out_channels))
     if config.shortcut == "dropout":
-        weaker.append(nn.Dropout(SHORTCUT_DROPOUT))
+        weaker.append(nn.Dropout(0.5))  # the rate of He 2016
     if config.shortcut_strength != 1:
         weaker.append(Scale(config.shortcut_strength))
     return nn.Sequential(*layers, *weaker) if weaker else shortcut
@@ -190,11 +187,22 @@ def inner_width(block: BlockConfig, config: ResNetConfig) -> int:
 # Residual blocks ---------------------------------------------------------------------------------
 
 
-class BasicBlock(nn.Module):
-    """Apply conv3x3-norm-ReLU-conv3x3-norm, the addition, ReLU (He 2015, figure 5 left)."""
+class ResidualBlock(nn.Module):
+    """Hold what all blocks share: the last layers of the residual, and the shortcut."""
 
     downsample: Layer
     activation: Layer
+
+    def add_end(self, block: BlockConfig, config: ResNetConfig, shortcut: nn.Module) -> None:
+        """Add what follows the last convolution and its norm, and the shortcut."""
+        self.se = squeeze_excite(block.out_channels, config)
+        self.gain = gain(config)
+        self.drop_path = drop_path(block.drop_path)
+        self.downsample = shortcut
+
+
+class BasicBlock(ResidualBlock):
+    """Apply conv3x3-norm-ReLU-conv3x3-norm, the addition, ReLU (He 2015, figure 5 left)."""
 
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
@@ -205,10 +213,7 @@ class BasicBlock(nn.Module):
         self.blur = subsampling(config, stride=block.stride)
         self.conv2 = conv2
         self.bn2 = normalisation(block.out_channels, config=config)
-        self.se = squeeze_excite(block.out_channels, config)
-        self.gain = gain(config)
-        self.drop_path = drop_path(block.drop_path)
-        self.downsample = shortcut
+        self.add_end(block, config, shortcut)
         self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -219,11 +224,8 @@ class BasicBlock(nn.Module):
         return self.activation(shortcut + residual)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """Apply 1x1 to fewer channels, 3x3, 1x1 to four times the width (He 2015, figure 5 right)."""
-
-    downsample: Layer
-    activation: Layer
 
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
@@ -237,10 +239,7 @@ class Bottleneck(nn.Module):
         self.blur = subsampling(config, stride=block.stride)
         self.conv3 = conv3
         self.bn3 = normalisation(block.out_channels, config=config)
-        self.se = squeeze_excite(block.out_channels, config)
-        self.gain = gain(config)
-        self.drop_path = drop_path(block.drop_path)
-        self.downsample = shortcut
+        self.add_end(block, config, shortcut)
         self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -252,13 +251,11 @@ class Bottleneck(nn.Module):
         return self.activation(shortcut + residual)
 
 
-class PreActBasicBlock(nn.Module):
+class PreActBasicBlock(ResidualBlock):
     """Apply norm-ReLU-conv3x3-norm-ReLU-conv3x3 and the addition (He 2016, figure 1b).
 
     `dropout` is between the two convolutions, as in wide networks (arXiv 1605.07146).
     """
-
-    downsample: Layer
 
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
@@ -269,10 +266,7 @@ class PreActBasicBlock(nn.Module):
         self.relu2 = nn.ReLU()
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.conv2 = conv2
-        self.se = squeeze_excite(block.out_channels, config)
-        self.gain = gain(config)
-        self.drop_path = drop_path(block.drop_path)
-        self.downsample = shortcut
+        self.add_end(block, config, shortcut)
         self.projects = projects(shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -284,14 +278,12 @@ class PreActBasicBlock(nn.Module):
         return shortcut + residual
 
 
-class PreActBottleneck(nn.Module):
+class PreActBottleneck(ResidualBlock):
     """Apply the bottleneck with each norm and ReLU before its convolution (He 2016).
 
     Where the shape changes, the projection shares the first norm and ReLU with the residual and
     has no norm of its own: so does the authors' code, though the paper does not say it.
     """
-
-    downsample: Layer
 
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
@@ -305,10 +297,7 @@ class PreActBottleneck(nn.Module):
         self.bn3 = normalisation(inner, config=config)
         self.relu3 = nn.ReLU()
         self.conv3 = conv3
-        self.se = squeeze_excite(block.out_channels, config)
-        self.gain = gain(config)
-        self.drop_path = drop_path(block.drop_path)
-        self.downsample = shortcut
+        self.add_end(block, config, shortcut)
         self.projects = projects(shortcut)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,16 +20,6 @@ CHOICES = {
     "residual_init": ("default", "zero", "scalar", "fixup"),
     "init": ("fan_out", "fan_in", "dirac", "orthogonal"),
 }
-NUMBERS: dict[str, tuple[int | None, ...]] = {
-    "blur": (0, 3, 5),
-    "output_stride": (None, 8, 16, 32),
-}
-# Upper end of the range of a real number, excluded or not.
-UPPER = {
-    **dict.fromkeys(("se", "drop_path", "dropout"), "1)"),
-    **dict.fromkeys(("shortcut_strength", "residual_scale"), "1]"),
-}
-EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block, in multiples of its width
 
 
 @dataclass(frozen=True)
@@ -107,11 +97,13 @@ class ResNetConfig:
                 raise unknown(name, str(getattr(self, name)), choices)
         for name in ("num_classes", "in_channels", "groups", "group_width"):
             _count(name, getattr(self, name))
-        for name, upper in UPPER.items():
-            object.__setattr__(self, name, _real(name, getattr(self, name), upper))
+        for name in ("se", "drop_path", "dropout"):
+            object.__setattr__(self, name, _real(name, getattr(self, name), "1)"))
+        for name in ("shortcut_strength", "residual_scale"):
+            object.__setattr__(self, name, _real(name, getattr(self, name), "1]"))
         if self.stem_width is not None:
             _count("stem_width", self.stem_width)
-        for name, numbers in NUMBERS.items():
+        for name, numbers in (("blur", (0, 3, 5)), ("output_stride", (None, 8, 16, 32))):
             value = getattr(self, name)
             if isinstance(value, bool) or value not in numbers:
                 raise UserError(f"{name} = {value!r}: allowed are {', '.join(map(str, numbers))}")
@@ -126,7 +118,7 @@ class ResNetConfig:
     @property
     def expansion(self) -> int:
         """Output channels of a block, in multiples of its width."""
-        return EXPANSION[self.block]
+        return 4 if self.block == "bottleneck" else 1
 
     @property
     def stem_channels(self) -> int:
@@ -244,6 +236,7 @@ def _counts(name: str, values: object) -> tuple[int, ...]:
 
 
 def _real(name: str, value: Any, upper: str) -> float:
+    """Return a number in [0, `upper`, which is "1)" without the end or "1]" with it."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and (0 <= value < 1 or (value == 1 and upper == "1]"))):
         raise UserError(f"{name} = {value!r}: must be a number in [0, {upper}")

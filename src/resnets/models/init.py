@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from resnets.models.blocks import last_weighted_layer
 from resnets.models.config import ResNetConfig
 
-# Length of the random filter that is added to the identity: b of Zagoruyko 2017.
-DIRAC_NOISE = 0.1
-
 
 def initialise(network: nn.Module, config: ResNetConfig) -> None:
     """Draw all convolutions in torchvision's order, so that a seed gives its weights.
@@ -56,7 +53,7 @@ def initialise_convolution(weight: Tensor, *, init: str) -> None:
         # Differs from the paper: initial values only; there the two factors are learned.
         noise = torch.randn(weight.shape)
         length = noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        nn.init.dirac_(weight).add_(DIRAC_NOISE * noise / length)
+        nn.init.dirac_(weight).add_(0.1 * noise / length)  # of length 0.1, the paper's b
     else:
         matrix = nn.init.orthogonal_(torch.empty(weight.shape[:2]), gain=math.sqrt(2))
         nn.init.zeros_(weight)[:, :, weight.shape[2] // 2, weight.shape[3] // 2] = matrix

@@ -111,9 +111,6 @@ class Whitening(nn.Conv2d):
 
     The filters are measured by `fit`, not learned, so they are a buffer; the bias is learned.
     From D. Page, "How to train your ResNet" (2019), and K. Jordan, arXiv 2404.00498, section 3.2.
-
-    Shape:
-        N C H W -> N 8C H W.
     """
 
     SIDE = 2
@@ -128,7 +125,7 @@ class Whitening(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         # Differs from both: padded below and to the right, so that the map keeps its size.
-        return super().forward(F.pad(x, [0, 1, 0, 1]))
+        return super().forward(F.pad(x, [0, 1, 0, 1]))  # N C H W -> N 8C H W
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:

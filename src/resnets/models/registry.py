@@ -110,11 +110,8 @@ _PREACT_BOTTLENECK = partial(_entry, _CIFAR | {"block": "bottleneck", "order": "
 _WRN = partial(_entry, _CIFAR | {"order": "pre", "stem_width": 16}, "Zagoruyko 2016, CIFAR-10", COUNTED)
 _RESNEXT29 = partial(_entry, _CIFAR | {"block": "bottleneck", "widths": (64, 128, 256)}, "Xie 2017 table 7, CIFAR-10, mean of 10", COUNTED)
 _SMALL = partial(_entry, _SMALL_INPUT, "kuangliu README, CIFAR-10", COUNTED)
-_SMALL_PREACT = partial(_entry, _SMALL_INPUT | {"order": "pre"}, "kuangliu README, CIFAR-10", COUNTED)
-_HALF = partial(_entry, {"widths": (32, 64, 128, 256)}, "", COUNTED)
 _SMALL_HALF = partial(_entry, _SMALL_INPUT | {"widths": (32, 64, 128, 256)}, "", COUNTED)
 _FAST = partial(_entry, _CIFAR | {"depths": (1, 1, 1), "stem": "whitened", "halving": "max_pool", "shortcut": "avg_conv"}, "", COUNTED)
-_FAST_PLAIN = partial(_entry, _CIFAR | {"depths": (1, 1, 1), "stem": "whitened", "halving": "max_pool", "shortcut": "none"}, "", COUNTED)
 
 MODELS: dict[str, ModelEntry] = dict([
     # ImageNet, He 2015 with the stride on the 3x3 ("v1.5")
@@ -223,15 +220,15 @@ MODELS: dict[str, ModelEntry] = dict([
     _SMALL("resnet50_cifar", _50, 50, 23_520_842, 1_297_829_888, 320, "6.38"),
     _SMALL("resnet101_cifar", _101, 101, 42_512_970, 2_509_983_744, 626),
     _SMALL("resnet152_cifar", _152, 152, 58_156_618, 3_722_137_600, 932),
-    _SMALL_PREACT("preact_resnet18_cifar", _18, 18, 11_172_170, 555_422_720, 107, "4.89"),
+    _SMALL("preact_resnet18_cifar", _18 | {"order": "pre"}, 18, 11_172_170, 555_422_720, 107, "4.89"),
     # Half the width or fewer blocks, for short runs on few cores: `resnets train` chooses from these
-    _HALF("resnet18_half", _18, 18, 3_055_880, 483_149_824, 122),
+    _V15("resnet18_half", _18 | {"widths": (32, 64, 128, 256)}, 18, 3_055_880, 483_149_824, 122, "", None, COUNTED),
     _SMALL_HALF("resnet10_half_cifar", {"block": "basic", "depths": (1, 1, 1, 1)}, 10, 1_228_970, 63_801_856, 74),
     # Whitened stem, pooled halving; resnet8_fast has the widths of airbench94 (arXiv 2404.00498)
     _FAST("resnet8_fast", {"widths": (64, 256, 256)}, 8, 2_057_122, 149_064_192, 58),
     _FAST("resnet8_fast_half", {"widths": (32, 128, 128)}, 8, 519_650, 41_125_120, 58),
     _FAST("resnet8_fast_wide", {"widths": (128, 384, 384)}, 8, 4_807_714, 376_999_680, 58),
-    _FAST_PLAIN("plain8_fast_wide", {"widths": (128, 384, 384)}, 8, 4_606_242, 370_708_224, 40),
+    _FAST("plain8_fast_wide", {"widths": (128, 384, 384), "shortcut": "none"}, 8, 4_606_242, 370_708_224, 40),
     _SMALL_HALF("resnet18_half_cifar", _18, 18, 2_797_610, 139_299_328, 122),
 ])
 # fmt: on

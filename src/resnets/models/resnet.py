@@ -212,23 +212,20 @@ def plan_stages(config: ResNetConfig) -> Iterator[list[BlockConfig]]:
         stride = step if reached * step <= limit else 1
         previous, dilation = dilation, dilation * step // stride
         reached *= stride
-        blocks = []
-        for position in range(depth):
-            first = position == 0
-            blocks.append(
-                BlockConfig(
-                    in_channels=in_channels,
-                    width=width,
-                    out_channels=width * config.expansion,
-                    stride=stride if first else 1,
-                    dilation_before=previous if first else dilation,
-                    dilation=dilation,
-                    drop_path=config.drop_path * (before + position) / last,
-                )
+        out_channels = width * config.expansion
+        yield [
+            BlockConfig(
+                in_channels=out_channels if position else in_channels,
+                width=width,
+                out_channels=out_channels,
+                stride=1 if position else stride,
+                dilation_before=dilation if position else previous,
+                dilation=dilation,
+                drop_path=config.drop_path * (before + position) / last,
             )
-            in_channels = width * config.expansion
-        before += depth
-        yield blocks
+            for position in range(depth)
+        ]
+        in_channels, before = out_channels, before + depth
 
 
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
@@ -245,13 +242,12 @@ def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
     """Keep a recomputation from counting its batch twice in the running means of batch norms."""
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
-    counts = [norm.get_buffer("num_batches_tracked") for norm in norms]
-    before = [(norm.momentum, count.clone()) for norm, count in zip(norms, counts, strict=True)]
+    before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0  # how much of this batch goes into the running means
     try:
         yield
     finally:
-        for norm, count, (momentum, old) in zip(norms, counts, before, strict=True):
+        for norm, (momentum, count) in zip(norms, before, strict=True):
             norm.momentum = momentum
-            count.copy_(old)
+            norm.get_buffer("num_batches_tracked").copy_(count)

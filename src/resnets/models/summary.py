@@ -40,15 +40,8 @@ def count_macs(model: nn.Module, input_size: int) -> int:
 def layer_table(model: nn.Module, input_size: int) -> list[LayerRow]:
     """List the layers of a network in the order in which they are computed.
 
-    Args:
-        model: A network with at least one convolution; it is neither run nor changed.
-        input_size: Height and width of the image, in pixels.
-
-    Returns:
-        One row for each call of a module without children, other than an identity.
-
-    Raises:
-        UserError: The network has no convolution.
+    Each call of a module without children, other than an identity, is a row. The image has
+    `input_size` pixels a side; the network is neither run nor changed.
     """
     twin = copy.deepcopy(model).to("meta").eval()  # shapes only: nothing is computed
     first = next((layer for layer in twin.modules() if isinstance(layer, nn.Conv2d)), None)

@@ -17,8 +17,6 @@ from resnets.data.sources.npz import read_npz
 from resnets.data.sources.parquet import read_parquet
 from resnets.errors import UserError, unknown
 
-_KINDS = "a folder, a .csv or .jsonl manifest, an .npz or a .parquet file"
-
 
 def open_data(
     data: str | Path, *, max_corrupt: float = 0.01, classes: Sequence[str] | None = None
@@ -75,7 +73,8 @@ def open_data(
 
 def _find(data: str | Path) -> SourceListing:
     """List the images of a source."""
-    allowed = f"expected {_KINDS}, or a name: {', '.join(NAMES)}"
+    kinds = "a folder, a .csv or .jsonl manifest, an .npz or a .parquet file"
+    allowed = f"expected {kinds}, or a name: {', '.join(NAMES)}"
     if not str(data):
         raise UserError(f"DATA is empty; {allowed}")
     path = Path(data).expanduser()

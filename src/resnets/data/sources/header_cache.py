@@ -31,13 +31,9 @@ _NUM_LISTED = 10
 def read_splits(
     found: SourceListing, *, max_corrupt: float
 ) -> tuple[dict[str, Split], tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """Read the headers of all files and leave out those that cannot be read.
+    """Return the splits, (id, reason) of each unreadable file, and notices for the user.
 
-    Returns:
-        The splits, (id, reason) of each unreadable file, and notices for the user.
-
-    Raises:
-        UserError: More than the fraction `max_corrupt` of all files is unreadable.
+    Raises UserError where more than the fraction `max_corrupt` of all files is unreadable.
     """
     splits: dict[str, Split] = {}
     skipped: list[tuple[str, str]] = []

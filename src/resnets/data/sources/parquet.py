@@ -161,13 +161,6 @@ class ParquetTable:
     column: str
     ends: tuple[int, ...]
 
-    def group(self, number: int) -> Any:
-        """Read the image column of one row group, an Arrow array."""
-        import pyarrow.parquet
-
-        with pyarrow.parquet.ParquetFile(self.path) as file:
-            return file.read_row_group(number, columns=[self.column]).column(0)
-
 
 class RowGroupCache:
     """Keep the row groups used last; a copy sent to a worker process is empty."""
@@ -180,11 +173,15 @@ class RowGroupCache:
         return RowGroupCache, ()
 
     def group(self, table: ParquetTable, number: int) -> Any:
-        """Return a row group, from memory if it was used recently."""
+        """Return the images of a row group, an Arrow array, from memory if used recently."""
+        import pyarrow.parquet
+
         key = table.path, number
         with self.lock:
             if key not in self.groups:
-                self.groups[key] = table.group(number)
+                with pyarrow.parquet.ParquetFile(table.path) as file:
+                    group = file.read_row_group(number, columns=[table.column])
+                self.groups[key] = group.column(0)
             self.groups.move_to_end(key)
             while len(self.groups) > 1 and self.num_bytes() > KEPT:
                 self.groups.popitem(last=False)
