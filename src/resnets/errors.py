@@ -23,9 +23,9 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
     """Return the error for a name outside a list, with the nearest spelling or a short list."""
     names = list(allowed)
     near = nearest(given, names)
-    hint = f"did you mean {near!r}?" if near else ""
-    listing = f"allowed: {', '.join(names)}" if len(names) <= MAX_LISTED else ""
-    return UserError("; ".join(filter(None, [f"unknown {kind} {given!r}", hint, listing])))
+    hint = f"; did you mean {near!r}?" if near else ";"
+    listing = f" allowed: {', '.join(names)}" if len(names) <= MAX_LISTED else ""
+    return UserError(f"unknown {kind} {given!r}{hint}{listing}".removesuffix(";"))
 
 
 def nearest(given: str, names: Iterable[str]) -> str | None:

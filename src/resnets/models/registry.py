@@ -248,7 +248,8 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def unknown_model(name: str) -> UserError:
     """Return the error for a name that is not in the table."""
-    return UserError(f"{unknown('model', str(name), MODELS)}; `resnets models` lists all")
+    error = str(unknown("model", str(name), MODELS))
+    return UserError(f"{error}{'' if error.endswith('?') else ';'} `resnets models` lists all")
 
 
 def create_model(
