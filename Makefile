@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup check slow docs notebook wheel clean
+.PHONY: demo test setup check slow benchmarks docs notebook wheel clean
 demo: .venv/demo-installed
 	$(BIN)/resnets demo
 
@@ -19,6 +19,10 @@ check: .venv/dev-installed
 
 slow: .venv/dev-installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+
+# The benchmark scripts that take long, with their smallest arguments.
+benchmarks: .venv/dev-installed
+	$(BIN)/python -m pytest -m benchmark
 
 # The site; warnings are errors.
 docs: .venv/docs-installed
