@@ -60,4 +60,4 @@ def test_another_process_is_refused_and_a_dead_one_forgotten(
 def test_a_lock_can_be_taken_again(tmp_path: Path) -> None:
     for _ in range(2):
         with locked(tmp_path / "lock", folder=tmp_path):
-            pass
+            assert f"process {os.getpid()} on" in (tmp_path / "lock").read_text()

@@ -284,6 +284,12 @@ def test_what_a_promise_names_exists(name: str) -> None:
             assert (ROOT / words[0]).is_file()
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_copy_of_a_named_recipe_is_that_recipe(name: str, tmp_path: Path) -> None:
+    copied = write(tmp_path / "copy.toml", RECIPES[name].read_text(encoding="utf-8"))
+    assert read_recipe(copied) == named_recipe(name)
+
+
 def test_unknown_recipe() -> None:
     with pytest.raises(UserError, match=r"unknown recipe 'he2016'; did you mean 'he2015'\?"):
         named_recipe("he2016")

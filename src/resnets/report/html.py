@@ -20,7 +20,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from resnets.fileio import cache_dir, write_atomic
+from resnets.fileio import cache_dir, sha256, write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,17 +98,23 @@ def chart_library() -> Markup:
     """Return the chart library. Bundling it takes 1.6 s, so the user's cache keeps the bundle."""
     import vl_convert
 
-    path = cache_dir("charts", f"vega-{version('vl-convert-python')}.js")
-    try:
-        return Markup(path.read_bytes().decode())
-    except OSError:
-        bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    name = f"vega-{version('vl-convert-python')}.js"
+    with suppress(OSError, RuntimeError):  # not cached yet, or a user without a home
+        head, _, content = cache_dir("charts", name).read_bytes().partition(b"\n")
+        if head == _digest_line(content):
+            return Markup(content.decode())
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     # "</script" inside a string of the library would end the element.
     bundle = bundle.replace("</script", "<\\/script")
-    with suppress(OSError):  # without a cache the next page takes as long
+    with suppress(OSError, RuntimeError):  # without a cache the next page takes as long
+        path, content = cache_dir("charts", name), bundle.encode()
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, bundle)
+        write_atomic(path, _digest_line(content) + b"\n" + content)
     return Markup(bundle)
+
+
+def _digest_line(content: bytes) -> bytes:
+    return f"// SHA-256 {sha256(content)}".encode()
 
 
 def tidy(text: str) -> str:
