@@ -1,9 +1,11 @@
 """Write files whole or not at all, append and read JSON lines, hash files, find the cache."""
 
+import errno
 import hashlib
 import json
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,14 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+SPECIAL_FILES = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
 
 
 @contextmanager
@@ -46,6 +56,27 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace a file by this content (text as UTF-8), whole or not at all."""
     with atomic_writer(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def open_file(path: Path | str) -> BinaryIO:
+    """Open a regular file to read its bytes.
+
+    A pipe, a socket, a device and a folder raise OSError, as does a path that no file can have: to
+    open a pipe would wait for ever, and a device may have no end.
+    """
+    try:
+        # O_NONBLOCK: to open a pipe does not wait for its writer.
+        number = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
+    except ValueError as error:  # a NUL, or a character that no name of a file can have
+        raise OSError(errno.EINVAL, f"not a path ({error})", str(path)) from None
+    kind = stat.S_IFMT(os.fstat(number).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(number)
+        what = SPECIAL_FILES.get(kind, "a special file")
+        raise OSError(errno.EINVAL, f"it is {what}, not a file", str(path))
+    return open(number, "rb")
 
 
 def read_toml(path: Path, *, name: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from resnets.errors import UserError
 from resnets.fileio import write_atomic
+from resnets.parsing import read_json
 from resnets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 try:
@@ -99,11 +100,7 @@ class RunDir:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read one of the JSON files."""
-        try:
-            content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.path / name}: cannot be read ({error})") from None
-        return content
+        return read_json(self.path / name, dict[str, Any], name=str(self.path / name))
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append a record to metrics.jsonl; if the disk is full, keep it for the next call."""

@@ -1,0 +1,113 @@
+"""Parse JSON from a disk or a wire into records whose types msgspec checks, within limits.
+
+A text is refused before it costs memory: by its length, by the depth of its nesting, and by numbers
+that no field can hold. JSON that two readers could take for different values is refused too: a key
+that occurs twice, NaN and Infinity.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+from resnets.errors import UserError
+from resnets.fileio import open_file
+
+T = TypeVar("T")
+
+# Bytes of one JSON text, and levels of lists and tables in it.
+MAX_BYTES = 2**26
+MAX_DEPTH = 32
+# Digits of a whole number: 64 bits have 20.
+MAX_DIGITS = 20
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]', re.DOTALL)
+
+
+@overload
+def parse_json(text: bytes | str, *, name: str, max_bytes: int = ...) -> Any: ...
+@overload
+def parse_json(text: bytes | str, kind: type[T], *, name: str, max_bytes: int = ...) -> T: ...
+def parse_json(text: bytes | str, kind: Any = Any, *, name: str, max_bytes: int = MAX_BYTES) -> Any:
+    """Return the value of a JSON text as a `kind`: a msgspec.Struct, a dataclass or a plain type.
+
+    Raises:
+        UserError: The text, which the message calls `name`, is not JSON of this kind.
+    """
+    content = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    if len(content) > max_bytes:
+        raise UserError(f"{name} has {len(content):,} bytes; at most {max_bytes:,} are read")
+    _check_depth(content, name)
+    try:
+        value = json.loads(
+            content.decode(),
+            object_pairs_hook=_without_duplicates,
+            parse_constant=_refuse_constant,
+            parse_int=_whole,
+            parse_float=_finite,
+        )
+        if b"\\u" in content:
+            msgspec.json.encode(value)  # raises for half of a surrogate pair, which is no text
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name} is not valid JSON: {error}") from None
+    return convert(value, kind, name=name)
+
+
+@overload
+def read_json(path: Path, *, name: str, max_bytes: int = ...) -> Any: ...
+@overload
+def read_json(path: Path, kind: type[T], *, name: str, max_bytes: int = ...) -> T: ...
+def read_json(path: Path, kind: Any = Any, *, name: str, max_bytes: int = MAX_BYTES) -> Any:
+    """Return the value of a JSON file as a `kind`; raise UserError as `parse_json` does."""
+    try:
+        with open_file(path) as file:
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
+    return parse_json(content, kind, name=name, max_bytes=max_bytes)
+
+
+def convert(value: object, kind: type[T], *, name: str) -> T:
+    """Return a value of JSON, TOML or metadata as a `kind`, or raise UserError with its place."""
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise UserError(f"{name} is not valid: {error}") from None
+
+
+def _check_depth(content: bytes, name: str) -> None:
+    if content.count(b"[") + content.count(b"{") <= MAX_DEPTH:  # nearly always
+        return
+    depth = 0
+    for token in _BRACKETS.finditer(content):
+        if token[0][:1] != b'"':
+            depth += 1 if token[1] else -1
+            if depth > MAX_DEPTH:
+                raise UserError(f"{name} is nested more than {MAX_DEPTH} levels deep")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} occurs twice")
+    return table
+
+
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is not a number of JSON")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"the number {digits[:30]} is out of range")
+    return value

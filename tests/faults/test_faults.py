@@ -1,0 +1,18 @@
+"""Every fault ends in its exit code and one line: nothing in silence, no hang, no traceback."""
+
+from pathlib import Path
+
+import pytest
+from fault_harness import Fault, all_faults, run
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, marks=[pytest.mark.slow] if fault.slow else [], id=fault.name)
+        for fault in all_faults()
+    ],
+)
+def test_fault(fault: Fault, tmp_path: Path) -> None:
+    outcome = run(fault, tmp_path / "case")
+    assert outcome.verdict == "handled", outcome.detail
