@@ -15,6 +15,7 @@ from PIL import Image
 from pictures import fill, labels, paint, snapshot
 from resnets.data import ImageFiles, open_data
 from resnets.data.decode import DecodeError
+from resnets.data.sources.source_config import SourceConfig
 from resnets.errors import UserError
 
 
@@ -135,7 +136,7 @@ def test_unreadable_files_are_skipped_and_listed(tmp_path: Path) -> None:
     fill(tmp_path, *(f"{name}/{k:02}.png" for name in "ab" for k in range(10)))
     (tmp_path / "a" / "03.png").write_bytes(b"")
     (tmp_path / "b" / "07.png").write_text("no picture")
-    data = open_data(tmp_path, max_corrupt=0.1)
+    data = open_data(tmp_path, SourceConfig(max_corrupt=0.1))
     assert len(data.splits["all"]) == 18
     assert data.skipped == (
         ("a/03.png", "the file is empty"),
@@ -144,7 +145,7 @@ def test_unreadable_files_are_skipped_and_listed(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"2 of 20 images \(10.0%\) .* --max-corrupt 0.09 allows: a/03"
     ):
-        open_data(tmp_path, max_corrupt=0.09)
+        open_data(tmp_path, SourceConfig(max_corrupt=0.09))
 
 
 def test_a_long_list_is_cut_after_ten(tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_a_class_whose_images_are_all_unreadable(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "1.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"no image of the class 'c' .* can be read"):
-        open_data(tmp_path, max_corrupt=0.5)
+        open_data(tmp_path, SourceConfig(max_corrupt=0.5))
 
 
 @pytest.mark.parametrize(
@@ -244,8 +245,8 @@ def test_other_files(tmp_path: Path, name: str, message: str) -> None:
 
 @pytest.mark.parametrize("max_corrupt", [-0.1, 1.1, float("nan")])
 def test_max_bad_is_checked(max_corrupt: float) -> None:
-    with pytest.raises(UserError, match="must be between 0 and 1"):
-        open_data("fashion-mini", max_corrupt=max_corrupt)
+    with pytest.raises(UserError, match="--max-corrupt"):
+        open_data("fashion-mini", SourceConfig(max_corrupt=max_corrupt))
 
 
 def test_the_package_imports_neither_torch_nor_numpy() -> None:

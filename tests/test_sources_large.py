@@ -14,6 +14,7 @@ from resnets.data import ImageFiles, decode, open_data
 from resnets.data.dataset import DataSet
 from resnets.data.file_store import PackedStrings
 from resnets.data.sources import header_cache, parquet
+from resnets.data.sources.source_config import SourceConfig
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def opens(folder: Path, opened: list[str]) -> tuple[DataSet, list[str]]:
     """The set, and the names of the files that were opened for it."""
     opened.clear()
-    data = open_data(folder, max_corrupt=0.5)
+    data = open_data(folder, SourceConfig(max_corrupt=0.5))
     return data, sorted(opened)
 
 

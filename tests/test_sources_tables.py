@@ -11,6 +11,7 @@ import pytest
 
 from pictures import fill, labels, painted
 from resnets.data import open_data
+from resnets.data.sources.source_config import SourceConfig
 from resnets.errors import UserError
 
 
@@ -212,7 +213,9 @@ def test_parquet_file(tmp_path: Path) -> None:
 def test_parquet_bad_rows(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write_parquet(path, [("red", 1), (None, 0), ("blue", 0)])
-    assert open_data(path, max_corrupt=0.5).skipped == (("a.parquet#1", "the file is empty"),)
+    assert open_data(path, SourceConfig(max_corrupt=0.5)).skipped == (
+        ("a.parquet#1", "the file is empty"),
+    )
     write_parquet(path, [("red", 1), ("blue", 3)])
     with pytest.raises(UserError, match="the label 3, but 3 classes"):
         open_data(path)

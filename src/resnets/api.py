@@ -8,6 +8,7 @@ from typing import Any
 
 from resnets.data import Split, open_data
 from resnets.data.dataset import notices_of
+from resnets.data.sources.source_config import SourceConfig
 from resnets.device import choose_device, restore_num_threads
 from resnets.errors import UserError, unknown
 from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
@@ -149,7 +150,7 @@ def evaluate(
     if report is not None and is_run(Path(report)):
         raise UserError(f"--report {report}: is a run with a page of its own; give another folder")
     file = model if isinstance(model, ModelFile) else read_model(model)
-    dataset = open_data(data, max_corrupt=max_corrupt, classes=file.classes)
+    dataset = open_data(data, SourceConfig(max_corrupt=max_corrupt), classes=file.classes)
     chosen = choose_split(dataset.splits, split)
     images = dataset.splits[chosen]
     taken = f"{'all' if chosen == 'all' else f'split {chosen}'} of {data}"

@@ -45,8 +45,6 @@ class Evaluate:
     def run(self, started: float) -> int:
         if self.workers < 0:
             raise UserError(f"--workers {self.workers}: must be 0 or more")
-        if not 0 <= self.max_corrupt <= 1:
-            raise UserError(f"--max-corrupt {self.max_corrupt}: must be between 0 and 1")
         find_model(self.model)
         from resnets import api
         from resnets.cli.progress import Display

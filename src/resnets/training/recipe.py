@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from resnets.config_fields import Chosen, FieldInfo, Flag, Range, Rule, fields_of, validate
 from resnets.data.augment_config import Augment
+from resnets.data.sources.source_config import SourceConfig
 from resnets.errors import UserError, unknown
 
 TIME_OR_LENGTH = "--time together with --epochs or --steps: pass one of them"
@@ -154,7 +155,6 @@ class RuntimeConfig:
         tune: off does not measure how to compute: all cores, fp32 and channels_last, unless given.
         workers: Processes that decode images which do not fit in memory.
         cache_mb: Megabytes of decoded images that are kept in memory.
-        max_corrupt: Largest share of unreadable images.
         checkpoint_every: Minutes between checkpoints, the most that a hard kill loses. Every best
             validation is saved too.
     """
@@ -168,7 +168,6 @@ class RuntimeConfig:
         int | None, Range(0, 256), Rule.FREE, Rule.LOCAL, Chosen("as many as threads")
     ] = None
     cache_mb: Annotated[int, Range(0, inf), Rule.LOCAL] = 1024
-    max_corrupt: Annotated[float, Range(0, 1), Rule.FREE] = 0.01
     checkpoint_every: Annotated[float, Range(0, 100_000), Rule.FREE, Rule.LOCAL] = 5.0
 
 
@@ -182,6 +181,7 @@ class Recipe:
         model: The network.
         optimizer: The optimizer.
         schedule: Length of the run, learning-rate schedule, batch size.
+        source: Reading of the data set.
         augment: Augmentation of training images.
         loss: The loss.
         evaluation: Validation and test-time augmentation.
@@ -192,6 +192,7 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    source: SourceConfig = field(default_factory=SourceConfig)
     augment: Augment = field(
         default_factory=lambda: Augment(crop="auto", flip="random", auto_augment="auto")
     )

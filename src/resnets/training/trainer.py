@@ -778,7 +778,7 @@ def _open_data(
 ) -> tuple[DataSet, Splits, dict[str, Any]]:
     """Return the data, its splits, and what is recorded of them: all ranks must find the same."""
     with dist.local_rank_zero_first():
-        dataset = open_data(data, max_corrupt=recipe.runtime.max_corrupt)
+        dataset = open_data(data, recipe.source)
     splits = splits_for(dataset, recipe, held_out=held_out)
     mark, classes = fingerprint(dataset), list(dataset.classes)
     dist.check_equal(str(data), mark)

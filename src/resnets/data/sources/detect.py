@@ -15,18 +15,22 @@ from resnets.data.sources.listing import SourceListing, shortened
 from resnets.data.sources.manifest import read_manifest
 from resnets.data.sources.npz import read_npz
 from resnets.data.sources.parquet import read_parquet
+from resnets.data.sources.source_config import SourceConfig
 from resnets.errors import UserError, unknown
 
 
 def open_data(
-    data: str | Path, *, max_corrupt: float = 0.01, classes: Sequence[str] | None = None
+    data: str | Path,
+    config: SourceConfig | None = None,
+    *,
+    classes: Sequence[str] | None = None,
 ) -> DataSet:
     """Open a data set and read the headers of its images.
 
     Args:
         data: The name of a set, or the path of a folder, a .csv or .jsonl manifest, an .npz or a
             .parquet file.
-        max_corrupt: Largest fraction of files whose headers cannot be read. They are left out and
+        config: How it is read; None takes the default. Files that cannot be read are left out and
             listed in `skipped`.
         classes: Classes of a model, for evaluation: targets are indices into these, and the set
             may lack some but has no others. None is for training: targets are indices into the
@@ -37,17 +41,16 @@ def open_data(
 
     Raises:
         UserError: The source is missing or unknown, its classes do not fit, or more than
-            `max_corrupt` of its files are unreadable.
+            `config.max_corrupt` of its files are unreadable.
     """
-    if not 0 <= max_corrupt <= 1:
-        raise UserError(f"max_corrupt is {max_corrupt}; it must be between 0 and 1")
+    config = config or SourceConfig()
     found = _find(data)
     if classes is None:
         names, notices = _own_classes(found)
     else:
         _check_known(found, classes)
         names, notices = tuple(classes), []
-    listed, skipped, unread = read_splits(found, max_corrupt=max_corrupt)
+    listed, skipped, unread = read_splits(found, max_corrupt=config.max_corrupt)
     position = {name: index for index, name in enumerate(names)}
     # A class that is left out has no image.
     table = np.array([position.get(name, -1) for name in found.classes], np.int64)

@@ -108,7 +108,7 @@ class Prober:
         run = _run_of(model)
         if self.data is None and run is not None:
             basis = RunFingerprint.stored(run)
-            dataset = open_data(basis.data["data"], max_corrupt=basis.recipe.runtime.max_corrupt)
+            dataset = open_data(basis.data["data"], basis.recipe.source)
             return splits_for(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
         name = file.data.get("name", "") if self.data is None else self.data
         if self.data is None and name not in NAMES:
@@ -253,7 +253,7 @@ def networks_of_run(folder: RunDir, steps: Sequence[int]) -> Iterator[tuple[int,
         raise UserError(f"{folder.path}: it ran on {ranks} ranks, and is repeated on one only")
     if basis.environment.get("forced"):
         raise UserError(f"{folder.path}: it was resumed with --force, so it cannot be repeated")
-    dataset = open_data(basis.data["data"], max_corrupt=recipe.runtime.max_corrupt)
+    dataset = open_data(basis.data["data"], recipe.source)
     if fingerprint(dataset) != basis.data["fingerprint"]:
         place = basis.data["data"]
         raise UserError(f"{folder.path}: the images in {place} are not those of the run")
