@@ -38,7 +38,12 @@ def test_jsonl(tmp_path: Path) -> None:
     rows = [{"path": "../far/1.png", "label": 7}, {"path": str(tmp_path / "far/2.png"), "label": 8}]
     (tmp_path / "near").mkdir()
     text = "\n".join(map(json.dumps, rows)) + "\n"
-    data = open_data(manifest(tmp_path / "near", "set.jsonl", text))
+    path = manifest(tmp_path / "near", "set.jsonl", text)
+    with pytest.raises(
+        UserError, match=r"line 1 of .* '../far/1.png' is outside .*--allow-outside"
+    ):
+        open_data(path)
+    data = open_data(path, SourceConfig(allow_outside=True))
     assert list(data.splits) == ["all"]
     assert labels(data, "all")["../far/1.png"] == "7"
 
@@ -47,27 +52,39 @@ def test_jsonl(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("a.csv", "", "must name the columns: path,label"),
-        ("a.csv", "1.png,cat\n", "must name the columns: path,label"),
+        ("a.csv", "1.png,cat\n", "has the columns 1.png, cat; expected path and label"),
         ("a.csv", "path,label\n", "lists no images"),
-        ("a.csv", "path,label\n1.png,a\n2.png,\n", "line 3 of .* has no label"),
+        ("a.csv", "path,label\n1.png,\n2.png,\n", "gives no label"),
         ("a.csv", "path,label\n1.png,a\n./1.png,b\n", "line 3 .* names 1.png again, after line 2"),
         ("a.csv", "path,label,split\n1.png,a,trian\n", "'trian'; did you mean 'train'"),
         ("a.csv", "path,label,split\n1.png,a,train\n2.png,b,\n", "but none for 2.png"),
-        ("a.csv", "path,label\n1.png,a\n2.png,b\n", "2 of 3 images.*1.png .no such file"),
-        ("a.jsonl", '{"path": "1.png", "label": "a"}\n{"path"\n', "line 2 of .* is not JSON"),
+        ("a.csv", "path,label\n1.png,a\n8.png,b\n9.png,b\n", "2 of 3 images.*8.png .no such file"),
+        ("a.csv", "path,label\n8.png,a\n9.png,b\n", "no image that .* names exists .2 tried"),
+        ("a.csv", "path,label\n1.png\n", "line 2 .* has 1 cells, the first line 2"),
+        ("a.csv", "path,label\na, b.png,cat\n", "line 2 .* has 3 cells, the first line 2"),
+        ("a.csv", 'path,label\n1.png,"a\n2.png,b\n', "line 2 .* a quote opens here"),
+        ("a.csv", "path,label\n1.png,NaN\n", "line 2 .* a missing value"),
+        ("a.csv", "path,label,Label\n1.png,a,b\n", "several columns for the label"),
+        ("a.csv", "path,label,label\n1.png,a,b\n", "the column 'label' twice"),
+        ("a.csv", "image,class,category\n1.png,a,b\n", "--columns path=COLUMN,label=COLUMN"),
+        ("a.csv", "path,label\nhttps://u:p@x.org/1.png?k=s,a\n", r"network .https://x\.org/\.\.\."),
+        ("a.csv", "path,label,fold\n1.png,a,3\n", "split '3'; .* pass --columns split=none"),
+        ("a.jsonl", '{"path": "1.png", "label": "a"}\n{"path"\n', "line 2 of .* is not valid JSON"),
         ("a.jsonl", "[1]\n", "line 1 of .* is not an object"),
-        ("a.jsonl", '{"path": "1.png", "label": null}\n', "line 1 of .* has no label"),
+        ("a.jsonl", '{"path": "1.png", "label": null}\n', "line 1 of .*: label is null"),
+        ("a.jsonl", '{"path": "1.png", "label": ["a"]}\n', "line 1 of .*: label is a list"),
+        ("a.jsonl", '{"path": "1.png", "label": true}\n', "line 1 of .*: label is a boolean"),
+        ("a.jsonl", '{"path": "1.png", "label": NaN}\n', "line 1 of .* NaN is not a number"),
         ("a.jsonl", '{"path": "\\u0000", "label": "a"}\n', "line 1 of .* that no file can have"),
-        ("a.jsonl", '{"path": "\\ud800", "label": "a"}\n', "line 1 of .* that no file can have"),
+        ("a.jsonl", '{"path": "\\ud800", "label": "a"}\n', "line 1 of .* is not valid JSON"),
         ("a.csv", "path,label,split\n1.png,a,test\n", "has no training split, only test"),
     ],
 )
 def test_wrong_manifests(tmp_path: Path, name: str, text: str, message: str) -> None:
-    if "2 of 3" in message:
-        fill(tmp_path, "3.png")
-        text += "3.png,a\n"
-    with pytest.raises(UserError, match=message):
+    fill(tmp_path, "1.png", "2.png")
+    with pytest.raises(UserError, match=message) as caught:
         open_data(manifest(tmp_path, name, text))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_manifest_that_is_not_text(tmp_path: Path) -> None:

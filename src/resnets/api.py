@@ -122,6 +122,8 @@ def evaluate(
     device: str = "auto",
     workers: int = 2,
     max_corrupt: float = 0.01,
+    columns: str | None = None,
+    allow_outside: bool = False,
     report: str | Path | None = None,
     log: Log | None = None,
 ) -> Scores:
@@ -134,6 +136,8 @@ def evaluate(
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         workers: Processes that decode images which do not fit in memory.
         max_corrupt: Largest share of unreadable images.
+        columns: Columns of a table, as "path=image_id,label=breed"; None takes usual names.
+        allow_outside: Read images that a table names outside its own folder.
         report: Folder for a report page with figures, or None.
         log: Called with notices (which split was scored, what was left out) and cautions.
 
@@ -150,7 +154,8 @@ def evaluate(
     if report is not None and is_run(Path(report)):
         raise UserError(f"--report {report}: is a run with a page of its own; give another folder")
     file = model if isinstance(model, ModelFile) else read_model(model)
-    dataset = open_data(data, SourceConfig(max_corrupt=max_corrupt), classes=file.classes)
+    source = SourceConfig(max_corrupt, columns, allow_outside)
+    dataset = open_data(data, source, classes=file.classes)
     chosen = choose_split(dataset.splits, split)
     images = dataset.splits[chosen]
     taken = f"{'all' if chosen == 'all' else f'split {chosen}'} of {data}"

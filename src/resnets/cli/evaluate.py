@@ -37,6 +37,10 @@ class Evaluate:
     """processes that decode images when they do not fit in memory"""
     max_corrupt: float = 0.01
     """largest share of unreadable images, 0 to 1"""
+    columns: Annotated[str | None, default("by their usual names")] = None
+    """columns of a table, as path=image_id,label=breed"""
+    allow_outside: Switch = False
+    """read images that a table names outside its own folder"""
     device: Device = "auto"
     """where to compute"""
     quiet: Switch = False
@@ -57,6 +61,8 @@ class Evaluate:
                 device=self.device,
                 workers=self.workers,
                 max_corrupt=self.max_corrupt,
+                columns=self.columns,
+                allow_outside=self.allow_outside,
                 report=self.report,
                 log=display,
             )

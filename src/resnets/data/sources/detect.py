@@ -12,10 +12,11 @@ from resnets.data.sources.builtin import NAMES, read_named
 from resnets.data.sources.header_cache import read_splits
 from resnets.data.sources.image_folder import is_run, read_folder, scan
 from resnets.data.sources.listing import SourceListing, shortened
-from resnets.data.sources.manifest import read_manifest
+from resnets.data.sources.manifest import read_manifest, read_metadata
 from resnets.data.sources.npz import read_npz
 from resnets.data.sources.parquet import read_parquet
 from resnets.data.sources.source_config import SourceConfig
+from resnets.data.sources.table_rows import SUFFIXES as TABLE_SUFFIXES
 from resnets.errors import UserError, unknown
 
 
@@ -44,7 +45,7 @@ def open_data(
             `config.max_corrupt` of its files are unreadable.
     """
     config = config or SourceConfig()
-    found = _find(data)
+    found = _find(data, config)
     if classes is None:
         names, notices = _own_classes(found)
     else:
@@ -74,7 +75,7 @@ def open_data(
     )
 
 
-def _find(data: str | Path) -> SourceListing:
+def _find(data: str | Path, config: SourceConfig) -> SourceListing:
     """List the images of a source."""
     kinds = "a folder, a .csv or .jsonl manifest, an .npz or a .parquet file"
     allowed = f"expected {kinds}, or a name: {', '.join(NAMES)}"
@@ -94,15 +95,15 @@ def _find(data: str | Path) -> SourceListing:
         tables = [path / other for other in tree.below("others") if other.endswith(".parquet")]
         if tables and not tree.has_images():
             return read_parquet(path, tables)
-        return read_folder(path, tree)
+        return read_metadata(path, tree, config) or read_folder(path, tree)
     if not path.exists():
         if isinstance(data, Path) or "/" in data or "." in data:
             raise UserError(f"{data} does not exist; {allowed.replace('a name', 'a named set')}")
         error = unknown("data set", data, NAMES)
         raise UserError(f"{error}; there is no file or folder of that name")
     match path.suffix.lower():
-        case ".csv" | ".jsonl":
-            return read_manifest(path)
+        case suffix if suffix in TABLE_SUFFIXES:
+            return read_manifest(path, config)
         case ".npz":
             return read_npz(path)
         case ".parquet":

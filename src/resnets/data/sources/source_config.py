@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from resnets.config_fields import Range, Rule, validate
+from resnets.config_fields import Chosen, Range, Rule, validate
+from resnets.data.sources.columns import parse_columns
 
 
 @dataclass(frozen=True)
@@ -12,9 +13,15 @@ class SourceConfig:
 
     Args:
         max_corrupt: Largest share of unreadable images.
+        columns: Columns of a table, as path=image_id,label=breed,split=fold; split=none ignores
+            a column of splits.
+        allow_outside: Read images that a table names outside its own folder.
     """
 
     max_corrupt: Annotated[float, Range(0, 1), Rule.FREE] = 0.01
+    columns: Annotated[str | None, Chosen("by their usual names")] = None
+    allow_outside: Annotated[bool, Rule.FREE] = False
 
     def __post_init__(self) -> None:
         validate(self)
+        parse_columns(self.columns)
