@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from pictures import fill, labels, painted
 from resnets.data import open_data
+from resnets.data.sources import npz
 from resnets.data.sources.source_config import SourceConfig
 from resnets.errors import UserError
 
@@ -133,12 +136,27 @@ def test_npz_without_class_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x_train": np.zeros((4, 5, 6))}, "x_train of .* is float64; save images as uint8"),
-        ({"x_train": np.zeros((4, 3, 5, 6), np.uint8)}, "expected N H W, or N H W C"),
+        ({"x_train": np.full((4, 5, 6), 0.3)}, "x_train of .* is float64 .*save images as uint8"),
+        ({"x_train": np.full((4, 5, 6), 256)}, "is int64 from 0 to 256; save images as uint8"),
+        ({"x_train": np.full((4, 5, 6), np.nan)}, "from nan to nan"),
+        ({"x_train": np.eye(6, dtype=int)[None].repeat(4, 0)}, "of 0 and 1; multiply by 255"),
+        ({"x_train": np.zeros((4, 5, 6, 4), np.uint8)}, "expected N H W, or N H W C"),
+        ({"x_train": np.zeros((4, 30), np.uint8)}, "expected N H W or N H W C"),
+        ({"train_images": np.zeros((4, 5, 6), np.uint8)}, "images of one split twice"),
+        ({"images": np.zeros((4, 5, 6), np.uint8)}, "images with and without a split"),
         ({"x_train": np.zeros((4, 0, 6), np.uint8)}, "images without pixels"),
-        ({"y_train": None}, "x_train but no y_train"),
+        ({"y_train": None}, "x_train but no labels for it"),
         ({"y_train": [0, 1]}, r"shape \(2,\) for 4 images"),
-        ({"y_train": [0.0, 1.0, 1.0, 2.0]}, "whole numbers or strings"),
+        ({"y_train": [0.0, 1.0, 1.5, 2.0]}, "the label 1.5; labels are whole numbers or strings"),
+        ({"y_train": [0.0, 1.0, np.nan, 2.0]}, "the label nan; labels are whole numbers"),
+        ({"y_train": [0, 1, -1, 2]}, "the label -1 for image 2; number classes from 0"),
+        ({"y_train": [True, False, True, True]}, "is bool; labels are whole numbers or strings"),
+        ({"y_train": np.array([1, 2, 3, 4], "M8[s]")}, "is datetime64"),
+        ({"y_train": np.array([b"a", b"\xff", b"a", b"b"])}, "a label that is no text"),
+        ({"y_train": ["a", "", "a", "b"]}, "has the label ''"),
+        ({"y_train": ["a", "b", "a", "b"]}, "strings as labels in one split and numbers"),
+        ({"y_train": np.ones((4, 3), int)}, "is not one-hot"),
+        ({"classes": [[0, 1, 2]]}, "expected a list of strings"),
         ({"y_train": np.array([0, 1, "a", None], object)}, "cannot read"),
         ({"classes": ["a", "b"]}, "the label 2, but there are 2 classes"),
         ({"classes": ["a", "b", "b"]}, "names a class twice"),
@@ -150,6 +168,53 @@ def test_wrong_npz(tmp_path: Path, changes: dict[str, object], message: str) -> 
     np.savez(tmp_path / "a.npz", **arrays(**changes))
     with pytest.raises(UserError, match=message):
         open_data(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train_images", "train_labels", "test_images", "test_labels"),
+        ("X_train", "Y_train", "X_valid", "Y_valid"),
+        ("images", "labels"),
+        ("data", "target"),
+        ("X", "y"),
+    ],
+)
+def test_npz_with_usual_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+    given = dict(zip(names, arrays().values(), strict=False))
+    np.savez(tmp_path / "a.npz", class_names=["c", "b", "a"], remark=0, **given)
+    data = open_data(tmp_path / "a.npz")
+    assert data.classes == ("c", "b", "a")
+    split = next(iter(data.splits.values()))
+    np.testing.assert_array_equal(split.pixels, arrays()["x_train"])
+    assert split.targets.tolist() == [0, 1, 1, 2]
+    assert data.notices[0] == "arrays not used: remark"
+
+
+@pytest.mark.parametrize(
+    ("change", "notice"),
+    [
+        (lambda x: x.transpose(0, 3, 1, 2), "is N C H W: read as such"),
+        (lambda x: (x / 255).astype(np.float32), "float32: converted .* .0 to 1 read as 0 to 255"),
+        (lambda x: (x / 255).astype(np.float16), "float16: converted to uint8 without loss"),
+        (lambda x: x.astype(np.float64), "float64: converted to uint8 without loss .0 to 255"),
+        (lambda x: x.astype(np.int64), "int64: converted to uint8 without loss"),
+    ],
+)
+def test_npz_converts_without_loss(
+    tmp_path: Path,
+    change: Callable[[np.ndarray], np.ndarray],
+    notice: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(npz, "_PIECE", 400)
+    images = np.arange(256, dtype=np.uint8).repeat(3).reshape(4, 8, 8, 3)
+    np.savez(tmp_path / "a.npz", **arrays(x_train=change(images), y_train=np.eye(3)[[0, 1, 1, 2]]))
+    data = open_data(tmp_path / "a.npz")
+    np.testing.assert_array_equal(data.splits["train"].pixels, images)
+    assert data.splits["train"].targets.tolist() == [0, 1, 1, 2]
+    assert re.search(notice, data.notices[0])
+    assert "one-hot: read as 3 classes" in data.notices[1]
 
 
 def test_damaged_npz(tmp_path: Path) -> None:
