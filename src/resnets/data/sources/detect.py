@@ -83,6 +83,7 @@ def _find(data: str | Path, config: SourceConfig) -> SourceListing:
         raise UserError(f"DATA is empty; {allowed}")
     path = Path(data).expanduser()
     if isinstance(data, str) and data in NAMES:
+        _refuse_columns(config, data)
         found = read_named(data)
         if path.exists():
             notice = f"{data} is the named set; for the folder of that name write ./{data}"
@@ -94,8 +95,11 @@ def _find(data: str | Path, config: SourceConfig) -> SourceListing:
         tree = scan(os.path.abspath(path))
         tables = [path / other for other in tree.below("others") if other.endswith(".parquet")]
         if tables and not tree.has_images():
-            return read_parquet(path, tables)
-        return read_metadata(path, tree, config) or read_folder(path, tree)
+            return read_parquet(path, tables, config)
+        if (listing := read_metadata(path, tree, config)) is not None:
+            return listing
+        _refuse_columns(config, data)
+        return read_folder(path, tree)
     if not path.exists():
         if isinstance(data, Path) or "/" in data or "." in data:
             raise UserError(f"{data} does not exist; {allowed.replace('a name', 'a named set')}")
@@ -105,12 +109,18 @@ def _find(data: str | Path, config: SourceConfig) -> SourceListing:
         case suffix if suffix in TABLE_SUFFIXES:
             return read_manifest(path, config)
         case ".npz":
+            _refuse_columns(config, data)
             return read_npz(path)
         case ".parquet":
-            return read_parquet(path.parent, [path])
+            return read_parquet(path.parent, [path], config)
         case ".zip" | ".tar" | ".gz" | ".tgz" | ".xz":
             raise UserError(f"{path} is an archive; unpack it and give the folder")
     raise UserError(f"{path} is not a data set; {allowed}")
+
+
+def _refuse_columns(config: SourceConfig, data: str | Path) -> None:
+    if config.columns is not None:
+        raise UserError(f"--columns {config.columns}: {data} is no table; leave the option out")
 
 
 def _own_classes(found: SourceListing) -> tuple[tuple[str, ...], list[str]]:
