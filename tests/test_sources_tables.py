@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from pictures import fill, labels, painted
 from resnets.data import open_data
@@ -94,6 +99,97 @@ def test_a_manifest_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"path,label\n\xff\xfe\x00,a\n")
     with pytest.raises(UserError, match="cannot read"):
         open_data(tmp_path / "a.csv")
+
+
+EXAMPLES = settings(derandomize=True, deadline=None, max_examples=50, database=None)
+# A carriage return alone is left unquoted by csv.writer.
+CELL = st.text(
+    st.characters(codec="utf-8", exclude_characters="/\0\r"), min_size=1, max_size=8
+).filter(lambda text: text == text.strip() and text not in (".", "..") and text.lower() != "nan")
+TABLES = st.dictionaries(
+    st.lists(CELL, min_size=1, max_size=3).map("/".join),
+    CELL.map(lambda label: unicodedata.normalize("NFC", label)),
+    min_size=1,
+    max_size=6,
+)
+
+
+def read_back(rows: dict[str, str], write: Callable[[Path], Path]) -> None:
+    """Write the images and a table, and compare what is read with what was written."""
+    with TemporaryDirectory() as folder:
+        for name in rows:
+            assume(not Path(folder, name).is_dir())
+            try:
+                Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                assume(False)
+            Path(folder, name).write_bytes(painted("red"))
+        data = open_data(write(Path(folder)), classes=sorted(set(rows.values())))
+        assert labels(data, "all") == rows
+
+
+@EXAMPLES
+@given(
+    TABLES,
+    st.sampled_from(",;\t|"),
+    st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_a_csv_is_read_as_it_was_written(
+    rows: dict[str, str], delimiter: str, quoting: int, encoding: str, end: str
+) -> None:
+    def write(folder: Path) -> Path:
+        path = folder / "the table.csv"
+        with path.open("w", encoding=encoding, newline="") as file:
+            writer = csv.writer(file, delimiter=delimiter, quoting=quoting, lineterminator=end)
+            writer.writerows([("path", "label"), *rows.items()])
+        return path
+
+    read_back(rows, write)
+
+
+@EXAMPLES
+@given(TABLES, st.booleans())
+def test_jsonl_is_read_as_it_was_written(rows: dict[str, str], ascii_only: bool) -> None:
+    def write(folder: Path) -> Path:
+        lines = [
+            json.dumps({"path": path, "label": label}, ensure_ascii=ascii_only)
+            for path, label in rows.items()
+        ]
+        return manifest(folder, "the table.jsonl", "\n".join(lines))
+
+    read_back(rows, write)
+
+
+@EXAMPLES
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(["", "path,label\n", '{"path": ', "PK\3\4", "PAR1"]),
+    st.sampled_from(["a.csv", "a.jsonl", "a.npz", "a.parquet"]),
+)
+def test_random_bytes_raise_nothing_but_usererror(content: bytes, head: str, name: str) -> None:
+    with TemporaryDirectory() as folder:
+        Path(folder, name).write_bytes(head.encode() + content)
+        with pytest.raises(UserError):
+            open_data(Path(folder, name))
+
+
+@EXAMPLES
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
+def test_changed_bytes_of_an_npz_are_refused(changes: list[tuple[int, int]]) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "a.npz")
+        np.savez_compressed(path, **arrays())
+        content = bytearray(path.read_bytes())
+        for place, value in changes:
+            content[place % len(content)] = value
+        path.write_bytes(content)
+        try:
+            data = open_data(path)
+        except UserError:
+            return
+        np.testing.assert_array_equal(data.splits["train"].pixels, arrays()["x_train"])
 
 
 def test_a_folder_of_loose_images_points_to_its_manifest(tmp_path: Path) -> None:
