@@ -6,6 +6,7 @@ uint8, N H W or N H W C with 1 or 3 channels; what can be converted without loss
 Labels are whole numbers (indices into the names, if there are any) or strings.
 """
 
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -236,6 +237,9 @@ def _strings(labels: Array, source: str) -> Array:
     """Return strings that are text: UTF-8 bytes are decoded, half characters refused."""
     try:
         text = np.char.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels
+        codes = np.dtype(np.uint32).newbyteorder(text.dtype.byteorder)
+        if text.dtype.itemsize and np.frombuffer(text.tobytes(), codes).max(initial=0) > sys.maxunicode:
+            raise ValueError("no Unicode character")
         for label in np.unique(text).tolist():
             label.encode()
             if not label.strip() or label.lower() == "nan":

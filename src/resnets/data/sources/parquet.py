@@ -8,6 +8,7 @@ The sizes that a file declares are checked before it is read, and a row group is
 a column of equal values may be packed a million times.
 """
 
+import math
 import os
 import re
 from collections import OrderedDict
@@ -247,7 +248,7 @@ def _text(label: str, row: int, path: Path) -> str:
 
 def _named(label: float, row: int, names: tuple[str, ...], path: Path) -> str:
     """Return the class of a number."""
-    if label != label or label < 0 or label != int(label):
+    if not math.isfinite(label) or label < 0 or label != int(label):
         raise UserError(
             f"row {row} of {path} has the label {label}; expected whole numbers from 0, and null "
             "or -1 for a row without one"
