@@ -284,19 +284,19 @@ FAULTS = [
     Fault("parquet/labels-of-megabytes", _long_labels, "a label of 1,000,000 bytes", cpu_seconds=2),
     Fault("parquet/2-million-rows", _many_rows, "promises 2,000,000 rows", cpu_seconds=2),
     Fault("parquet/270-megabytes-an-image", _huge_image, "times its own size", cpu_seconds=2),
-    Fault("parquet/damaged-page", _damaged_page, "row group 0 is damaged"),
+    Fault("parquet/damaged-page", _damaged_page, "row group 0: damaged"),
     Fault(
         "parquet/damaged-later",
         _damaged_later,
-        r"set\.parquet#0: row group 0 is damaged",
+        r"set\.parquet#0: row group 0: damaged",
         catalogue="D26",
     ),
-    Fault("parquet/empty", _bytes(b""), "damaged, or no parquet"),
-    Fault("parquet/text", _bytes(b"image,label\n" * 99), "damaged, or no parquet"),
+    Fault("parquet/empty", _bytes(b""), "as parquet: damaged"),
+    Fault("parquet/text", _bytes(b"image,label\n" * 99), "as parquet: damaged"),
     Fault(
         "parquet/footer-too-long", _bytes(b"PAR1" + bytes(50) + b"\xff\xff\xff\x7fPAR1"), "damaged"
     ),
-    Fault("parquet/encrypted", _encrypted, "damaged, or no parquet.*encrypt"),
+    Fault("parquet/encrypted", _encrypted, "encrypted metadata"),
     Fault("parquet/pipe", _pipe, "pipe"),
     Fault(
         "parquet/no-rows",
@@ -304,5 +304,5 @@ FAULTS = [
         "no labelled images",
     ),
     Fault("parquet/differing-files", _differing, "the other files do not name: 5, 6"),
-    Fault("parquet/one-is-no-parquet", _one_is_no_parquet, r"test-0\.parquet: damaged"),
+    Fault("parquet/one-is-no-parquet", _one_is_no_parquet, r"test-0\.parquet as parquet: damaged"),
 ]

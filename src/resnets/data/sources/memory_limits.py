@@ -50,5 +50,12 @@ def available_memory() -> int | None:
     return min(found)
 
 
+def reason_of(error: Exception) -> str:
+    """Return in one line why a parser failed: in the words of the system, or that it is damaged."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"damaged ({' '.join(str(error).split())[:200] or type(error).__name__})"
+
+
 def _size(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 10**9 else f"{num_bytes / 1e6:,.0f} MB"

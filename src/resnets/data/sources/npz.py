@@ -238,7 +238,10 @@ def _strings(labels: Array, source: str) -> Array:
     try:
         text = np.char.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels
         codes = np.dtype(np.uint32).newbyteorder(text.dtype.byteorder)
-        if text.dtype.itemsize and np.frombuffer(text.tobytes(), codes).max(initial=0) > sys.maxunicode:
+        if (
+            text.dtype.itemsize
+            and np.frombuffer(text.tobytes(), codes).max(initial=0) > sys.maxunicode
+        ):
             raise ValueError("no Unicode character")
         for label in np.unique(text).tolist():
             label.encode()

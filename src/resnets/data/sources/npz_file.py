@@ -8,13 +8,14 @@ import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from resnets.data.file_store import Array
-from resnets.data.sources.memory_limits import check_size
+from resnets.data.sources.memory_limits import check_size, reason_of
 from resnets.errors import UserError
 from resnets.fileio import open_file
 
@@ -22,6 +23,8 @@ from resnets.fileio import open_file
 MAX_ARRAYS = 1000
 # Bytes of the list of members at the end of the zip: 1000 members with names of 200 characters.
 MAX_DIRECTORY = 2**18
+# Bytes of an array's header; numpy reads at most 10,000.
+MAX_HEADER = 2**14
 _END, _END_SIZE = b"PK\5\6", 22
 _ENCRYPTED = 1
 
@@ -69,8 +72,7 @@ def _reported(path: Path) -> Iterator[None]:
         raise UserError(f"cannot read {path} as .npz: {error}") from None
     # Parsers of damaged files fail with nearly anything: zlib.error, struct.error, MemoryError.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"cannot read {path} as .npz: damaged ({reason})") from error
+        raise UserError(f"cannot read {path} as .npz: {reason_of(error)}") from error
 
 
 def _check_directory(stream: BinaryIO) -> int:
@@ -110,15 +112,21 @@ def _check_members(members: list[zipfile.ZipInfo]) -> None:
 def _header(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArrayHeader:
     """Read the header of an array, and compare it with the size of the member."""
     with file.open(info) as stream:
-        version = np.lib.format.read_magic(stream)
+        content = stream.read(MAX_HEADER)
+    buffer = BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(buffer)
         read = {
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read is None:  # version 3: columns with names beyond ASCII
-            raise UserError(f"the array {info.filename[:-4]!r} is a table; save plain arrays")
-        shape, _, dtype = read(stream)
-        begin = stream.tell()
+        }[version]
+        shape, _, dtype = read(buffer)
+    # ValueError, SyntaxError, KeyError, RecursionError, tokenize.TokenError ...
+    except Exception as error:
+        raise UserError(f"the array {info.filename[:-4]!r} has no header as numpy writes it") from (
+            error
+        )
+    begin = buffer.tell()
     header = ArrayHeader(dtype, shape)
     if dtype.hasobject:
         raise UserError(

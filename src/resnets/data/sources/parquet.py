@@ -33,7 +33,7 @@ from resnets.data.sources.listing import (
     numbered,
     shortened,
 )
-from resnets.data.sources.memory_limits import SMALL, check_size
+from resnets.data.sources.memory_limits import SMALL, check_size, reason_of
 from resnets.data.sources.source_config import SourceConfig
 from resnets.data.sources.table_rows import MAX_LABEL
 from resnets.errors import UserError, unknown
@@ -99,7 +99,7 @@ def read_parquet(
     everything = [labelled for split in content.values() for labelled in split]
     found = {label for labelled in everything for label in labelled.labels.values()}
     if not found:
-        raise UserError(f"no labelled images in {root}")
+        raise UserError(f"no labelled images in {root if len(files) > 1 else files[0]}")
     numeric = all(re.fullmatch(r"\d+", label) for label in found)
     declared = dict.fromkeys(name for labelled in everything for name in labelled.names)
     if declared and (strange := sorted(found - declared.keys())):
@@ -163,8 +163,7 @@ def _read_labels(path: Path, config: SourceConfig) -> _Labelled:
         raise
     # Damage reaches the caller in many ways: ArrowException, OSError, ValueError, MemoryError.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"cannot read {path}: damaged, or no parquet ({reason})") from error
+        raise UserError(f"cannot read {path} as parquet: {reason_of(error)}") from error
     return _Labelled(
         table=ParquetTable(path, columns.image, ends),
         labels=labels,
@@ -189,15 +188,10 @@ def _row_groups(metadata: Any, image: str, path: Path) -> tuple[int, ...]:
         group = metadata.row_group(number)
         if group.num_rows < 0:
             raise UserError(f"cannot read {path}: damaged (a row group of {group.num_rows} rows)")
-        check_size(_unpacked(group), path.stat().st_size, f"row group {number} of {path}")
+        # Of the group, not of its columns: pyarrow ends the process where one of these is damaged.
+        check_size(group.total_byte_size, path.stat().st_size, f"row group {number} of {path}")
         counts.append(group.num_rows)
     return tuple(accumulate(counts))
-
-
-def _unpacked(group: Any) -> int:
-    """Return the bytes of a row group as it declares them."""
-    columns = range(group.num_columns)
-    return sum(max(0, group.column(number).total_uncompressed_size) for number in columns)
 
 
 def _check_label_type(schema: Any, columns: _Columns, path: Path) -> None:
@@ -379,10 +373,10 @@ def _read_group(table: ParquetTable, number: int) -> Any:
 
     try:
         with pyarrow.parquet.ParquetFile(table.path) as file:
-            size = _unpacked(file.metadata.row_group(number))
+            size = max(1, file.metadata.row_group(number).total_byte_size)
             steps, total = [], 0
             for step in file.iter_batches(
-                batch_size=min(MAX_ROWS, max(1, STEP // max(size, 1))),
+                batch_size=min(MAX_ROWS, max(1, STEP // size)),
                 row_groups=[number],
                 columns=[table.column],
             ):
@@ -393,8 +387,7 @@ def _read_group(table: ParquetTable, number: int) -> Any:
             return pyarrow.chunked_array(steps)
     # Damage reaches the caller in many ways: ArrowException, OSError, ValueError, MemoryError.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        return DecodeError(f"row group {number} is damaged ({reason})")
+        return DecodeError(f"row group {number}: {reason_of(error)}")
 
 
 @dataclass(frozen=True, eq=False)
