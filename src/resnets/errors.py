@@ -13,19 +13,31 @@ from difflib import get_close_matches
 MIN_SIMILARITY = 0.7
 # The allowed names are listed up to this many.
 MAX_LISTED = 12
+# Characters of a value that a message shows.
+MAX_SHOWN = 80
 
 
 class UserError(ValueError):
     """A mistake in a request: the message says what was given, what is allowed and what to do."""
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
+def unknown(kind: str, given: object, allowed: Iterable[str]) -> UserError:
     """Return the error for a name outside a list, with the nearest spelling or a short list."""
     names = list(allowed)
-    near = nearest(given, names)
+    given = given if isinstance(given, str) else shown(given)
+    near = nearest(given[:MAX_SHOWN], names)
     hint = f"; did you mean {near!r}?" if near else ";"
     listing = f" allowed: {', '.join(names)}" if len(names) <= MAX_LISTED else ""
-    return UserError(f"unknown {kind} {given!r}{hint}{listing}".removesuffix(";"))
+    return UserError(f"unknown {kind} {shown(given)}{hint}{listing}".removesuffix(";"))
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: short, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # a number of thousands of digits, or a list of them
+        text = f"a {type(value).__name__} that cannot be printed"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def nearest(given: str, names: Iterable[str]) -> str | None:

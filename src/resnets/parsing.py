@@ -8,12 +8,13 @@ that occurs twice, NaN and Infinity.
 import json
 import math
 import re
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import msgspec
 
-from resnets.errors import UserError
+from resnets.errors import UserError, unknown
 from resnets.fileio import open_file
 
 T = TypeVar("T")
@@ -21,9 +22,13 @@ T = TypeVar("T")
 # Bytes of one JSON text, and levels of lists and tables in it.
 MAX_BYTES = 2**26
 MAX_DEPTH = 32
+TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep"
 # Digits of a whole number: 64 bits have 20.
 MAX_DIGITS = 20
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# To keep the brackets of a text alone, as those of lists.
+_AS_LISTS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 @overload
@@ -39,7 +44,6 @@ def parse_json(text: bytes | str, kind: Any = Any, *, name: str, max_bytes: int 
     content = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     if len(content) > max_bytes:
         raise UserError(f"{name} has {len(content):,} bytes; at most {max_bytes:,} are read")
-    _check_depth(content, name)
     try:
         value = json.loads(
             content.decode(),
@@ -50,8 +54,11 @@ def parse_json(text: bytes | str, kind: Any = Any, *, name: str, max_bytes: int 
         )
         if b"\\u" in content:
             msgspec.json.encode(value)  # raises for half of a surrogate pair, which is no text
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise UserError(f"{name} {TOO_DEEP}") from None
+    except ValueError as error:
         raise UserError(f"{name} is not valid JSON: {error}") from None
+    _check_depth(content, name)
     return convert(value, kind, name=name)
 
 
@@ -70,7 +77,16 @@ def read_json(path: Path, kind: Any = Any, *, name: str, max_bytes: int = MAX_BY
 
 
 def convert(value: object, kind: type[T], *, name: str) -> T:
-    """Return a value of JSON, TOML or metadata as a `kind`, or raise UserError with its place."""
+    """Return a value of JSON, TOML or metadata as a `kind`, or raise UserError with its place.
+
+    A dataclass takes no key that is not a field of it; what its `__post_init__` raises is passed
+    on.
+    """
+    if is_dataclass(kind) and isinstance(value, dict):
+        known = [field.name for field in fields(kind)]
+        for key in value:
+            if key not in known:
+                raise UserError(f"{name} is not valid: {unknown('field', str(key), known)}")
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, OverflowError) as error:
@@ -78,14 +94,14 @@ def convert(value: object, kind: type[T], *, name: str) -> T:
 
 
 def _check_depth(content: bytes, name: str) -> None:
+    """Refuse valid JSON that is nested too deep; here a loop a character would cost seconds."""
     if content.count(b"[") + content.count(b"{") <= MAX_DEPTH:  # nearly always
         return
-    depth = 0
-    for token in _BRACKETS.finditer(content):
-        if token[0][:1] != b'"':
-            depth += 1 if token[1] else -1
-            if depth > MAX_DEPTH:
-                raise UserError(f"{name} is nested more than {MAX_DEPTH} levels deep")
+    brackets = _STRING.sub(b"", content).translate(_AS_LISTS, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"")  # the innermost level
+    if brackets:
+        raise UserError(f"{name} {TOO_DEEP}")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
