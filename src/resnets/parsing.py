@@ -1,4 +1,4 @@
-"""Parse JSON from a disk or a wire into records whose types msgspec checks, within limits.
+"""Parse JSON and TOML from a disk or a wire into records whose types msgspec checks, within limits.
 
 A text is refused before it costs memory: by its length, by the depth of its nesting, and by numbers
 that no field can hold. JSON that two readers could take for different values is refused too: a key
@@ -7,7 +7,10 @@ that occurs twice, NaN and Infinity.
 
 import json
 import math
+import os
 import re
+import sys
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -17,10 +20,18 @@ import msgspec
 from resnets.errors import UserError, unknown
 from resnets.fileio import open_file
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 T = TypeVar("T")
 
 # Bytes of one JSON text, and levels of lists and tables in it.
 MAX_BYTES = 2**26
+# Bytes of one line of a file of JSON lines, and of a TOML file, which people write.
+MAX_LINE = 2**22
+MAX_TOML = 2**20
 MAX_DEPTH = 32
 TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep"
 # Digits of a whole number: 64 bits have 20.
@@ -74,6 +85,58 @@ def read_json(path: Path, kind: Any = Any, *, name: str, max_bytes: int = MAX_BY
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
     return parse_json(content, kind, name=name, max_bytes=max_bytes)
+
+
+def read_lines(path: Path, *, name: str) -> Iterator[bytes]:
+    """Yield the lines of a file, each with its end; one beyond MAX_LINE bytes comes in pieces."""
+    try:
+        with open_file(path) as file:
+            while line := file.readline(MAX_LINE):
+                yield line
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
+
+
+@overload
+def read_jsonl(path: Path, *, repair: bool = ...) -> list[Any]: ...
+@overload
+def read_jsonl(path: Path, kind: type[T], *, repair: bool = ...) -> list[T]: ...
+def read_jsonl(path: Path, kind: Any = Any, *, repair: bool = False) -> list[Any]:
+    """Return the records of all whole lines of JSON; a file that does not exist has none.
+
+    A killed process may leave a last line without its end; `repair` cuts it off the file. Any other
+    line that is not JSON of this kind raises UserError.
+    """
+    records: list[Any] = []
+    whole = 0
+    for number, line in enumerate(read_lines(path, name=str(path)) if path.exists() else (), 1):
+        if not line.endswith(b"\n") and len(line) < MAX_LINE:
+            if repair:
+                os.truncate(path, whole)
+            break
+        records.append(parse_json(line, kind, name=f"{path}: line {number}"))
+        whole += len(line)
+    return records
+
+
+def read_toml(path: Path, *, name: str) -> dict[str, Any]:
+    """Return the content of a TOML file; raise UserError, which calls it `name`, if it has none."""
+    try:
+        with open_file(path) as file:
+            content = file.read(MAX_TOML + 1)
+        if len(content) > MAX_TOML:
+            raise UserError(f"{name}: has more than the {MAX_TOML:,} bytes that are read")
+        return tomllib.loads(content.decode())
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
+    except RecursionError:
+        raise UserError(f"{name}: {TOO_DEEP}") from None
+    except UserError:
+        raise
+    except ValueError as error:  # no UTF-8, no TOML, or a number of thousands of digits
+        raise UserError(f"{name}: not readable as TOML ({error})") from None
 
 
 def convert(value: object, kind: type[T], *, name: str) -> T:
