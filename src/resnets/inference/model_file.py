@@ -25,6 +25,7 @@ from resnets.models.resnet import ResNet, meta_state
 from resnets.models.weights_file import (
     FORMAT,
     KEY,
+    LENGTH_BYTES,
     NO_DIGEST,
     read_weights_file,
     replace_digest,
@@ -158,10 +159,11 @@ def read_model(path: Path | str) -> ModelFile:
 def _read(path: Path) -> ModelFile:
     try:
         with open_file(path) as file:
-            start = file.read(4)
+            start = file.read(LENGTH_BYTES + 1)
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror or error}") from None
-    if start.startswith((b"PK\x03\x04", b"\x80")):
+    # A safetensors file may start with any byte, since it starts with a length.
+    if start[LENGTH_BYTES:] != b"{" and start.startswith((b"PK\x03\x04", b"\x80")):
         raise UserError(f"is a torch file, not a model file: {TAKE_WEIGHTS}")
     file_contents = read_weights_file(path)
     record, config = file_contents.record, file_contents.config

@@ -26,9 +26,10 @@ from resnets.errors import UserError, one_line
 from resnets.fileio import open_file
 
 # Limits on a pickle. A checkpoint of the largest network, resnet1202, with averaged weights and
-# the state of an optimizer has 3 MB and 900,000 instructions.
+# the state of an optimizer has 3 MB and 760,000 instructions.
 MAX_PICKLE_BYTES = 2**24
-MAX_INSTRUCTIONS = 1_200_000
+MAX_INSTRUCTIONS = 1_000_000
+MAX_OPEN = 1000  # lists and the like that are not complete
 MAX_ARGUMENTS = 16  # of a call
 # Entries of a zip: one for each tensor, and a few more.
 MAX_ENTRIES = 100_000
@@ -67,6 +68,7 @@ STORAGE_TYPES = {
     **{"DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16},
     **{"BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32},
     **{"ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8},
+    **{"QInt8Storage": torch.qint8, "QUInt8Storage": torch.quint8, "QInt32Storage": torch.qint32},
     **{"BoolStorage": torch.bool, "ComplexDoubleStorage": torch.complex128},
     **{"ComplexFloatStorage": torch.complex64, "UntypedStorage": torch.uint8},
 }
@@ -168,7 +170,10 @@ def open_torch_file(path: Path, *, source: str) -> Iterator[TorchFile]:
 
 def _open_zip(file: BinaryIO) -> TorchFile:
     """Open the format since torch 1.6: a zip with a pickle, and an entry for each storage."""
-    archive = zipfile.ZipFile(file)
+    try:
+        archive = zipfile.ZipFile(file)
+    except zipfile.BadZipFile:
+        raise DamagedError("it is truncated, or no whole zip") from None
     entries = _checked_entries(archive, size=file.seek(0, io.SEEK_END))
     if any(name.endswith("/constants.pkl") for name in entries):
         raise DamagedError("it is a TorchScript archive; save the state_dict of its module")
@@ -319,6 +324,7 @@ class Unpickler:
 
     def _name(self) -> None:
         module, name = self._line(), self._line()
+        self.left -= 1  # dearer than the others, and rare
         full = f"{module}.{name}"
         if module not in HARMLESS_MODULES and full not in HARMLESS_NAMES:
             raise ForeignCodeError(full)
@@ -327,6 +333,8 @@ class Unpickler:
     # Containers
 
     def _mark(self) -> None:
+        if len(self.marked) >= MAX_OPEN:
+            raise DamagedError(f"its pickle is nested more than {MAX_OPEN:,} levels deep")
         self.marked.append(self.stack)
         self.stack = []
 
