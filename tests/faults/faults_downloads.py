@@ -44,7 +44,10 @@ def serve(answer: Answer) -> str:
     def reply(connection: socket.socket) -> None:
         with connection, suppress(OSError):
             request = b""
-            while b"\r\n\r\n" not in request and (piece := connection.recv(65536)):
+            # A greeting of TLS has no empty line.
+            while not (b"\r\n\r\n" in request or request[:1] == b"\x16") and (
+                piece := connection.recv(65536)
+            ):
                 request += piece
             for part in answer(request.decode("latin-1")):
                 connection.sendall(part)
@@ -97,8 +100,15 @@ def case(
     """Return a case that loads weights from `address` on a server with this `answer`.
 
     Args:
-        limits: Smaller ones than those of `resnets.models.download`.
-        times: How often the weights are loaded; before the last time, `edit` is called.
+        name: As the part of `Fault`'s after the kind.
+        message: As that of `Fault`.
+        **options: As those of `Fault`.
+        answer: What the server says.
+        address: The source of the weights.
+        limits: Other values for constants of `resnets.models.download`.
+        environment: Variables to set.
+        times: How often the weights are loaded.
+        edit: Called before the last time.
     """
 
     def make(folder: Path) -> Callable[[], object]:
@@ -398,7 +408,7 @@ FAULTS = [
     ),
     case(
         "hub-escape",
-        whole(http(status="500 evil\x1b[31m")),
+        whole(http(status="403 evil\x1b[31m")),
         r"(?s)\A(?!.*\x1b).*hub:owner/name",
         **OUT_OF_HUB,
     ),

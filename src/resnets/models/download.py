@@ -56,6 +56,8 @@ HUB_PATIENCE = 120.0
 # Seconds after which the rest of a killed download is removed.
 STALE = 3600.0
 CHUNK = 2**18
+# Characters of a server's reason that are looked at.
+MAX_REASON = 1000
 
 T = TypeVar("T")
 Check = Callable[[Path], object]
@@ -138,6 +140,7 @@ def _reason(error: object, *, hide: Iterable[str] = ()) -> str:
         text = error.strerror + (f": {error.filename}" if error.filename else "")
     for secret in sorted(filter(None, hide), key=len, reverse=True):
         text = text.replace(secret, "...")
+    text = text[:MAX_REASON]
     return one_line(re.sub(r"[\w+.-]+://[^\s'\"<>]+", lambda found: public_name(found[0]), text))
 
 
@@ -214,7 +217,14 @@ def _fetch(url: str, folder: Path, key: str, *, check: Check) -> Path:
 
 def _request(url: str) -> Request:
     """Return the request for a URL; its user and password go into a header, for its host alone."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # its text may have a part of a password
+        raise UserError(
+            f"cannot download {public_name(url)}: its host, port or password is not valid; write "
+            "special characters of a password as %XX"
+        ) from None
     host = parts.netloc.rpartition("@")[2]
     plain = parts._replace(netloc=host, fragment="").geturl()
     request = Request(quote(plain, safe="!#$%&'()*+,/:;=?@[]~"), headers={"User-Agent": "resnets"})
