@@ -185,6 +185,9 @@ class FolderScan:
     ) -> "Iterator[_Place]":
         path = joined(place.path, entry.name)
         tree = self._known.get(real)
+        if self._real_root.startswith(os.path.join(real, "")):  # a folder that holds the root
+            self.links_above.append(printable(path))
+            return
         if tree is None:
             if path.count("/") >= MAX_DEPTH:
                 raise UserError(
@@ -291,6 +294,7 @@ def _is_image(path: str) -> bool:
     """Return whether the first bytes of a file are those of an image that can be read."""
     try:
         with open_file(path) as file:
-            return _SIGNATURE.match(file.read(18)) is not None
+            start = file.read(18) or b""  # None where the system would wait for more
+            return _SIGNATURE.match(start) is not None
     except OSError:
         return False
