@@ -6,13 +6,14 @@ folder of images are such manifests.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from resnets.data.file_store import FileStore, PackedStrings
 from resnets.data.sources.columns import UNUSED, MissingColumnsError
-from resnets.data.sources.image_folder import Tree
+from resnets.data.sources.file_tree import Tree
 from resnets.data.sources.image_paths import ImagePaths
 from resnets.data.sources.listing import (
     SPLIT_NAMES,
@@ -20,6 +21,7 @@ from resnets.data.sources.listing import (
     SourceListing,
     SplitListing,
     class_name,
+    named_splits,
     numbered,
     printable,
     shortened,
@@ -47,19 +49,20 @@ def read_metadata(root: Path, tree: Tree, config: SourceConfig) -> SourceListing
     The file lies beside the images, or one lies in the folder of each split. Class folders, where
     there are at least two, are preferred to it: then, and without such a file, this returns None.
     """
-    files = {"": _metadata(root)} if _metadata(root) else {}
-    for name in tree.folders:
-        if name.lower() in SPLIT_NAMES and not files.get("") and (found := _metadata(root / name)):
-            files[name] = found
-    splits = [tree.folders[name] for name in tree.folders if name.lower() in SPLIT_NAMES]
-    folders = {name for part in (tree, *splits) for name in part.classes()}
-    if not files or len([name for name in folders if name.lower() not in SPLIT_NAMES]) > 1:
+    splits = named_splits(tree.folders)
+    places = [tree, *(tree.folders[name] for name in splits)]
+    classes = {
+        name for place in places for name, inner in place.folders.items() if inner.has_images
+    }
+    files = {name: path for name in splits if (path := _metadata(root / name))}
+    if (beside := _metadata(root)) is not None:
+        files = {"": beside}
+    if not files or len(classes - splits.keys()) > 1:
         return None
     content = _Content(os.path.abspath(root), config)
     try:
         for name, path in files.items():
-            if path is not None:
-                content.add(path, folder=name)
+            content.add(path, folder=name, split=splits.get(name, ""))
     except MissingColumnsError:  # metadata of another kind
         return None
     return content.listing(root.resolve().name, root)
@@ -80,15 +83,16 @@ class _Content:
     unlabelled: int = 0
     _lines: dict[str, int] = field(default_factory=dict)  # id -> line
     _classes: dict[str, str] = field(default_factory=dict)  # label -> class
+    _splits: dict[str, str] = field(default_factory=lambda: {"": "all"})  # text -> split
 
-    def add(self, path: Path, *, folder: str = "") -> None:
-        """Add the rows of a file; `folder` is that of its split, where it has one."""
+    def add(self, path: Path, *, folder: str = "", split: str = "") -> None:
+        """Add the rows of a file, which may lie in the folder of a split."""
         try:
-            self._add(path, folder)
+            self._add(path, folder, split)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
-    def _add(self, path: Path, folder: str) -> None:
+    def _add(self, path: Path, folder: str, split: str) -> None:
         paths = ImagePaths(self.base, self.config.allow_outside)
         first, tried, num_found = "", 0, 0
         with open_table(path, self.config.columns) as table:
@@ -103,8 +107,8 @@ class _Content:
                     written = f"{folder}/{written}"
                 name, exists = paths.find(written, where)
                 first, tried, num_found = first or written, tried + 1, num_found + exists
-                split = SPLIT_NAMES[folder.lower()] if folder else _split(row.split, where)
-                self._add_row(name, label, split, row.line, where)
+                chosen = split or self._split(row.split, where)
+                self._add_row(name, label, chosen, row.line, where)
                 if tried == NUM_TRIED and not num_found:
                     break
         if tried and not num_found:
@@ -145,6 +149,20 @@ class _Content:
             self._classes[label] = class_name(label)
         return self._classes[label]
 
+    def _split(self, given: str, where: str) -> str:
+        """Return the split of a row: train, val, test, or all where it gives none."""
+        if given not in self._splits:
+            found = SPLIT_NAMES.get(given.lower()) or named_splits([given]).get(given)
+            if not found or re.search(r"\d", given):
+                near = nearest(given, SPLIT_NAMES)
+                hint = f"; did you mean {near!r}?" if near else ";"
+                raise UserError(
+                    f"{where} has the split {given[:80]!r}{hint} allowed: "
+                    f"{', '.join(SPLIT_NAMES)}; to ignore the column, pass --columns split={UNUSED}"
+                )
+            self._splits[given] = found
+        return self._splits[given]
+
     def listing(self, name: str, source: Path) -> SourceListing:
         """Return the listing of all rows."""
         if not self.labels:
@@ -174,7 +192,7 @@ class _Content:
             yield f"labels that differ only in how accents are encoded are one class: {listed}"
         if "all" in self.labels:
             folders = {name.partition("/")[0] for name in self.labels["all"] if "/" in name}
-            parts = sorted(name for name in folders if name.lower() in SPLIT_NAMES)
+            parts = sorted(named_splits(folders))
             if len(parts) > 1:
                 yield (
                     f"no column gives the split: the images in {', '.join(parts)} are one set; "
@@ -194,17 +212,3 @@ def _checked_path(row: Row, where: str) -> str:
         shown = row.path if len(row.path) < 200 else f"{row.path[:200]}..."
         raise UserError(f"{where} has a path that no file can have: {shown!r}")
     return row.path
-
-
-def _split(given: str, where: str) -> str:
-    """Return the split of a row: train, val, test, or all where it gives none."""
-    if not given:
-        return "all"
-    if given.lower() in SPLIT_NAMES:
-        return SPLIT_NAMES[given.lower()]
-    near = nearest(given, SPLIT_NAMES)
-    hint = f"; did you mean {near!r}?" if near else ";"
-    raise UserError(
-        f"{where} has the split {given[:80]!r}{hint} allowed: {', '.join(SPLIT_NAMES)}; "
-        f"to ignore the column, pass --columns split={UNUSED}"
-    )
