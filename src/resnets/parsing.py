@@ -64,7 +64,7 @@ def parse_json(text: bytes | str, kind: Any = Any, *, name: str, max_bytes: int 
     except ValueError as error:
         raise UserError(f"{name} is not valid JSON: {error}") from None
     _check_depth(content, name)
-    return convert(value, kind, name=name)
+    return value if kind is Any else convert(value, kind, name=name)
 
 
 @overload

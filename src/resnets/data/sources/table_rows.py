@@ -233,20 +233,19 @@ def _objects(lines: Iterator[str], path: Path) -> Iterator[tuple[int, dict[str, 
 def _jsonl_rows(
     records: Iterator[tuple[int, dict[str, Any]]], names: list[str], columns: Columns, path: Path
 ) -> Iterator[Row]:
-    image, label = names[columns.path], names[columns.label]
-    split = "" if columns.split is None else names[columns.split]
+    used = [names[columns.path], names[columns.label]]
+    used += [] if columns.split is None else [names[columns.split]]
     for line, record in records:
-        cells = (
-            _text(record.get(name, ""), name, line, path) if name else ""
-            for name in (image, label, split)
-        )
-        yield Row(line, *cells)
+        cells = [record.get(name, "") for name in used]
+        for place, cell in enumerate(cells):
+            if type(cell) is not str:
+                cells[place] = _text(cell, used[place], line, path)
+        image, label, *split = cells
+        yield Row(line, image.strip(), label.strip(), split[0].strip() if split else "")
 
 
 def _text(value: object, name: str, line: int, path: Path) -> str:
-    """Return a string or a number as text."""
-    if isinstance(value, str):
-        return value.strip()
+    """Return a number as text; refuse what is neither."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     kinds = {type(None): "null", bool: "a boolean", list: "a list", dict: "an object"}
