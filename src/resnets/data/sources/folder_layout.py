@@ -232,15 +232,17 @@ def _check_classes(folder: Folder, data: str) -> list[str]:
     classes = folder.inner()
     through = {name: inner.look_through() for name, inner in classes.items()}
     inside = {name: set(names) for name, inner in through.items() if (names := inner.inner())}
-    below = max((through[name].level for name in inside), default=0)
-    _check_alike(classes, place, inside, levels=(folder.level, below))
+    # A few images beside many folders do not make a class.
+    nested = {n: names for n, names in inside.items() if len(classes[n].tree.images) < len(names)}
+    below = max((through[name].level for name in nested), default=0)
+    _check_overlap(classes, place, inside)
+    _check_alike(place, nested, levels=(folder.level, below))
     if are_parts(classes):
         raise UserError(
             f"{place}: {_listed(classes)} look like parts or versions of one set, not like "
             "classes: give one of them, or a manifest; "
             f"{_answer({folder.level: 'they are the classes'})}"
         )
-    nested = {n: names for n, names in inside.items() if not classes[n].tree.images}
     several = any(len(names) > 1 for names in nested.values())
     if len(classes) > 1 and len(nested) * 2 > len(classes) and several:
         lower = set(chain.from_iterable(nested.values()))
@@ -264,14 +266,10 @@ def _check_classes(folder: Folder, data: str) -> list[str]:
     return notices
 
 
-def _check_alike(
-    classes: Mapping[str, Folder],
-    place: str,
-    inside: Mapping[str, set[str]],
-    *,
-    levels: tuple[int, int],
+def _check_overlap(
+    classes: Mapping[str, Folder], place: str, inside: Mapping[str, set[str]]
 ) -> None:
-    """Refuse folders that hold the same folders as each other, or as lie beside them."""
+    """Refuse a folder that holds the same folders as lie beside it."""
     for name, names in inside.items():
         beside = names & (classes.keys() - {name})
         if beside and len(beside) * 2 >= len(names):
@@ -279,6 +277,10 @@ def _check_alike(
                 f"{place}: {printable(name)} holds the folders {_listed(beside)}, which also lie "
                 f"beside it; give {place}/{printable(name)}, or move it out of the data"
             )
+
+
+def _check_alike(place: str, inside: Mapping[str, set[str]], *, levels: tuple[int, int]) -> None:
+    """Refuse folders that hold the same folders as each other: splits, versions or parts."""
     counts = Counter(chain.from_iterable(inside.values()))
     if len(inside) < 2 or len(counts) < 2 or counts.total() < 1.5 * len(counts):
         return
