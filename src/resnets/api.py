@@ -16,6 +16,8 @@ from resnets.evaluation.metrics import Scores
 from resnets.fileio import check_can_make
 from resnets.inference.model_file import ModelFile, ModelFileError, read_model
 from resnets.inference.predictor import Prediction, Predictor
+from resnets.models.download import public_name
+from resnets.models.pretrained import local_weights
 from resnets.models.registry import MODELS, unknown_model
 from resnets.models.resnet import ResNet
 from resnets.report.page import Mistake, ReportRecord, missing_charts, write_report
@@ -289,7 +291,11 @@ def _configured(
                 "pass --weights, for example a run folder"
             )
         return config
-    if ":" not in model.weights:  # found from any folder when resumed
+    given = public_name(model.weights)
+    if given != model.weights:  # what opens it must not reach the run folder
+        file = local_weights(model.weights)
+        config = config.set(config.origins.get("weights", "default"), weights=str(file))
+    elif ":" not in model.weights:  # found from any folder when resumed
         path = Path(model.weights).expanduser().absolute()
         if not path.exists():
             raise UserError(f"--weights {model.weights}: no such file")
@@ -297,9 +303,11 @@ def _configured(
     if model.name is not None:
         return config
     try:
-        name = read_model(Path(model.weights).expanduser()).recipe["model"]
+        name = read_model(Path(config.recipe.model.weights or "").expanduser()).recipe["model"]
     except (ModelFileError, KeyError):
+        if ":" not in given:
+            local_weights(given)  # raises where the file is damaged
         raise UserError(
-            f"--weights {model.weights}: pass --model too, the network of these weights"
+            f"--weights {given}: pass --model too, the network of these weights"
         ) from None
     return config.set("weights", model=name)
