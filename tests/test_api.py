@@ -142,7 +142,9 @@ def test_evaluate_takes_paths_and_contents(result: TrainingResult, data: Path) -
         (clean / path.parent.name / path.name).write_bytes(path.read_bytes())
     said: list[str] = []
     scores = resnets.evaluate(result.model, clean, log=lambda record: said.append(record["text"]))
-    assert scores.num_images == 20 and said == [f"scored: all of {clean}, 20 images"]
+    assert scores.num_images == 20 and said == [
+        f"scored: all of {clean}, 20 images; 2 classes (lying, standing) of 10 images"
+    ]
     assert scores == resnets.evaluate(read_model(result.model), str(clean), workers=0)
     assert isinstance(scores, resnets.Scores)
 

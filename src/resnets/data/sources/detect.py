@@ -24,6 +24,9 @@ from resnets.data.sources.table_rows import SUFFIXES as TABLE_SUFFIXES
 from resnets.errors import UserError, unknown
 from resnets.fileio import SPECIAL_FILES
 
+# What systems add to the name of a copy: "cat - Copy", "cat copy 2", "cat (1)".
+_COPY = re.compile(r"([\W_]+(copy|kopie|copie|copia)([\W_]*\d+[\W_]*)?|\s*\(\d+\))$")
+
 
 def open_data(
     data: str | Path,
@@ -193,12 +196,13 @@ def _alike_names(classes: Sequence[str]) -> list[str]:
     """Return a notice on classes whose names look alike."""
     spelt = defaultdict(list)
     for name in classes:
-        folded = normalize("NFKC", name).casefold()
+        folded = _COPY.sub("", normalize("NFKC", name).casefold())
         spelt[re.sub(r"[\W_]+", "", folded) or folded].append(name)
     alike = [" and ".join(map(repr, names)) for names in spelt.values() if len(names) > 1]
     if not alike:
         return []
-    return [f"classes whose names differ only in case, spaces or signs: {shortened(alike)}"]
+    names = shortened(alike)
+    return [f"classes whose names differ only in case, spaces, signs or marks of a copy: {names}"]
 
 
 def _check_known(found: SourceListing, classes: Sequence[str]) -> None:
