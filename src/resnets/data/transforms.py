@@ -13,12 +13,16 @@ import torch
 from PIL import Image
 
 from resnets.data.decode import Array
-from resnets.errors import UserError, unknown
+from resnets.errors import UserError, shown, unknown
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Statistics of ImageNet's training images; for one channel the mean of the three.
 _MEANS = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
 _STDS = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
+# Less of an image than this cannot be meant, and its resized whole would not fit into memory.
+SMALLEST_CROP = 0.01
+# Pixels are in 0..1; beyond these the normalised values overflow half precision.
+MEANS_ALLOWED, STDS_ALLOWED = (-1e3, 1e3), (1e-6, 1e3)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Preprocess:
         mean: Mean of each channel, in 0..1; empty is ImageNet's.
         std: Standard deviation of each channel, in 0..1; empty is ImageNet's.
         resize_mode: "crop" (keep the aspect, crop the centre) or "squash" (change the aspect).
-        crop_fraction: Part of the resized short side that the crop keeps, in (0, 1].
+        crop_fraction: Part of the resized short side that the crop keeps, in [0.01, 1].
         interpolation: "bilinear" or "bicubic".
         tta: Test-time augmentation: "none", or "mirror" or "six" for images of low confidence.
 
@@ -65,9 +69,10 @@ class Preprocess:
         ):
             if given not in choices:
                 raise unknown(kind, str(given), choices)
-        if not (_is_number(self.crop_fraction) and 0 < self.crop_fraction <= 1):
+        if not (_is_number(self.crop_fraction) and SMALLEST_CROP <= self.crop_fraction <= 1):
             raise UserError(
-                f"Preprocess crop_fraction is {self.crop_fraction!r}; it must be above 0, at most 1"
+                f"Preprocess crop_fraction is {shown(self.crop_fraction)}; it must be from "
+                f"{SMALLEST_CROP} to 1"
             )
         for name, defaults in (("mean", _MEANS), ("std", _STDS)):
             values = tuple(getattr(self, name)) or defaults[self.channels]
@@ -77,9 +82,10 @@ class Preprocess:
                     "give one per channel"
                 )
             for value in values:
-                if not _is_number(value) or (name == "std" and value <= 0):
-                    allowed = "a number above 0" if name == "std" else "a number"
-                    raise UserError(f"Preprocess {name} holds {value!r}; each must be {allowed}")
+                low, high = MEANS_ALLOWED if name == "mean" else STDS_ALLOWED
+                if not (_is_number(value) and low <= value <= high):
+                    allowed = f"a number from {low:g} to {high:g}"
+                    raise UserError(f"Preprocess {name} holds {shown(value)}; it must be {allowed}")
             object.__setattr__(self, name, tuple(map(float, values)))
 
     def resize(self, image: Array) -> Array:
@@ -150,9 +156,10 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return real and -math.inf < value < math.inf  # exact for a number of any length
 
 
 def _check_count(name: str, value: object, allowed: range | tuple[int, ...], words: str) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value not in allowed:
-        raise UserError(f"Preprocess {name} is {value!r}; it must be {words}")
+        raise UserError(f"Preprocess {name} is {shown(value)}; it must be {words}")
