@@ -68,3 +68,13 @@ def _words(name: str) -> list[str]:
 def _distance(one: str, other: str) -> int:
     pairs = zip(re.findall(r"\d+", one), re.findall(r"\d+", other), strict=True)
     return sum(abs(int(a) - int(b)) for a, b in pairs)
+
+
+def one_line(text: object, *, length: int = 300) -> str:
+    """Return a text from a file or a server as one short line, control characters escaped."""
+    line = " ".join(str(text).split()) or type(text).__name__
+    shown = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in line[:length]
+    )
+    return shown if len(line) <= length else f"{shown}..."

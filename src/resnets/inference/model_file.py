@@ -181,6 +181,7 @@ def _read(path: Path) -> ModelFile:
             start = file.read(LENGTH_BYTES + 1)
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror or error}") from None
+    # A safetensors file may start with any byte, since it starts with a length.
     if start[LENGTH_BYTES:] != b"{" and start.startswith((b"PK\x03\x04", b"\x80")):
         raise UserError(f"is a torch file, not a model file: {TAKE_WEIGHTS}")
     file_contents = read_weights_file(path)

@@ -178,6 +178,8 @@ def _check_places(tensors: dict[str, TensorEntry]) -> int:
 def _record_table(metadata: dict[str, str]) -> dict[str, Any] | None:
     """Return the JSON of a model file's record; None if the file is of another program."""
     if KEY not in metadata:
+        if any('"digest":"' in text for text in metadata.values()):
+            raise UserError(f"is damaged: the name of its record is not {KEY!r}; {DAMAGED}")
         return None
     if len(metadata) != 1:
         raise UserError(f"is damaged: its {KEY!r} entry is not one JSON record; {DAMAGED}")
