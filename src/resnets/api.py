@@ -8,6 +8,7 @@ from typing import Any
 
 from resnets.data import Split, open_data
 from resnets.data.dataset import notices_of
+from resnets.data.file_limits import MAX_PIXELS
 from resnets.data.sources.source_config import SourceConfig
 from resnets.device import choose_device, restore_num_threads
 from resnets.errors import UserError, unknown
@@ -122,6 +123,7 @@ def evaluate(
     device: str = "auto",
     workers: int = 2,
     max_corrupt: float = 0.01,
+    max_pixels: int = MAX_PIXELS,
     report: str | Path | None = None,
     log: Log | None = None,
 ) -> Scores:
@@ -134,6 +136,7 @@ def evaluate(
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         workers: Processes that decode images which do not fit in memory.
         max_corrupt: Largest share of unreadable images.
+        max_pixels: Most pixels of an image; larger JPEGs are decoded at a part of their size.
         report: Folder for a report page with figures, or None.
         log: Called with notices (which split was scored, what was left out) and cautions.
 
@@ -150,7 +153,8 @@ def evaluate(
     if report is not None and is_run(Path(report)):
         raise UserError(f"--report {report}: is a run with a page of its own; give another folder")
     file = model if isinstance(model, ModelFile) else read_model(model)
-    dataset = open_data(data, SourceConfig(max_corrupt=max_corrupt), classes=file.classes)
+    source = SourceConfig(max_corrupt=max_corrupt, max_pixels=max_pixels)
+    dataset = open_data(data, source, classes=file.classes, preprocess=file.preprocess)
     chosen = choose_split(dataset.splits, split)
     images = dataset.splits[chosen]
     taken = f"{'all' if chosen == 'all' else f'split {chosen}'} of {data}"

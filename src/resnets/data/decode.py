@@ -36,7 +36,7 @@ from resnets.data.file_limits import (
     check_scans,
     check_structure,
 )
-from resnets.data.wide_pixels import DEPTHS, SCALED_BY_DEPTH, WORDS, PixelRange, to_uint8
+from resnets.data.wide_pixels import DEPTHS, SCALED_BY_DEPTH, WORDS, PixelRange, light, to_uint8
 from resnets.errors import UserError
 from resnets.fileio import open_file
 
@@ -48,6 +48,8 @@ SUFFIXES = frozenset(
 REDUCTIONS = (8, 4, 2)  # what the sides of a JPEG can be divided by while it is decoded
 # Pixels that are converted at a time, so that a large picture is in memory once, not five times.
 STRIP = 2**22
+# Rows and columns of which values are measured.
+SAMPLED_SIDE = 256
 # Memory for the coefficients of a JPEG of many scans, which are kept for all its pixels.
 MAX_COEFFICIENTS = 2**30
 
@@ -148,6 +150,25 @@ def decode(
         return _pixels(picture, channels, piece, pixel_range, max_pixels)
 
 
+def sample_values(
+    source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return finite values of an image of wide pixels, N, at most 2**16, to measure their range.
+
+    They are of evenly spaced rows and columns, and larger where it is lighter.
+    """
+    with _open(source, max_pixels, whole=True) as picture:
+        storage = _storage(picture)
+        _prepare(picture)
+        picture.load()
+        height, width = picture.height, picture.width
+        rows = np.unique(np.linspace(0, height - 1, min(height, SAMPLED_SIDE)).round().astype(int))
+        lines = [picture.crop((0, row, width, row + 1)) for row in rows.tolist()]
+        columns = np.linspace(0, width - 1, min(width, SAMPLED_SIDE)).round().astype(int)
+        values = np.concatenate([_values(line, storage)[:, columns] for line in lines])
+        return light(values, storage.depth, white_is_zero=storage.white_is_zero)
+
+
 def from_picture(
     picture: Image.Image, *, channels: int, pixel_range: PixelRange | None = None
 ) -> Array:
@@ -164,7 +185,22 @@ def from_picture(
 def from_array(
     values: np.ndarray[Any, np.dtype[Any]], *, channels: int, pixel_range: PixelRange
 ) -> Array:
-    """Convert an array of wide pixels, H W or H W C with 1 or 3 channels, by their range."""
+    """Convert an array of wide pixels, H W or H W C with 1 or 3 channels, by their range.
+
+    Raises UserError for an array of another kind.
+    """
+    shape = values.shape
+    if (
+        values.dtype.kind not in "iuf"
+        or len(shape) not in (2, 3)
+        or shape[2:] not in ((), (1,), (3,))
+    ):
+        raise UserError(
+            f"an array of {values.dtype} and shape {shape} is no image: give numbers H W or H W C "
+            "with 1 or 3 channels"
+        )
+    if not values.size:
+        raise UserError(f"an array of shape {shape} has no pixels")
     integers = values.dtype.kind in "iu" and values.dtype.itemsize == 2
     kind = ("uint16" if values.dtype.kind == "u" else "int16") if integers else "float32"
     pixels = to_uint8(values, kind, pixel_range)
@@ -461,13 +497,18 @@ def _converted(
     return picture if picture.mode == mode else picture.convert(mode)
 
 
+def _values(picture: Image.Image, storage: _Storage) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return the stored values, H W."""
+    values = np.asarray(picture)
+    # Pillow has no mode for unsigned ones.
+    return values.view(np.uint32) if storage.depth == "uint32" else values
+
+
 def _eight_bits(
     picture: Image.Image, storage: _Storage, pixel_range: PixelRange | None
 ) -> Image.Image:
     """Scale a picture of one wide number per pixel, on white where it is transparent."""
-    values = np.asarray(picture)
-    if storage.depth == "uint32":
-        values = values.view(np.uint32)  # Pillow has no mode for them
+    values = _values(picture, storage)
     scaled = to_uint8(
         values, storage.depth, storage.range(pixel_range), white_is_zero=storage.white_is_zero
     )

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,8 +16,12 @@ from resnets.data.sources.listing import SourceListing, shortened
 from resnets.data.sources.manifest import read_manifest
 from resnets.data.sources.npz import read_npz
 from resnets.data.sources.parquet import read_parquet
+from resnets.data.sources.pixel_range import scaled, with_pixel_range
 from resnets.data.sources.source_config import SourceConfig
 from resnets.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from resnets.data.transforms import Preprocess
 
 
 def open_data(
@@ -24,6 +29,7 @@ def open_data(
     config: SourceConfig | None = None,
     *,
     classes: Sequence[str] | None = None,
+    preprocess: "Preprocess | None" = None,
 ) -> DataSet:
     """Open a data set and read the headers of its images.
 
@@ -35,6 +41,8 @@ def open_data(
         classes: Classes of a model, for evaluation: targets are indices into these, and the set
             may lack some but has no others. None is for training: targets are indices into the
             set's own classes, at least two, each with images in the training split.
+        preprocess: That of a model or of an earlier run, whose scale of wide pixels (16-bit,
+            32-bit, float) holds. None without `classes` takes that of `config`.
 
     Returns:
         The data set.
@@ -50,7 +58,9 @@ def open_data(
     else:
         _check_known(found, classes)
         names, notices = tuple(classes), []
-    listed, skipped, unread = read_splits(found, max_corrupt=config.max_corrupt)
+    listed, skipped, unread = read_splits(
+        found, max_corrupt=config.max_corrupt, max_pixels=config.max_pixels
+    )
     position = {name: index for index, name in enumerate(names)}
     # A class that is left out has no image.
     table = np.array([position.get(name, -1) for name in found.classes], np.int64)
@@ -65,13 +75,16 @@ def open_data(
         del splits[name]
     if not splits:
         raise UserError(f"no images in {data}")
-    return DataSet(
+    dataset = DataSet(
         name=found.name,
         classes=names,
         splits=splits,
         notices=(*found.notices, *notices, *unread),
         skipped=skipped,
     )
+    if preprocess is None and classes is None:
+        return with_pixel_range(dataset, config)
+    return scaled(dataset, None if preprocess is None else preprocess.pixel_range)
 
 
 def _find(data: str | Path) -> SourceListing:
