@@ -23,6 +23,7 @@ from PIL import (
     Image,
     ImageFile,
     ImageOps,
+    ImagePalette,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -422,7 +423,7 @@ def _prepare(picture: Image.Image) -> None:
         ]
         colours = picture.tag_v2.get(_COLORMAP, (256,))
         if picture.mode == "P" and max(colours) < 256:  # of 8 bits, against the standard
-            picture.palette = Image.ImagePalette.raw("RGB;L", bytes(colours))
+            picture.palette = ImagePalette.raw("RGB;L", bytes(colours))
     found = picture.info.get("transparency")
     if isinstance(picture, PngImagePlugin.PngImageFile) and picture.tile and found is not None:
         # The transparent colour is stored in the depth of the file, the pixels are not.

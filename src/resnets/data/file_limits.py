@@ -34,7 +34,7 @@ MAX_GIF_BLOCKS = 2**16
 # Strips or tiles of a TIFF.
 MAX_STRIPS = 2**17
 # A run-length encoded BMP is decoded in Python, at a microsecond a run.
-MAX_RLE_BYTES = 2**21
+MAX_RLE_BYTES = 2**22
 
 _CHUNK = 2**20
 _HEAD = 4096

@@ -92,7 +92,8 @@ def _scaled(values: NDArray[np.float64], pixel_range: PixelRange) -> NDArray[np.
     low, high = pixel_range
     with np.errstate(invalid="ignore", over="ignore"):
         np.subtract(values, low, out=values)
-        np.multiply(values, 255 / (high - low), out=values)
+        np.multiply(values, 255, out=values)
+        np.divide(values, high - low, out=values)
     np.clip(values, 0, 255, out=values)
     np.nan_to_num(values, copy=False, nan=0.0)
     return np.rint(values, out=values).astype(np.uint8)
