@@ -10,6 +10,7 @@ from resnets.data import Split, open_data
 from resnets.data.dataset import notices_of
 from resnets.data.file_limits import MAX_PIXELS
 from resnets.data.sources.source_config import SourceConfig
+from resnets.data.wide_pixels import described
 from resnets.device import choose_device, restore_num_threads
 from resnets.errors import UserError, unknown
 from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
@@ -179,6 +180,7 @@ def evaluate(
             scores=scores.to_dict(),
             model_file=None if isinstance(model, ModelFile) else str(model),
             source=taken,
+            wide_pixels=described(file.preprocess.pixel_range),
             trained_on=str(file.data.get("name", "unknown")),
             mistakes=[Mistake(**row) for row in mistakes.worst()],
             notices=notices,

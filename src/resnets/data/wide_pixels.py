@@ -56,6 +56,14 @@ def checked_range(given: object) -> PixelRange:
     raise UserError(f"pixel range {given!r}: must be two rising numbers, LOW and HIGH")
 
 
+def described(pixel_range: PixelRange | None) -> str:
+    """Return a range for people, as "312..3,480 -> 0..255"; without one, nothing."""
+    if pixel_range is None:
+        return ""
+    low, high = (f"{v:,.0f}" if v == int(v) else f"{v:.4g}" for v in pixel_range)
+    return f"{low}..{high} -> 0..255"
+
+
 def to_uint8(
     values: NDArray[Any], kind: str, pixel_range: PixelRange, *, white_is_zero: bool = False
 ) -> NDArray[np.uint8]:

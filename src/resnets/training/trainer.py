@@ -23,6 +23,7 @@ from resnets.data import NAMES, DataSet, open_data
 from resnets.data.dataset import Splits, content_digest, fingerprint, make_splits, notices_of
 from resnets.data.loader import Batch, EvalLoader, TrainLoader, channel_statistics
 from resnets.data.transforms import Preprocess
+from resnets.data.wide_pixels import described
 from resnets.data.workers import usable_cpus
 from resnets.device import (
     autocast,
@@ -626,6 +627,7 @@ class Trainer:
             training=training,
             history=self.run_dir.history(),
             samples=self._samples(),
+            wide_pixels=described(self.preprocess.pixel_range),
             mistakes=[Mistake(**row) for row in mistakes.worst()],
             notices=self.notices,
             cautions=self.cautions,

@@ -26,9 +26,6 @@ from resnets.fileio import atomic_writer, cache_dir, sha256
 REMEMBERED_FROM = 10_000
 # Age in ns from which a file is cached: a younger one may change within one tick of its times.
 SETTLED = 2 * 10**9
-# Name of the headers in the cache, with the version of its format; others are not used. The second
-# has the depth of the pixels.
-KEY = "headers-2"
 _CHUNK = 256
 _NUM_LISTED = 10
 
@@ -122,11 +119,15 @@ def _read(files: ImageStore, indices: Array, headers: Array, max_pixels: int) ->
 
 
 def _recall(place: Path, names: PackedStrings, stamps: Array, headers: Array) -> None:
-    """Fill the headers of files that have not changed since they were cached."""
+    """Fill the headers of files that have not changed since they were cached.
+
+    The name `headers_2` is that of the second format, which has the depth of the pixels; caches of
+    the first are not used.
+    """
     try:
         with place.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             known = PackedStrings(file["names"].tobytes(), file["starts"], file["ends"])
-            old_stamps, old_headers = file["stamps"], file[KEY]
+            old_stamps, old_headers = file["stamps"], file["headers_2"]
     # Absent, damaged (the zip has checksums), or of an earlier version.
     except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error):
         return
@@ -151,5 +152,5 @@ def _remember(place: Path, names: PackedStrings, stamps: Array, headers: Array) 
             starts=names.starts,
             ends=names.ends,
             stamps=stamps,
-            **{KEY: headers},
+            headers_2=headers,
         )

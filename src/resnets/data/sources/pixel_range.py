@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from resnets.data.dataset import DataSet, ImageFiles, Split
 from resnets.data.decode import DecodeError, Piece, sample_values
 from resnets.data.sources.source_config import SourceConfig
-from resnets.data.wide_pixels import DEPTHS, KINDS, SCALED_BY_DEPTH, WORDS, PixelRange
+from resnets.data.wide_pixels import DEPTHS, KINDS, SCALED_BY_DEPTH, WORDS, PixelRange, described
 from resnets.errors import UserError
 
 # Most files in a sample of wide pixels, the fewest, and the pixels that it reads in between.
@@ -26,6 +26,8 @@ LEVELS = 256
 LOOKED_AT, FEWEST_LOOKED_AT, MOST_LOOKED_AT = 16, 4, 2**23
 # Contrast is nearly gone where a set spreads over fewer of 256 levels, or an image over so many.
 FEW_LEVELS, ONE_COLOUR = 16, 3
+# Share of images of nearly one colour from which there is a notice.
+MANY = 0.25
 
 
 def with_pixel_range(data: DataSet, config: SourceConfig) -> DataSet:
@@ -71,7 +73,7 @@ def _wide_of(splits: Iterable[Split]) -> dict[str, int]:
 
 def _found_range(training: ImageFiles, wide: dict[str, int], config: SourceConfig) -> PixelRange:
     """Return the range of the format, or the one that the training files use."""
-    kinds = sorted(wide)
+    kinds = list(wide)
     if config.pixel_range == "full":
         if len(kinds) > 1:
             words = " and ".join(WORDS[kind] for kind in kinds)
@@ -124,8 +126,7 @@ def _notice(data: DataSet, wide: dict[str, int], pixel_range: PixelRange | None)
     words = " and ".join(WORDS[kind] for kind in wide)
     if pixel_range is None:
         return f"{words}: the whole depth -> 0..255, since the model was trained on 8-bit images"
-    low, high = (f"{v:,.0f}" if v == int(v) else f"{v:.4g}" for v in pixel_range)
-    text = f"{words}: {low}..{high} -> 0..255"
+    text = f"{words}: {described(pixel_range)}"
     total, number = sum(map(len, data.splits.values())), sum(wide.values())
     if number < total:
         text += f" in {number:,} of {total:,} images; the others have 8 bits and stay as they are"
@@ -153,7 +154,7 @@ def _contrast(training: Split) -> list[str]:
         used = f"levels {found.low:.0f} to {found.high:.0f} of 0..255"
         return [f"contrast is nearly gone: the training images use the {used}; {advice}"]
     blank = int((found.images <= ONE_COLOUR).sum())
-    if 2 * blank < len(found.images):
+    if blank < MANY * len(found.images):
         return []
     return [
         f"contrast is nearly gone: {blank} of {len(found.images)} training images in a sample are "
