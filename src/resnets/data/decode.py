@@ -8,7 +8,7 @@ H W C: height, width, channels.
 
 import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -31,6 +31,7 @@ from PIL import (
 )
 
 from resnets.data.file_limits import (
+    HEAD,
     MAX_PIXELS,
     LimitError,
     check_exif,
@@ -220,10 +221,7 @@ def _open(
     """
     name = "" if isinstance(source, bytes) else str(source)
     try:
-        with (
-            _QUIET,
-            closing(BytesIO(source) if isinstance(source, bytes) else open_file(source)) as file,
-        ):
+        with _QUIET, _file(source) as file:
             picture = _parsed(file, whole=whole)
             width, height = picture.size
             if _reduction(picture, max_pixels) == 0:
@@ -243,14 +241,18 @@ def _open(
         raise DecodeError(_reason(error), name) from error
 
 
+def _file(source: Path | str | bytes) -> BinaryIO:
+    return BytesIO(source) if isinstance(source, bytes) else open_file(source)
+
+
 def _parsed(file: BinaryIO, *, whole: bool) -> ImageFile.ImageFile:
     """Return the picture of a file, with only its header read."""
-    start = file.read(16)
+    start = file.read(HEAD)
     if not start:
         raise DecodeError("the file is empty")
     for prefix, kind, plugin in _PLUGINS:
         if start.startswith(prefix) and (kind != "WEBP" or start[8:12] == b"WEBP"):
-            check_structure(file, kind, whole=whole)
+            check_structure(file, kind, start, whole=whole)
             file.seek(0)
             try:
                 picture: ImageFile.ImageFile = plugin(file)
@@ -379,13 +381,21 @@ class _Storage:
         )
 
 
+_PLAIN = _Storage()
+_STORAGES = {
+    "I": _Storage("int32"),
+    "F": _Storage("float32"),
+    **{mode: _Storage("uint16") for mode in ("I;16", "I;16L", "I;16B", "I;16N")},
+}
+
+
 def _storage(picture: Image.Image) -> _Storage:
     """Return how the pixels are stored; raise DecodeError where Pillow would read them wrongly."""
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
         return _tiff_storage(picture)
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+    if picture.mode == "I" and picture.format == "PNG":
         return _Storage("uint16")
-    return _Storage({"I": "int32", "F": "float32"}.get(picture.mode, "uint8"))
+    return _STORAGES.get(picture.mode, _PLAIN)
 
 
 def _tiff_storage(picture: TiffImagePlugin.TiffImageFile) -> _Storage:

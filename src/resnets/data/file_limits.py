@@ -36,8 +36,9 @@ MAX_STRIPS = 2**17
 # A run-length encoded BMP is decoded in Python, at a microsecond a run.
 MAX_RLE_BYTES = 2**22
 
+# Bytes at the start of a file that are looked at first.
+HEAD = 4096
 _CHUNK = 2**20
-_HEAD = 4096
 _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xDA)))  # JPEG markers without a segment
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1
 _MARKER = re.compile(rb"\xff[^\xff\x00]")
@@ -50,13 +51,14 @@ class LimitError(Exception):
     """A file whose structure is beyond the limits; the text says which."""
 
 
-def check_structure(file: BinaryIO, kind: str, *, whole: bool) -> None:
+def check_structure(file: BinaryIO, kind: str, head: bytes, *, whole: bool) -> None:
     """Raise LimitError if a file is not worth parsing; `whole` counts what decoding reads too.
 
-    The position of the file is then anywhere.
+    `head` is what the file begins with, `HEAD` bytes. Its position is then anywhere.
     """
     if kind == "JPEG":
-        _check_jpeg(file)
+        if not _scan_is_near(head):
+            _check_jpeg(file, head)
         return
     size = file.seek(0, 2)
     file.seek(0)
@@ -121,10 +123,22 @@ def check_directory(file: BinaryIO, size: int) -> None:
             raise LimitError("its directory claims more bytes than the file has")
 
 
-def _check_jpeg(file: BinaryIO) -> None:
+def _scan_is_near(head: bytes) -> bool:
+    """Return whether plain segments lead to a scan within these bytes, as in most files."""
+    position, last, num_exif = 2, len(head) - 4, 0
+    while position <= last and head[position] == 0xFF:
+        marker = head[position + 1]
+        if marker == _START_OF_SCAN:
+            return num_exif < 2
+        if marker < 0xC0 or marker == 0xFF or marker in _NO_LENGTH:
+            return False
+        num_exif += marker == _APP1
+        position += 2 + (head[position + 2] << 8 | head[position + 3])
+    return False
+
+
+def _check_jpeg(file: BinaryIO, head: bytes) -> None:
     """Walk the segments before the first scan as the parser does, and check long Exif data."""
-    file.seek(0)
-    head = file.read(_HEAD)  # holds all of them in most files
     position, padding, exif = 2, 0, list[tuple[int, int]]()
     for _ in range(MAX_SEGMENTS):
         start = head[position : position + 4]
