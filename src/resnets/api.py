@@ -208,6 +208,7 @@ def predict(
     *,
     top: int = 5,
     device: str = "auto",
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Prediction]:
     """Classify one image or several with a model file alone.
 
@@ -218,6 +219,7 @@ def predict(
         images: A path, bytes, an array H W C or H W, a PIL image, or an iterable of these.
         top: Number of classes per image.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        max_pixels: Most pixels of an image; larger JPEGs are decoded at a part of their size.
 
     Returns:
         One prediction per image, in order. An unreadable image has an `error`.
@@ -226,7 +228,8 @@ def predict(
         UserError: An argument cannot be used.
         ModelFileError: The model file cannot be used.
     """
-    return Predictor(model, device=choose_device(device)).predict(images, top=top)
+    predictor = Predictor(model, device=choose_device(device), max_pixels=max_pixels)
+    return predictor.predict(images, top=top)
 
 
 def load_model(model: str | Path) -> ResNet:

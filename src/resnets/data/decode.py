@@ -178,10 +178,10 @@ def from_picture(
     try:
         with _QUIET:
             return _pixels(picture, channels, None, pixel_range, MAX_PIXELS)
-    except LimitError as error:
-        raise DecodeError(str(error)) from None
-    except (OSError, ValueError, SyntaxError) as error:  # opened, but never read to its end
-        raise DecodeError(f"damaged or incomplete ({error})") from error
+    except DecodeError:
+        raise
+    except Exception as error:  # opened, but never read to its end
+        raise DecodeError(_reason(error)) from error
 
 
 def from_array(

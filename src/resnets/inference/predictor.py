@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.data.decode import DecodeError, decode, from_array, from_picture
+from resnets.data.file_limits import MAX_PIXELS
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile, read_model
 from resnets.inference.tta import with_tta
@@ -52,6 +53,7 @@ class Predictor:
     Args:
         model: Path of a model file, a run folder, or the contents of a model file.
         device: Where to compute, such as "cpu" or "cuda:0".
+        max_pixels: Most pixels of an image; larger JPEGs are decoded at a part of their size.
 
     Raises:
         ModelFileError: The model file cannot be used.
@@ -59,11 +61,16 @@ class Predictor:
     """
 
     def __init__(
-        self, model: str | Path | ModelFile, *, device: str | torch.device = "cpu"
+        self,
+        model: str | Path | ModelFile,
+        *,
+        device: str | torch.device = "cpu",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         contents = model if isinstance(model, ModelFile) else read_model(model)
         self.classes = contents.classes
         self.preprocess = contents.preprocess
+        self.max_pixels = max_pixels
         network = contents.build()
         try:
             self.device = torch.device(device)
@@ -137,7 +144,12 @@ class Predictor:
         channels, pixel_range = self.preprocess.channels, self.preprocess.pixel_range
         try:
             if isinstance(source, (str, Path, bytes)):
-                image = decode(source, channels=channels, pixel_range=pixel_range)
+                image = decode(
+                    source,
+                    channels=channels,
+                    pixel_range=pixel_range,
+                    max_pixels=self.max_pixels,
+                )
             elif pixel_range and isinstance(source, np.ndarray) and source.dtype != np.uint8:
                 image = from_array(source, channels=channels, pixel_range=pixel_range)
             else:
