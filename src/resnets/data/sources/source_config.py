@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from resnets.config_fields import Range, Rule, validate
+from resnets.config_fields import Chosen, Range, Rule, validate
 from resnets.data.file_limits import MAX_PIXELS
 from resnets.errors import UserError
 
@@ -17,6 +17,7 @@ class SourceConfig:
 
     Args:
         max_corrupt: Largest share of unreadable images.
+        class_level: Where the class folders are: 1 for those in DATA, 2 for the folders in these.
         pixel_range: The values of 16-bit, 32-bit and float pixels that become black and white:
             auto measures them, full takes the depth of the format, LOW,HIGH gives them, such as
             --pixel-range=-1000,3000.
@@ -24,6 +25,9 @@ class SourceConfig:
     """
 
     max_corrupt: Annotated[float, Range(0, 1), Rule.FREE] = 0.01
+    class_level: Annotated[
+        int | None, Range(1, 9), Rule.FIXED, Chosen("from the folders' names")
+    ] = None
     pixel_range: Annotated[str, Rule.FIXED] = "auto"
     max_pixels: Annotated[int, Range(1024, 2**36)] = MAX_PIXELS
 
