@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from resnets.config_fields import Chosen, Range, Rule, validate
-from resnets.data.sources.columns import parse_columns
 from resnets.data.file_limits import MAX_PIXELS
+from resnets.data.sources.columns import parse_columns
 from resnets.errors import UserError
 
 # The largest magnitude of a pixel, beyond all 32-bit integers.
