@@ -362,8 +362,8 @@ def _from_hub(repository: str) -> Path:
     folder = Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}", "blobs")
 
     def size() -> int:
-        with suppress(OSError):
-            return sum(entry.stat().st_size for entry in os.scandir(folder))
+        with suppress(OSError), os.scandir(folder) as entries:
+            return sum(entry.stat().st_size for entry in entries)
         return 0
 
     offline: Exception | None = None
