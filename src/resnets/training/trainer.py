@@ -368,7 +368,8 @@ class Trainer:
         self.notify(f"resuming {run_dir.path} at step {step}: {which}")
         update_run_config(run_dir, before, after, changed=changed, step=step)
         if dropped := run_dir.forget_after(step, validated=validated):
-            self.notify(f"{dropped} damaged lines of metrics.jsonl were left out")
+            lines = "lines" if dropped > 1 else "line"
+            self.notify(f"left out {dropped} damaged {lines} of metrics.jsonl")
         return checkpoint
 
     # Fit
