@@ -34,7 +34,7 @@ from timm.models._manipulate import adapt_input_conv
 from torch import nn
 
 from resnets.data.transforms import Preprocess
-from resnets.errors import UserError
+from resnets.errors import UserError, public_name
 from resnets.fileio import cache_dir
 from resnets.inference.model_file import ModelFile, save_model
 from resnets.models.download import (
@@ -42,7 +42,6 @@ from resnets.models.download import (
     Progress,
     _Redirects,
     _show_progress,
-    public_name,
     torchvision_url,
 )
 from resnets.models.pretrained import load_weights

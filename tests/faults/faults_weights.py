@@ -31,7 +31,7 @@ def state(**changes: Any) -> dict[str, Any]:
 
 def loads(file: Path | str) -> Made:
     """Return a call that loads weights."""
-    return lambda: create_model("resnet20", weights=str(file))
+    return lambda: create_model("resnet20", weights=file)
 
 
 def tensor(name: str, edit: Callable[[torch.Tensor], object]) -> Callable[[], dict[str, Any]]:
@@ -601,6 +601,19 @@ FAULTS = [
     Fault("weights/pipe-in-folder", pipe_in_folder, "is a folder without", wall_seconds=30.0),
     Fault("weights/socket", socket_file, "is not a file"),
     Fault("weights/device", named("/dev/zero"), "is not a file", wall_seconds=30.0),
-    Fault("weights/nul", named("a\0b"), "is not a"),
-    Fault("weights/long-path", named("a" * 5000), "is not a"),
+    Fault("weights/nul", named("a\0b"), "is not a file"),
+    Fault("weights/long-path", named("a" * 5000), "is not a path"),
+    Fault("weights/home-of-nobody", named("~nobody-at-all/a.pth"), "is not a path"),
+    Fault(
+        "weights/train-nul",
+        _train_with("a\0b", "--model", "resnet20"),
+        "is not a path|no such file",
+    ),
+    Fault(
+        "weights/train-long",
+        _train_with("a" * 5000, "--model", "resnet20"),
+        "is not a path|no such file",
+    ),
+    Fault("weights/train-home", _train_with("~nobody-at-all/a"), "is not a path"),
+    Fault("weights/state-dict", lambda folder: loads(state()), "must be a text .* not a dict"),  # type: ignore[arg-type]
 ]

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from resnets.data.transforms import Preprocess
-from resnets.errors import UserError
+from resnets.errors import UserError, public_name
 from resnets.fileio import open_file, sha256, write_atomic
 from resnets.models.config import ResNetConfig
 from resnets.models.resnet import ResNet, meta_state
@@ -144,6 +144,8 @@ def read_model(path: Path | str) -> ModelFile:
         ModelFileError: The file is absent, of another kind, truncated, damaged anywhere,
             incomplete, or written by a newer version. The message says which, in one line.
     """
+    if isinstance(path, str) and "://" in path:
+        raise ModelFileError(f"{public_name(path)} is an address: download it, and give the file")
     path = Path(path)
     if path.is_dir():
         if not (path / FILE_NAME).is_file():

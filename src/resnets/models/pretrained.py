@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnets.errors import UserError, one_line
+from resnets.errors import UserError, one_line, public_name
 from resnets.fileio import open_file
 from resnets.models.config import FIELDS, ResNetConfig
-from resnets.models.download import TORCHVISION_NETWORKS, local_file, public_name
+from resnets.models.download import TORCHVISION_NETWORKS, local_file
 from resnets.models.resnet import ResNet
 from resnets.models.torch_file import StoredTensor, UnusableTensor, open_torch_file
 from resnets.models.weights_file import read_weights_file
@@ -72,7 +72,8 @@ def load_weights(
     number of channels. Where anything does not fit, UserError leaves the model unchanged.
     """
     if not isinstance(source, str | Path):
-        raise UserError(f"weights = {source!r}: must be a text such as 'torchvision:IMAGENET1K_V1'")
+        kind = type(source).__name__
+        raise UserError(f"weights must be a text such as 'torchvision:IMAGENET1K_V1', not a {kind}")
     shown, factory = public_name(str(source)), name.removesuffix("_v1")
     if shown.startswith("torchvision:") and factory in TORCHVISION_NETWORKS:
         _compare(model.config, TORCHVISION, whose=f"torchvision's {factory}")

@@ -16,7 +16,7 @@ from resnets.data.sources.manifest import read_manifest
 from resnets.data.sources.npz import read_npz
 from resnets.data.sources.parquet import read_parquet
 from resnets.data.sources.source_config import SourceConfig
-from resnets.errors import UserError, unknown
+from resnets.errors import UserError, public_name, unknown
 
 
 def open_data(
@@ -97,7 +97,8 @@ def _find(data: str | Path) -> SourceListing:
         return read_folder(path, tree)
     if not path.exists():
         if isinstance(data, Path) or "/" in data or "." in data:
-            raise UserError(f"{data} does not exist; {allowed.replace('a name', 'a named set')}")
+            shown = public_name(str(data))
+            raise UserError(f"{shown} does not exist; {allowed.replace('a name', 'a named set')}")
         error = unknown("data set", data, NAMES)
         raise UserError(f"{error}; there is no file or folder of that name")
     match path.suffix.lower():
