@@ -377,7 +377,7 @@ FAULTS = [
         Fault(
             f"downloads/{words[0]}-address",
             lambda folder, words=words: [*words],  # type: ignore[misc]
-            HIDDEN + "https://h/a",
+            HIDDEN + "https:/+h/a",
         )
         for words in (
             ("predict", "https://me:SECRET@h/a?t=SECRET", "x.png"),

@@ -144,8 +144,6 @@ def read_model(path: Path | str) -> ModelFile:
         ModelFileError: The file is absent, of another kind, truncated, damaged anywhere,
             incomplete, or written by a newer version. The message says which, in one line.
     """
-    if isinstance(path, str) and "://" in path:
-        raise ModelFileError(f"{public_name(path)} is an address: download it, and give the file")
     path = Path(path)
     if path.is_dir():
         if not (path / FILE_NAME).is_file():
@@ -153,7 +151,7 @@ def read_model(path: Path | str) -> ModelFile:
             raise ModelFileError(f"{path} is a folder without {FILE_NAME}: {advice}")
         path = path / FILE_NAME
     if not path.exists():
-        raise ModelFileError(f"there is no model file {path}")
+        raise ModelFileError(f"there is no model file {public_name(str(path))}")
     with _named(f"model file {path}"):
         return _read(path)
 
