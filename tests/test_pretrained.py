@@ -854,6 +854,15 @@ def test_the_hub_gives_safetensors_before_pickles(hub: Server, tmp_path: Path) -
     assert equal(model.state_dict(), network(0).state_dict())
 
 
+def test_the_cache_of_the_hub_is_verified(hub: Server, tmp_path: Path) -> None:
+    offer_on_hub(hub, "model.safetensors", as_bytes(network(0)))
+    load(network(1), "hub:owner/name")
+    (blob,) = (tmp_path / "hub").glob("models--owner--name/blobs/*")
+    content = blob.read_bytes()
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert f"{blob} is damaged" in refusal("hub:owner/name")
+
+
 def test_without_the_hub_its_cache_answers(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     offer_on_hub(hub, "pytorch_model.bin", as_bytes(network(0)))  # detected by its bytes
     load(network(1), "hub:owner/name")

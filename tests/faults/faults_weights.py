@@ -383,7 +383,19 @@ FAULTS = [
     torch_case("escape", lambda: {"\x1b]0;PWNED\x07": torch.ones(1)}, r"no \\x1b\]0;PWNED\\x07"),
     torch_case("numbers-for-names", lambda: {0: torch.ones(1)}, "not a state_dict"),
     torch_case(
-        "many-names", lambda: dict.fromkeys(map(str, range(30_000)), torch.ones(1)), "lacks"
+        "many-names",
+        lambda: dict.fromkeys(map(str, range(150_000)), torch.ones(1)),
+        "150,000 tensors, more than any network",
+    ),
+    bytes_case(
+        "safetensors-many-names",
+        lambda: safe({str(number): entry([0], 0, 0) for number in range(49_000)}),
+        "49,000 tensors, more than any network",
+    ),
+    bytes_case(
+        "safetensors-too-many-names",
+        lambda: safe({str(number): entry([0], 0, 0) for number in range(90_000)}),
+        "90,000 tensors",
     ),
     torch_case("not-tensors", lambda: {"weights": {}, "epoch": 3}, "not tensors: weights, epoch"),
     torch_case("list", lambda: [torch.ones(3)], NO_STATE),

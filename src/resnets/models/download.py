@@ -42,7 +42,9 @@ TORCHVISION_NETWORKS = (
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in order of preference
 CHECKSUM = re.compile(r"-(?!20\d{6}\.)([0-9a-f]{8,64})\.\w+$")  # eight digits 20... are a date
+# The digests in the names of files in the cache, and in that of the hub.
 CACHED = re.compile(r"[0-9a-f]{12}-([0-9a-f]{64})-")
+BLOB = re.compile(r"([0-9a-f]{64})$")
 
 # Bytes of a download: the largest network's checkpoint, with its optimizer, has 1.5 GB.
 MAX_BYTES = 2**31
@@ -177,14 +179,20 @@ def download(url: str, *, check: Check) -> Path:
 def _cached(folder: Path, key: str, *, url: str) -> Path | None:
     """Return the file in the cache, if it is there; refuse it if it has changed."""
     for path in sorted(folder.glob(f"{key}-*")):
-        if (found := CACHED.match(path.name)) and path.is_file():
-            if sha256(path) != found[1]:
-                raise UserError(
-                    f"{path} is damaged: its content does not match the SHA-256 in its name; "
-                    f"delete it, and {public_name(url)} is downloaded again"
-                )
+        if CACHED.match(path.name) and path.is_file():
+            _verify(path, CACHED, source=public_name(url))
             return path
     return None
+
+
+def _verify(path: Path, pattern: re.Pattern[str], *, source: str) -> None:
+    """Compare a file of a cache with the SHA-256 in its name, if the pattern finds one."""
+    named = pattern.match(path.name)
+    if named and sha256(path) != named[1]:
+        raise UserError(
+            f"{path} is damaged: its content does not match the SHA-256 in its name; delete it, "
+            f"and {source} is downloaded again"
+        )
 
 
 def _fetch(url: str, folder: Path, key: str, *, check: Check) -> Path:
@@ -375,7 +383,9 @@ def _from_hub(repository: str) -> Path:
 
         try:
             # Once the hub did not answer, only its local cache can.
-            return Path(_watched(fetch, shown=shown, patience=HUB_PATIENCE, measure=size))
+            path = Path(_watched(fetch, shown=shown, patience=HUB_PATIENCE, measure=size))
+            _verify(path.resolve(), BLOB, source=shown)
+            return path
         except UserError:
             raise
         except errors.LocalEntryNotFoundError as error:
