@@ -12,13 +12,13 @@ from resnets.data.file_limits import MAX_PIXELS
 from resnets.data.sources.source_config import SourceConfig
 from resnets.data.wide_pixels import described
 from resnets.device import choose_device, restore_num_threads
-from resnets.errors import UserError, unknown
+from resnets.errors import UserError, public_name, unknown
 from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
 from resnets.evaluation.metrics import Scores
 from resnets.fileio import check_can_make
 from resnets.inference.model_file import ModelFile, ModelFileError, read_model
 from resnets.inference.predictor import Prediction, Predictor
-from resnets.models.download import public_name
+from resnets.models.download import local_path
 from resnets.models.pretrained import local_weights
 from resnets.models.registry import MODELS, unknown_model
 from resnets.models.resnet import ResNet
@@ -314,7 +314,7 @@ def _configured(
         file = local_weights(model.weights)
         config = config.set(config.origins.get("weights", "default"), weights=str(file))
     elif ":" not in model.weights:  # found from any folder when resumed
-        path = Path(model.weights).expanduser().absolute()
+        path = local_path(model.weights).absolute()
         if not path.exists():
             raise UserError(f"--weights {model.weights}: no such file")
         config = config.set(config.origins.get("weights", "default"), weights=str(path))

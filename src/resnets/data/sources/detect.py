@@ -23,7 +23,7 @@ from resnets.data.sources.parquet import read_parquet
 from resnets.data.sources.pixel_range import scaled, with_pixel_range
 from resnets.data.sources.source_config import SourceConfig
 from resnets.data.sources.table_rows import SUFFIXES as TABLE_SUFFIXES
-from resnets.errors import UserError, unknown
+from resnets.errors import UserError, public_name, unknown
 from resnets.fileio import SPECIAL_FILES
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def _find(data: str | Path, config: SourceConfig, classes: Sequence[str] | None)
         return _read_tree(path, config, classes)
     if kind is None:
         if isinstance(data, Path) or "/" in data or "." in data:
-            raise UserError(f"{data} does not exist; {allowed.replace('a name', 'a named set')}")
+            shown = public_name(str(data))
+            raise UserError(f"{shown} does not exist; {allowed.replace('a name', 'a named set')}")
         error = unknown("data set", data, NAMES)
         raise UserError(f"{error}; there is no file or folder of that name")
     if kind != stat.S_IFREG:
