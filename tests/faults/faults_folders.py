@@ -331,6 +331,11 @@ FAULTS = [
         "a|b/1.png",
         options=["--class-level", "0"],
     ),
+    Fault(
+        "folders/level-of-a-named-set",
+        lambda folder: ["train", "fashion-mini", "--class-level", "2"],
+        "--class-level is for folders of images, and fashion-mini is none",
+    ),
     read(
         "deeper-images",
         found("cat\ndog", "'all': 3", r"images in folders below a class.*cat/b \(1\)"),

@@ -89,15 +89,17 @@ def _find(data: str | Path, config: SourceConfig, classes: Sequence[str] | None)
     if not str(data):
         raise UserError(f"DATA is empty; {allowed}")
     path = Path(data).expanduser()
+    kind = _kind_of(path)
+    if kind == stat.S_IFDIR and not (isinstance(data, str) and data in NAMES):
+        return _read_tree(path, config, classes)
+    if config.class_level is not None:
+        raise UserError(f"--class-level is for folders of images, and {data} is none")
     if isinstance(data, str) and data in NAMES:
         found = read_named(data)
-        if path.exists():
+        if kind is not None:
             notice = f"{data} is the named set; for the folder of that name write ./{data}"
             return replace(found, notices=(*found.notices, notice))
         return found
-    kind = _kind_of(path)
-    if kind == stat.S_IFDIR:
-        return _read_tree(path, config, classes)
     if kind is None:
         if isinstance(data, Path) or "/" in data or "." in data:
             raise UserError(f"{data} does not exist; {allowed.replace('a name', 'a named set')}")
@@ -140,7 +142,7 @@ def _read_tree(path: Path, config: SourceConfig, classes: Sequence[str] | None) 
             for name in tree.others
             if name.endswith(".parquet")
         ]
-        if tables:
+        if tables and config.class_level is None:
             return read_parquet(path, tables)
     return read_folder(scan, level=config.class_level, known=classes)
 
