@@ -276,8 +276,10 @@ FAULTS = [
     ),
     read(
         "unlabelled",
-        found("cat\ndog\nunlabeled", "'all': 3", "without a class, but a class here: unlabeled"),
-        "cat|dog|unlabeled/1.png",
+        found(
+            "cat\ndog\nimages\nunlabeled", "'all': 4", "in spite of their names: images, unlabeled"
+        ),
+        "cat|dog|images|unlabeled/1.png",
     ),
     read(
         "copies",
