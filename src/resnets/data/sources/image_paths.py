@@ -100,8 +100,7 @@ class ImagePaths:
             self._place(other, where)
             if found := self._similar(other, where):
                 self._check_link(*found, where)
-                same = posixpath.basename(other)
-                self.changes[change or ("suffix" if found[1].startswith(same) else "accents")] += 1
+                self.changes[change or _change(other, found[1])] += 1
                 return found[0].child(found[1]), True
         # A file system may know names that it does not list: in another case, for example.
         return folder.child(name), os.path.isfile(os.path.join(folder.path, name))
@@ -166,12 +165,7 @@ class ImagePaths:
 
     def _search(self, text: str, where: str) -> str | None:
         """Return the one folder beside the table that has this image."""
-        kinds = self._folder("").entries
-        names = [
-            name
-            for name, kind in kinds.items()
-            if kind == FOLDER or (kind == LINK and os.path.isdir(os.path.join(self.base, name)))
-        ]
+        names = [name for name, kind in self._folder("").entries.items() if kind == FOLDER]
         fitting = [name for name in names[:MAX_FOLDERS] if self._similar(f"{name}/{text}", where)]
         if len(fitting) > 1:
             listed = shortened(sorted(fitting))
@@ -193,6 +187,10 @@ class ImagePaths:
         if composed in folder.composed:
             return folder, folder.composed[composed]
         names = folder.stems.get(composed, [])
+        if not names:  # .JPG for .jpg
+            stem, suffix = posixpath.splitext(composed.lower())
+            same = folder.stems.get(composed[: len(stem)], [])
+            names = [one for one in same if one.lower().endswith(suffix)]
         if len(names) > 1:
             raise UserError(
                 f"{where}: {printable(text)!r} may be {shortened(sorted(names))}; write the suffix"
@@ -208,6 +206,13 @@ class ImagePaths:
             same = (name for name in names if normalize("NFC", printable(name)) == composed)
             reached += part + "/" if part in names else next(same, part) + "/"
         return self._folder(reached.rstrip("/") or reached)
+
+
+def _change(written: str, found: str) -> str:
+    written = posixpath.basename(written)
+    if found.startswith(written):
+        return "suffix" if found != written else "accents"
+    return "suffix in another case" if found.lower() == written.lower() else "accents"
 
 
 def _without_scheme(written: str, where: str) -> str:
@@ -232,11 +237,7 @@ def _listed(path: str) -> dict[str, str]:
     try:
         with os.scandir(path) as entries:
             return {
-                entry.name: LINK
-                if entry.is_symlink()
-                else FOLDER
-                if entry.is_dir(follow_symlinks=False)
-                else FILE
+                entry.name: FOLDER if entry.is_dir() else LINK if entry.is_symlink() else FILE
                 for entry in entries
             }
     except (OSError, ValueError):  # no such folder, or a name that none can have

@@ -32,7 +32,7 @@ from resnets.errors import UserError, nearest
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 # Rows after which a manifest is refused if none of its files exists, and folders of a path.
-NUM_TRIED, MAX_DEPTH = 1000, 64
+NUM_TRIED, MAX_DEPTH = 10_000, 64
 
 
 def read_manifest(path: Path, config: SourceConfig | None = None) -> SourceListing:
@@ -54,8 +54,8 @@ def read_metadata(root: Path, tree: Tree, config: SourceConfig) -> SourceListing
     classes = {
         name for place in places for name, inner in place.folders.items() if inner.has_images
     }
-    files = {name: path for name in splits if (path := _metadata(root / name))}
-    if (beside := _metadata(root)) is not None:
+    files = {name: path for name in splits if (path := metadata_in(root / name))}
+    if (beside := metadata_in(root)) is not None:
         files = {"": beside}
     if not files or len(classes - splits.keys()) > 1:
         return None
@@ -68,7 +68,8 @@ def read_metadata(root: Path, tree: Tree, config: SourceConfig) -> SourceListing
     return content.listing(root.resolve().name, root)
 
 
-def _metadata(folder: Path) -> Path | None:
+def metadata_in(folder: Path) -> Path | None:
+    """Return the metadata file of Hugging Face in a folder, if it has one."""
     return next((folder / name for name in METADATA if (folder / name).is_file()), None)
 
 

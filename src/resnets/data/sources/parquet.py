@@ -309,7 +309,7 @@ def _is_image(schema: Any, column: str) -> bool:
     from pyarrow import types
 
     def is_bytes(kind: Any) -> bool:
-        return types.is_binary(kind) or types.is_large_binary(kind)
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
     kind = schema.field(schema.get_all_field_indices(column)[0]).type
     if not types.is_struct(kind):
