@@ -52,6 +52,8 @@ BELOW_AND_ABOVE: dict[str, tuple[Any, Any]] = {
     "workers": (-1, 257),
     "cache_mb": (-1, None),
     "max_corrupt": (-0.1, 1.1),
+    "class_level": (0, 10),
+    "max_pixels": (1023, 2**36 + 1),
     "checkpoint_every": (-0.1, 100_001.0),
 }
 OUTSIDE = [

@@ -25,9 +25,9 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(header_cache, "SETTLED", 0)
     seen: list[str] = []
 
-    def inspect(file: str) -> decode.Header:
+    def inspect(file: str, **options: int) -> decode.Header:
         seen.append(Path(file).name)
-        return decode.inspect(file)
+        return decode.inspect(file, **options)
 
     monkeypatch.setattr(header_cache, "inspect", inspect)
     return seen

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pictures import fill, labels, painted
 from resnets.data import open_data
-from resnets.data.sources import npz
+from resnets.data.sources import memory_limits, npz
 from resnets.data.sources.image_paths import ImagePaths
 from resnets.data.sources.source_config import SourceConfig
 from resnets.errors import UserError
@@ -333,6 +333,20 @@ def test_npz_converts_without_loss(
     assert data.splits["train"].targets.tolist() == [0, 1, 1, 2]
     assert re.search(notice, data.notices[0])
     assert "one-hot: read as 3 classes" in data.notices[1]
+
+
+def test_what_is_too_large_for_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = memory_limits.available_memory()
+    assert free is None or 10**8 < free < 10**15
+    np.savez(tmp_path / "a.npz", **arrays())
+    monkeypatch.setattr(memory_limits, "SMALL", 100)
+    monkeypatch.setattr(memory_limits, "available_memory", lambda: 200)
+    with pytest.raises(
+        UserError, match=r"a\.npz takes 0 MB of memory and 0 MB is free; save it as"
+    ):
+        open_data(tmp_path / "a.npz")
 
 
 def test_damaged_npz(tmp_path: Path) -> None:

@@ -31,11 +31,13 @@ T = TypeVar("T")
 MAX_BYTES = 2**26
 # Bytes of one line of a file of JSON lines, and of a TOML file, which people write.
 MAX_LINE = 2**22
-MAX_TOML = 2**20
+MAX_TOML = 2**18
 MAX_DEPTH = 32
 TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep"
 # Digits of a whole number: 64 bits have 20.
 MAX_DIGITS = 20
+# A key of TOML with more dots than levels are read: their cost is the square of their number.
+_DOTTED = re.compile(rb"""(?<!["'\w-])(?:["'\w-]+[ \t]*\.[ \t]*){%d}""" % (MAX_DEPTH + 1))
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 # To keep the brackets of a text alone, as those of lists.
 _AS_LISTS = bytes.maketrans(b"{}", b"[]")
@@ -120,11 +122,13 @@ def read_toml(path: Path, *, name: str) -> dict[str, Any]:
             content = file.read(MAX_TOML + 1)
         if len(content) > MAX_TOML:
             raise UserError(f"{name}: has more than the {MAX_TOML:,} bytes that are read")
+        if _DOTTED.search(content):
+            raise RecursionError
         return tomllib.loads(content.decode())
     except FileNotFoundError:
         raise UserError(f"{name}: no such file") from None
     except OSError as error:
-        raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
+        raise UserError(f"{name}: not readable ({error.strerror or error})") from None
     except RecursionError:
         raise UserError(f"{name}: {TOO_DEEP}") from None
     except UserError:

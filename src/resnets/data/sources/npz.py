@@ -230,8 +230,7 @@ def _from_one_hot(labels: Array, source: str, notices: list[str]) -> Array:
             f"{source} has shape {labels.shape} and is not one-hot; expected one label per image"
         )
     notices.append(f"{source} is one-hot: read as {labels.shape[1]} classes")
-    places: Array = labels.argmax(axis=1)
-    return places
+    return np.asarray(labels.argmax(axis=1))
 
 
 def _strings(labels: Array, source: str) -> Array:
