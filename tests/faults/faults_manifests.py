@@ -430,6 +430,12 @@ FAULTS = [
         _refused("path,label\n" + "".join(f"{n},x\n" for n in range(500_000))),
         r"10000 tried",
     ),
+    Fault(
+        "manifest/one-exists-of-50000",
+        _refused(_csv("path,label") + "".join(f"a/{n}/b.png,x\n" for n in range(50_000))),
+        r"only 4 images .* exist \(10000 tried\)",
+        cpu_seconds=4,
+    ),
     Fault("manifest/deep-path", _refused("path,label\n" + "a/" * 500 + "b.png,x"), "no file can"),
     Fault("manifest/passwd", _refused(_changed("../../../../etc/passwd{}".format)), "--allow"),
     Fault("manifest/outside", _train_outside, r"line 2 .*'\.\./images", catalogue="D23"),

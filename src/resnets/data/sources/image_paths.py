@@ -62,6 +62,9 @@ class Folder:
         return f"{self.name}/{name}" if self.name else name
 
 
+NOWHERE = Folder("", "", outside=False, entries={})
+
+
 @dataclass
 class ImagePaths:
     """Find the files that the rows of a table name.
@@ -142,7 +145,8 @@ class ImagePaths:
     def _name(self, text: str, real: str) -> str:
         """Return the path relative to `base` without `.` and `..`, or the absolute one."""
         name = posixpath.normpath(text) if text else "."
-        if os.path.realpath(os.path.join(self.base, name)) != real:  # .. after a link
+        # .. after a link is not the folder above the link.
+        if ".." in text and os.path.realpath(os.path.join(self.base, name)) != real:
             name = real
         if os.path.isabs(name) and _is_below(real, self._real_base):
             name = os.path.relpath(real, self._real_base).replace(os.sep, "/")
@@ -201,10 +205,15 @@ class ImagePaths:
         """Return the folder of this path, its parts compared with composed accents."""
         reached = "/" if parents[0] == "" else ""
         for part in filter(None, parents):
+            folder = self._folder(reached.rstrip("/") or reached)
             composed = normalize("NFC", printable(part))
-            names = self._folder(reached.rstrip("/") or reached).entries
-            same = (name for name in names if normalize("NFC", printable(name)) == composed)
-            reached += part + "/" if part in names else next(same, part) + "/"
+            same = (
+                name for name in folder.entries if normalize("NFC", printable(name)) == composed
+            )
+            name = part if part in folder.entries or part in (".", "..") else next(same, None)
+            if name is None:
+                return NOWHERE
+            reached += f"{name}/"
         return self._folder(reached.rstrip("/") or reached)
 
 
