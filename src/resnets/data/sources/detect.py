@@ -17,7 +17,7 @@ from resnets.data.sources.file_tree import FolderScan, is_run, joined
 from resnets.data.sources.header_cache import read_splits
 from resnets.data.sources.image_folder import ARCHIVES, read_folder
 from resnets.data.sources.listing import SourceListing, printable, shortened
-from resnets.data.sources.manifest import read_manifest, read_metadata
+from resnets.data.sources.manifest import metadata_in, read_manifest, read_metadata
 from resnets.data.sources.npz import read_npz
 from resnets.data.sources.parquet import read_parquet
 from resnets.data.sources.pixel_range import scaled, with_pixel_range
@@ -170,7 +170,11 @@ def _read_tree(path: Path, config: SourceConfig, classes: Sequence[str] | None) 
         if (listing := read_metadata(path, scan.tree, config)) is not None:
             return listing
     _refuse_columns(config, path)
-    return read_folder(scan, level=config.class_level, known=classes)
+    found = read_folder(scan, level=config.class_level, known=classes)
+    if (beside := metadata_in(path)) is not None:
+        notice = f"{beside.name} is not used beside class folders; give it as DATA for its labels"
+        return replace(found, notices=(*found.notices, notice))
+    return found
 
 
 def _own_classes(found: SourceListing) -> tuple[tuple[str, ...], list[str]]:
