@@ -20,6 +20,7 @@ from resnets.data.decode import decode
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFileError, read_model
 from resnets.training.auto_config import ResolvedConfig
+from resnets.training.run_dir import RunDir
 from resnets.training.trainer import CAUTION, Trainer, TrainingResult
 
 SMALL: dict[str, Any] = {
@@ -91,8 +92,7 @@ def test_every_record_reaches_the_log(
     kinds = [record["kind"] for record in records]
     assert kinds.count("start") == 1 and {"notice", "train", "validation"} < set(kinds)
     assert kinds.index("start") < kinds.index("train")
-    lines = (result.folder / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [
+    assert RunDir(result.folder).history() == [
         record for record in records if record["kind"] in ("train", "validation")
     ]
 
