@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 
 from resnets.data.transforms import Preprocess
-from resnets.errors import UserError
+from resnets.errors import UserError, public_name
 from resnets.fileio import open_file, sha256, write_atomic
 from resnets.models.config import ResNetConfig
 from resnets.models.resnet import ResNet, meta_state
@@ -170,7 +170,7 @@ def read_model(path: Path | str) -> ModelFile:
             raise ModelFileError(f"{path} is a folder without {FILE_NAME}: {advice}")
         path = path / FILE_NAME
     if not path.exists():
-        raise ModelFileError(f"there is no model file {path}")
+        raise ModelFileError(f"there is no model file {public_name(str(path))}")
     with _named(f"model file {path}"):
         return _read(path)
 
