@@ -157,7 +157,14 @@ class ResNetConfig:
         return self.stem_stride * self.first_stride << (len(self.depths) - 1)
 
     def check_input_size(self, size: int) -> None:
-        """Raise UserError if images of size x size pixels would cost more than can be meant."""
+        """Check by arithmetic that an image costs no more than can be meant.
+
+        Args:
+            size: Height and width of the image in pixels.
+
+        Raises:
+            UserError: Its maps or its multiply-accumulates are beyond the limits.
+        """
         if size < 1:
             return
         largest = max(
