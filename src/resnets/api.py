@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from resnets.data import Split, open_data
-from resnets.data.dataset import notices_of
+from resnets.data.dataset import describe_classes, notices_of
 from resnets.data.sources.source_config import SourceConfig
 from resnets.device import choose_device, restore_num_threads
 from resnets.errors import UserError, public_name, unknown
 from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
 from resnets.evaluation.metrics import Scores
+from resnets.fileio import check_can_make
 from resnets.inference.model_file import ModelFile, ModelFileError, read_model
 from resnets.inference.predictor import Prediction, Predictor
 from resnets.models.download import local_path
@@ -151,6 +152,8 @@ def evaluate(
         raise UserError(f"--report {report}: is a file; give a folder")
     if report is not None and is_run(Path(report)):
         raise UserError(f"--report {report}: is a run with a page of its own; give another folder")
+    if report is not None:
+        check_can_make(Path(report), flag="--report")
     file = model if isinstance(model, ModelFile) else read_model(model)
     dataset = open_data(data, SourceConfig(max_corrupt=max_corrupt), classes=file.classes)
     chosen = choose_split(dataset.splits, split)
@@ -164,7 +167,8 @@ def evaluate(
     notices += missing_charts() if report is not None else []
     cautions = [f"from training: {text}" for text in (file.scores or {}).get("cautions", ())]
     if log is not None:
-        scored = f"scored: {taken}, {len(images):,} images"
+        classes = describe_classes(file.classes, images.targets)
+        scored = f"scored: {taken}, {len(images):,} images; {classes}"
         for kind, texts in (("notice", [scored, *notices]), ("caution", cautions)):
             for text in texts:
                 log({"kind": kind, "text": text})

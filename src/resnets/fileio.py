@@ -7,9 +7,12 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
+
+from resnets.errors import UserError
 
 SPECIAL_FILES = {
     stat.S_IFIFO: "a pipe",
@@ -48,6 +51,31 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace a file by this content (text as UTF-8), whole or not at all."""
     with atomic_writer(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def check_can_make(folder: Path, *, flag: str) -> None:
+    """Make a folder, write into it and remove what was made; raise UserError where that fails.
+
+    `flag` is named in the message. Permissions alone do not tell: /proc refuses even root.
+    """
+    made: list[Path] = []
+    try:
+        missing = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
+        for place in reversed(missing):
+            place.mkdir(exist_ok=True)
+            made.append(place)
+        with TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a NUL
+        reason = getattr(error, "strerror", None) or error
+        shown = str(folder) if len(str(folder)) < 200 else f"{str(folder)[:200]}..."
+        raise UserError(
+            f"{flag} {shown}: cannot be written ({reason}); give another folder"
+        ) from None
+    finally:
+        for place in reversed(made):
+            with suppress(OSError):  # another process uses it
+                place.rmdir()
 
 
 def open_file(path: Path | str) -> BinaryIO:

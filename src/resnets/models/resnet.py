@@ -169,7 +169,7 @@ def meta_state(config: ResNetConfig) -> dict[str, Tensor]:
     few = dataclasses.replace(config, depths=tuple(min(depth, 2) for depth in config.depths))
     with torch.device("meta"):  # names and shapes only: no computation, no random numbers
         built = ResNet(few).state_dict(keep_vars=True)
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, tensor in built.items():
         stage, _, inner = name.partition(".1.")
         if stage.startswith("layer") and "." not in stage:

@@ -24,7 +24,7 @@ from typing import Any
 from torch import Tensor
 
 from resnets.errors import UserError
-from resnets.fileio import sha256, write_atomic
+from resnets.fileio import check_can_make, sha256, write_atomic
 from resnets.parsing import convert, parse_json, read_json, read_lines
 from resnets.training.checkpoint import (
     Checkpoint,
@@ -74,11 +74,7 @@ class RunDir:
     def check(out: str | Path | None) -> None:
         """Raise UserError for a path that cannot become a new run folder."""
         path = RUNS if out is None else Path(out)
-        existing = next(place for place in (path, *path.absolute().parents) if place.exists())
-        if not existing.is_dir():
-            raise UserError(f"--out {path}: {existing} is a file; give a new or empty folder")
-        if not os.access(existing, os.W_OK):
-            raise UserError(f"--out {path}: {existing} is not writable; give another folder")
+        check_can_make(path, flag="--out")
         if out is not None and path.is_dir() and any(path.iterdir()):
             hint = f"; to resume that run: --resume {out}" if is_run(path) else ""
             raise UserError(f"--out {out}: the folder is not empty; give a new one{hint}")

@@ -20,7 +20,14 @@ from torch import nn
 
 from resnets.config_fields import Rule
 from resnets.data import NAMES, DataSet, open_data
-from resnets.data.dataset import Splits, content_digest, fingerprint, make_splits, notices_of
+from resnets.data.dataset import (
+    Splits,
+    content_digest,
+    describe_classes,
+    fingerprint,
+    make_splits,
+    notices_of,
+)
 from resnets.data.loader import Batch, EvalLoader, TrainLoader, channel_statistics
 from resnets.data.transforms import Preprocess
 from resnets.data.workers import usable_cpus
@@ -207,7 +214,8 @@ class Trainer:
         facts = DataFacts.of(splits, num_classes=len(dataset.classes))
         notice(
             f"{dataset.name}: {facts.num_train:,} training, {facts.num_val:,} validation and "
-            f"{facts.num_test:,} test images of {facts.num_classes} classes; measuring this machine"
+            f"{facts.num_test:,} test images; in training "
+            f"{describe_classes(dataset.classes, splits.train.targets)}; measuring this machine"
         )
         ranks = dist.world_size
         config = dist.on_rank_zero(
