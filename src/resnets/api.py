@@ -8,7 +8,9 @@ from typing import Any
 
 from resnets.data import Split, open_data
 from resnets.data.dataset import describe_classes, notices_of
+from resnets.data.file_limits import MAX_PIXELS
 from resnets.data.sources.source_config import SourceConfig
+from resnets.data.wide_pixels import described
 from resnets.device import choose_device, restore_num_threads
 from resnets.errors import UserError, public_name, unknown
 from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
@@ -125,6 +127,9 @@ def evaluate(
     device: str = "auto",
     workers: int = 2,
     max_corrupt: float = 0.01,
+    columns: str | None = None,
+    allow_outside: bool = False,
+    max_pixels: int = MAX_PIXELS,
     report: str | Path | None = None,
     log: Log | None = None,
 ) -> Scores:
@@ -137,6 +142,9 @@ def evaluate(
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         workers: Processes that decode images which do not fit in memory.
         max_corrupt: Largest share of unreadable images.
+        columns: Columns of a table, as "path=image_id,label=breed"; None takes usual names.
+        allow_outside: Read images that a table names outside its own folder.
+        max_pixels: Most pixels of an image; larger JPEGs are decoded at a part of their size.
         report: Folder for a report page with figures, or None.
         log: Called with notices (which split was scored, what was left out) and cautions.
 
@@ -155,7 +163,13 @@ def evaluate(
     if report is not None:
         check_can_make(Path(report), flag="--report")
     file = model if isinstance(model, ModelFile) else read_model(model)
-    dataset = open_data(data, SourceConfig(max_corrupt=max_corrupt), classes=file.classes)
+    source = SourceConfig(
+        max_corrupt=max_corrupt,
+        max_pixels=max_pixels,
+        columns=columns,
+        allow_outside=allow_outside,
+    )
+    dataset = open_data(data, source, classes=file.classes, preprocess=file.preprocess)
     chosen = choose_split(dataset.splits, split)
     images = dataset.splits[chosen]
     taken = f"{'all' if chosen == 'all' else f'split {chosen}'} of {data}"
@@ -181,6 +195,7 @@ def evaluate(
             scores=scores.to_dict(),
             model_file=None if isinstance(model, ModelFile) else str(model),
             source=taken,
+            wide_pixels=described(file.preprocess.pixel_range),
             trained_on=str(file.data.get("name", "unknown")),
             mistakes=[Mistake(**row) for row in mistakes.worst()],
             notices=notices,
@@ -208,6 +223,7 @@ def predict(
     *,
     top: int = 5,
     device: str = "auto",
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Prediction]:
     """Classify one image or several with a model file alone.
 
@@ -218,6 +234,7 @@ def predict(
         images: A path, bytes, an array H W C or H W, a PIL image, or an iterable of these.
         top: Number of classes per image.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        max_pixels: Most pixels of an image; larger JPEGs are decoded at a part of their size.
 
     Returns:
         One prediction per image, in order. An unreadable image has an `error`.
@@ -226,7 +243,8 @@ def predict(
         UserError: An argument cannot be used.
         ModelFileError: The model file cannot be used.
     """
-    return Predictor(model, device=choose_device(device)).predict(images, top=top)
+    predictor = Predictor(model, device=choose_device(device), max_pixels=max_pixels)
+    return predictor.predict(images, top=top)
 
 
 def load_model(model: str | Path) -> ResNet:
