@@ -1,5 +1,6 @@
 """Run all checks of a data set, and write what was asked for: the page, the clean manifest."""
 
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,12 @@ import numpy as np
 import torch
 
 from resnets.audit.check_page import write_check
-from resnets.audit.clean_manifest import check_target, kept_rows, write_clean
+from resnets.audit.clean_manifest import (
+    check_target,
+    kept_rows,
+    leaves_its_folder,
+    write_clean,
+)
 from resnets.audit.copies import Copies, copy_findings, find_copies
 from resnets.audit.findings import CheckReport, Finding, ImageRef
 from resnets.audit.image_facts import (
@@ -84,7 +90,14 @@ class Checker:
             skipped=tuple(self.skipped),
         )
         if self.clean is not None:
-            write_clean(self.clean, self.data, scan, kept_rows(scan, copies))
+            kept = kept_rows(scan, copies)
+            write_clean(self.clean, self.data, scan, kept)
+            flag = " --allow-outside" if leaves_its_folder(self.clean, self.data) else ""
+            self._progress(
+                f"{self.clean} lists {int(kept.sum()):,} images: "
+                f"resnets train {shlex.quote(str(self.clean))}{flag}",
+                always=True,
+            )
         if self.out is not None:
             write_check(self.out, report, self.data, clean=self.clean)
         return report

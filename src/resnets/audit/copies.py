@@ -120,16 +120,17 @@ def copy_findings(
     for kind, (level, title, advice) in _TEXTS.items():
         if not kinds[kind]:
             continue
-        images = sum(len(group.rows) for group in kinds[kind])
+        rows = [row for group in kinds[kind] for row in group.rows]
+        splits = " and ".join(name for name in scan.splits if name in map(scan.split_of, rows))
         found.append(
             Finding(
                 kind=kind,
                 level=level,
-                title=title.format(images=f"{images:,}", groups=_count(len(kinds[kind]))),
-                advice=advice,
-                groups=tuple(
-                    tuple(map(refer, group.rows, group.details)) for group in kinds[kind]
+                title=title.format(
+                    images=f"{len(rows):,}", groups=_count(len(kinds[kind])), splits=splits
                 ),
+                advice=advice,
+                groups=tuple(tuple(map(refer, group.rows, group.details)) for group in kinds[kind]),
             )
         )
     return found
@@ -151,10 +152,14 @@ _COPY_ADVICE = (
     "the score is then too high. Keep one of each."
 )
 _TEXTS = {
-    "exact-leak": ("problem", "{groups} in more than one split: {images} images", _LEAK_ADVICE),
+    "exact-leak": (
+        "problem",
+        "{groups} in more than one split ({splits}): {images} images",
+        _LEAK_ADVICE,
+    ),
     "near-leak": (
         "problem",
-        "{groups} nearly the same in more than one split: {images} images",
+        "{groups}, nearly the same, in more than one split ({splits}): {images} images",
         _LEAK_ADVICE,
     ),
     "exact-contradiction": (
@@ -164,7 +169,7 @@ _TEXTS = {
     ),
     "near-contradiction": (
         "problem",
-        "{groups} nearly the same in more than one class: {images} images",
+        "{groups}, nearly the same, in more than one class: {images} images",
         _CONTRADICTION_ADVICE,
     ),
     "exact-duplicate": (

@@ -221,6 +221,6 @@ def class_findings(data: DataSet, scan: ScannedImages) -> list[Finding]:
 
 
 def _plain(name: str) -> str:
-    """Return a name without what eyes overlook: case, width and form of letters, spaces, - and _."""
+    """Return a name without what eyes overlook: case, form of letters, spaces, - and _."""
     words = normalize("NFKC", normalize("NFKC", name).casefold())
     return "".join(letter for letter in words if letter not in " -_\u200b\u00ad\t")

@@ -110,7 +110,7 @@ def _agreeing(one: Prints, other: Prints) -> Iterator[Pairs]:
 
     def search(start: int) -> Pairs:
         differing = one.hashes[start : start + rows, None] ^ other.hashes[None, start + 1 :]
-        pairs = np.argwhere(count_bits(differing) <= MAX_BITS) + (start, start + 1)
+        pairs = np.argwhere(count_bits(differing) <= MAX_BITS) + np.array([start, start + 1])
         pairs = pairs[pairs[:, 0] < pairs[:, 1]]
         left, right = pairs.T
         pairs = pairs[(one.spectra[left] * other.spectra[right]).sum(1) >= MIN_SPECTRUM]

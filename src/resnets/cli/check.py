@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -43,7 +43,7 @@ class Check:
     """write a manifest (.csv) without copies, leaks and unreadable images"""
     format: Literal["table", "json"] = "table"
     """table for people, or one JSON document on standard output"""
-    source: SourceConfig = SourceConfig()
+    source: SourceConfig = field(default_factory=SourceConfig)
     device: Device = "auto"
     """where to train the networks that look for wrong labels"""
     quiet: Switch = False
@@ -52,7 +52,7 @@ class Check:
     def run(self, started: float) -> int:
         from resnets import api
         from resnets.audit.check_page import PAGE, is_inside
-        from resnets.cli.progress import Display, program
+        from resnets.cli.progress import Display
         from resnets.data.sources.builtin import NAMES
 
         folder = self.out
@@ -80,8 +80,6 @@ class Check:
             _print_findings(report)
         if not self.quiet:
             print(f"page {folder / PAGE}", file=sys.stderr)
-            if self.write_clean is not None:
-                print(f"train on the clean images: {program()} train ...", file=sys.stderr)
         return 0 if report.ok else FOUND
 
 
