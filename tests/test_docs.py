@@ -61,7 +61,7 @@ FOREIGN = {"nproc-per-node", "nnodes", "max-restarts", "rdzv-backend", "rdzv-end
 FOREIGN |= {"job-name", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "requeue"}
 FOREIGN |= {"open-mode", "kill-on-bad-exit", "export", "shm-size", "strict", "save"}
 FOREIGN |= {"tyro-print-completion", "version", "help"}
-COMMANDS = ("train", "evaluate", "predict", "show", "models")
+COMMANDS = ("check", "train", "evaluate", "predict", "show", "models")
 COMMANDS += ("study train", "study init", "study probe", "study report", "study check")
 
 

@@ -84,6 +84,8 @@ def near_duplicates(
         Pairs of indices P 2, the smaller one first, each pair once; and the index into
         ORIENTATIONS in which the second image agrees with the first, P.
     """
+    if len(images) < 2:
+        return np.zeros((0, 2), np.int64), np.zeros(0, np.int64)
     upright = Prints.of(images)
     found: dict[tuple[int, int], int] = {}
     for orientation in range(len(ORIENTATIONS)):

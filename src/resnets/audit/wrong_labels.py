@@ -28,10 +28,10 @@ Indices = NDArray[np.int64]
 
 NETWORK = "resnet8_fast_half"
 FOLDS = 3
-BATCH_SIZE = 100
-LEARNING_RATE = 0.3
-# Images that all folds see together; few images are seen for as many epochs as the most allows.
-NUM_SEEN, LEAST_EPOCHS, MOST_EPOCHS = 150_000, 3, 15
+# Images of a batch, fewer for few images, and the learning rate of this many.
+BATCH_SIZE, LEAST_BATCH, LEARNING_RATE = 100, 16, 0.3
+# Images that the networks of all folds see together, within these numbers of epochs.
+NUM_SEEN, LEAST_EPOCHS, MOST_EPOCHS = 150_000, 3, 30
 # Least images, in all and of a class, from which the answers mean anything.
 FEW_IMAGES, FEW_OF_A_CLASS = 60, 6
 # Share of the listed labels that should be wrong, by the fitted model.
@@ -206,13 +206,12 @@ def _train(images: Tensor, targets: Tensor, num_classes: int, seed: int) -> nn.M
     if isinstance(model.conv1, Whitening):
         model.conv1.fit(images[torch.randperm(len(images))[:2000]].cpu())
     model.to(device=images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batch_size = min(BATCH_SIZE, len(images))
-    epochs = NUM_SEEN // (FOLDS * len(images))
-    steps = min(max(epochs, LEAST_EPOCHS), MOST_EPOCHS) * (len(images) // batch_size)
+    batch_size = min(max(len(images) // 16, LEAST_BATCH), BATCH_SIZE)
+    epochs = min(max(NUM_SEEN // (FOLDS * len(images)), LEAST_EPOCHS), MOST_EPOCHS)
+    steps = epochs * (len(images) // batch_size)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(
-        parameters, lr=LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=5e-4
-    )
+    rate = LEARNING_RATE * batch_size / BATCH_SIZE
+    optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
     rise = max(1, steps // 5)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / rise, max(steps - step, 0) / (steps - rise + 1))
