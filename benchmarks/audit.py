@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -159,6 +160,7 @@ def main() -> None:
     words = ["check", str(plant.root), "--out", str(options.out / "check"), "--quiet"]
     done = subprocess.run([sys.executable, "-m", "resnets", *words], stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - start
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     report = json.loads((options.out / "check" / "check.json").read_text())
     crossing = ("exact-leak", "near-leak")
     answers: dict[str, tuple[set[Any], set[Any]]] = {
@@ -178,7 +180,10 @@ def main() -> None:
         )
         mark = "  below the goal" if short else ""
         print(f"{kind:14} {len(planted):8} {len(found):6} {recall:7.1%} {precision:10.1%}{mark}")
-    print(f"{seconds:.0f} s (at most {GOAL_SECONDS}), exit code {done.returncode} (1: problems)")
+    print(
+        f"{seconds:.0f} s (at most {GOAL_SECONDS}), {used.ru_utime + used.ru_stime:.0f} s of "
+        f"processor time, exit code {done.returncode} (1: problems)"
+    )
 
 
 if __name__ == "__main__":

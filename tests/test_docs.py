@@ -243,7 +243,7 @@ def commands_shown() -> list[str]:
 def test_commands_shown_are_understood(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("train", "evaluate", "predict", "show", "models", "study"):
+    for name in ("check", "train", "evaluate", "predict", "show", "models", "study"):
         module = importlib.import_module(f"resnets.cli.{name}")
         for value in vars(module).values():
             if inspect.isclass(value) and hasattr(value, "run"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resnets.audit.findings import Finding, ImageRef
+from resnets.audit.findings import Finding, ImageRef, Level
 from resnets.audit.image_scan import ScannedImages
 from resnets.audit.near_duplicates import ORIENTATIONS, near_duplicates
 from resnets.data.file_store import Array
@@ -151,7 +151,7 @@ _COPY_ADVICE = (
     "Copies weigh more in training, and a random split puts some into validation: "
     "the score is then too high. Keep one of each."
 )
-_TEXTS = {
+_TEXTS: dict[str, tuple[Level, str, str]] = {
     "exact-leak": (
         "problem",
         "{groups} in more than one split ({splits}): {images} images",

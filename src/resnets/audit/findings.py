@@ -78,7 +78,14 @@ class CheckReport:
         return not self.problems
 
     def find(self, kind: str) -> Finding | None:
-        """Return the finding of a kind, or None."""
+        """Return a finding by its kind.
+
+        Args:
+            kind: As in `Finding.kind`.
+
+        Returns:
+            The first finding of this kind, or None.
+        """
         return next((found for found in self.findings if found.kind == kind), None)
 
     def to_dict(self) -> dict[str, Any]:

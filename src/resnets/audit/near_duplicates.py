@@ -129,7 +129,8 @@ def count_bits(values: NDArray[np.uint64]) -> NDArray[np.uint8]:
     if hasattr(np, "bitwise_count"):  # numpy 2
         counts: NDArray[np.uint8] = np.bitwise_count(values)
         return counts
-    return _BITS[np.ascontiguousarray(values)[..., None].view(np.uint16)].sum(-1, dtype=np.uint8)
+    counts = _BITS[np.ascontiguousarray(values)[..., None].view(np.uint16)].sum(-1, dtype=np.uint8)
+    return counts
 
 
 def same_edges(one: Floats, other: Floats) -> NDArray[np.bool_]:
@@ -151,8 +152,8 @@ def _blur(grey: Floats) -> Floats:
     """Blur by 1 2 1 in both directions."""
     wide = np.pad(grey, ((0, 0), (1, 1), (1, 1)), "edge")
     rows = (wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]) / 4
-    blurred: Floats = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4
-    return blurred
+    blurred = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4
+    return np.asarray(blurred, np.float32)
 
 
 def _edges(grey: Floats) -> Floats:

@@ -22,14 +22,22 @@ from resnets.device import restore_num_threads
 from resnets.errors import UserError
 from resnets.models.layers import Whitening
 from resnets.models.registry import create_model
+from resnets.training.optimizer import (
+    default_learning_rate,
+    learning_rate,
+    make_optimizer,
+    set_learning_rate,
+)
+from resnets.training.recipe import Recipe
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 NETWORK = "resnet8_fast_half"
 FOLDS = 3
-# Images of a batch, fewer for few images, and the learning rate of this many.
-BATCH_SIZE, LEAST_BATCH, LEARNING_RATE = 100, 16, 0.3
+RECIPE = Recipe().override(optimizer="muon", momentum=0.85, warmup=0.0)
+# Images of a batch, fewer for few images.
+BATCH_SIZE, LEAST_BATCH = 100, 16
 # Images that the networks of all folds see together, within these numbers of epochs.
 NUM_SEEN, LEAST_EPOCHS, MOST_EPOCHS = 150_000, 3, 30
 # Least images, in all and of a class, from which the answers mean anything.
@@ -121,7 +129,8 @@ def _issues(probabilities: Floats, labels: Indices, wrong: Floats) -> Indices:
     candidates = candidates[probabilities[candidates].argmax(1) != labels[candidates]]
     candidates = candidates[np.argsort(-wrong[candidates], kind="stable")]
     expected = np.cumsum(wrong[candidates]) / np.arange(1, len(candidates) + 1)
-    return candidates[: int((expected >= PRECISION).sum())]
+    kept: Indices = candidates[: int((expected >= PRECISION).sum())]
+    return kept
 
 
 def fit_noise(logits: Floats, labels: Indices) -> tuple[Floats, Floats, float]:
@@ -209,13 +218,10 @@ def _train(images: Tensor, targets: Tensor, num_classes: int, seed: int) -> nn.M
     batch_size = min(max(len(images) // 16, LEAST_BATCH), BATCH_SIZE)
     epochs = min(max(NUM_SEEN // (FOLDS * len(images)), LEAST_EPOCHS), MOST_EPOCHS)
     steps = epochs * (len(images) // batch_size)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rate = LEARNING_RATE * batch_size / BATCH_SIZE
-    optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    rise = max(1, steps // 5)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / rise, max(steps - step, 0) / (steps - rise + 1))
-    )
+    recipe = RECIPE.override(batch_size=batch_size, steps=steps)
+    rate = default_learning_rate(recipe, batch_size=batch_size)
+    recipe = recipe.override(learning_rate=rate)
+    optimizer = make_optimizer(model, recipe)
     model.train()
     order = torch.randperm(0)
     for step in range(steps):
@@ -230,8 +236,8 @@ def _train(images: Tensor, targets: Tensor, num_classes: int, seed: int) -> nn.M
         loss = F.cross_entropy(logits.float(), targets[batch], label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        set_learning_rate(optimizer, learning_rate(recipe, step))
         optimizer.step()
-        schedule.step()
     return model.eval()
 
 
