@@ -1,7 +1,5 @@
 """The run folder and its checkpoints: round trips, damage, places that are refused."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -274,14 +272,14 @@ def test_open_finds_runs_only(tmp_path: Path) -> None:
 
 def test_json_files(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
-    folder.write_json("data.json", {"classes": ["Zürich", "b"], "mean": 0.1 + 0.2})
-    assert folder.read_json("data.json") == {"classes": ["Zürich", "b"], "mean": 0.1 + 0.2}
-    assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
+    folder.write_json("some.json", {"classes": ["Zürich", "b"], "mean": 0.1 + 0.2})
+    assert folder.read_json("some.json") == {"classes": ["Zürich", "b"], "mean": 0.1 + 0.2}
+    assert [path.name for path in tmp_path.iterdir()] == ["some.json"]
     with pytest.raises(UserError, match="cannot be read"):
         folder.read_json("none.json")
     for content in (b'{"torn": ', b"\xff\xfe{}"):
         (tmp_path / "data.json").write_bytes(content)
-        with pytest.raises(UserError, match="cannot be read"):
+        with pytest.raises(UserError, match=r"data\.json is not valid JSON"):
             folder.read_json("data.json")
 
 

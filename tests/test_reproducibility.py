@@ -1,7 +1,5 @@
 """What may change when a run is resumed, what is refused, and what is said when it is forced."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,9 @@ from resnets.training.run_dir import RunDir
 
 DATA = {
     "data": "photos",
+    "name": "photos",
+    "preprocess": {"size": 8},
+    "held_out": [],
     "fingerprint": "0123456789",
     "classes": ["ant", "bee"],
     "sizes": {"train": 1000, "val": 100},

@@ -33,7 +33,11 @@ def test_class_folders(tmp_path: Path) -> None:
         "dog/1.png",
     )
     assert data.splits["all"].targets.tolist() == [0, 0, 0, 0, 1]
-    assert (data.notices, data.skipped) == ((), ())
+    assert data.notices == (
+        "images in folders below a class belong to it: cat/b (2)",
+        "files that are no images, ignored: .txt",
+    )
+    assert data.skipped == ()
     assert snapshot(tmp_path) == before
 
 
@@ -56,9 +60,13 @@ def test_splits(tmp_path: Path, validation: str) -> None:
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    data = open_data(fill(tmp_path, "train/1.png", "test/1.png", "val/x/1.png"))
-    assert data.classes == ("test", "train", "val")
+    data = open_data(fill(tmp_path, "train/1.png", "bus/1.png", "car/1.png"))
+    assert data.classes == ("bus", "car", "train")
     assert list(data.splits) == ["all"]
+    assert data.notices == (
+        "train: named like a split, but taken as a class, since the folders beside it have images "
+        "as well: bus, car",
+    )
 
 
 def test_what_is_beside_the_splits_is_named(tmp_path: Path) -> None:
@@ -81,7 +89,10 @@ def test_hidden_things_are_ignored(tmp_path: Path) -> None:
     (tmp_path / ".DS_Store").write_text("x")
     data = open_data(tmp_path)
     assert tuple(data.splits["all"].ids) == ("a/1.png", "b/1.png")
-    assert data.notices == ()
+    assert data.notices == (
+        "ignored, left by systems and programs: .DS_Store, .hidden.png, .ipynb_checkpoints, "
+        ".thumbs, @eaDir, Thumbs.db, __MACOSX",
+    )
 
 
 def test_run_folders_are_no_classes(tmp_path: Path) -> None:
@@ -110,13 +121,16 @@ def test_accents_are_composed(tmp_path: Path) -> None:
     assert data.splits["all"].read(0, 3).shape == (4, 6, 3)
 
 
-def test_words_on_other_formats_and_lookalikes(tmp_path: Path) -> None:
-    fill(tmp_path, *(f"{part}/{c}/1.png" for part in ("Testing", "Training") for c in ("a", "b")))
-    (tmp_path / "Training" / "a" / "2.heic").write_bytes(b"x")
-    data = open_data(tmp_path)
-    assert data.classes == ("Testing", "Training")
-    assert data.notices[0] == "images of formats that are not read, ignored: 1 .heic; convert them"
-    assert "have the same folders, a, b: if they are splits" in data.notices[1]
+def test_files_of_other_formats_are_counted(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.png", "b/1.png")
+    for number in range(3):
+        (tmp_path / "a" / f"{number}.heic").write_bytes(b"x")
+    (tmp_path / "b" / "2.txt").write_text("x")
+    (tmp_path / "c.zip").write_bytes(b"x")
+    assert open_data(tmp_path).notices == (
+        "files that are no images, ignored: .heic 3, .txt; convert .heic, which are not read",
+        "archives are not read: .zip; unpack them if their images belong to the data",
+    )
 
 
 def test_index_of_files(tmp_path: Path) -> None:
@@ -180,7 +194,7 @@ def test_a_class_whose_images_are_all_unreadable(tmp_path: Path) -> None:
     [
         (["train/a/1.png", "train/b/1.png", "test/c/1.png"], [], "train does not have: c"),
         (["a/1.png", "b/1.png"], ["c"], "without images: c; add images"),
-        (["train/a/1.png", "train/b/1.png", "val/a/1.png"], ["val/b"], "without images: val/b"),
+        (["train/a/1.png", "val/a/1.png"], ["train/b"], "without images: train/b"),
         (["a/1.png"], [], "single class, 'a'; a classifier needs at least two"),
         (["1.png", "2.png"], [], "the 2 images in .* have no classes: put them into one folder"),
         (["val/a/1.png", "valid/a/1.png", "train/a/1.png"], [], "two folders for one split: val"),

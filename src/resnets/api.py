@@ -15,14 +15,17 @@ from resnets.audit.check_page import check_folder
 from resnets.audit.checker import Checker
 from resnets.audit.findings import CheckReport
 from resnets.data import Split, open_data
-from resnets.data.dataset import notices_of
+from resnets.data.dataset import describe_classes, notices_of
 from resnets.data.sources.source_config import SourceConfig
 from resnets.device import choose_device, restore_num_threads
 from resnets.errors import UserError, unknown
 from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
 from resnets.evaluation.metrics import Scores
+from resnets.fileio import check_can_make
 from resnets.inference.model_file import ModelFile, ModelFileError, read_model
 from resnets.inference.predictor import Prediction, Predictor
+from resnets.models.download import public_name
+from resnets.models.pretrained import local_weights
 from resnets.models.registry import MODELS, unknown_model
 from resnets.models.resnet import ResNet
 from resnets.report.page import Mistake, ReportRecord, missing_charts, write_report
@@ -157,6 +160,8 @@ def evaluate(
         raise UserError(f"--report {report}: is a file; give a folder")
     if report is not None and is_run(Path(report)):
         raise UserError(f"--report {report}: is a run with a page of its own; give another folder")
+    if report is not None:
+        check_can_make(Path(report), flag="--report")
     file = model if isinstance(model, ModelFile) else read_model(model)
     dataset = open_data(data, SourceConfig(max_corrupt=max_corrupt), classes=file.classes)
     chosen = choose_split(dataset.splits, split)
@@ -170,7 +175,8 @@ def evaluate(
     notices += missing_charts() if report is not None else []
     cautions = [f"from training: {text}" for text in (file.scores or {}).get("cautions", ())]
     if log is not None:
-        scored = f"scored: {taken}, {len(images):,} images"
+        classes = describe_classes(file.classes, images.targets)
+        scored = f"scored: {taken}, {len(images):,} images; {classes}"
         for kind, texts in (("notice", [scored, *notices]), ("caution", cautions)):
             for text in texts:
                 log({"kind": kind, "text": text})
@@ -343,7 +349,11 @@ def _configured(
                 "pass --weights, for example a run folder"
             )
         return config
-    if ":" not in model.weights:  # found from any folder when resumed
+    given = public_name(model.weights)
+    if given != model.weights:  # what opens it must not reach the run folder
+        file = local_weights(model.weights)
+        config = config.set(config.origins.get("weights", "default"), weights=str(file))
+    elif ":" not in model.weights:  # found from any folder when resumed
         path = Path(model.weights).expanduser().absolute()
         if not path.exists():
             raise UserError(f"--weights {model.weights}: no such file")
@@ -351,9 +361,11 @@ def _configured(
     if model.name is not None:
         return config
     try:
-        name = read_model(Path(model.weights).expanduser()).recipe["model"]
+        name = read_model(Path(config.recipe.model.weights or "").expanduser()).recipe["model"]
     except (ModelFileError, KeyError):
+        if ":" not in given:
+            local_weights(given)  # raises where the file is damaged
         raise UserError(
-            f"--weights {model.weights}: pass --model too, the network of these weights"
+            f"--weights {given}: pass --model too, the network of these weights"
         ) from None
     return config.set("weights", model=name)

@@ -96,16 +96,11 @@ def find_images(patterns: Iterable[str]) -> Iterator[str]:
 
 
 def _images_in(folder: Path) -> list[str]:
-    """Return every image at any depth, sorted; hidden files are skipped, as in training."""
-    from resnets.data.decode import SUFFIXES
+    """Return every image at any depth, sorted; what training ignores is left out."""
+    from resnets.data.sources.file_tree import FolderScan
 
-    images = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(name.startswith(".") for name in path.relative_to(folder).parts)
-        and path.is_file()
-    ]
+    tree = FolderScan(folder).tree
+    images = [folder / path / name for path, inner in tree.walk() for name in inner.images]
     if not images:
         raise UserError(f"{folder}: no images in this folder")
     return [str(path) for path in sorted(images)]

@@ -291,3 +291,15 @@ def notices_of(data: DataSet, *, shown: int = 10) -> list[str]:
     tail = f" and {count - shown} more, listed in data.json" if count > shown else ""
     images = "image" if count == 1 else "images"
     return [*data.notices, f"{count} unreadable {images} left out: {listed}{tail}"]
+
+
+def describe_classes(classes: Sequence[str], targets: Array, *, shown: int = 12) -> str:
+    """Return the first classes, their number, and the sizes of the smallest and the largest."""
+    names = ", ".join(classes[:shown])
+    more = f" and {len(classes) - shown:,} more" if len(classes) > shown else ""
+    counts = np.bincount(targets, minlength=len(classes))
+    low, high = int(counts.argmin()), int(counts.argmax())
+    sizes = f"{counts[low]:,}"
+    if counts[low] < counts[high]:
+        sizes = f"{counts[low]:,} ({classes[low]}) to {counts[high]:,} ({classes[high]})"
+    return f"{len(classes):,} classes ({names}{more}) of {sizes} images"

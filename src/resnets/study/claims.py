@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from resnets.errors import UserError, unknown
-from resnets.fileio import read_toml
+from resnets.parsing import read_toml
 from resnets.study.tables import COLUMNS, Row, Tables, select
 
 STORED = Path(__file__).with_name("claims.toml")

@@ -11,8 +11,9 @@ import torch
 from resnets.data.workers import usable_cpus
 from resnets.device import describe_environment
 from resnets.errors import UserError
-from resnets.fileio import read_jsonl, sha256, write_atomic
+from resnets.fileio import sha256, write_atomic
 from resnets.inference.model_file import read_model
+from resnets.parsing import read_jsonl
 from resnets.report.html import render
 from resnets.study.claims import read_claims
 from resnets.study.report import figures_init, figures_probes, figures_train

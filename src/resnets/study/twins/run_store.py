@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from resnets.errors import UserError
-from resnets.fileio import append_jsonl, read_jsonl, write_atomic
+from resnets.fileio import append_jsonl, write_atomic
 from resnets.inference.model_file import ModelFile, save_model
+from resnets.parsing import read_jsonl
 from resnets.study.tables import Row, write_table
 from resnets.study.twins.study_config import StudyConfig, TwinJob
 from resnets.study.twins.trial import METRICS, TrialResult, dataset_of, network_config
