@@ -235,7 +235,7 @@ def _train(images: Tensor, targets: Tensor, num_classes: int, seed: int) -> nn.M
             logits = model(shown)
         loss = F.cross_entropy(logits.float(), targets[batch], label_smoothing=0.1)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         set_learning_rate(optimizer, learning_rate(recipe, step))
         optimizer.step()
     return model.eval()
