@@ -138,7 +138,10 @@ def thumbnail(image: Array) -> Array:
 
 def _header(content: bytes) -> tuple[str, int]:
     """Return the mode and the EXIF orientation of a file that could be decoded."""
-    with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
-        valid = orientation if orientation in range(1, 9) else _UPRIGHT
-        return picture.mode, valid
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            orientation = picture.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
+            valid = orientation if orientation in range(1, 9) else _UPRIGHT
+            return picture.mode, valid
+    except Exception:  # Pillow's own limit of pixels, or metadata that only this reads
+        return "RGB", _UPRIGHT
