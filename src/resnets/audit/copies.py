@@ -147,6 +147,7 @@ _LEAK_ADVICE = (
 _CONTRADICTION_ADVICE = (
     "At most one of the labels is right, and no network can answer all of them. Correct the labels."
 )
+_LOOK_FIRST = "Look first: things of a simple shape can look alike without being copies."
 _COPY_ADVICE = (
     "Copies weigh more in training, and a random split puts some into validation: "
     "the score is then too high. Keep one of each."
@@ -160,7 +161,7 @@ _TEXTS: dict[str, tuple[Level, str, str]] = {
     "near-leak": (
         "problem",
         "{groups}, nearly the same, in more than one split ({splits}): {images} images",
-        _LEAK_ADVICE,
+        f"{_LEAK_ADVICE} {_LOOK_FIRST}",
     ),
     "exact-contradiction": (
         "problem",
@@ -170,7 +171,7 @@ _TEXTS: dict[str, tuple[Level, str, str]] = {
     "near-contradiction": (
         "problem",
         "{groups}, nearly the same, in more than one class: {images} images",
-        _CONTRADICTION_ADVICE,
+        f"{_CONTRADICTION_ADVICE} {_LOOK_FIRST}",
     ),
     "exact-duplicate": (
         "notice",
@@ -180,6 +181,6 @@ _TEXTS: dict[str, tuple[Level, str, str]] = {
     "near-duplicate": (
         "notice",
         "{groups} more than once in one class, nearly the same: {images} images",
-        f"Recompressed, resized, brighter, rotated or mirrored copies. {_COPY_ADVICE}",
+        f"Recompressed, resized, brighter, rotated or mirrored. {_COPY_ADVICE} {_LOOK_FIRST}",
     ),
 }
