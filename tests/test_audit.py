@@ -168,7 +168,7 @@ def test_the_share_of_wrong_labels_is_fitted() -> None:
 
 def test_planted_wrong_labels_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cleanlab")
-    for name, value in {"SMALL_SIDE": 16, "MOST_EPOCHS": 7, "usable_cpus": lambda: 1}.items():
+    for name, value in {"SMALL_SIDE": 16, "MOST_EPOCHS": 12, "usable_cpus": lambda: 1}.items():
         monkeypatch.setattr(wrong_labels, name, value)
     rng = np.random.default_rng(0)
     labels = np.arange(150) % 3
