@@ -34,7 +34,7 @@ from timm.models._manipulate import adapt_input_conv
 from torch import nn
 
 from resnets.data.transforms import Preprocess
-from resnets.errors import UserError
+from resnets.errors import UserError, public_name
 from resnets.fileio import cache_dir
 from resnets.inference.model_file import ModelFile, save_model
 from resnets.models.download import (
@@ -42,7 +42,6 @@ from resnets.models.download import (
     Progress,
     _Redirects,
     _show_progress,
-    public_name,
     torchvision_url,
 )
 from resnets.models.pretrained import load_weights
@@ -853,6 +852,15 @@ def test_the_hub_gives_safetensors_before_pickles(hub: Server, tmp_path: Path) -
     offer_on_hub(hub, "model.safetensors", as_bytes(network(0)))
     load(model, "hub:owner/name")
     assert equal(model.state_dict(), network(0).state_dict())
+
+
+def test_the_cache_of_the_hub_is_verified(hub: Server, tmp_path: Path) -> None:
+    offer_on_hub(hub, "model.safetensors", as_bytes(network(0)))
+    load(network(1), "hub:owner/name")
+    (blob,) = (tmp_path / "hub").glob("models--owner--name/blobs/*")
+    content = blob.read_bytes()
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert f"{blob} is damaged" in refusal("hub:owner/name")
 
 
 def test_without_the_hub_its_cache_answers(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:

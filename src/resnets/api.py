@@ -16,15 +16,17 @@ from resnets.audit.checker import Checker
 from resnets.audit.findings import CheckReport
 from resnets.data import Split, open_data
 from resnets.data.dataset import describe_classes, notices_of
+from resnets.data.file_limits import MAX_PIXELS
 from resnets.data.sources.source_config import SourceConfig
+from resnets.data.wide_pixels import described
 from resnets.device import choose_device, restore_num_threads
-from resnets.errors import UserError, unknown
+from resnets.errors import UserError, public_name, unknown
 from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
 from resnets.evaluation.metrics import Scores
 from resnets.fileio import check_can_make
 from resnets.inference.model_file import ModelFile, ModelFileError, read_model
 from resnets.inference.predictor import Prediction, Predictor
-from resnets.models.download import public_name
+from resnets.models.download import local_path
 from resnets.models.pretrained import local_weights
 from resnets.models.registry import MODELS, unknown_model
 from resnets.models.resnet import ResNet
@@ -133,6 +135,9 @@ def evaluate(
     device: str = "auto",
     workers: int = 2,
     max_corrupt: float = 0.01,
+    columns: str | None = None,
+    allow_outside: bool = False,
+    max_pixels: int = MAX_PIXELS,
     report: str | Path | None = None,
     log: Log | None = None,
 ) -> Scores:
@@ -145,6 +150,9 @@ def evaluate(
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         workers: Processes that decode images which do not fit in memory.
         max_corrupt: Largest share of unreadable images.
+        columns: Columns of a table, as "path=image_id,label=breed"; None takes usual names.
+        allow_outside: Read images that a table names outside its own folder.
+        max_pixels: Most pixels of an image; larger JPEGs are decoded at a part of their size.
         report: Folder for a report page with figures, or None.
         log: Called with notices (which split was scored, what was left out) and cautions.
 
@@ -163,7 +171,13 @@ def evaluate(
     if report is not None:
         check_can_make(Path(report), flag="--report")
     file = model if isinstance(model, ModelFile) else read_model(model)
-    dataset = open_data(data, SourceConfig(max_corrupt=max_corrupt), classes=file.classes)
+    source = SourceConfig(
+        max_corrupt=max_corrupt,
+        max_pixels=max_pixels,
+        columns=columns,
+        allow_outside=allow_outside,
+    )
+    dataset = open_data(data, source, classes=file.classes, preprocess=file.preprocess)
     chosen = choose_split(dataset.splits, split)
     images = dataset.splits[chosen]
     taken = f"{'all' if chosen == 'all' else f'split {chosen}'} of {data}"
@@ -189,6 +203,7 @@ def evaluate(
             scores=scores.to_dict(),
             model_file=None if isinstance(model, ModelFile) else str(model),
             source=taken,
+            wide_pixels=described(file.preprocess.pixel_range),
             trained_on=str(file.data.get("name", "unknown")),
             mistakes=[Mistake(**row) for row in mistakes.worst()],
             notices=notices,
@@ -216,6 +231,7 @@ def predict(
     *,
     top: int = 5,
     device: str = "auto",
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Prediction]:
     """Classify one image or several with a model file alone.
 
@@ -226,6 +242,7 @@ def predict(
         images: A path, bytes, an array H W C or H W, a PIL image, or an iterable of these.
         top: Number of classes per image.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        max_pixels: Most pixels of an image; larger JPEGs are decoded at a part of their size.
 
     Returns:
         One prediction per image, in order. An unreadable image has an `error`.
@@ -234,7 +251,8 @@ def predict(
         UserError: An argument cannot be used.
         ModelFileError: The model file cannot be used.
     """
-    return Predictor(model, device=choose_device(device)).predict(images, top=top)
+    predictor = Predictor(model, device=choose_device(device), max_pixels=max_pixels)
+    return predictor.predict(images, top=top)
 
 
 def load_model(model: str | Path) -> ResNet:
@@ -354,7 +372,7 @@ def _configured(
         file = local_weights(model.weights)
         config = config.set(config.origins.get("weights", "default"), weights=str(file))
     elif ":" not in model.weights:  # found from any folder when resumed
-        path = Path(model.weights).expanduser().absolute()
+        path = local_path(model.weights).absolute()
         if not path.exists():
             raise UserError(f"--weights {model.weights}: no such file")
         config = config.set(config.origins.get("weights", "default"), weights=str(path))

@@ -78,3 +78,17 @@ def one_line(text: object, *, length: int = 300) -> str:
         for c in line[:length]
     )
     return shown if len(line) <= length else f"{shown}..."
+
+
+def public_name(source: str) -> str:
+    """Return a source as messages show it: an address without password and query string."""
+    address = re.fullmatch(r"([A-Za-z][\w+.-]+:/+)(.*)", source, re.DOTALL)
+    if address is None:  # a letter alone is a drive; a Path has one slash
+        return source
+    scheme, rest = address.groups()
+    shown = re.split(r"[?#]", rest)[0]
+    host = shown.partition("/")[0]
+    if not re.fullmatch(r"(\[[^\]@]*\]|[^:@\[\]]*)(:\d*)?", host) and "@" in rest:
+        # A password may hold a slash, or what looks like the start of a query.
+        shown = shown.rpartition("@")[2] if "@" in shown else "..."
+    return one_line(scheme + shown)

@@ -60,8 +60,11 @@ def check_can_make(folder: Path, *, flag: str) -> None:
     """
     made: list[Path] = []
     try:
-        missing = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
-        for place in reversed(missing):
+        places = (folder, *folder.absolute().parents)
+        existing = next(number for number, place in enumerate(places) if place.exists())
+        if not places[existing].is_dir():
+            raise OSError(f"{places[existing]} is a file")
+        for place in reversed(places[:existing]):
             place.mkdir(exist_ok=True)
             made.append(place)
         with TemporaryFile(dir=folder):

@@ -373,6 +373,19 @@ FAULTS = [
         ],
         HIDDEN + "ftp://h/a",
     ),
+    *[
+        Fault(
+            f"downloads/{words[0]}-address",
+            lambda folder, words=words: [*words],  # type: ignore[misc]
+            HIDDEN + "https:/+h/a",
+        )
+        for words in (
+            ("predict", "https://me:SECRET@h/a?t=SECRET", "x.png"),
+            ("evaluate", "https://me:SECRET@h/a?t=SECRET", "photos"),
+            ("show", "https://me:SECRET@h/a?t=SECRET"),
+            ("train", "https://me:SECRET@h/a?t=SECRET"),
+        )
+    ],
     # Cache and digests
     case(
         "digest-in-the-name",

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 from fault_harness import TINY_RUN, Fault, finished_run, photos, picture
 from faults_folders import found, show
+
+from resnets.cli.predict import find_images
+from resnets.data import open_data
 
 TRAIN = ["train", "data", *TINY_RUN]
 ALL = found("cat\ndog", "'all': 16")
@@ -121,9 +125,18 @@ def _nested(place: Path, depth: int) -> None:
     os.chdir(here)
 
 
-def _deep(folder: Path, depth: int) -> list[str]:
-    _nested(_photos(folder) / "cat", depth)
-    return TRAIN
+def _deep(folder: Path, read: Callable[[Path], Any]) -> Callable[[], None]:
+    """Nest folders deeper than Python can remove recursively, read them, and remove them."""
+    data = _photos(folder)
+    _nested(data / "cat", 1100)
+
+    def run() -> None:
+        try:
+            read(data)
+        finally:
+            subprocess.run(["rm", "-rf", data / "cat" / "n"], check=True)
+
+    return run
 
 
 def _deep_but_allowed(folder: Path) -> Callable[[], None]:
@@ -172,6 +185,10 @@ def _evaluate_pipe(folder: Path) -> list[str]:
 def _predict(folder: Path, make: Callable[[Path], Any]) -> list[str]:
     make(folder)
     return ["predict", str(finished_run(folder)), str(folder / "data")]
+
+
+def _find_images(folder: Path) -> None:
+    list(find_images([str(folder)]))
 
 
 def _only_specials(folder: Path) -> None:
@@ -268,7 +285,7 @@ FAULTS = [
     ),
     Fault(
         "special/deep-1100",
-        partial(_deep, depth=1100),
+        partial(_deep, read=open_data),
         "more than 64 levels deep: cat/n/n/n",
         cpu_seconds=2,
     ),
@@ -338,7 +355,7 @@ FAULTS = [
     ),
     Fault("special/data-nul", partial(_train_path, path="./a\0b"), "DATA .*null byte"),
     Fault(
-        "special/data-below-a-file",
+        "special/data-is-a-file",
         partial(_data_is, make=Path.touch, name="x"),
         "is not a data set",
     ),
@@ -346,7 +363,7 @@ FAULTS = [
     # Images to classify
     Fault(
         "special/predict-deep",
-        partial(_predict, make=partial(_deep, depth=1100)),
+        partial(_deep, read=_find_images),
         "more than 64 levels deep",
     ),
     Fault(

@@ -31,7 +31,7 @@ def state(**changes: Any) -> dict[str, Any]:
 
 def loads(file: Path | str) -> Made:
     """Return a call that loads weights."""
-    return lambda: create_model("resnet20", weights=str(file))
+    return lambda: create_model("resnet20", weights=file)
 
 
 def tensor(name: str, edit: Callable[[torch.Tensor], object]) -> Callable[[], dict[str, Any]]:
@@ -383,7 +383,19 @@ FAULTS = [
     torch_case("escape", lambda: {"\x1b]0;PWNED\x07": torch.ones(1)}, r"no \\x1b\]0;PWNED\\x07"),
     torch_case("numbers-for-names", lambda: {0: torch.ones(1)}, "not a state_dict"),
     torch_case(
-        "many-names", lambda: dict.fromkeys(map(str, range(30_000)), torch.ones(1)), "lacks"
+        "many-names",
+        lambda: dict.fromkeys(map(str, range(150_000)), torch.ones(1)),
+        "150,000 tensors, more than any network",
+    ),
+    bytes_case(
+        "safetensors-many-names",
+        lambda: safe({str(number): entry([0], 0, 0) for number in range(49_000)}),
+        "49,000 tensors, more than any network",
+    ),
+    bytes_case(
+        "safetensors-too-many-names",
+        lambda: safe({str(number): entry([0], 0, 0) for number in range(90_000)}),
+        "90,000 tensors",
     ),
     torch_case("not-tensors", lambda: {"weights": {}, "epoch": 3}, "not tensors: weights, epoch"),
     torch_case("list", lambda: [torch.ones(3)], NO_STATE),
@@ -601,6 +613,19 @@ FAULTS = [
     Fault("weights/pipe-in-folder", pipe_in_folder, "is a folder without", wall_seconds=30.0),
     Fault("weights/socket", socket_file, "is not a file"),
     Fault("weights/device", named("/dev/zero"), "is not a file", wall_seconds=30.0),
-    Fault("weights/nul", named("a\0b"), "is not a"),
-    Fault("weights/long-path", named("a" * 5000), "is not a"),
+    Fault("weights/nul", named("a\0b"), "is not a file"),
+    Fault("weights/long-path", named("a" * 5000), "is not a path"),
+    Fault("weights/home-of-nobody", named("~nobody-at-all/a.pth"), "is not a path"),
+    Fault(
+        "weights/train-nul",
+        _train_with("a\0b", "--model", "resnet20"),
+        "is not a path|no such file",
+    ),
+    Fault(
+        "weights/train-long",
+        _train_with("a" * 5000, "--model", "resnet20"),
+        "is not a path|no such file",
+    ),
+    Fault("weights/train-home", _train_with("~nobody-at-all/a"), "is not a path"),
+    Fault("weights/state-dict", lambda folder: loads(state()), "must be a text .* not a dict"),  # type: ignore[arg-type]
 ]

@@ -111,7 +111,7 @@ def weight_seeds() -> list[bytes]:
 
 
 TARGETS = {
-    "decode": Target(decode, picture_seeds),
+    "decode": Target(lambda image: decode(image, pixel_range=(0.0, 1e4)), picture_seeds),
     "model-file": Target(in_file(read_model, "model.safetensors"), model_seeds),
     "checkpoint": Target(in_file(load_checkpoint, "state.safetensors"), model_seeds),
     "weights": Target(in_file(lambda p: read_tensors(p, source="w"), "w.pth"), weight_seeds),

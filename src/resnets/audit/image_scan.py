@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from resnets.data.dataset import DataSet, Images, Split
-from resnets.data.decode import FORMATS, DecodeError
+from resnets.data.decode import DecodeError
 from resnets.data.duplicates import content_digest, file_content
 from resnets.data.file_store import Array
 from resnets.data.workers import usable_cpus
@@ -22,6 +22,8 @@ from resnets.data.workers import usable_cpus
 SIDE = 32
 # Images that a thread reads at a time.
 _CHUNK = 64
+# Formats of which `decode` reads the pixels.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _UPRIGHT = 1
 
 
@@ -139,7 +141,7 @@ def thumbnail(image: Array) -> Array:
 def _header(content: bytes) -> tuple[str, int]:
     """Return the mode and the EXIF orientation of a file that could be decoded."""
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
             orientation = picture.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
             valid = orientation if orientation in range(1, 9) else _UPRIGHT
             return picture.mode, valid

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from resnets.cli.flags import Device, ModelPath, Switch, find_model
+from resnets.data.file_limits import MAX_PIXELS
 from resnets.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Predict:
     """classes shown for each image"""
     format: Literal["table", "json", "csv"] = "table"
     """table for people, one JSON document, or CSV with a row per image and class"""
+    max_pixels: int = MAX_PIXELS
+    """most pixels of an image; larger JPEGs are decoded at a part of their size"""
     device: Device = "auto"
     """where to compute"""
     quiet: Switch = False
@@ -60,7 +63,9 @@ class Predict:
         from resnets import api
 
         images = find_images(self.images)
-        predictions = api.predict(self.model, images, top=self.top, device=self.device)
+        predictions = api.predict(
+            self.model, images, top=self.top, device=self.device, max_pixels=self.max_pixels
+        )
         show = {"table": _print_table, "json": _print_json, "csv": _print_csv}[self.format]
         if self.format == "csv":
             print("path,rank,class,probability")

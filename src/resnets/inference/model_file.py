@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import safetensors
 import safetensors.torch
 import torch
 
 from resnets.data.transforms import Preprocess
-from resnets.errors import UserError
+from resnets.errors import UserError, public_name
 from resnets.fileio import open_file, sha256, write_atomic
 from resnets.models.config import ResNetConfig
 from resnets.models.resnet import ResNet, meta_state
@@ -41,6 +42,24 @@ TAKE_WEIGHTS = "to take weights from it, use create_model(name, weights=path)"
 
 class ModelFileError(UserError):
     """A file that is no valid model file, or contents that cannot become one."""
+
+
+class KnownScores(msgspec.Struct, frozen=True):
+    """What in the scores of a model file is read again."""
+
+    cautions: list[str] = []
+
+
+class KnownRecipe(msgspec.Struct, frozen=True):
+    """What in the recipe of a model file is read again."""
+
+    model: str = "unnamed"
+
+
+class KnownData(msgspec.Struct, frozen=True):
+    """What in the data of a model file is read again."""
+
+    name: str = "unknown"
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +170,7 @@ def read_model(path: Path | str) -> ModelFile:
             raise ModelFileError(f"{path} is a folder without {FILE_NAME}: {advice}")
         path = path / FILE_NAME
     if not path.exists():
-        raise ModelFileError(f"there is no model file {path}")
+        raise ModelFileError(f"there is no model file {public_name(str(path))}")
     with _named(f"model file {path}"):
         return _read(path)
 
@@ -171,6 +190,9 @@ def _read(path: Path) -> ModelFile:
         kind = "it is a plain safetensors file (or damaged)"
         raise UserError(f"has no {KEY!r} entry: {kind}; {TAKE_WEIGHTS}")
     try:
+        convert(record.scores or {}, KnownScores, name="its scores")
+        convert(record.recipe, KnownRecipe, name="its recipe")
+        convert(record.data, KnownData, name="its data")
         contents = ModelFile(
             config=config,
             preprocess=convert(record.preprocess, Preprocess, name="its preprocessing"),

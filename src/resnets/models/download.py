@@ -30,7 +30,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from resnets.errors import UserError, one_line, unknown
+from resnets.errors import UserError, one_line, public_name, unknown
 from resnets.fileio import cache_dir, sha256
 
 FORMS = "a path, an http(s) URL, hub:owner/name or torchvision:TAG (such as IMAGENET1K_V1)"
@@ -39,9 +39,12 @@ TORCHVISION_NETWORKS = (
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
     *("wide_resnet50_2", "wide_resnet101_2"),
 )
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in order of preference
 CHECKSUM = re.compile(r"-(?!20\d{6}\.)([0-9a-f]{8,64})\.\w+$")  # eight digits 20... are a date
+# The digests in the names of files in the cache, and in that of the hub.
 CACHED = re.compile(r"[0-9a-f]{12}-([0-9a-f]{64})-")
+BLOB = re.compile(r"([0-9a-f]{64})$")
 
 # Bytes of a download: the largest network's checkpoint, with its optimizer, has 1.5 GB.
 MAX_BYTES = 2**31
@@ -76,16 +79,26 @@ def local_file(source: str, *, name: str, check: Check) -> Path:
         return _from_hub(source.removeprefix("hub:"))
     if is_url(source):
         return download(source, check=check)
-    path = Path(source).expanduser()
-    try:
-        if (path / HUB_FILES[0]).is_file():
-            return path / HUB_FILES[0]  # a run folder, or a clone of a repository of the hub
+    path = local_path(source)
+    if (path / HUB_FILES[0]).is_file():
+        return path / HUB_FILES[0]  # a run folder, or a clone of a repository of the hub
+    if not path.is_file():
         state = "is a folder without model.safetensors" if path.is_dir() else "is not a file"
-        state = "" if path.is_file() else state
-    except (OSError, ValueError):  # too long, or with a NUL
-        state = "is not a path"
-    if state:
-        raise UserError(f"weights = {public_name(source)!r} {state}; allowed: {FORMS}")
+        raise UserError(f"weights = '{one_line(public_name(source))}' {state}; allowed: {FORMS}")
+    return path
+
+
+def local_path(source: str) -> Path:
+    """Return the path that a source names; raise UserError if no file can have it."""
+    try:
+        path = Path(source).expanduser()
+        (path / HUB_FILES[0]).exists()
+    # Too long, with a NUL, or in the home of a user who has none.
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"weights = '{one_line(public_name(source))}' is not a path ({_reason(error)}); "
+            f"allowed: {FORMS}"
+        ) from None
     return path
 
 
@@ -118,19 +131,6 @@ def is_url(source: str) -> bool:
     return source.lower().startswith(("http://", "https://"))
 
 
-def public_name(source: str) -> str:
-    """Return a source as messages show it: an address without password and query string."""
-    scheme, separator, rest = source.partition("://")
-    if not separator:
-        return source
-    shown = re.split(r"[?#]", rest)[0]
-    host = shown.partition("/")[0]
-    if not re.fullmatch(r"(\[[^\]@]*\]|[^:@\[\]]*)(:\d*)?", host) and "@" in rest:
-        # A password may hold a slash, or what looks like the start of a query.
-        shown = shown.rpartition("@")[2] if "@" in shown else "..."
-    return one_line(f"{scheme}://{shown}")
-
-
 def _reason(error: object, *, hide: Iterable[str] = ()) -> str:
     """Return why something failed, as one line without the texts to hide."""
     cause = getattr(error, "reason", None)  # of a URLError
@@ -145,10 +145,13 @@ def _reason(error: object, *, hide: Iterable[str] = ()) -> str:
 
 
 def _secrets(url: str) -> set[str]:
-    """Return the parts of an address that no message shows, in the spellings of the library."""
-    credentials, _, query = url.partition("://")[2].partition("?")
-    parts = {query, *credentials.rpartition("@")[0].split(":", 1)}
-    parts |= {pair.partition("=")[2] for pair in query.split("&")}
+    """Return the parts of an address, and of the proxies, that no message shows."""
+    proxies = [text for name, text in os.environ.items() if name.lower() in PROXIES]
+    parts: set[str] = set()
+    for address in (url, *proxies):
+        credentials = address.rpartition("@")[0].partition("://")[2]
+        query = address.partition("?")[2]
+        parts |= {credentials, query, *re.split("[:/?@]", credentials), *re.split("[&=]", query)}
     spellings = {spelling(part) for part in parts for spelling in (str, quote, unquote)}
     return {part for part in spellings if len(part) > 2}
 
@@ -176,14 +179,20 @@ def download(url: str, *, check: Check) -> Path:
 def _cached(folder: Path, key: str, *, url: str) -> Path | None:
     """Return the file in the cache, if it is there; refuse it if it has changed."""
     for path in sorted(folder.glob(f"{key}-*")):
-        if (found := CACHED.match(path.name)) and path.is_file():
-            if sha256(path) != found[1]:
-                raise UserError(
-                    f"{path} is damaged: its content does not match the SHA-256 in its name; "
-                    f"delete it, and {public_name(url)} is downloaded again"
-                )
+        if CACHED.match(path.name) and path.is_file():
+            _verify(path, CACHED, source=public_name(url))
             return path
     return None
+
+
+def _verify(path: Path, pattern: re.Pattern[str], *, source: str) -> None:
+    """Compare a file of a cache with the SHA-256 in its name, if the pattern finds one."""
+    named = pattern.match(path.name)
+    if named and sha256(path) != named[1]:
+        raise UserError(
+            f"{path} is damaged: its content does not match the SHA-256 in its name; delete it, "
+            f"and {source} is downloaded again"
+        )
 
 
 def _fetch(url: str, folder: Path, key: str, *, check: Check) -> Path:
@@ -362,8 +371,8 @@ def _from_hub(repository: str) -> Path:
     folder = Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}", "blobs")
 
     def size() -> int:
-        with suppress(OSError):
-            return sum(entry.stat().st_size for entry in os.scandir(folder))
+        with suppress(OSError), os.scandir(folder) as entries:
+            return sum(entry.stat().st_size for entry in entries)
         return 0
 
     offline: Exception | None = None
@@ -374,7 +383,9 @@ def _from_hub(repository: str) -> Path:
 
         try:
             # Once the hub did not answer, only its local cache can.
-            return Path(_watched(fetch, shown=shown, patience=HUB_PATIENCE, measure=size))
+            path = Path(_watched(fetch, shown=shown, patience=HUB_PATIENCE, measure=size))
+            _verify(path.resolve(), BLOB, source=shown)
+            return path
         except UserError:
             raise
         except errors.LocalEntryNotFoundError as error:

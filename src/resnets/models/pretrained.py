@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnets.errors import UserError, one_line
+from resnets.errors import UserError, one_line, public_name
 from resnets.fileio import open_file
 from resnets.models.config import FIELDS, ResNetConfig
-from resnets.models.download import TORCHVISION_NETWORKS, local_file, public_name
+from resnets.models.download import TORCHVISION_NETWORKS, local_file
 from resnets.models.resnet import ResNet
 from resnets.models.torch_file import StoredTensor, UnusableTensor, open_torch_file
 from resnets.models.weights_file import read_weights_file
@@ -44,6 +44,8 @@ RENAMES = (
 # Wrappers, and prefixes, around each other.
 MAX_WRAPPED = 8
 MAX_NAME = 200  # characters of a tensor's name
+# Tensors of a file, unless the network has more: resnet1202 has 7,208.
+MAX_TENSORS = 20_000
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 HEAD = ("fc.weight", "fc.bias")
@@ -72,16 +74,21 @@ def load_weights(
     number of channels. Where anything does not fit, UserError leaves the model unchanged.
     """
     if not isinstance(source, str | Path):
-        raise UserError(f"weights = {source!r}: must be a text such as 'torchvision:IMAGENET1K_V1'")
+        kind = type(source).__name__
+        raise UserError(f"weights must be a text such as 'torchvision:IMAGENET1K_V1', not a {kind}")
     shown, factory = public_name(str(source)), name.removesuffix("_v1")
     if shown.startswith("torchvision:") and factory in TORCHVISION_NETWORKS:
         _compare(model.config, TORCHVISION, whose=f"torchvision's {factory}")
-    file = local_file(str(source), name=name, check=lambda part: read_tensors(part, source=shown))
-    tensors, config = read_tensors(file, source=shown)
+    own = model.state_dict()
+    most = max(MAX_TENSORS, len(own))
+
+    def read(file: Path) -> tuple[Tensors, ResNetConfig | None]:
+        return read_tensors(file, source=shown, most=most)
+
+    tensors, config = read(local_file(str(source), name=name, check=read))
     if config is not None:
         known = {field: getattr(config, field) for field in FIELDS if field not in FREE}
         _compare(model.config, known, whose=f"the network in {shown}")
-    own = model.state_dict()
     try:
         tensors = _rename(tensors, own)
         _check_types(tensors, own)
@@ -113,14 +120,17 @@ def local_weights(source: str) -> Path:
 # Reading -----------------------------------------------------------------------------------------
 
 
-def read_tensors(file: Path, *, source: str) -> tuple[Tensors, ResNetConfig | None]:
+def read_tensors(
+    file: Path, *, source: str, most: int = MAX_TENSORS
+) -> tuple[Tensors, ResNetConfig | None]:
     """Return the tensors of a file, and the ResNetConfig if it is a model file of ours.
 
-    The format is detected from the first bytes; `source` names the file in messages.
+    The format is detected from the first bytes; `source` names the file in messages. A file of more
+    than `most` tensors is refused.
     """
     try:
         with open_file(file) as stream:
-            start = stream.read(64)
+            start = stream.read(64) or b""
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror or error}") from None
     if start[8:9] == b"{":  # after the eight bytes of its length, a JSON header
@@ -129,26 +139,27 @@ def read_tensors(file: Path, *, source: str) -> tuple[Tensors, ResNetConfig | No
         except UserError as error:
             raise UserError(f"{source} {error}") from None
         ours = content.config is not None
-        return content.tensors if ours else _unwrap(content.tensors, source), content.config
+        tensors = content.tensors if ours else _unwrap(content.tensors, source, most)
+        return tensors, content.config
     if start.startswith((b"PK\x03\x04", b"\x80")):  # a zip, or a bare pickle before torch 1.6
-        return _read_torch(file, source=source), None
+        return _read_torch(file, source, most), None
     text = start.decode("ascii", errors="replace").split("\n")[0].strip()
     what = f"starts with {text[:40]!r}" if start else "is empty"
     what = "is a web page" if text.startswith("<") else what
     raise UserError(f"{source} is neither a safetensors nor a torch file: it {what}")
 
 
-def _read_torch(file: Path, *, source: str) -> Tensors:
+def _read_torch(file: Path, source: str, most: int) -> Tensors:
     with open_torch_file(file, source=source) as saved:
         tensors = {}
-        for key, value in _unwrap(saved.content, source).items():
+        for key, value in _unwrap(saved.content, source, most).items():
             if isinstance(value, UnusableTensor):
                 raise UserError(f"{source}: {key} is a {value.kind} tensor; save plain tensors")
             tensors[key] = saved.tensor(value)
         return tensors
 
 
-def _unwrap(content: object, source: str) -> dict[str, Any]:
+def _unwrap(content: object, source: str, most: int) -> dict[str, Any]:
     """Return the state dict inside the wrappers and prefixes of training programs."""
     for _ in range(MAX_WRAPPED):
         if not isinstance(content, dict):
@@ -161,6 +172,8 @@ def _unwrap(content: object, source: str) -> dict[str, Any]:
     table.pop("n_averaged", None)
     if not table:
         raise UserError(f"{source} contains no state_dict (names and tensors)")
+    if len(table) > most:
+        raise UserError(f"{source} has {len(table):,} tensors, more than any network")
     kinds = (Tensor, StoredTensor, UnusableTensor)
     others = [key for key, value in table.items() if not isinstance(value, kinds)]
     if others or not all(isinstance(key, str) for key in table):

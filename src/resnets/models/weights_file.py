@@ -30,7 +30,7 @@ DAMAGED = "copy or download it again"
 LENGTH_BYTES = 8
 # The header of a network of 1,202 layers has 0.8 MB, the confusion matrix of 1,000 classes 2 MB.
 MAX_HEADER = 2**26
-MAX_TENSORS = 100_000
+MAX_TENSORS = 50_000
 MAX_DIMENSIONS = 8
 # Bits of an element, by the type's name in a header.
 TYPE_BITS = {

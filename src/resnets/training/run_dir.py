@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -169,7 +170,7 @@ class RunDir:
         """Append a record to metrics.jsonl; if the disk is full, keep it for the next call."""
         if not self.writable:
             return
-        self.waiting.append(json.dumps(record) + "\n")
+        self.waiting.append(_line(record))
         path = self.path / "metrics.jsonl"
         size = path.stat().st_size if path.exists() else 0
         try:
@@ -190,6 +191,9 @@ class RunDir:
             try:
                 record = parse_json(line, dict[str, Any], name="a line")
                 convert(record, MetricsRecord, name="a line")
+                crc = record.pop("crc", None)  # a version before wrote none
+                if crc is not None and crc != _crc(record):
+                    raise UserError("a line was changed")
                 records.append(record)
             except UserError:
                 damaged += line.endswith(b"\n")  # else a kill has cut it off
@@ -212,7 +216,7 @@ class RunDir:
         kept = [r for r in records if r["step"] <= last.get(r["kind"], step)]
         for part in self.path.glob(".*.part"):  # of a write that was killed
             part.unlink()
-        text = "".join(json.dumps(record) + "\n" for record in kept)
+        text = "".join(map(_line, kept))
         write_atomic(self.path / "metrics.jsonl", text)
         return damaged
 
@@ -264,6 +268,15 @@ class RunDir:
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("state-*.safetensors"), reverse=True)
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    """Return a record as a line of metrics.jsonl, with a checksum of the other fields."""
+    return json.dumps({**record, "crc": _crc(record)}) + "\n"
+
+
+def _crc(record: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(record).encode()):08x}"
 
 
 def is_run(path: Path) -> bool:

@@ -87,6 +87,7 @@ class MetricsRecord(msgspec.Struct, frozen=True):
     top1: float | None = None
     learning_rate: float | None = None
     text: str = ""
+    crc: str = ""
 
 
 RECORDS: Mapping[str, Any] = {

@@ -166,7 +166,7 @@ class TrainState:
         needed, found = self._expected_tensors(checkpoint, scalars.step), checkpoint.tensors
         problems = [f"lacks {name}" for name in needed if name not in found]
         problems += [f"has the foreign {name[:80]}" for name in found if name not in needed]
-        for name in needed.keys() & found.keys():
+        for name in sorted(needed.keys() & found.keys()):
             theirs, ours = ((t[name].dtype, tuple(t[name].shape)) for t in (found, needed))
             if theirs != ours:
                 problems.append(f"{name} is {theirs} where this run has {ours}")
@@ -177,7 +177,7 @@ class TrainState:
         if problems:
             more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
             raise UserError(
-                f"{checkpoint.source} does not fit this run: {min(problems)}{more}; remove it to "
+                f"{checkpoint.source} does not fit this run: {problems[0]}{more}; remove it to "
                 "resume from the one before it, or start a new run"
             )
 

@@ -31,6 +31,7 @@ from resnets.data.dataset import (
 from resnets.data.duplicates import copy_warnings
 from resnets.data.loader import Batch, EvalLoader, TrainLoader, channel_statistics
 from resnets.data.transforms import Preprocess
+from resnets.data.wide_pixels import described
 from resnets.data.workers import usable_cpus
 from resnets.device import (
     autocast,
@@ -321,7 +322,11 @@ class Trainer:
             if recipe.runtime.threads:
                 torch.set_num_threads(recipe.runtime.threads)
             dataset, splits, found = _open_data(
-                stored["data"], recipe, dist, held_out=stored["held_out"]
+                stored["data"],
+                recipe,
+                dist,
+                held_out=stored["held_out"],
+                preprocess=Preprocess(**stored["preprocess"]),
             )
             if verify and "content" not in stored:
                 raise UserError(f"--verify {run_dir.path}: the run was not started with --verify")
@@ -650,6 +655,7 @@ class Trainer:
             training=training,
             history=self.run_dir.history(),
             samples=self._samples(),
+            wide_pixels=described(self.preprocess.pixel_range),
             mistakes=[Mistake(**row) for row in mistakes.worst()],
             notices=self.notices,
             cautions=self.cautions,
@@ -720,7 +726,11 @@ class Trainer:
         model, train, tta = self.recipe.model, self.splits.train, self.recipe.evaluation.tta
         assert model.size is not None, "resolve the recipe first"
         plain = Preprocess(
-            size=model.size, channels=train.channels, resize_mode=model.resize_mode, tta=tta
+            size=model.size,
+            channels=train.channels,
+            resize_mode=model.resize_mode,
+            tta=tta,
+            pixel_range=train.pixel_range,
         )
         mean, std = channel_statistics(train, plain)
         return replace(plain, mean=mean, std=std)
@@ -810,11 +820,16 @@ def splits_for(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None 
 
 
 def _open_data(
-    data: str | Path, recipe: Recipe, dist: DistContext, *, held_out: Sequence[str] | None = None
+    data: str | Path,
+    recipe: Recipe,
+    dist: DistContext,
+    *,
+    held_out: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
 ) -> tuple[DataSet, Splits, dict[str, Any]]:
     """Return the data, its splits, and what is recorded of them: all ranks must find the same."""
     with dist.local_rank_zero_first():
-        dataset = open_data(data, recipe.source)
+        dataset = open_data(data, recipe.source, preprocess=preprocess)
     splits = splits_for(dataset, recipe, held_out=held_out)
     mark, classes = fingerprint(dataset), list(dataset.classes)
     dist.check_equal(str(data), mark)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unicodedata import normalize
 
 import numpy as np
@@ -16,12 +17,20 @@ from resnets.data.sources.file_tree import FolderScan, is_run, joined
 from resnets.data.sources.header_cache import read_splits
 from resnets.data.sources.image_folder import ARCHIVES, read_folder
 from resnets.data.sources.listing import SourceListing, printable, shortened
-from resnets.data.sources.manifest import read_manifest
+from resnets.data.sources.manifest import read_manifest, read_metadata
 from resnets.data.sources.npz import read_npz
 from resnets.data.sources.parquet import read_parquet
+from resnets.data.sources.pixel_range import scaled, with_pixel_range
 from resnets.data.sources.source_config import SourceConfig
-from resnets.errors import UserError, unknown
+from resnets.data.sources.table_rows import SUFFIXES as TABLE_SUFFIXES
+from resnets.errors import UserError, public_name, unknown
 from resnets.fileio import SPECIAL_FILES
+
+if TYPE_CHECKING:
+    from resnets.data.transforms import Preprocess
+
+# What systems add to the name of a copy: "cat - Copy", "cat copy 2", "cat (1)".
+_COPY = re.compile(r"([\W_]+(copy|kopie|copie|copia)([\W_]*\d+[\W_]*)?|\s*\(\d+\))$")
 
 
 def open_data(
@@ -29,6 +38,7 @@ def open_data(
     config: SourceConfig | None = None,
     *,
     classes: Sequence[str] | None = None,
+    preprocess: "Preprocess | None" = None,
 ) -> DataSet:
     """Open a data set and read the headers of its images.
 
@@ -40,6 +50,8 @@ def open_data(
         classes: Classes of a model, for evaluation: targets are indices into these, and the set
             may lack some but has no others. None is for training: targets are indices into the
             set's own classes, at least two, each with images in the training split.
+        preprocess: That of a model or of an earlier run, whose scale of wide pixels (16-bit,
+            32-bit, float) holds. None without `classes` takes that of `config`.
 
     Returns:
         The data set.
@@ -55,7 +67,9 @@ def open_data(
     else:
         _check_known(found, classes)
         names, notices = tuple(classes), []
-    listed, skipped, unread = read_splits(found, max_corrupt=config.max_corrupt)
+    listed, skipped, unread = read_splits(
+        found, max_corrupt=config.max_corrupt, max_pixels=config.max_pixels
+    )
     position = {name: index for index, name in enumerate(names)}
     # A class that is left out has no image.
     table = np.array([position.get(name, -1) for name in found.classes], np.int64)
@@ -70,13 +84,16 @@ def open_data(
         del splits[name]
     if not splits:
         raise UserError(f"no images in {data}")
-    return DataSet(
+    dataset = DataSet(
         name=found.name,
         classes=names,
         splits=splits,
         notices=(*found.notices, *notices, *unread),
         skipped=skipped,
     )
+    if preprocess is None and classes is None:
+        return with_pixel_range(dataset, config)
+    return scaled(dataset, None if preprocess is None else preprocess.pixel_range)
 
 
 def _find(data: str | Path, config: SourceConfig, classes: Sequence[str] | None) -> SourceListing:
@@ -87,6 +104,7 @@ def _find(data: str | Path, config: SourceConfig, classes: Sequence[str] | None)
         raise UserError(f"DATA is empty; {allowed}")
     path = Path(data).expanduser()
     if isinstance(data, str) and data in NAMES:
+        _refuse_columns(config, data)
         found = read_named(data)
         if path.exists():
             notice = f"{data} is the named set; for the folder of that name write ./{data}"
@@ -97,21 +115,28 @@ def _find(data: str | Path, config: SourceConfig, classes: Sequence[str] | None)
         return _read_tree(path, config, classes)
     if kind is None:
         if isinstance(data, Path) or "/" in data or "." in data:
-            raise UserError(f"{data} does not exist; {allowed.replace('a name', 'a named set')}")
+            shown = public_name(str(data))
+            raise UserError(f"{shown} does not exist; {allowed.replace('a name', 'a named set')}")
         error = unknown("data set", data, NAMES)
         raise UserError(f"{error}; there is no file or folder of that name")
     if kind != stat.S_IFREG:
         raise UserError(f"{path} is {SPECIAL_FILES.get(kind, 'a special file')}; {allowed}")
     match path.suffix.lower():
-        case ".csv" | ".jsonl":
-            return read_manifest(path)
+        case suffix if suffix in TABLE_SUFFIXES:
+            return read_manifest(path, config)
         case ".npz":
+            _refuse_columns(config, data)
             return read_npz(path)
         case ".parquet":
-            return read_parquet(path.parent, [path])
+            return read_parquet(path.parent, [path], config)
         case suffix if suffix in ARCHIVES:
             raise UserError(f"{path} is an archive; unpack it and give the folder")
     raise UserError(f"{path} is not a data set; {allowed}")
+
+
+def _refuse_columns(config: SourceConfig, data: str | Path) -> None:
+    if config.columns is not None:
+        raise UserError(f"--columns {config.columns}: {data} is no table; leave the option out")
 
 
 def _kind_of(path: Path) -> int | None:
@@ -138,7 +163,10 @@ def _read_tree(path: Path, config: SourceConfig, classes: Sequence[str] | None) 
             if name.endswith(".parquet")
         ]
         if tables:
-            return read_parquet(path, tables)
+            return read_parquet(path, tables, config)
+    if (listing := read_metadata(path, scan.tree, config)) is not None:
+        return listing
+    _refuse_columns(config, path)
     return read_folder(scan, level=config.class_level, known=classes)
 
 
@@ -182,12 +210,13 @@ def _alike_names(classes: Sequence[str]) -> list[str]:
     """Return a notice on classes whose names look alike."""
     spelt = defaultdict(list)
     for name in classes:
-        folded = normalize("NFKC", name).casefold()
+        folded = _COPY.sub("", normalize("NFKC", name).casefold())
         spelt[re.sub(r"[\W_]+", "", folded) or folded].append(name)
     alike = [" and ".join(map(repr, names)) for names in spelt.values() if len(names) > 1]
     if not alike:
         return []
-    return [f"classes whose names differ only in case, spaces or signs: {shortened(alike)}"]
+    names = shortened(alike)
+    return [f"classes whose names differ only in case, spaces, signs or marks of a copy: {names}"]
 
 
 def _check_known(found: SourceListing, classes: Sequence[str]) -> None:

@@ -162,6 +162,11 @@ class FolderScan:
                     yield from self._add_folder(place, entry, os.path.join(place.real, name))
                 else:
                     yield from self._add_special(place, entry)
+        except FileNotFoundError:
+            raise UserError(
+                f"the folder {printable(folder)} vanished while the data were listed; wait until "
+                "they are complete"
+            ) from None
         except OSError as error:
             raise UserError(
                 f"cannot list the folder {printable(folder)}: {error.strerror}; permit it, or move "

@@ -15,6 +15,7 @@ from resnets.data.sources.file_tree import Tree, joined
 from resnets.data.sources.listing import (
     SPLIT_NAMES,
     SPLIT_ORDER,
+    are_parts,
     class_name,
     is_filler,
     named_splits,
@@ -25,18 +26,13 @@ from resnets.errors import UserError
 
 # Levels at which the classes of a known model are looked for.
 _LEVELS = (1, 2, 3)
-# Names of parts of a set, or of versions of the same images.
-_PARTS = re.compile(
-    r"(folds?|parts?|splits?|batch|batches|chunks?|shards?|subsets?)[\W_]?\d+|images?|imgs?|masks?|"
-    r"labels?|annotations?|colou?r|rgb|gr[ae]y|gr[ae]yscale|segmented|segmentations?|originals?|"
-    r"augmented|augmentations?|resized|cropped|raw|processed|preprocessed|thumbnails?|"
-    r"(size)?\d+(x\d+|px)"
-)
+# Names of images that have no class.
+_UNLABELLED = re.compile(r"(un(label+ed|annotated|sorted|classified)|pred(iction)?s?)([\W_].*)?")
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of DATA at `path`, which is empty for DATA itself."""
+    """Describe a folder of DATA at `path`, which is empty for DATA itself."""
 
     path: str
     tree: Tree
@@ -45,6 +41,11 @@ class Folder:
     def name(self) -> str:
         """Return the folder's own name."""
         return self.path.rpartition("/")[2]
+
+    @property
+    def level(self) -> int:
+        """Return the class level at which the folders in it are classes."""
+        return self.path.count("/") + 2 if self.path else 1
 
     def inner(self) -> "dict[str, Folder]":
         """Return the folders in it that have images at any depth, by name."""
@@ -118,10 +119,12 @@ def find_layout(
     except UserError as reason:
         error = reason
     if known is not None and (found is None or not found.labels() <= set(known)):
-        for depth in _LEVELS:
-            layout = _at_level(root, depth)
+        layouts = [_at_level(root, depth) for depth in _LEVELS]
+        for layout in layouts:
             if layout.labels() and layout.labels() <= set(known):
                 return layout
+        # The classes that the model does not know are then named.
+        found = found or max(layouts, key=lambda layout: len(layout.labels() & set(known)))
     if found is None:
         assert error is not None
         raise error
@@ -132,20 +135,23 @@ def _at_level(root: Folder, level: int) -> Layout:
     """Return the layout with the classes so many folders below the root."""
     places: list[tuple[str | None, Folder]] = [(None, root)]
     for _ in range(level - 1):
-        inner = [(split, folder, folder.inner()) for split, folder in places]
-        places = [
-            (split or names.get(name), folder)
-            for split, _, folders in inner
-            for names in [named_splits(folders)]
-            for name, folder in folders.items()
-        ]
+        below = list[tuple[str | None, Folder]]()
+        for split, folder in places:
+            inner = folder.inner()
+            names = named_splits(inner)
+            below += [(split or names.get(name), inner[name]) for name in inner]
+        places = below
     named = any(split for split, _ in places)
     splits: dict[str, list[Folder]] = {}
     for split, folder in places:
         if (split or not named) and folder.inner():
             splits.setdefault(split or "all", []).append(folder)
     left_out = [folder.path for split, folder in places if named and not split]
-    notices = [f"ignored beside the splits: {shortened(left_out)}"] if left_out else []
+    notices = [f"ignored beside the splits: {_listed(left_out)}"] if left_out else []
+    if named:
+        notices.append(
+            _meaning((folder.path, split) for split in splits for folder in splits[split])
+        )
     ordered = {split: tuple(splits[split]) for split in SPLIT_ORDER if split in splits}
     return Layout(ordered, tuple(notices))
 
@@ -171,11 +177,15 @@ def _guess(root: Folder, data: str) -> Layout:
             splits[split] = named[split].look_through(stop=classes, in_split=True)
             classes = classes or set(map(class_name, splits[split].inner()))
     if any(folder.path.lower() not in SPLIT_NAMES for folder in splits.values()):
-        meaning = (f"{printable(folder.path)} = {split}" for split, folder in splits.items())
-        notices.append(f"taken as splits: {', '.join(meaning)}")
+        notices.append(_meaning((folder.path, split) for split, folder in splits.items()))
     for folder in splits.values():
         notices += _check_classes(folder, data)
     return Layout({split: (folder,) for split, folder in splits.items()}, tuple(notices))
+
+
+def _meaning(splits: Iterable[tuple[str, str]]) -> str:
+    """Return the notice on what paths of folders were taken for."""
+    return "taken as splits: " + shortened([f"{printable(path)} = {name}" for path, name in splits])
 
 
 def _splits_of(top: Folder, place: str) -> tuple[dict[str, Folder], list[str]]:
@@ -193,27 +203,26 @@ def _splits_of(top: Folder, place: str) -> tuple[dict[str, Folder], list[str]]:
     used = [printable(folder.name) for folder in splits.values() if folder.tree.has_images]
     deep = {s for s, folder in splits.items() if folder.look_through(in_split=True).inner()}
     others = [name for name in inner if name not in names]
-    classes = sorted(printable(name) for name in others if inner[name].tree.images)
+    classes = sorted(name for name in others if inner[name].tree.images)
     if not used:
         return {}, []
     if deep:
         if others if "train" not in deep else deep == {"train"} and len(classes) > 1:
             raise UserError(
-                f"{place}: is {shortened(used)} a split or a class, beside {shortened(classes)}? "
+                f"{place}: is {shortened(used)} a split or a class, beside {_listed(others)}? "
                 "If it is a split, put the class folders beside it into a folder train, or move "
-                f"them out; {_answer(top, 'all of them are classes')}"
+                f"them out; {_answer({top.level: 'all of them are classes'})}"
             )
         return splits, []
     if len(classes) < len(used):
         raise UserError(
             f"{place}: {shortened(used)} {'look like splits' if used[1:] else 'looks like a split'}"
             ", but the images have no class folders: put them into one folder per class, or list "
-            f"them in a manifest; "
-            f"{_answer(top, 'they are the classes')}"
+            f"them in a manifest; {_answer({top.level: 'they are the classes'})}"
         )
     return {}, [
         f"{shortened(used)}: named like a split, but taken as a class, since the folders beside it "
-        f"have images as well: {shortened(classes)}"
+        f"have images as well: {_listed(classes)}"
     ]
 
 
@@ -221,63 +230,79 @@ def _check_classes(folder: Folder, data: str) -> list[str]:
     """Return notices on class folders; raise UserError where they may be something else."""
     place = f"{data}/{printable(folder.path)}" if folder.path else data
     classes = folder.inner()
-    inside = {name: set(inner.look_through().inner()) for name, inner in classes.items()}
-    inside = {name: names for name, names in inside.items() if names}
-    _check_alike(folder, place, inside)
-    if len(classes) > 1 and all(_PARTS.fullmatch(name.lower()) for name in classes):
+    through = {name: inner.look_through() for name, inner in classes.items()}
+    inside = {name: set(names) for name, inner in through.items() if (names := inner.inner())}
+    # A few images beside many folders do not make a class.
+    nested = {n: names for n, names in inside.items() if len(classes[n].tree.images) < len(names)}
+    below = max((through[name].level for name in nested), default=0)
+    _check_overlap(classes, place, inside)
+    _check_alike(place, nested, levels=(folder.level, below))
+    if are_parts(classes):
         raise UserError(
             f"{place}: {_listed(classes)} look like parts or versions of one set, not like "
-            f"classes: give one of them, or a manifest; {_answer(folder, 'they are the classes')}"
+            "classes: give one of them, or a manifest; "
+            f"{_answer({folder.level: 'they are the classes'})}"
         )
-    nested = {n: names for n, names in inside.items() if not classes[n].tree.images}
     several = any(len(names) > 1 for names in nested.values())
     if len(classes) > 1 and len(nested) * 2 > len(classes) and several:
         lower = set(chain.from_iterable(nested.values()))
+        answer = _answer({folder.level: "the former are", below: "the latter are"})
         raise UserError(
             f"{place}: are the classes {_listed(classes)}, or the folders in them, "
-            f"{_listed(lower)}? To answer, {_answer(folder, 'the former are', 'the latter are')}"
+            f"{_listed(lower)}? To answer, {answer}"
         )
+    notices = []
+    if unlabelled := [name for name in classes if _UNLABELLED.fullmatch(name.lower())]:
+        text = _listed(unlabelled)
+        notices.append(f"named like images without a class, but a class here: {text}")
     deeper = [
         f"{printable(inner.path)} ({count:,})"
-        for name in inside
+        for name in classes
         for inner in classes[name].inner().values()
         if (count := sum(len(tree.images) for _, tree in inner.tree.walk()))
     ]
-    return [f"images in folders below a class belong to it: {shortened(deeper)}"] if deeper else []
+    if deeper:
+        notices.append(f"images in folders below a class belong to it: {shortened(deeper)}")
+    return notices
 
 
-def _check_alike(folder: Folder, place: str, inside: Mapping[str, set[str]]) -> None:
-    """Refuse folders that hold the same folders as each other, or as lie beside them."""
+def _check_overlap(
+    classes: Mapping[str, Folder], place: str, inside: Mapping[str, set[str]]
+) -> None:
+    """Refuse a folder that holds the same folders as lie beside it."""
     for name, names in inside.items():
-        beside = names & (folder.inner().keys() - {name})
+        beside = names & (classes.keys() - {name})
         if beside and len(beside) * 2 >= len(names):
             raise UserError(
                 f"{place}: {printable(name)} holds the folders {_listed(beside)}, which also lie "
                 f"beside it; give {place}/{printable(name)}, or move it out of the data"
             )
+
+
+def _check_alike(place: str, inside: Mapping[str, set[str]], *, levels: tuple[int, int]) -> None:
+    """Refuse folders that hold the same folders as each other: splits, versions or parts."""
     counts = Counter(chain.from_iterable(inside.values()))
     if len(inside) < 2 or len(counts) < 2 or counts.total() < 1.5 * len(counts):
         return
     same = sorted(name for name, count in counts.items() if count > 1)
+    first = printable(min(inside))
     if all(name in named_splits(same) for name in same):
         raise UserError(
-            f"{place}: {_listed(inside)} hold the splits {_listed(same)}; put the classes into the "
-            f"splits instead ({same[0]}/{printable(min(inside))}), or list the images in a manifest"
+            f"{place}: {_listed(inside)} hold the splits {_listed(same)}: give one of them, or, if "
+            f"they are classes, put them into the splits ({same[0]}/{first})"
         )
+    upper, lower = levels
+    answer = _answer({upper: "they are the classes", lower: "the folders in them are"})
     raise UserError(
         f"{place}: {_listed(inside)} hold the same folders, {_listed(same)}, so they look like "
-        f"versions or parts of one set: give one, such as {place}/{printable(min(inside))}, "
-        "or name them train, val and test; "
-        f"{_answer(folder, 'they are the classes', 'the folders in them are')}"
+        f"versions or parts of one set: give one, such as {place}/{first}, or name them train, "
+        f"val and test; {answer}"
     )
 
 
-def _answer(folder: Folder, *meanings: str) -> str:
-    """Return the option that chooses each meaning, the first for the folders in `folder`."""
-    level = len(folder.path.split("/")) + 1 if folder.path else 1
-    options = (
-        f"--class-level {number} if {meaning}" for number, meaning in enumerate(meanings, level)
-    )
+def _answer(meanings: Mapping[int, str]) -> str:
+    """Return the option that chooses each meaning, by the level of the classes."""
+    options = (f"--class-level {level} if {meaning}" for level, meaning in meanings.items())
     return f"pass {', or '.join(options)}"
 
 

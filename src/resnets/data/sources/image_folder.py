@@ -136,11 +136,10 @@ def _without_images(layout: Layout, split: str) -> tuple[list[str], list[str]]:
             inside = [inner for _, inner in tree.walk()]
             suffixes = {suffix_of(other) for inner in inside for other in inner.others}
             path = printable(joined(parent.path, name))
-            if suffixes & (_FOREIGN | ARCHIVES):
-                empty.append(path)
-            elif suffixes or name.lower() in _BESIDE_IMAGES:
+            is_data = suffixes and not suffixes & (_FOREIGN | ARCHIVES)
+            if is_data or name.lower() in _BESIDE_IMAGES:
                 beside.append(path)
-            elif not any(inner.runs for inner in inside):
+            elif suffixes or not any(inner.runs for inner in inside):
                 empty.append(path)
     return empty, beside
 

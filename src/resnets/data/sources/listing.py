@@ -24,7 +24,15 @@ _SPLIT_WORDS = {
 # Words beside it that say no more.
 _FILLERS = (
     "set|sets|split|splits|part|data|dataset|datasets|image|images|img|imgs|picture|pictures|pic|"
-    "pics|photo|photos|folder|folders|file|files|class|classes|seg|jpg|jpeg|png|labelled|labeled"
+    "pics|photo|photos|folder|folders|file|files|seg|jpg|jpeg|png|labelled|labeled"
+)
+# Words for parts of a set, which are numbered, and for versions of the same images.
+_PARTS = "fold|folds|part|parts|split|splits|batch|batches|chunk|chunks|shard|shards|subset|subsets"
+_VERSIONS = (
+    "image|images|img|imgs|mask|masks|label|labels|annotation|annotations|color|colors|colour|rgb|"
+    "gray|grey|grayscale|greyscale|segmented|segmentation|segmentations|original|originals|"
+    "augmented|augmentation|augmentations|resized|cropped|raw|processed|preprocessed|thumbnails|"
+    r"\d+x\d+|\d+px"
 )
 
 
@@ -95,6 +103,21 @@ def named_splits(names: Iterable[str]) -> dict[str, str]:
     present = set(named.values())
     evaluation = "val" if "test" in present and "val" not in present else "test"
     return {name: evaluation if split == "evaluation" else split for name, split in named.items()}
+
+
+def are_parts(names: Iterable[str]) -> bool:
+    """Return whether several names are those of parts of one set, or of versions of its images.
+
+    fold1 and fold2, cells_part_1 and cells_part_2, color and grayscale, x_64x64 and x_128x128.
+    """
+    words = [set(re.findall(r"\d+x\d+|\d+px|[^\W\d_]+|\d+", name.lower())) for name in names]
+    if len(words) < 2:
+        return False
+    shared = set.intersection(*words)
+    own = [found - shared for found in words]
+    if any(re.fullmatch(f"{_PARTS}|{_FILLERS}", word) for word in shared):
+        return all(found and all(word.isdigit() for word in found) for found in own)
+    return all(found and all(re.fullmatch(_VERSIONS, word) for word in found) for found in own)
 
 
 def is_filler(name: str) -> bool:

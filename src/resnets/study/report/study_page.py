@@ -20,6 +20,7 @@ from resnets.study.report import figures_init, figures_probes, figures_train
 from resnets.study.report.figure_data import networks, setting, words_of
 from resnets.study.report.figure_spec import DrawnFigure, draw
 from resnets.study.tables import AGAINST, PROBE, Tables, select
+from resnets.study.twins.run_store import TimingRecord
 from resnets.study.twins.study_config import PRESETS
 from resnets.study.verdicts import ClaimResult, effect_text, judge_all
 
@@ -115,7 +116,8 @@ def _manifest(tables: Tables, commands: list[str]) -> dict[str, Any]:
     """
     made = describe_environment(torch.device("cpu"))
     models = sorted((tables.folder / "models").glob("*.safetensors"))
-    seconds = [run["seconds"] for run in read_jsonl(tables.folder / "data" / "timings.jsonl")]
+    timings_file = tables.folder / "data" / "timings.jsonl"
+    seconds = [run.seconds for run in read_jsonl(timings_file, TimingRecord)]
     own = {"vl-convert-python": version("vl-convert-python"), "python": made["python"]}
     machine = {"processor": made["device_name"], "cores": usable_cpus()}
     timings = {"training_runs": len(seconds), "training_seconds": round(sum(seconds), 1)}
