@@ -600,7 +600,7 @@ def test_models_prints_a_layer_table() -> None:
 TRAIN = "train {data} --out new "
 MISTAKES = {  # what is typed -> what the answer must name
     "trian {data}": "did you mean 'train'",
-    "--quiet": "unknown command '--quiet'; allowed: demo, train, evaluate",
+    "--quiet": "unknown command '--quiet'; allowed: demo, check, train",
     "eval {run} {data}": "did you mean 'evaluate'",
     "study inti": "did you mean 'study init'",
     "train": "no DATA",

@@ -1,11 +1,19 @@
-"""Provide the Python API: train, evaluate, predict, load_model. The command line calls it too."""
+"""Provide the Python API: train, evaluate, predict, load_model, check_data.
+
+The command line calls it too.
+"""
 
 import re
 import time as clock
 from collections.abc import Iterator, Mapping
+from dataclasses import fields as fields_of
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from resnets.audit.check_page import check_folder
+from resnets.audit.checker import Checker
+from resnets.audit.findings import CheckReport
 from resnets.data import Split, open_data
 from resnets.data.dataset import describe_classes, notices_of
 from resnets.data.file_limits import MAX_PIXELS
@@ -263,6 +271,56 @@ def load_model(model: str | Path) -> ResNet:
         ModelFileError: The model file cannot be used.
     """
     return read_model(model).build()
+
+
+def check_data(
+    data: str | Path,
+    *,
+    labels: bool = True,
+    out: str | Path | None = None,
+    write_clean: str | Path | None = None,
+    device: str = "auto",
+    log: Log | None = None,
+    **source: Any,
+) -> CheckReport:
+    """Look for what would spoil a score: copies, leaks, wrong labels, broken images.
+
+    The data are never changed.
+
+    Args:
+        data: Images, as `train` takes them.
+        labels: Whether to look for wrong labels, which takes minutes and needs cleanlab.
+        out: Folder for a page with pictures and check.json, or None.
+        write_clean: Manifest (.csv) to write, without copies, leaks, contradicting labels and
+            unreadable images, or None.
+        device: Where the label check trains: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        log: Called with notices of progress.
+        **source: Fields of `SourceConfig`: how the data are read. More unreadable images than
+            `max_corrupt` are a problem in the report.
+
+    Returns:
+        What was found; `ok` is False where something would spoil a score.
+
+    Raises:
+        UserError: An argument or the data cannot be used.
+    """
+    place = choose_device(device)
+    if unknown_names := sorted(source.keys() - {field.name for field in fields_of(SourceConfig)}):
+        names = [field.name for field in fields_of(SourceConfig)]
+        raise unknown("option of reading data", unknown_names[0], names)
+    config = SourceConfig(**source)
+    if out is not None:
+        check_folder(Path(out), data)
+    checker = Checker(
+        open_data(data, replace(config, max_corrupt=1.0)),
+        max_corrupt=config.max_corrupt,
+        device=place,
+        labels=labels,
+        out=None if out is None else Path(out),
+        clean=None if write_clean is None else Path(write_clean),
+        log=log,
+    )
+    return checker.run()
 
 
 def parse_time(text: str | float) -> float:

@@ -1,8 +1,9 @@
 """Run a command line: each command is a dataclass whose fields are its options.
 
 Nothing heavy is imported before a command runs; `resnets --help` needs the standard library only.
-Exit codes: 0 done, 2 a mistake of the user, 3 the loss is not finite, 4 finished but not everything
-was saved, 128 + n stopped by signal n (130 for Ctrl-C, 141 when the reader of a pipe has gone).
+Exit codes: 0 done, 1 `check` found a problem, 2 a mistake of the user, 3 the loss is not finite, 4
+finished but not everything was saved, 128 + n stopped by signal n (130 for Ctrl-C, 141 when the
+reader of a pipe has gone).
 """
 
 import io
@@ -27,6 +28,7 @@ GROUP = "study"
 SECTIONS = {
     "first steps": {
         "demo": "train on the embedded images, evaluate and predict; three minutes on two cores",
+        "check": "look for copies, leaks, wrong labels and broken images in DATA",
         "train": "train a network on DATA: a folder of images, a file or a name",
     },
     "with a trained model": {

@@ -28,6 +28,7 @@ from resnets.data.dataset import (
     make_splits,
     notices_of,
 )
+from resnets.data.duplicates import copy_warnings
 from resnets.data.loader import Batch, EvalLoader, TrainLoader, channel_statistics
 from resnets.data.transforms import Preprocess
 from resnets.data.wide_pixels import described
@@ -796,8 +797,15 @@ class Trainer:
         if not self.cautions:
             self.cautions = [CAUTION] if self.recipe.evaluation.validate_on == "test" else []
             self.cautions += self.dist.on_rank_zero(lambda: reproducibility_caveats(self.run_dir))
-            for text in self.cautions:
+            copies, leaks = self.dist.on_rank_zero(self._copy_warnings)
+            self.notices += copies
+            self.cautions += leaks
+            for text in (*copies, *self.cautions):
                 self.notify(text)
+
+    def _copy_warnings(self) -> tuple[list[str], list[str]]:
+        """Return notices and cautions of equal images, where all images are in memory."""
+        return copy_warnings(self.splits) if self.train_loader.cached else ([], [])
 
 
 def splits_for(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None = None) -> Splits:
