@@ -246,7 +246,9 @@ def test_a_recipe_is_read_first_and_flags_override_it(data: Path, tmp_path: Path
     assert config["clip_grad_norm"] == {"value": 1.0, "origin": "flag"}
     assert config["learning_rate"] == {"value": 0.1, "origin": "flag"}
     assert config["drop_path"] == {"value": 0.0, "origin": "flag"}
-    assert config["batch_size"]["value"] == 128 and config["steps"]["value"] == 1
+    # The recipe's 128 are more than the training images.
+    assert config["batch_size"] == {"value": 32, "origin": "data"}
+    assert config["steps"]["value"] == 1
 
     file, out = tmp_path / "mine.toml", tmp_path / "file"
     file.write_text('momentum = 0.5\nwarmup = 0.2\nflip = "none"\nmilestones = [0.4]\n')

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from resnets.device import (
+    MemoryBound,
     choose_device,
     describe_environment,
     keep_freed_memory,
@@ -71,3 +72,38 @@ def test_environment() -> None:
     assert found["versions"]["torch"] == version("torch")
     assert found["threads"] == torch.get_num_threads()
     assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory")])
+def test_batches_that_exceed_the_memory_are_computed_in_pieces(error: Exception) -> None:
+    seen: list[int] = []
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        if len(images) > 3:
+            raise error
+        return images.flatten(1) * 2
+
+    images = torch.arange(22.0).reshape(11, 1, 2, 1)
+    bound = MemoryBound(network)
+    assert torch.equal(bound(images), images.flatten(1) * 2)
+    assert seen == [11, 5, 2, 2, 2, 2, 2, 1]
+    seen.clear()
+    assert torch.equal(bound(images[:4]), images[:4].flatten(1) * 2)
+    assert seen == [2, 2], "what was learned is kept"
+
+
+def test_an_image_that_exceeds_the_memory_is_one_error() -> None:
+    def network(images: torch.Tensor) -> torch.Tensor:
+        raise MemoryError
+
+    with pytest.raises(UserError, match="out of memory with a single image of 5 x 4 pixels"):
+        MemoryBound(network)(torch.zeros(8, 3, 4, 5))
+
+
+def test_other_errors_of_a_network_stay() -> None:
+    def network(images: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        MemoryBound(network)(torch.zeros(8, 3, 4, 5))

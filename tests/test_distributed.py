@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import tiny_runs
 from resnets.data.loader import Batch, EvalLoader, TrainLoader
 from resnets.data.transforms import Preprocess
-from resnets.errors import UserError
+from resnets.errors import StoppedError, UserError
 from resnets.evaluation.metrics import Scores, evaluate
+from resnets.training.auto_config import ResolvedConfig
 from resnets.training.distributed import SINGLE_PROCESS, DistContext
 from resnets.training.recipe import Recipe
 from resnets.training.run_dir import RunDir, load_checkpoint
@@ -26,6 +28,7 @@ from resnets.training.signals import SignalHandler
 from resnets.training.step_metrics import NotFiniteError
 from resnets.training.sync_batchnorm import convert_sync_batchnorm
 from resnets.training.train_step import TrainState
+from resnets.training.trainer import Trainer
 from some_ranks import on_ranks
 from tiny_runs import CPU, HARD, RANDOM, digest, images_of, network, recipe_of, trainer_of
 
@@ -329,3 +332,46 @@ def test_an_error_of_one_rank_is_that_of_all(tmp_path: Path) -> None:
     assert one == two
     assert one[:5] == ["[0, 1]", "0", "from 1", "from 0", "from 1"]
     assert "x: rank 1 finds something else than rank 0" in one[5]
+
+
+# --- images that cannot be read
+
+
+def damaged(dist: DistContext, folder: Path) -> tuple[str, int, list[str]]:
+    """A streamed run whose images are damaged after its start; how it ends, and what it knows."""
+    values: dict[str, Any] = {"cache_mb": 0, "batch_size": 8, "steps": 40, "max_corrupt": 0.2}
+    values |= {"model": "resnet20", "size": 12, "workers": 0}
+    data, run = folder / "photos", folder / "run"
+    config = ResolvedConfig(recipe_of(**values))
+    with Trainer.start(data, config, device=CPU, dist=dist, out=run) as trainer:
+        dist.on_rank_zero(lambda: damage(data))
+        try:
+            trainer.fit()
+        except StoppedError as error:
+            return str(error), trainer.running_state.step, sorted(trainer.corrupt.damaged)
+    return "not stopped", 0, []
+
+
+def paint_all(data: Path, names: list[str]) -> None:
+    for number, name in enumerate(names):
+        pixels = np.random.default_rng(number).integers(0, 256, (12, 12, 3), np.uint8)
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(data / name)
+
+
+def damage(data: Path) -> None:
+    for path in sorted(data.rglob("*.png"))[::3]:
+        path.write_bytes(path.read_bytes()[:-40])
+
+
+def test_all_ranks_stop_at_the_same_damaged_images(tmp_path: Path) -> None:
+    names = [f"{name}/{number}.png" for name in "ab" for number in range(16)]
+    paint_all(tmp_path / "photos", names)
+    one, other = on_ranks(2, damaged, tmp_path, folder=tmp_path)
+    assert one == other
+    text, step, lost = one
+    assert len(lost) > 0.2 * 32
+    assert f"the run is saved at step {step}; to accept them: resnets train --resume" in text
+    checkpoint = RunDir(tmp_path / "run").load()
+    assert checkpoint is not None and checkpoint.scalars["step"] == step
+    assert sorted(RunDir(tmp_path / "run").read_json("data.json")["skipped"]) == lost

@@ -439,12 +439,16 @@ def test_a_lost_test_image_is_said_with_the_scores(
     lost = photos / "test" / "dark" / "0.jpg"
     lost.write_bytes(lost.read_bytes()[:800])
     said: list[str] = []
-    result = api.train(
-        photos, out=tmp_path / "run", log=partial(note, said), **FIELDS | {"batch_size": 8}
-    )
+    values = FIELDS | {"batch_size": 8, "max_corrupt": 0.1}
+    result = api.train(photos, out=tmp_path / "run", log=partial(note, said), **values)
     assert result.scores is not None and result.scores.num_images == 11
-    words = "1 of the images could not be read and were left out"
-    assert words in said and words in pages[0].notices
+    words = "1 of 12 test images cannot be read and are not in the scores: test/dark/0.jpg"
+    assert result.caution is not None and result.caution.startswith(words)
+    assert any(text.startswith(words) for text in pages[0].cautions)
+    assert any(text.startswith("1 image is damaged") for text in said)
+    assert list(json.loads((tmp_path / "run/data.json").read_text())["skipped"]) == [
+        "test/dark/0.jpg"
+    ]
 
 
 def test_weights_are_found_again_from_any_folder(

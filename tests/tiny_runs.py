@@ -161,6 +161,7 @@ def trainer_of(
         if value is not None:
             setattr(made, name, value)
     made.train_loader.cached = True  # also that of the test
+    made.train_loader.failures = {}
     return made
 
 

@@ -6,6 +6,7 @@ The command line calls it too.
 import re
 import time as clock
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,15 @@ from resnets.audit.check_page import check_folder
 from resnets.audit.checker import Checker
 from resnets.audit.findings import CheckReport
 from resnets.data import Split, open_data
+from resnets.data.corrupt import CorruptImages
 from resnets.data.dataset import describe_classes, notices_of
 from resnets.data.file_limits import MAX_PIXELS
+from resnets.data.loader import EvalLoader
 from resnets.data.sources.source_config import SourceConfig
 from resnets.data.wide_pixels import described
 from resnets.device import choose_device, restore_num_threads
-from resnets.errors import UserError, public_name, unknown
-from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
+from resnets.errors import UserError, out_of_memory_advice, public_name, unknown
+from resnets.evaluation.evaluator import BATCH_SIZE, Mistakes, score, score_cautions
 from resnets.evaluation.metrics import Scores
 from resnets.fileio import check_can_make
 from resnets.inference.model_file import ModelFile, ModelFileError, read_model
@@ -77,6 +80,8 @@ def train(
 
     Raises:
         UserError: An argument, the data or the run folder cannot be used.
+        StoppedError: Too many images turned out to be damaged, or a worker process was lost, after
+            the start; a checkpoint is saved.
         NotFiniteError: The loss became NaN or infinite.
     """
     started = clock.perf_counter() if started is None else started
@@ -98,7 +103,8 @@ def train(
         config = _configured(recipe, fields, timed=budget is not None)
         command = {"data": str(data), "time": budget, "name": name, "device": device}
         command |= {"verify": verify, "recipe": config.recipe.flat()}
-    with init_distributed() as dist:
+    advice = "take a smaller --size, --model, --batch-size or --cache-mb"
+    with out_of_memory_advice(advice), init_distributed() as dist:
         restarted = bool(dist.all_gather(num_restarts()).max())
 
         def find_run() -> tuple[RunDir | None, str]:
@@ -149,7 +155,7 @@ def evaluate(
         split: "train", "val" or "test"; None takes test, else validation, else all images.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         workers: Processes that decode images which do not fit in memory.
-        max_corrupt: Largest share of unreadable images.
+        max_corrupt: Largest share of unreadable images of the scored split, and of all headers.
         columns: Columns of a table, as "path=image_id,label=breed"; None takes usual names.
         allow_outside: Read images that a table names outside its own folder.
         max_pixels: Most pixels of an image; larger JPEGs are decoded at a part of their size.
@@ -160,7 +166,8 @@ def evaluate(
         The scores.
 
     Raises:
-        UserError: An argument or the data cannot be used.
+        UserError: An argument or the data cannot be used, or too many images cannot be read.
+        StoppedError: A worker process was lost.
         ModelFileError: The model file cannot be used.
     """
     place = choose_device(device)
@@ -183,11 +190,23 @@ def evaluate(
     taken = f"{'all' if chosen == 'all' else f'split {chosen}'} of {data}"
     notices = notices_of(dataset)
     mistakes = Mistakes(images, file.classes, file.preprocess)
-    callback = None if report is None else mistakes
-    scores = score(file, images, device=place, workers=workers, callback=callback)
-    notices += unreadable_notice(scores, images)
+    corrupt = CorruptImages(dataset, max_corrupt=max_corrupt, splits=[chosen])
+    loader = EvalLoader(
+        images, preprocess=file.preprocess, batch_size=BATCH_SIZE, device=place, workers=workers
+    )
+
+    def check() -> None:
+        corrupt.add(corrupt.unknown(chosen, images, loader.failures))
+        corrupt.check()
+
+    check()
+    advice = "give it more memory, or take fewer images"
+    with closing(loader), out_of_memory_advice(advice):
+        scores = score(file, loader, check=check, callback=None if report is None else mistakes)
     notices += missing_charts() if report is not None else []
-    cautions = [f"from training: {text}" for text in (file.scores or {}).get("cautions", ())]
+    kind = "images" if chosen == "all" else f"{chosen} images"
+    cautions = score_cautions(scores, corrupt.reasons, images=kind)
+    cautions += [f"from training: {text}" for text in (file.scores or {}).get("cautions", ())]
     if log is not None:
         classes = describe_classes(file.classes, images.targets)
         scored = f"scored: {taken}, {len(images):,} images; {classes}"
@@ -251,7 +270,8 @@ def predict(
         UserError: An argument cannot be used.
         ModelFileError: The model file cannot be used.
     """
-    predictor = Predictor(model, device=choose_device(device), max_pixels=max_pixels)
+    with out_of_memory_advice("give it more memory, or take a smaller network"):
+        predictor = Predictor(model, device=choose_device(device), max_pixels=max_pixels)
     return predictor.predict(images, top=top)
 
 

@@ -2,15 +2,15 @@
 
 import ctypes
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from resnets.errors import UserError, unknown
+from resnets.errors import UserError, is_out_of_memory, unknown
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -92,6 +92,36 @@ def place(model: Network, *, device: torch.device, memory_format: str) -> Networ
     """Move a network to the device, in the memory format of a recipe."""
     model.to(device=device, memory_format=FORMATS[memory_format])  # type: ignore[call-overload]
     return model
+
+
+class MemoryBound:
+    """Call a network without gradients on as many images at a time as the memory allows.
+
+    Whole batches are tried first; where they do not fit, this and all later ones are halved.
+    """
+
+    def __init__(self, network: Callable[[Tensor], Tensor]) -> None:
+        self.network = network
+        self.most: int | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the network's answer, N C H W -> N K; UserError: one image is too much."""
+        while True:
+            num = min(self.most or len(images), len(images))
+            try:
+                if num == len(images):
+                    return self.network(images)
+                return torch.cat([self.network(piece) for piece in images.split(num)])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if num == 1:
+                    size = f"{images.shape[-1]} x {images.shape[-2]} pixels"
+                    raise UserError(
+                        f"out of memory with a single image of {size}: give it more memory, or "
+                        "take a smaller network"
+                    ) from error
+            self.most = num // 2  # outside `except` the memory of the attempt is free
 
 
 def autocast(device: torch.device, precision: str) -> Any:

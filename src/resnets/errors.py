@@ -1,12 +1,14 @@
 """Provide the error for mistakes of the user, and suggestions for misspelt names.
 
-The command line prints the message as one line and exits with 2. Any other exception that escapes
-is a bug of this package and keeps its traceback.
+The command line prints the message as one line and exits with the error's code. Any other exception
+that escapes is a bug of this package and keeps its traceback.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import ClassVar
 
 # Similarity of difflib from which a name is suggested: "trian" (0.8) finds "train", and "depths"
 # (0.67) does not find "epochs".
@@ -19,6 +21,46 @@ MAX_SHOWN = 80
 
 class UserError(ValueError):
     """A mistake in a request: the message says what was given, what is allowed and what to do."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class StoppedError(UserError):
+    """Work that ended early through no mistake in the request; what was saved before is whole."""
+
+    exit_code: ClassVar[int] = 4
+
+
+# Words of the errors by which torch, its libraries and the system say that memory is exhausted.
+_NO_MEMORY = (
+    *("out of memory", "allocate memory", "DefaultCPUAllocator", "bad_alloc"),
+    # Of oneDNN, of a library that is loaded, of the stack of a thread.
+    *("could not create a primitive", "failed to map segment", "can't start new thread"),
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory is exhausted: on a GPU, or on the CPU.
+
+    torch has a class for the former only; on the CPU it raises a RuntimeError.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError | ImportError) and any(
+        text in str(error) for text in _NO_MEMORY
+    )
+
+
+@contextmanager
+def out_of_memory_advice(advice: str) -> Iterator[None]:
+    """Raise UserError with this advice where memory is exhausted inside the context."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"out of memory: {advice} ({reason})") from error
 
 
 def unknown(kind: str, given: object, allowed: Iterable[str]) -> UserError:

@@ -188,7 +188,7 @@ def _child(name: str, folder: Path, printed: Path, templates: Path) -> None:
             code = main([str(word) for word in made])
     except UserError as error:
         print(error, file=sys.stderr)
-        code = 2
+        code = error.exit_code
     except BaseException:
         import traceback
 

@@ -2,8 +2,8 @@
 
 Nothing heavy is imported before a command runs; `resnets --help` needs the standard library only.
 Exit codes: 0 done, 1 `check` found a problem, 2 a mistake of the user, 3 the loss is not finite, 4
-finished but not everything was saved, 128 + n stopped by signal n (130 for Ctrl-C, 141 when the
-reader of a pipe has gone).
+not everything was done or saved, 128 + n stopped by signal n (130 for Ctrl-C, 141 when the reader
+of a pipe has gone).
 """
 
 import io
@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from resnets import __version__
-from resnets.errors import UserError, nearest, unknown
+from resnets.errors import UserError, is_out_of_memory, nearest, unknown
 
 MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
@@ -93,10 +93,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except UserError as error:
-        message, code = str(error), MISTAKE
+        message, code = str(error), error.exit_code
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         message, code = f"{place}{error.strerror or error}", MISTAKE
+    except (RuntimeError, MemoryError, ImportError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = f"out of memory: {error}".splitlines()[0]
+        code = MISTAKE
     except KeyboardInterrupt:
         message, code = "interrupted", INTERRUPTED
     print(f"resnets: {' '.join(message.split())}", file=sys.stderr)

@@ -4,8 +4,9 @@ N H W C: images, height, width, channels.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
@@ -18,6 +19,9 @@ from resnets.data.file_store import Array, ImageStore, PackedStrings
 from resnets.data.wide_pixels import PixelRange
 from resnets.errors import UserError
 from resnets.fileio import sha256
+
+# Unreadable images that a message names.
+NAMED = 10
 
 
 def _check_index(targets: Array, ids: tuple[str, ...] | PackedStrings, length: int) -> None:
@@ -194,6 +198,8 @@ class DataSet:
         splits: `train`, `val` and `test` as far as they exist, or only `all`.
         notices: What the user should know, one sentence each.
         skipped: Id and reason of each unreadable file.
+        listed: For each split the number of files of each class, unreadable ones included; a split
+            that is absent lost none.
     """
 
     name: str
@@ -201,6 +207,7 @@ class DataSet:
     splits: dict[str, Split]
     notices: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+    listed: Mapping[str, Array] = field(default_factory=dict)
 
 
 def stratified_split(targets: Array, *, fraction: float, seed: int) -> tuple[Array, Array]:
@@ -303,15 +310,22 @@ def content_digest(data: DataSet) -> str:
     return digest.hexdigest()
 
 
-def notices_of(data: DataSet, *, shown: int = 10) -> list[str]:
-    """Return what the user should know about the data, and at most `shown` unreadable files."""
+def listed_reasons(reasons: Mapping[str, str], *, shown: int = NAMED) -> str:
+    """Return the first unreadable images, each with its reason, and how many follow."""
+    names = [f"{name} ({reason})" for name, reason in islice(reasons.items(), shown)]
+    more = len(reasons) - shown
+    return "; ".join(names) + (f"; and {more} more" if more > 0 else "")
+
+
+def notices_of(data: DataSet) -> list[str]:
+    """Return what the user should know about the data, and the first unreadable files."""
     count = len(data.skipped)
     if not count:
         return list(data.notices)
-    listed = "; ".join(f"{name} ({reason})" for name, reason in data.skipped[:shown])
-    tail = f" and {count - shown} more, listed in data.json" if count > shown else ""
+    tail = ", listed in data.json" if count > NAMED else ""
     images = "image" if count == 1 else "images"
-    return [*data.notices, f"{count} unreadable {images} left out: {listed}{tail}"]
+    text = f"{count} unreadable {images} left out: {listed_reasons(dict(data.skipped))}{tail}"
+    return [*data.notices, text]
 
 
 def describe_classes(classes: Sequence[str], targets: Array, *, shown: int = 12) -> str:

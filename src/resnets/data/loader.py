@@ -9,7 +9,7 @@ A split that fits into the cache is decoded once, by threads. Other splits are r
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -31,7 +31,7 @@ from resnets.data.augment import (
     with_partners,
 )
 from resnets.data.augment_config import Augment
-from resnets.data.dataset import ImageFiles, Split
+from resnets.data.dataset import ImageFiles, Split, listed_reasons
 from resnets.data.decode import DecodeError, Piece
 from resnets.data.rng import Keys, keys, permutation
 from resnets.data.transforms import Preprocess, to_device
@@ -41,7 +41,8 @@ from resnets.errors import UserError
 Bytes = NDArray[np.uint8]  # H W C
 Indices = NDArray[np.int64]
 Request = tuple[Indices, Indices]  # epochs, indices: N each
-Answer = tuple[Tensor, Indices]  # images N C H W uint8, indices shown
+Failures = dict[int, str]  # index of an image that cannot be read -> the reason
+Answer = tuple[Tensor, Indices, Failures]  # images N C H W uint8, indices shown
 # Images that a thread decodes at a time.
 CHUNK = 64
 # To decode an image up to this side takes the interpreter's lock most of the time: more threads
@@ -51,17 +52,34 @@ SMALL_SIDE, SMALL_THREADS = 64, 2
 CANVAS = 1.25
 
 
-def try_read(split: Split, index: int, channels: int, piece: Piece | None = None) -> Bytes | None:
-    """Return an image H W C or a piece of it, or None where the file cannot be read."""
+def try_read(
+    split: Split, index: int, channels: int, failures: Failures, piece: Piece | None = None
+) -> Bytes | None:
+    """Return an image H W C or a piece of it, or None, with the reason in `failures`."""
     try:
         return split.read(index, channels, piece)
-    except DecodeError:
+    except DecodeError as error:
+        failures[index] = error.reason
         return None
+
+
+def read_again(split: Split, known: Mapping[str, str], channels: int) -> Failures:
+    """Return which of the images that could not be read earlier, by id, still cannot."""
+    failures = Failures()
+    for index in [index for index, name in enumerate(split.ids) if name in known]:
+        try_read(split, index, channels, failures)
+    return failures
 
 
 def stacked(images: Sequence[Bytes]) -> Tensor:
     """Stack images H W C to N C H W in channels_last order."""
+    if not images:
+        return torch.empty(0, dtype=torch.uint8)
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def no_tick() -> None:
+    """Do nothing: who reads in its own process needs no sign of life."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,34 +89,38 @@ class DecodedSplit:
     pixels: Tensor  # N C H W uint8
     readable: NDArray[np.bool_]
     aspects: NDArray[np.float64]  # width / height of the originals
+    failures: Failures
 
     def shown(self) -> Indices:
         """Return for each index the first readable one from there on, cyclically."""
         good = np.flatnonzero(self.readable)
-        if len(good) == 0:
-            raise none_readable()
         following = np.searchsorted(good, np.arange(len(self.readable)))
         return good[following % len(good)]
 
 
-def none_readable() -> UserError:
+class NoneReadableError(UserError):
+    """None of the images of a split can be read."""
+
+
+def none_readable(split: Split, failures: Failures) -> NoneReadableError:
     """Return the error for a split of which no image can be read."""
-    return UserError("none of the images can be read; check that the files still exist")
+    named = listed_reasons({split.ids[index]: failures[index] for index in sorted(failures)})
+    text = "none of the images can be read; check that the files still exist"
+    return NoneReadableError(f"{text}: {named}")
 
 
 def decode_all(split: Split, preprocess: Preprocess) -> DecodedSplit:
     """Read and resize every image, in threads: decoding releases the interpreter's lock."""
     total, size, channels = len(split), preprocess.size, preprocess.channels
     pixels = np.zeros((total, channels, size, size), dtype=np.uint8)
-    readable, aspects = np.zeros(total, dtype=np.bool_), np.ones(total)
+    aspects, failures = np.ones(total), Failures()
 
     def fill(start: int) -> None:
         for index in range(start, min(start + CHUNK, total)):
-            image = try_read(split, index, channels)
+            image = try_read(split, index, channels, failures)
             if image is not None:
                 aspects[index] = image.shape[1] / image.shape[0]
                 pixels[index] = preprocess.resize(image).transpose(2, 0, 1)
-                readable[index] = True
 
     small = split.sizes.max(initial=0) <= SMALL_SIDE
     threads = min(usable_cpus(), SMALL_THREADS) if small else usable_cpus()
@@ -108,7 +130,9 @@ def decode_all(split: Split, preprocess: Preprocess) -> DecodedSplit:
         except BaseException:
             pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
             raise
-    return DecodedSplit(torch.from_numpy(pixels), readable, aspects)
+    readable = np.ones(total, dtype=np.bool_)
+    readable[list(failures)] = False
+    return DecodedSplit(torch.from_numpy(pixels), readable, aspects, failures)
 
 
 def fits(split: Split, preprocess: Preprocess, cache_mb: float) -> bool:
@@ -133,21 +157,22 @@ class TrainReader:
     preprocess: Preprocess
     augment: Augment
     seed: int
+    tick: Callable[[], None] = no_tick
 
     def __getitem__(self, request: Request) -> Answer:
         epochs, indices = request
         sample_keys = keys(self.seed, epochs, indices)
         mirrored = flips(self.augment.flip, seed=self.seed, epochs=epochs, indices=indices)
         pieces = self.pieces(sample_keys, indices)
-        shown, images = [], []
+        shown, images, failures = list[int](), list[Bytes](), Failures()
         for index, piece, mirror in zip(indices.tolist(), pieces, mirrored, strict=True):
-            found = self.first_readable(index, piece)
+            found = self.first_readable(index, piece, failures)
             if found is None:
-                return torch.empty(0), np.empty(0, dtype=np.int64)
+                return stacked([]), np.empty(0, dtype=np.int64), failures
             shown.append(found[0])
             images.append(self.resize(found[1], mirror=mirror))
         batch = apply_auto_augment(stacked(images), sample_keys, self.augment.auto_augment)
-        return batch, np.array(shown, dtype=np.int64)
+        return batch, np.array(shown, dtype=np.int64), failures
 
     def pieces(self, sample_keys: Keys, indices: Indices) -> list[Piece] | list[None]:
         """Return the random box of each image, N, or None for the crop of evaluation.
@@ -162,10 +187,13 @@ class TrainReader:
         side = self.preprocess.size
         return [Piece(top, left, high, wide, side) for top, left, high, wide in box.T.tolist()]
 
-    def first_readable(self, index: int, piece: Piece | None) -> tuple[int, Bytes] | None:
+    def first_readable(
+        self, index: int, piece: Piece | None, failures: Failures
+    ) -> tuple[int, Bytes] | None:
         """Return the first readable image from `index` on, cyclically."""
         for found in chain(range(index, len(self.split)), range(index)):
-            image = try_read(self.split, found, self.preprocess.channels, piece)
+            image = try_read(self.split, found, self.preprocess.channels, failures, piece)
+            self.tick()
             if image is not None:
                 return found, image
         return None
@@ -188,12 +216,16 @@ class EvalReader:
 
     split: Split
     preprocess: Preprocess
+    tick: Callable[[], None] = no_tick
 
     def __getitem__(self, indices: Indices) -> Answer:
-        read = {i: try_read(self.split, i, self.preprocess.channels) for i in indices.tolist()}
-        images = {i: self.preprocess.resize(x) for i, x in read.items() if x is not None}
-        batch = stacked(list(images.values())) if images else torch.empty(0)
-        return batch, np.array(list(images), dtype=np.int64)
+        images, failures = dict[int, Bytes](), Failures()
+        for index in indices.tolist():
+            image = try_read(self.split, index, self.preprocess.channels, failures)
+            if image is not None:
+                images[index] = self.preprocess.resize(image)
+            self.tick()
+        return stacked(list(images.values())), np.array(list(images), dtype=np.int64), failures
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +243,7 @@ class TrainLoader:
     """Make training batches that are a pure function of (seed, step), from any step on.
 
     `batch_size` counts the images of all processes and `places` those of this process (None: all).
+    `failures` has the images that could not be read so far: of a split in memory, all of them.
     """
 
     def __init__(
@@ -244,9 +277,13 @@ class TrainLoader:
         # Two orders are kept, since requests run ahead.
         self.order = lru_cache(2)(lambda epoch: permutation(seed, epoch, len(split)))
         kept = canvas(split, preprocess) if augment.crop == "resized" else preprocess
+        self.failures = Failures()
         self.cached = fits(split, kept, cache_mb)
         if self.cached:
             decoded = decode_all(split, kept)
+            self.failures = decoded.failures
+            if len(self.failures) == len(split):
+                raise none_readable(split, self.failures)
             self.shown, self.aspects = decoded.shown(), decoded.aspects
             # torchvision's policies work image by image, for which a GPU is the wrong place.
             home = self.device if augment.auto_augment == "none" else torch.device("cpu")
@@ -277,10 +314,11 @@ class TrainLoader:
         answers = map(self.look_up, requests) if self.cached else self.workers.map(requests)
         for step in steps:
             begin = time.perf_counter()
-            images, shown = next(answers)
+            images, shown, failures = next(answers)
             waited = time.perf_counter() - begin
+            self.failures |= failures
             if len(shown) == 0:
-                raise none_readable()
+                raise none_readable(self.split, failures)
             yield replace(self.finish(step, images, shown), waited=waited)
 
     def look_up(self, request: Request) -> Answer:
@@ -289,7 +327,7 @@ class TrainLoader:
         shown = self.shown[indices]
         images = self.pixels[to_device(torch.from_numpy(shown), self.pixels.device)]
         sample_keys = keys(self.seed, epochs, indices)
-        return apply_auto_augment(images, sample_keys, self.augment.auto_augment), shown
+        return apply_auto_augment(images, sample_keys, self.augment.auto_augment), shown, {}
 
     def finish(self, step: int, images: Tensor, shown: Indices) -> Batch:
         """Augment, normalise and mix a batch on the device."""
@@ -325,8 +363,8 @@ class TrainLoader:
 class EvalLoader:
     """Make batches of every image of a split, once and in order; it can be iterated repeatedly.
 
-    A split that fits into the cache is decoded in the first iteration. What cannot be read is left
-    out.
+    A split that fits into the cache is decoded by `decode()`, or in the first iteration. What
+    cannot be read is left out; `failures` has it as far as it is known.
     """
 
     def __init__(
@@ -343,7 +381,7 @@ class EvalLoader:
         self.split, self.preprocess, self.batch_size = split, preprocess, batch_size
         self.device = torch.device(device)
         self.targets = torch.from_numpy(split.targets.astype(np.int64))
-        self.cached = fits(split, preprocess, cache_mb)
+        self.cached, self.failures = fits(split, preprocess, cache_mb), Failures()
         self.workers = WorkerPool(EvalReader(split, preprocess), count=workers, device=self.device)
 
     def __len__(self) -> int:
@@ -354,25 +392,33 @@ class EvalLoader:
         requests = [places[i : i + self.batch_size] for i in places[:: self.batch_size]]
         answers = map(self.look_up, requests) if self.cached else self.workers.map(requests)
         found = False
-        for images, shown in answers:
+        for images, shown, failures in answers:
+            self.failures |= failures
             if len(shown):
                 found = True
                 images = self.preprocess.normalise(images.to(self.device, non_blocking=True))
                 targets = to_device(self.targets[torch.from_numpy(shown)], self.device)
                 yield Batch(images, targets, shown)
         if not found:
-            raise none_readable()
+            raise none_readable(self.split, self.failures)
+
+    def decode(self) -> None:
+        """Decode a split that fits into the cache, if that is still to be done."""
+        if self.cached:
+            self.failures |= self.decoded.failures
 
     @cached_property
     def decoded(self) -> DecodedSplit:
-        """The whole split, on the device."""
-        decoded = decode_all(self.split, self.preprocess)
-        return replace(decoded, pixels=decoded.pixels.to(self.device))
+        """The whole split, at first in the memory of the CPU."""
+        return decode_all(self.split, self.preprocess)
 
     def look_up(self, indices: Indices) -> Answer:
         """Return the readable ones of these images, from memory."""
+        self.decode()
+        # Moved when it is needed, not when it is decoded.
+        self.decoded = replace(self.decoded, pixels=self.decoded.pixels.to(self.device))
         shown = indices[self.decoded.readable[indices]]
-        return self.decoded.pixels[to_device(torch.from_numpy(shown), self.device)], shown
+        return self.decoded.pixels[to_device(torch.from_numpy(shown), self.device)], shown, {}
 
     def close(self) -> None:
         """End the worker processes, if any."""
@@ -390,19 +436,28 @@ def check(split: Split, *, batch_size: int, workers: int) -> None:
 
 
 def channel_statistics(
-    split: Split, preprocess: Preprocess, *, sample: int = 2000
+    split: Split,
+    preprocess: Preprocess,
+    *,
+    sample: int = 2000,
+    failures: Failures | None = None,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation of each channel, in 0..1.
 
     Measured are all images in memory, or `sample` evenly spaced files. Sums are whole numbers, so
-    they are exact. The deviation is at least one grey level.
+    they are exact. The deviation is at least one grey level. `failures` takes up the images that
+    cannot be read.
     """
+    places = np.arange(len(split))
     if isinstance(split, ImageFiles) and len(split) > sample:
-        split = split.subset(np.linspace(0, len(split) - 1, sample).round().astype(np.int64))
+        places = np.linspace(0, len(split) - 1, sample).round().astype(np.int64)
+        split = split.subset(places)
     decoded = decode_all(split, preprocess)
+    if failures is not None:
+        failures |= {int(places[index]): reason for index, reason in decoded.failures.items()}
     count = int(decoded.readable.sum()) * preprocess.size**2
     if count == 0:
-        raise none_readable()
+        raise none_readable(split, decoded.failures)
     levels = np.arange(256)
     means, deviations = [], []
     for channel in decoded.pixels.unbind(1):  # N H W; unreadable ones are 0

@@ -1,14 +1,18 @@
 """Score the network of a model file, and collect its most confident mistakes."""
 
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 import torch
 
 from resnets.data import Split
+from resnets.data.dataset import listed_reasons
+from resnets.data.decode import DecodeError
 from resnets.data.loader import Batch, EvalLoader
+from resnets.data.sources.listing import shortened
 from resnets.data.transforms import Preprocess
 from resnets.device import place
 from resnets.evaluation.metrics import Scores, evaluate
@@ -24,36 +28,50 @@ MISTAKES_SHOWN = 60
 
 def score(
     file: ModelFile,
-    images: Split,
+    images: EvalLoader,
     *,
-    device: torch.device,
-    workers: int,
+    check: Callable[[], None] = lambda: None,
     callback: Callable[[Any, torch.Tensor], None] | None = None,
-    cache_mb: float = 1024,
 ) -> Scores:
     """Score the network of a model file in float32, whatever precision it was trained in.
 
-    `callback` gets each batch and its logits N K. `workers` processes decode images that do not fit
-    into `cache_mb` megabytes of memory.
+    `check` is called whenever more images than before could not be read; it may raise. `callback`
+    gets each batch and its logits N K.
     """
-    model = place(file.build(), device=device, memory_format="channels_last")
+    model = place(file.build(), device=images.device, memory_format="channels_last")
     network = with_tta(model, file.preprocess.tta)
-    loader = EvalLoader(
-        images,
-        preprocess=file.preprocess,
-        batch_size=BATCH_SIZE,
-        device=device,
-        workers=workers,
-        cache_mb=cache_mb,
-    )
-    with closing(loader) as batches:
-        return evaluate(network, batches, file.classes, callback=callback)
+    return evaluate(network, _checked(images, check), file.classes, callback=callback)
 
 
-def unreadable_notice(scores: Scores, images: Split) -> list[str]:
-    """Return a notice of the images that could not be read, or nothing."""
-    lost = len(images) - scores.num_images
-    return [f"{lost:,} of the images could not be read and were left out"] if lost else []
+def _checked(images: EvalLoader, check: Callable[[], None]) -> Iterator[Batch]:
+    """Yield the batches; what cannot be read is checked as soon as it is known."""
+    images.decode()
+    num_failures = 0
+    for batch in chain([None], images, [None]):
+        if len(images.failures) > num_failures:
+            num_failures = len(images.failures)
+            check()
+        if batch is not None:
+            yield batch
+
+
+def score_cautions(scores: Scores, lost: Mapping[str, str], *, images: str) -> list[str]:
+    """Return what must be said beside scores that lack images or classes.
+
+    `lost` has the id and reason of each image that could not be read. `images` says which ones were
+    scored, such as "test images".
+    """
+    cautions = []
+    if lost:
+        total = scores.num_images + len(lost)
+        cautions.append(
+            f"{len(lost):,} of {total:,} {images} cannot be read and are not in the scores: "
+            f"{listed_reasons(lost)}"
+        )
+    if unseen := [row.name for row in scores.per_class if not row.num_images]:
+        of = "the class" if len(unseen) == 1 else f"{len(unseen)} classes:"
+        cautions.append(f"the scores say nothing about {of} {shortened(unseen)}: no {images}")
+    return cautions
 
 
 class Mistakes:
@@ -75,19 +93,20 @@ class Mistakes:
             self.kept[pair] = sorted([*self.kept.get(pair, []), found])[:MISTAKES_PER_PAIR]
 
     def worst(self) -> list[dict[str, Any]]:
-        """Return pictures and classes of the most frequent pairs, then of the most confident."""
+        """Return pictures and classes of the most frequent pairs, then of the most confident.
+
+        An image whose file has vanished since it was scored is left out.
+        """
         pairs = sorted(self.kept, key=lambda pair: (-self.counts[pair], pair))
         first, others = (
             [(*found, *pair) for pair in some for found in self.kept[pair]]
             for some in (pairs[:PAIRS_SHOWN], pairs[PAIRS_SHOWN:])
         )
-        return [
-            {
-                "image": self.preprocess.resize(self.images.read(index, self.preprocess.channels)),
-                "true": true,
-                "predicted": predicted,
-                "confidence": -confidence,
-                "id": self.images.ids[index],
-            }
-            for confidence, index, true, predicted in [*first, *sorted(others)][:MISTAKES_SHOWN]
-        ]
+        rows = []
+        for confidence, index, true, predicted in [*first, *sorted(others)][:MISTAKES_SHOWN]:
+            with suppress(DecodeError):
+                image = self.images.read(index, self.preprocess.channels)
+                row = {"image": self.preprocess.resize(image), "id": self.images.ids[index]}
+                row |= {"true": true, "predicted": predicted, "confidence": -confidence}
+                rows.append(row)
+        return rows

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resnets.device import MemoryBound
 from resnets.errors import UserError
 
 NUM_BINS = 15
@@ -220,14 +221,14 @@ def evaluate(
 
     Batches are objects with `images` N C H W and `targets` N, class indices. `callback` gets each
     batch and its logits. `all_reduce` gets the sums before they are divided, to add those of other
-    processes.
+    processes. Batches that exceed the memory are computed in smaller pieces.
     """
     training = model.training
     model.eval()
-    sums = MetricAccumulator(classes)
+    sums, network = MetricAccumulator(classes), MemoryBound(model)
     try:
         for batch in batches:
-            logits = model(batch.images).float()
+            logits = network(batch.images).float()
             sums.add(logits, batch.targets)
             if callback is not None:
                 callback(batch, logits)

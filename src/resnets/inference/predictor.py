@@ -17,6 +17,7 @@ from PIL import Image
 
 from resnets.data.decode import DecodeError, decode, from_array, from_picture
 from resnets.data.file_limits import MAX_PIXELS
+from resnets.device import MemoryBound
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile, read_model
 from resnets.inference.tta import with_tta
@@ -78,6 +79,7 @@ class Predictor:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"the device {str(device)!r} cannot be used here: {reason}") from None
+        self._bounded = MemoryBound(self._logits)
 
     def __call__(self, source: Source, *, top: int = 5) -> Prediction:
         """Classify one image.
@@ -102,13 +104,14 @@ class Predictor:
                 channels. A model of wide pixels also takes arrays of other numbers with 1 or 3
                 channels, in the scale of its training images.
             top: How many of the most probable classes to return; at most all of them.
-            batch_size: Images computed at a time, which bounds the memory.
+            batch_size: Images computed at a time, which bounds the memory; fewer where the memory
+                does not suffice.
 
         Returns:
             A prediction for each image, in the order given; `error` is set where it cannot be read.
 
         Raises:
-            UserError: `top` or `batch_size` is below 1.
+            UserError: `top` or `batch_size` is below 1, or the memory is too small for an image.
         """
         for name, value in (("top", top), ("batch_size", batch_size)):
             if value < 1:
@@ -158,12 +161,15 @@ class Predictor:
         except UserError as error:
             return error.reason if isinstance(error, DecodeError) else str(error)
 
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        network = with_tta(self.network, self.preprocess.tta)
+        return network(self.preprocess.normalise(images))  # type: ignore[no-any-return]
+
     @torch.inference_mode()
     def _most_probable(self, images: Pixels, top: int) -> list[tuple[list[int], list[float]]]:
         """Return class indices and probabilities of each image, N H W C, best first."""
         batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # N C H W, C last
-        network = with_tta(self.network, self.preprocess.tta)
-        logits = network(self.preprocess.normalise(batch)).float()  # N K
+        logits = self._bounded(batch).float()  # N K
         # Stable: among equal logits the lower class index comes first, as in the scores.
         order = logits.argsort(dim=1, descending=True, stable=True)[:, :top]
         probabilities = logits.softmax(dim=1).gather(1, order)

@@ -135,6 +135,15 @@ def resolve(
     if recipe.schedule.batch_size is None:
         pieces = recipe.optimizer.grad_accum_steps * world_size
         config = config.set("data", batch_size=_batch_size(facts.num_train, pieces))
+    elif recipe.schedule.batch_size > facts.num_train:  # of the recipe: a flag is refused before
+        pieces = recipe.optimizer.grad_accum_steps * world_size
+        fitting = pieces * max(LEAST_IMAGES, facts.num_train // pieces)
+        if fitting < recipe.schedule.batch_size:
+            reason = (
+                f"batch size {fitting}, not the recipe's {recipe.schedule.batch_size}: there are "
+                f"{facts.num_train} training images"
+            )
+            config = config.set("data", reason, batch_size=fitting)
     config = _tune(config, facts, timing, seconds=seconds, device=device, world_size=world_size)
     config = _choose_network(config, facts, timing, seconds=seconds, ranks=world_size)
     model, batch_size = config.recipe.model, config.recipe.schedule.batch_size

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from resnets.data.loader import EvalLoader, TrainLoader
 from resnets.device import FORMATS, autocast, place
+from resnets.errors import is_out_of_memory
 from resnets.models.registry import create_model
 from resnets.models.resnet import ResNet
 from resnets.training.optimizer import is_backbone_frozen
@@ -117,7 +118,9 @@ class Stopwatch:
         """Return the seconds per image of a pass; infinity if memory is exhausted."""
         try:
             return self._time_pass(candidate, setting)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             return math.inf
 
     def _time_pass(self, candidate: Candidate, setting: Setting) -> float:

@@ -291,7 +291,7 @@ def _meet(store: "Store", *, rank: int, world_size: int) -> str:
     raise UserError(f"rank {rank}: the other ranks did not connect; did every machine start?")
 
 
-def is_lost_rank(error: RuntimeError) -> bool:
+def is_lost_rank(error: Exception) -> bool:
     """Return whether the error says that another rank has ended."""
     return isinstance(error, torch_dist.DistError) or "gloo" in str(error)
 

@@ -5,10 +5,11 @@ Read `Trainer` from top to bottom; `train_step.py` holds the optimizer step itse
 
 import json
 import math
+import shlex
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,27 +21,37 @@ from torch import nn
 
 from resnets.config_fields import Rule
 from resnets.data import NAMES, DataSet, open_data
+from resnets.data.corrupt import CorruptImage, CorruptImages, source_splits
 from resnets.data.dataset import (
     Splits,
     content_digest,
     describe_classes,
     fingerprint,
+    listed_reasons,
     make_splits,
     notices_of,
 )
 from resnets.data.duplicates import copy_warnings
-from resnets.data.loader import Batch, EvalLoader, TrainLoader, channel_statistics
+from resnets.data.loader import (
+    Batch,
+    EvalLoader,
+    Failures,
+    NoneReadableError,
+    TrainLoader,
+    channel_statistics,
+    read_again,
+)
 from resnets.data.transforms import Preprocess
 from resnets.data.wide_pixels import described
-from resnets.data.workers import usable_cpus
+from resnets.data.workers import WorkerError, usable_cpus
 from resnets.device import (
     autocast,
     describe_environment,
     deterministic_kernels,
     keep_freed_memory,
 )
-from resnets.errors import UserError
-from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
+from resnets.errors import StoppedError, UserError, is_out_of_memory
+from resnets.evaluation.evaluator import BATCH_SIZE, Mistakes, score, score_cautions
 from resnets.evaluation.metrics import Scores, evaluate
 from resnets.inference.model_file import ModelFile, read_model, save_model
 from resnets.models.layers import Whitening
@@ -122,8 +133,11 @@ class Trainer:
     `Trainer.start` sets up a new run and `Trainer.resume` an interrupted one; both are contexts
     that end the data loader's workers and release the run folder. `fit` does the rest.
 
-    `preprocess` is that of an earlier run; None measures mean and deviation. `log` is called with
-    every record, a dictionary with a `kind`. `resources` are closed with the trainer.
+    `preprocess` is that of an earlier run; None measures mean and deviation. `known` has the images
+    which that run could not read. `log` is called with every record, a dictionary with a `kind`.
+    `resources` are closed with the trainer.
+
+    Images that fit in memory are decoded here: too many that cannot be read raise UserError.
     """
 
     # Seconds between training records.
@@ -142,6 +156,7 @@ class Trainer:
         device: torch.device,
         dist: DistContext = SINGLE_PROCESS,
         preprocess: Mapping[str, Any] | None = None,
+        known: Mapping[str, str] | None = None,
         run_dir: RunDir | None = None,
         log: Log | None = None,
         resources: ExitStack | None = None,
@@ -156,10 +171,23 @@ class Trainer:
         self.notices = notices_of(data)
         self.cautions: list[str] = []
         self._log_callback = log if dist.is_first else None
+        self.corrupt = CorruptImages(data, max_corrupt=config.recipe.source.max_corrupt)
+        self._num_failures = 0  # of the loaders of this rank, as far as they are shared
+        self._stop_reason: str | None = None
+        self._sampled: Failures = {}  # training images that the statistics could not read
         self.preprocess = self._preprocess(preprocess)
         self.train_loader, self.val_loader = self._loaders()
+        self.final_loader = self._final_loader()
         self._resources = resources or ExitStack()
         self._resources.callback(self._close_loaders)
+        self.train_loader.failures |= self._sampled
+        for loader in self._all_loaders if known else ():
+            loader.failures |= read_again(loader.split, known or {}, self.preprocess.channels)
+        self._share_failures()
+        self.corrupt.check()
+        for text in self.corrupt.notice():
+            self.notices.append(text)
+            self.notify(text)
         self._resources.enter_context(deterministic_kernels())
 
     @property
@@ -211,7 +239,8 @@ class Trainer:
             )
         if config.origins.get("batch_size") == "flag" and batch_size > len(splits.train):
             raise UserError(
-                f"--batch-size {batch_size}: more than the {len(splits.train):,} training images"
+                f"--batch-size {batch_size}: more than the {len(splits.train):,} training images; "
+                "pass at most as many, or leave it out"
             )
         facts = DataFacts.of(splits, num_classes=len(dataset.classes))
         notice(
@@ -230,6 +259,8 @@ class Trainer:
                 config, dataset, splits, device=device, dist=dist, log=log, resources=resources
             )
             timings = trainer._measure(seconds_left())
+            trainer._share_failures()  # what was read to measure
+            trainer.corrupt.check()
             trainer.config = dist.on_rank_zero(
                 lambda: resolve_steps(trainer.config, facts, seconds=seconds_left(), **timings)
             )
@@ -261,14 +292,17 @@ class Trainer:
             return time_training(model, self.recipe, *loaders, device=self.device, seconds=limit)
 
         while True:
-            with suppress(torch.OutOfMemoryError):
+            try:
                 steps, images = zip(*dist.all_gather_object(measure), strict=True)
                 reduction = dist.time_all_reduce(model, device=self.device)
                 return {
                     "step_seconds": max(steps) + reduction,
                     "image_seconds": max(images) / dist.world_size,
                 }
-            self._halve_micro_batches()  # outside `suppress` the memory of the attempt is free
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._halve_micro_batches()  # outside `except` the memory of the attempt is free
 
     def _write_start(
         self, run_dir: RunDir, data: str | Path, found: Mapping[str, Any], *, verify: bool
@@ -279,7 +313,7 @@ class Trainer:
         record: dict[str, Any] = {"data": place, "name": self.data.name, **found}
         record |= {"preprocess": asdict(self.preprocess), "held_out": list(self.splits.held_out)}
         record |= {"content": content_digest(self.data)} if verify else {}
-        run_dir.write_json("data.json", record | {"skipped": dict(self.data.skipped)})
+        run_dir.write_json("data.json", record | {"skipped": self.corrupt.reasons})
         environment = describe_environment(self.device) | {"ranks": self.dist.world_size}
         run_dir.write_json("environment.json", environment)
         origins = self.config.origins
@@ -339,11 +373,13 @@ class Trainer:
                 device=device,
                 dist=dist,
                 preprocess=stored["preprocess"],
+                known=stored["skipped"],
                 run_dir=replace(run_dir, writable=dist.is_first),
                 log=log,
                 resources=resources,
             )
             environment = describe_environment(device) | {"ranks": dist.world_size}
+            found["skipped"] = trainer.corrupt.reasons
             after = RunFingerprint(recipe, {**stored, **found}, environment)
             trainer.checkpoint = dist.on_rank_zero(
                 lambda: trainer._load_checkpoint(before, after, force=force)
@@ -404,30 +440,32 @@ class Trainer:
                     return self.dist.on_rank_zero(self._finish)
                 except NotFiniteError as error:
                     raise self._with_image_ids(error) from None
-                except torch.OutOfMemoryError as error:
-                    full = str(error)
                 except NotSavedError as error:
                     unsaved = str(error)
                     break
                 except (Interrupted, KeyboardInterrupt):
                     break  # the last checkpoint holds
-                except RuntimeError as error:
-                    if self.signals.received:
-                        break  # the signal reached a worker before the worker could ignore it
-                    if self.dist.world_size == 1 or not is_lost_rank(error):
+                except (RuntimeError, MemoryError) as error:
+                    if is_out_of_memory(error):
+                        full = str(error)
+                    elif self.dist.world_size > 1 and is_lost_rank(error):
+                        raise self._lost_rank() from error
+                    else:
                         raise
-                    step = 0 if self.state is None else self.state.step
-                    raise UserError(
-                        f"rank {self.dist.rank}: another rank is gone at step {step}; torchrun "
-                        "--max-restarts N, or the same torchrun command with the same --out, "
-                        "resumes at the last checkpoint"
-                    ) from error
                 self._retry_smaller(full)  # outside `except` the memory of the attempt is free
         number = self.signals.number or self.signals.received or None
         if number is None and not unsaved:
             number = signal.SIGINT
         split = self.splits.scored[0]
         return TrainingResult(self.run_dir.path, None, split, signal=number, unsaved=unsaved)
+
+    def _lost_rank(self) -> UserError:
+        step = 0 if self.state is None else self.state.step
+        return UserError(
+            f"rank {self.dist.rank}: another rank is gone at step {step}; torchrun "
+            "--max-restarts N, or the same torchrun command with the same --out, "
+            "resumes at the last checkpoint"
+        )
 
     def init_state(self) -> TrainState:
         """Build the network and its optimizer, and restore the checkpoint if there is one."""
@@ -441,7 +479,10 @@ class Trainer:
         return state
 
     def train_loop(self) -> bool:
-        """Step to the end of the run; return False if a signal stopped it."""
+        """Step to the end of the run; return False if a signal stopped it.
+
+        StoppedError: too many images are damaged, or a worker is lost; the state is then saved.
+        """
         state, dist, recipe = self.running_state, self.dist, self.recipe
         steps, patience = recipe.schedule.steps, recipe.evaluation.patience
         assert steps is not None, "resolve the recipe first"
@@ -455,12 +496,12 @@ class Trainer:
         mark = self.profiler.mark
         state.model.train()
         finished = False
-        with suppress(Interrupted):
-            while True:
+        with suppress(Interrupted), self._stop_on_error():
+            while self._stop_reason is None:
                 if self._needs_validation():
                     self._validate()
                 finished = state.step == steps or 0 < patience <= state.validations_since_best
-                if finished:
+                if finished or self._stop_reason:
                     break
                 with self.signals.interruptible():
                     batch = next(batches)
@@ -482,7 +523,20 @@ class Trainer:
                     self.log("shares", **shares, **self._progress())
         self.metrics.settle()
         dist.on_rank_zero(lambda: state.save(self.run_dir))
+        if self._stop_reason is not None:
+            raise StoppedError(self._stop_reason)
         return finished
+
+    @contextmanager
+    def _stop_on_error(self) -> Iterator[None]:
+        """Stop the run, with its state saved, on an error between two steps: a lost worker."""
+        try:
+            yield
+        except UserError as error:
+            if self.dist.world_size > 1:  # the other ranks wait within a step
+                raise
+            if not self.signals.received:  # else it has reached the workers too
+                self._stop_reason = self._stopping(str(error))
 
     def evaluate(self, model: nn.Module) -> Scores:
         """Score the validation images in the precision of training, equal on every rank."""
@@ -499,6 +553,8 @@ class Trainer:
         self.profiler.mark("other")
         with self.signals.interruptible():
             scores = self.evaluate(state.evaluated_model)
+        if self.dist.all_gather(self._has_new_failures())[:, 0].any():
+            self._share_failures()
         state.model.train()
         self.profiler.mark("evaluation")
         check_finite(scores.loss, step=state.step)
@@ -516,8 +572,12 @@ class Trainer:
         unsaved = time.perf_counter() - self._saved + (self._validation_seconds if due else 0)
         saving = unsaved >= 60 * self.recipe.runtime.checkpoint_every
         logging = due or self.metrics.seconds() >= self.log_every
-        rows = self.dist.all_gather(self.signals.received, batch.replaced, saving, logging)
+        rows = self.dist.all_gather(
+            self.signals.received, batch.replaced, saving, logging, self._has_new_failures()
+        )
         self.running_state.replaced += int(rows[:, 1].sum())
+        if rows[:, 4].any():
+            self._share_failures()
         stopping = self.signals.agree(rows[:, 0])
         return bool(rows[0, 2]), stopping or due or bool(rows[0, 3])
 
@@ -542,6 +602,56 @@ class Trainer:
         left = schedule.steps - state.step
         due = left == 0 or (left % interval == 0 and 2 * state.step >= interval)
         return due and state.validated < state.step
+
+    # Images that cannot be read
+
+    @property
+    def _all_loaders(self) -> tuple[TrainLoader | EvalLoader, ...]:
+        return self.train_loader, self.val_loader, self.final_loader
+
+    def _has_new_failures(self) -> bool:
+        return sum(len(loader.failures) for loader in self._all_loaders) > self._num_failures
+
+    def _share_failures(self) -> None:
+        """Tell all ranks which images cannot be read; all then stop, or none does."""
+        for images in self.dist.all_gather_object(self._new_failures):
+            self.corrupt.add(images)
+        self._num_failures = sum(len(loader.failures) for loader in self._all_loaders)
+        if self.state is None:  # before the run: nothing is lost by an error
+            return
+        self._record_failures()
+        if refusal := self.corrupt.refusal():
+            self._stop_reason = self._refused(refusal)
+
+    def _new_failures(self) -> list[CorruptImage]:
+        """Return what the loaders of this rank could not read and was not known."""
+        source = source_splits(self.data, self.splits)
+        final = "val" if self.splits.test is None else "test"
+        parts = zip(("train", "val", final), self._all_loaders, strict=True)
+        return [
+            image
+            for part, loader in parts
+            for image in self.corrupt.unknown(source[part], loader.split, loader.failures)
+        ]
+
+    def _record_failures(self) -> None:
+        """Write what cannot be read into data.json, so that a resumed run knows it."""
+        if self.run_dir.writable:
+            with suppress(OSError):  # a full disk: the next time writes it
+                data = self.run_dir.read_json("data.json")
+                self.run_dir.write_json("data.json", data | {"skipped": self.corrupt.reasons})
+
+    def _refused(self, refusal: tuple[str, str]) -> str:
+        """Return in one line why the run stops, and the command that resumes it."""
+        if self.corrupt.share > self.corrupt.max_corrupt:
+            accepted = math.ceil(100 * self.corrupt.share) / 100
+            return self._stopping(refusal[0], f"to accept them: {{}} --max-corrupt {accepted:g}")
+        return self._stopping(refusal[0], "repair them, and resume with: {} --force")
+
+    def _stopping(self, reason: str, advice: str = "resume with: {}") -> str:
+        step = self.running_state.step
+        command = f"resnets train --resume {shlex.quote(str(self.run_dir.path))}"
+        return f"{reason}; the run is saved at step {step}; {advice.format(command)}"
 
     # Out of memory, and other ends
 
@@ -570,6 +680,7 @@ class Trainer:
         if self.dist.world_size > 1:  # each rank gets another slice of the batch
             self._close_loaders()
             self.train_loader, self.val_loader = self._loaders()
+            self._num_failures = 0
 
     def _with_image_ids(self, error: NotFiniteError) -> NotFiniteError:
         """Return the same error, naming images of its batch."""
@@ -589,25 +700,19 @@ class Trainer:
         recipe, (split, images) = self.recipe, self.splits.scored
         path, scores, unsaved = self.run_dir.path / MODEL_FILE, None, None
         mistakes = Mistakes(images, self.data.classes, self.preprocess)
-        replaced, texts = self.running_state.replaced, []
-        if replaced:
-            times = f"{replaced} times" if replaced > 1 else "once"
-            texts = [f"an unreadable image was replaced by the next one {times} in training"]
         try:
             with self.signals.interruptible():
                 file = self._model_file()
                 save_model(path, file)
                 scores = score(
-                    read_model(path),
-                    images,
-                    device=self.device,
-                    workers=recipe.runtime.workers or 0,
-                    callback=mistakes,
-                    cache_mb=recipe.runtime.cache_mb,
+                    read_model(path), self.final_loader, check=self._check, callback=mistakes
                 )
-                for text in (*texts, *unreadable_notice(scores, images), *missing_charts()):
+                for text in (*self._replaced_notice(), *missing_charts()):
                     self.notices.append(text)
                     self.notify(text)
+                self.cautions += score_cautions(
+                    scores, self._not_scored(), images=f"{split} images"
+                )
                 record = scores.to_dict()
                 record |= {"split": split, "validate_on": recipe.evaluation.validate_on}
                 record |= {"cautions": self.cautions} if self.cautions else {}
@@ -616,8 +721,39 @@ class Trainer:
                 self.run_dir.write_json("scores.json", record)
         except OSError as error:
             unsaved = str(error)
+        except WorkerError as error:
+            raise StoppedError(self._stopping(str(error))) from error
         caution = "; ".join(self.cautions) or None
         return TrainingResult(self.run_dir.path, scores, split, caution, unsaved=unsaved)
+
+    def _check(self) -> None:
+        """Stop where too many of the images that are scored cannot be read."""
+        self.corrupt.add(self._new_failures())
+        self._record_failures()
+        if refusal := self.corrupt.refusal():
+            raise StoppedError(self._refused(refusal))
+
+    def _replaced_notice(self) -> list[str]:
+        """Return a notice of the training images that were replaced, or nothing."""
+        if not (replaced := self.running_state.replaced):
+            return []
+        found = self.corrupt.decoded[source_splits(self.data, self.splits)["train"]]
+        held_out = frozenset(self.splits.held_out)
+        names = {name: reason for name, reason in found.items() if name not in held_out}
+        times = f"{replaced} times" if replaced > 1 else "once"
+        return [
+            f"an unreadable image was replaced by the next one {times} in training: "
+            f"{listed_reasons(names)}"
+        ]
+
+    def _not_scored(self) -> dict[str, str]:
+        """Return id and reason of each image that the final scores lack."""
+        loader, headers = self.final_loader, dict[str, str]()
+        if not self.splits.held_out:
+            part = "val" if self.splits.test is None else "test"
+            headers = self.corrupt.headers[source_splits(self.data, self.splits)[part]]
+        decoded = sorted(loader.failures.items())
+        return {loader.split.ids[index]: reason for index, reason in decoded} | headers
 
     def _model_file(self) -> ModelFile:
         local, stored = fields_with(Rule.LOCAL), self.run_dir.read_json("data.json")
@@ -663,7 +799,10 @@ class Trainer:
 
     def _samples(self) -> list[tuple[NDArray[np.uint8], str]]:
         """Return training images as the network sees them, augmented, as uint8 H W C."""
-        batch = next(iter(self.train_loader.batches(0, 1)))
+        try:
+            batch = next(iter(self.train_loader.batches(0, 1)))
+        except NoneReadableError:  # their files have vanished: the page goes without
+            return []
         mean = torch.tensor(self.preprocess.mean, device=self.device).view(1, -1, 1, 1)
         std = torch.tensor(self.preprocess.std, device=self.device).view(1, -1, 1, 1)
         colours = ((batch.images * std + mean) * 255).round().clamp(0, 255).byte()
@@ -677,8 +816,8 @@ class Trainer:
         self._resources.close()
 
     def _close_loaders(self) -> None:
-        self.train_loader.close()
-        self.val_loader.close()
+        for loader in self._all_loaders:
+            loader.close()
 
     def __enter__(self) -> "Trainer":
         return self
@@ -732,7 +871,7 @@ class Trainer:
             tta=tta,
             pixel_range=train.pixel_range,
         )
-        mean, std = channel_statistics(train, plain)
+        mean, std = channel_statistics(train, plain, failures=self._sampled)
         return replace(plain, mean=mean, std=std)
 
     def _loaders(self) -> tuple[TrainLoader, EvalLoader]:
@@ -752,7 +891,29 @@ class Trainer:
             places=self.dist.shard_batch(batch_size, grad_accum_steps=pieces),
             **shared,
         )
-        return train_loader, EvalLoader(val_images, batch_size=VALIDATION_BATCH, **shared)
+        val_loader = EvalLoader(val_images, batch_size=VALIDATION_BATCH, **shared)
+        val_loader.decode()
+        return train_loader, val_loader
+
+    def _final_loader(self) -> EvalLoader:
+        """Return the loader of the final scores, which are those of rank 0.
+
+        Test images that fit in memory are decoded now, not at the end: they may be damaged.
+        """
+        images, runtime = self.splits.scored[1], self.recipe.runtime
+        if images is self.val_loader.split:
+            return self.val_loader
+        loader = EvalLoader(
+            images,
+            preprocess=self.preprocess,
+            batch_size=BATCH_SIZE,
+            device=self.device,
+            workers=runtime.workers or 0,
+            cache_mb=runtime.cache_mb,
+        )
+        if images is self.splits.test:
+            self.dist.on_rank_zero(loader.decode)
+        return loader
 
     def _profiler(self) -> Profiler:
         context = ProfileContext(

@@ -11,6 +11,7 @@ from unicodedata import normalize
 
 import numpy as np
 
+from resnets.data.corrupt import CorruptImages
 from resnets.data.dataset import DataSet
 from resnets.data.sources.builtin import NAMES, read_named
 from resnets.data.sources.file_tree import FolderScan, is_run, joined
@@ -67,13 +68,17 @@ def open_data(
     else:
         _check_known(found, classes)
         names, notices = tuple(classes), []
-    listed, skipped, unread = read_splits(
+    read, skipped, unread = read_splits(
         found, max_corrupt=config.max_corrupt, max_pixels=config.max_pixels
     )
     position = {name: index for index, name in enumerate(names)}
     # A class that is left out has no image.
     table = np.array([position.get(name, -1) for name in found.classes], np.int64)
-    splits = {name: replace(split, targets=table[split.targets]) for name, split in listed.items()}
+    splits = {name: replace(split, targets=table[split.targets]) for name, split in read.items()}
+    listed = {
+        name: np.bincount(table[split.targets], minlength=len(names))
+        for name, split in found.splits.items()
+    }
     if classes is None:
         used = set(splits["train" if "train" in splits else "all"].targets.tolist())
         for index, name in enumerate(names):
@@ -90,7 +95,10 @@ def open_data(
         splits=splits,
         notices=(*found.notices, *notices, *unread),
         skipped=skipped,
+        listed=listed,
     )
+    if classes is None:
+        CorruptImages(dataset, max_corrupt=config.max_corrupt).check()
     if preprocess is None and classes is None:
         return with_pixel_range(dataset, config)
     return scaled(dataset, None if preprocess is None else preprocess.pixel_range)

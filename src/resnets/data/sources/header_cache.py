@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from resnets.data.dataset import ImageFiles, Images, Split
+from resnets.data.dataset import ImageFiles, Images, Split, listed_reasons
 from resnets.data.decode import DecodeError, inspect
 from resnets.data.file_limits import MAX_PIXELS
 from resnets.data.file_store import Array, ImageStore, PackedStrings
@@ -27,7 +27,6 @@ REMEMBERED_FROM = 10_000
 # Age in ns from which a file is cached: a younger one may change within one tick of its times.
 SETTLED = 2 * 10**9
 _CHUNK = 256
-_NUM_LISTED = 10
 
 
 def read_splits(
@@ -48,12 +47,9 @@ def read_splits(
             splits[name] = _read_split(listing, place, skipped, notices, max_pixels)
     total = sum(map(len, splits.values())) + len(skipped)
     if len(skipped) > max_corrupt * total:
-        listed = "; ".join(f"{name} ({reason})" for name, reason in skipped[:_NUM_LISTED])
-        more = len(skipped) - _NUM_LISTED
         raise UserError(
             f"{len(skipped)} of {total} images ({len(skipped) / total:.1%}) cannot be read, more "
-            f"than --max-corrupt {max_corrupt:g} allows: {listed}"
-            f"{f'; and {more} more' if more > 0 else ''}. "
+            f"than --max-corrupt {max_corrupt:g} allows: {listed_reasons(dict(skipped))}. "
             "Repair or remove them, or raise --max-corrupt"
         )
     return splits, tuple(skipped), tuple(notices)

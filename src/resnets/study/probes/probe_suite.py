@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from resnets.data import NAMES, Split, open_data
-from resnets.data.dataset import fingerprint
+from resnets.data.dataset import fingerprint, listed_reasons
 from resnets.data.loader import EvalLoader, TrainLoader
 from resnets.data.transforms import Preprocess
 from resnets.device import choose_device, restore_num_threads
@@ -129,6 +129,8 @@ class Prober:
             few, preprocess=file.preprocess, batch_size=len(few), device=place, workers=0
         )
         batch = next(iter(batches))
+        if lost := {few.ids[index]: reason for index, reason in batches.failures.items()}:
+            self.log(f"{len(lost)} images cannot be read and are left out: {listed_reasons(lost)}")
         return batch.images.contiguous(), batch.targets
 
     def _of_run(self, run: RunDir | None) -> Iterator[tuple[int, nn.Module]]:

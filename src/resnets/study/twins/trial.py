@@ -18,8 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnets.data import Split, open_data, stratified_split
-from resnets.data.loader import EvalLoader, TrainLoader, channel_statistics
+from resnets.data import ImageFiles, Split, open_data, stratified_split
+from resnets.data.corrupt import CorruptImages
+from resnets.data.loader import EvalLoader, TrainLoader, channel_statistics, decode_all
+from resnets.data.sources.source_config import SourceConfig
 from resnets.data.transforms import Preprocess
 from resnets.device import deterministic_kernels, keep_freed_memory, restore_num_threads
 from resnets.errors import UserError
@@ -93,6 +95,11 @@ def _dataset(data: str, side: int, held_out: float) -> StudyDataset:
         pixel_range=train.pixel_range,
     )
     mean, std = channel_statistics(train, plain)
+    corrupt = CorruptImages(found, max_corrupt=SourceConfig().max_corrupt)
+    for name, images in (("train", train), ("test", test)):
+        if isinstance(images, ImageFiles):
+            corrupt.add(corrupt.unknown(name, images, decode_all(images, plain).failures))
+    corrupt.check()
     kept, held = stratified_split(train.targets, fraction=held_out, seed=SPLIT_SEED)
     return StudyDataset(
         classes=found.classes,
