@@ -828,7 +828,9 @@ def test_a_full_disk_behind_standard_output_is_one_line() -> None:
             timeout=60,
             check=False,
         )
-    assert done.returncode == 2 and done.stderr.startswith("resnets: No space left on device")
+    assert done.returncode == 2 and done.stderr.startswith(
+        "resnets: standard output: No space left on device"
+    )
 
 
 # --- demo ----------------------------------------------------------------------------------------
