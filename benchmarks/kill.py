@@ -1,13 +1,15 @@
 """Runs killed at random with SIGKILL, against the same run left alone: are the model files equal?
 
-    .venv/bin/python benchmarks/kill.py [--kills 100] [--seed 0] [--out FOLDER]
+    .venv/bin/python benchmarks/kill.py [--kills 100] [--seed 0] [--out FOLDER] [--usual]
 
 A tiny network learns from files read by 0, 1 or 2 workers (another number after each kill), with
 every source of randomness on. A run is killed in its steps, in validations, inside the write of a
 checkpoint, while it starts up (so often twice in a row) and while it is scored: the process alone,
 or with its workers. After some kills it may end, and the next run begins. Where to strike is read
-off the run folder from outside; the product knows nothing of this. The last line is the verdict;
-the exit code is 1 unless every model file has the SHA-256 of the uninterrupted run's.
+off the run folder from outside; the product knows nothing of this. Two of five processes have a
+fault besides, unless `--usual` is given: no file of theirs can grow beyond 100 kB (a full disk),
+/dev/shm has 64 kB, or nobody reads what they print. The last line is the verdict; the exit code is
+1 unless every model file has the SHA-256 of the uninterrupted run's.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import shlex
 import shutil
 import signal
@@ -42,11 +45,16 @@ RECIPE = shlex.split(
     " --crop resized --auto-augment trivialaugment --erasing 0.25 --mixup 0.2 --cutmix 0.2"
     " --label-smoothing 0.1 --dropout 0.1 --drop-path 0.2 --ema 0.95 --clip-grad-norm 1"
     " --precision fp32 --tune off --threads 1 --cache-mb 0 --checkpoint-every 0.02"
-    " --device cpu --quiet"
+    " --device cpu"
 )
 PHASES = ("step", "validation", "write", "start", "scoring")
 SHARES = (3, 2, 3, 2, 1)
 """how often each is aimed at"""
+CONDITIONS = ("usual", "full disk", "small shm", "closed terminal")
+CONDITION_SHARES = (9, 2, 2, 2)
+LARGEST_FILE = 100_000  # bytes; a checkpoint has more
+NOT_SAVED = 4
+SMALL_SHM = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
 POLL_SECONDS = 0.001
 PATIENCE_SECONDS = 120.0
 
@@ -67,8 +75,8 @@ def draw(folder: Path) -> Path:
 class Life:
     """One process that starts or resumes a run, and what it writes into the folder."""
 
-    def __init__(self, data: Path, folder: Path, *, workers: int) -> None:
-        self.folder, self.metrics = folder, folder / "metrics.jsonl"
+    def __init__(self, data: Path, folder: Path, *, workers: int, condition: str = "usual") -> None:
+        self.condition, self.folder, self.metrics = condition, folder, folder / "metrics.jsonl"
         self.born = time.time()
         self.former = self.metrics.stat().st_ino if self.metrics.is_file() else None
         what = ["--resume", folder]
@@ -76,18 +84,27 @@ class Life:
             shutil.rmtree(folder, ignore_errors=True)
             what = [data, *RECIPE, "--out", folder]
         command = [sys.executable, "-m", "resnets", "train", *map(str, what)]
+        if condition == "small shm":
+            command = ["unshare", "-rm", "sh", "-c", SMALL_SHM, "sh", *command]
         self.errors = folder.with_suffix(".log")
         with self.errors.open("wb") as errors:
+            closed = condition == "closed terminal"
             self.process = subprocess.Popen(
                 [*command, "--workers", str(workers)],
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
+                stdout=subprocess.PIPE if closed else subprocess.DEVNULL,
+                stderr=subprocess.STDOUT if closed else errors,
                 start_new_session=True,
             )
+        if self.process.stdout:
+            self.process.stdout.close()
+        if condition == "full disk":
+            resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
 
     def ended(self) -> bool:
         """Whether the process came to its end by itself, which must be a good one."""
         code = self.process.poll()
+        if code == NOT_SAVED and self.condition == "full disk":
+            return True
         if code:
             raise SystemExit(f"{self.errors.read_text()}FAILED: a run ended with exit {code}")
         return code == 0
@@ -159,18 +176,33 @@ def finished(data: Path, folder: Path, *, workers: int) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
+def possible_conditions(*, usual: bool) -> dict[str, int]:
+    """How often each condition is drawn; a small /dev/shm needs a namespace of its own."""
+    if usual:
+        return {"usual": 1}
+    conditions = dict(zip(CONDITIONS, CONDITION_SHARES, strict=True))
+    tried = subprocess.run(["unshare", "-rm", "sh", "-c", SMALL_SHM, "sh", "true"], check=False)
+    if tried.returncode:
+        print("no small /dev/shm: this machine does not permit a mount of one's own")
+        del conditions["small shm"]
+    return conditions
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--usual", action="store_true", help="no fault besides the kills")
     options = parser.parse_args()
     out = options.out or Path(tempfile.mkdtemp(prefix="kill-"))
     draws, begin = random.Random(options.seed), time.monotonic()
     data = draw(out / "data")
     expected = finished(data, out / "whole", workers=1)
     print(f"uninterrupted: {expected}, {time.monotonic() - begin:.0f} s", flush=True)
+    conditions = possible_conditions(usual=options.usual)
     hits: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
     equal, runs = 0, 0
     while hits.total() < options.kills:
         runs += 1
@@ -178,14 +210,16 @@ def main() -> int:
         while hits.total() < min(before + KILLS_A_RUN, options.kills):
             workers = draws.choice((0, 1, 2))
             aim = draws.choices(PHASES, SHARES)[0]
-            life = Life(data, folder, workers=workers)
+            condition = draws.choices(tuple(conditions), tuple(conditions.values()))[0]
+            life = Life(data, folder, workers=workers, condition=condition)
             if not kill_in(aim, life, draws):
                 break
             hits[life.phase()] += 1
+            faults[condition] += 1
             step = max((record["step"] for record in life.records()), default=0)
             print(
-                f"kill {hits.total()}: run {runs}, {workers} workers, near step {step}, in the "
-                f"{life.phase()}",
+                f"kill {hits.total()}: run {runs}, {workers} workers, {condition}, near step "
+                f"{step}, in the {life.phase()}",
                 flush=True,
             )
         if not (folder / "scores.json").is_file():
@@ -195,6 +229,7 @@ def main() -> int:
         print(f"run {runs}: {'equal' if found == expected else f'DIFFERENT: {found}'}", flush=True)
     where = ", ".join(f"{hits[phase]} in the {phase}" for phase in PHASES)
     print(f"{hits.total()} kills in {time.monotonic() - begin:.0f} s: {where}")
+    print(", ".join(f"{count} with: {condition}" for condition, count in faults.items()))
     verdict = "equal" if equal == runs else "NOT EQUAL"
     print(
         f"{verdict}: after {hits.total()} kills {equal} of {runs} model files are that of the "

@@ -13,6 +13,7 @@ from PIL import Image
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SMALLEST = {
     "bottleneck.py": "OUT",
+    "faults.py": "run-folder --fast",
     "fast.py": "DATA OUT --seeds 1 --arms fast",
     "finetune.py": "DATA OUT --base-time 12s --time 12s --seeds 1",
     "gpu.py": "OUT --tiny --device cpu --parts repeat",

@@ -5,7 +5,6 @@ of ImageNet results (short side to size / crop_fraction, then the centre), or a 
 N C H W: images, channels, height, width.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,10 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 # Statistics of ImageNet's training images; for one channel the mean of the three.
 _MEANS = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
 _STDS = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
+# Beyond these a stored preprocessing is damaged: it would cost gigabytes, or return infinities.
+MAX_SIZE = 4096
+MIN_CROP_FRACTION = 0.1
+MIN_STD, LARGEST = 1e-6, 1e6
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,9 @@ class Preprocess:
     tta: str = "none"
 
     def __post_init__(self) -> None:
-        _check_count("size", self.size, range(1, 16385), "a whole number from 1 to 16384")
+        _check_count(
+            "size", self.size, range(1, MAX_SIZE + 1), f"a whole number from 1 to {MAX_SIZE}"
+        )
         _check_count("channels", self.channels, (1, 3), "1 (grey) or 3 (colour)")
         for kind, given, choices in (
             ("resize_mode", self.resize_mode, ("crop", "squash")),
@@ -65,21 +70,19 @@ class Preprocess:
         ):
             if given not in choices:
                 raise unknown(kind, str(given), choices)
-        if not (_is_number(self.crop_fraction) and 0 < self.crop_fraction <= 1):
-            raise UserError(
-                f"Preprocess crop_fraction is {self.crop_fraction!r}; it must be above 0, at most 1"
-            )
-        for name, defaults in (("mean", _MEANS), ("std", _STDS)):
-            values = tuple(getattr(self, name)) or defaults[self.channels]
+        _check_number("crop_fraction is", self.crop_fraction, MIN_CROP_FRACTION, 1)
+        for name, defaults, least in (("mean", _MEANS, -LARGEST), ("std", _STDS, MIN_STD)):
+            values = getattr(self, name)
+            if not isinstance(values, list | tuple):
+                raise UserError(f"Preprocess {name} is {values!r}; it must be a list of numbers")
+            values = tuple(values) or defaults[self.channels]
             if len(values) != self.channels:
                 raise UserError(
                     f"Preprocess {name} has {len(values)} values for {self.channels} channel(s); "
                     "give one per channel"
                 )
             for value in values:
-                if not _is_number(value) or (name == "std" and value <= 0):
-                    allowed = "a number above 0" if name == "std" else "a number"
-                    raise UserError(f"Preprocess {name} holds {value!r}; each must be {allowed}")
+                _check_number(f"{name} holds", value, least, LARGEST)
             object.__setattr__(self, name, tuple(map(float, values)))
 
     def resize(self, image: Array) -> Array:
@@ -149,8 +152,11 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _check_number(what: str, value: object, low: float, high: float) -> None:
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if number is None or not low <= number <= high:  # as NaN
+        allowed = f"a number from {low:g} to {high:g}"
+        raise UserError(f"Preprocess {what} {value!r}; it must be {allowed}")
 
 
 def _check_count(name: str, value: object, allowed: range | tuple[int, ...], words: str) -> None:
