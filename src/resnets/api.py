@@ -13,6 +13,7 @@ from resnets.device import choose_device, restore_num_threads
 from resnets.errors import UserError, unknown
 from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
 from resnets.evaluation.metrics import Scores
+from resnets.fileio import expanded
 from resnets.inference.model_file import ModelFile, ModelFileError, read_model
 from resnets.inference.predictor import Prediction, Predictor
 from resnets.models.registry import MODELS, unknown_model
@@ -286,14 +287,14 @@ def _configured(
             )
         return config
     if ":" not in model.weights:  # found from any folder when resumed
-        path = Path(model.weights).expanduser().absolute()
+        path = expanded(model.weights).absolute()
         if not path.exists():
             raise UserError(f"--weights {model.weights}: no such file")
         config = config.set(config.origins.get("weights", "default"), weights=str(path))
     if model.name is not None:
         return config
     try:
-        name = read_model(Path(model.weights).expanduser()).recipe["model"]
+        name = read_model(expanded(model.weights)).recipe["model"]
     except (ModelFileError, KeyError):
         raise UserError(
             f"--weights {model.weights}: pass --model too, the network of these weights"

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from resnets.errors import UserError, unknown
-from resnets.fileio import atomic_writer, cache_dir, sha256
+from resnets.fileio import atomic_writer, cache_dir, expanded, sha256
 
 FORMS = "a path, an http(s) URL, hub:owner/name or torchvision:TAG (such as IMAGENET1K_V1)"
 TORCHVISION_NETWORKS = (
@@ -42,7 +42,7 @@ def local_file(source: str, *, name: str, check: Check) -> Path:
         return _from_hub(source.removeprefix("hub:"))
     if source.startswith(("http://", "https://")):
         return download(source, check=check)
-    path = Path(source).expanduser()
+    path = expanded(source)
     if (path / HUB_FILES[0]).is_file():
         return path / HUB_FILES[0]  # a run folder, or a clone of a repository of the hub
     if not path.is_file():

@@ -12,6 +12,7 @@ import math
 import re
 import shlex
 import unicodedata
+import warnings
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from resnets.errors import UserError
 from resnets.fileio import cache_dir, sha256, write_atomic
 
 if TYPE_CHECKING:
@@ -110,17 +112,19 @@ def chart_library() -> Markup:
     import vl_convert
 
     name = f"vega-{version('vl-convert-python')}.js"
-    with suppress(OSError, RuntimeError):  # not cached yet, or a user without a home
+    with suppress(OSError, UserError):  # not cached yet, or there is no place for a cache
         head, _, content = cache_dir("charts", name).read_bytes().partition(b"\n")
         if head == _digest_line(content):
             return Markup(content.decode())
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     # "</script" inside a string of the library would end the element.
     bundle = bundle.replace("</script", "<\\/script")
-    with suppress(OSError, RuntimeError):  # without a cache the next page takes as long
+    try:
         path, content = cache_dir("charts", name), bundle.encode()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, _digest_line(content) + b"\n" + content)
+    except (OSError, UserError) as error:
+        warnings.warn(f"the chart library is not cached: {error}", stacklevel=2)
     return Markup(bundle)
 
 

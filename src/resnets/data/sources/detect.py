@@ -17,6 +17,7 @@ from resnets.data.sources.npz import read_npz
 from resnets.data.sources.parquet import read_parquet
 from resnets.data.sources.source_config import SourceConfig
 from resnets.errors import UserError, unknown
+from resnets.fileio import expanded
 
 
 def open_data(
@@ -80,7 +81,7 @@ def _find(data: str | Path) -> SourceListing:
     allowed = f"expected {kinds}, or a name: {', '.join(NAMES)}"
     if not str(data):
         raise UserError(f"DATA is empty; {allowed}")
-    path = Path(data).expanduser()
+    path = expanded(data)
     if isinstance(data, str) and data in NAMES:
         found = read_named(data)
         if path.exists():

@@ -61,20 +61,19 @@ def _read_split(
 ) -> ImageFiles:
     """Return the readable files of a split; add the others to `skipped`."""
     files, stamps = listing.files, listing.files.stamps()
-    place = cache_dir("indexes", f"{sha256(os.fsencode(source))}.npz")
     large = len(stamps) >= REMEMBERED_FROM
     begin = time.time_ns()
     headers = np.zeros((len(stamps), 3), np.int32)  # width, height, channels; 0 where unreadable
     if large:
-        _recall(place, files.names, stamps, headers)
+        _recall(source, files.names, stamps, headers)
     missing = np.flatnonzero(headers[:, 2] == 0)
     reasons = _read(files, missing, headers)
     skipped += [(files.names[index], reason) for index, reason in sorted(reasons.items())]
     if large and len(missing) > len(reasons):  # else there is nothing new
         settled = stamps[:, 1:].max(axis=1) < begin - SETTLED
         try:
-            _remember(place, files.names, stamps, headers * settled[:, None])
-        except OSError as error:
+            _remember(source, files.names, stamps, headers * settled[:, None])
+        except (OSError, UserError) as error:
             notices.append(
                 f"the headers of {source} could not be cached ({error}): "
                 "the next start reads them again"
@@ -105,13 +104,17 @@ def _read(files: ImageStore, indices: Array, headers: Array) -> dict[int, str]:
     return reasons
 
 
-def _recall(place: Path, names: PackedStrings, stamps: Array, headers: Array) -> None:
+def _place(source: str) -> Path:
+    return cache_dir("indexes", f"{sha256(os.fsencode(source))}.npz")
+
+
+def _recall(source: str, names: PackedStrings, stamps: Array, headers: Array) -> None:
     """Fill the headers of files that have not changed since they were cached."""
     try:
-        with place.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with _place(source).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             known = PackedStrings(file["names"].tobytes(), file["starts"], file["ends"])
             old_stamps, old_headers = file["stamps"], file["headers"]
-    # Absent or damaged: the zip has checksums.
+    # Absent, damaged (the zip has checksums), or there is no place for a cache (UserError).
     except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error):
         return
     if np.array_equal(names.ends, known.ends) and names.buffer == known.buffer:
@@ -124,8 +127,9 @@ def _recall(place: Path, names: PackedStrings, stamps: Array, headers: Array) ->
     headers[same] = old_headers[before[same]]
 
 
-def _remember(place: Path, names: PackedStrings, stamps: Array, headers: Array) -> None:
+def _remember(source: str, names: PackedStrings, stamps: Array, headers: Array) -> None:
     """Write the cache; a concurrent reader finds the old one or the new one."""
+    place = _place(source)
     place.parent.mkdir(parents=True, exist_ok=True)
     buffer = np.frombuffer(names.buffer, np.uint8)
     with atomic_writer(place) as file:
