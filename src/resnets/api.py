@@ -2,10 +2,13 @@
 
 import re
 import time as clock
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from resnets.arguments import checked
 from resnets.data import Split, open_data
 from resnets.data.dataset import notices_of
 from resnets.data.sources.source_config import SourceConfig
@@ -15,7 +18,7 @@ from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
 from resnets.evaluation.metrics import Scores
 from resnets.fileio import expanded
 from resnets.inference.model_file import ModelFile, ModelFileError, read_model
-from resnets.inference.predictor import Prediction, Predictor
+from resnets.inference.predictor import Prediction, Predictor, Source
 from resnets.models.registry import MODELS, unknown_model
 from resnets.models.resnet import ResNet
 from resnets.report.page import Mistake, ReportRecord, missing_charts, write_report
@@ -27,6 +30,7 @@ from resnets.training.run_dir import RunDir, find_restarted_run, is_run, num_res
 from resnets.training.trainer import Log, Trainer, TrainingResult
 
 
+@checked(data="a path or a name (str or Path); Datasets, loaders and arrays cannot be trained on")
 @restore_num_threads()
 def train(
     data: str | Path | None = None,
@@ -36,7 +40,7 @@ def train(
     out: str | Path | None = None,
     resume: str | Path | None = None,
     name: str | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     force: bool = False,
     verify: bool = False,
     log: Log | None = None,
@@ -53,7 +57,7 @@ def train(
         out: The run folder; None takes the next `runs/NAME-NNN`.
         resume: Folder of an interrupted run to resume, with its own data and recipe.
         name: The NAME of a numbered run folder; None takes the name of the data.
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps", or a torch.device.
         force: Whether to resume although something has changed that decides bits.
         verify: Whether to record a digest of every image; when resuming, whether to compare it.
         log: Called with every record, a dictionary with a `kind`.
@@ -68,6 +72,7 @@ def train(
         NotFiniteError: The loss became NaN or infinite.
     """
     started = clock.perf_counter() if started is None else started
+    asked = str(device)
     config, command, deadline = ResolvedConfig(), dict[str, Any](), None
     if resume is not None:
         if recipe != "default" or any(given is not None for given in (data, time, out, name)):
@@ -78,13 +83,13 @@ def train(
     elif force:
         raise UserError("--force belongs to --resume: it accepts what has changed since")
     else:
-        choose_device(device)
+        choose_device(asked)
         if data is None:
             raise UserError("no DATA given: a folder of images, or a name such as fashion-mini")
         budget = None if time is None else parse_time(time)
         deadline = None if budget is None else started + budget
         config = _configured(recipe, fields, timed=budget is not None)
-        command = {"data": str(data), "time": budget, "name": name, "device": device}
+        command = {"data": str(data), "time": budget, "name": name, "device": asked}
         command |= {"verify": verify, "recipe": config.recipe.flat()}
     with init_distributed() as dist:
         restarted = bool(dist.all_gather(num_restarts()).max())
@@ -97,9 +102,9 @@ def train(
                 found = find_restarted_run(out, command, restarted=restarted)
             if found is None:
                 RunDir.check(out)
-            elif device == "auto":
+            elif asked == "auto":
                 return found, found.read_json("environment.json")["device"]
-            return found, device
+            return found, asked
 
         run_dir, where = dist.on_rank_zero(find_run)
         shared: dict[str, Any] = {"device": dist.device(choose_device(where))}
@@ -115,12 +120,13 @@ def train(
             return trainer.fit()
 
 
+@checked(data="a path or a name (str or Path); Datasets, loaders and arrays cannot be scored")
 def evaluate(
     model: str | Path | ModelFile,
     data: str | Path,
     *,
     split: str | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     workers: int = 2,
     max_corrupt: float = 0.01,
     report: str | Path | None = None,
@@ -132,7 +138,7 @@ def evaluate(
         model: A model file, a run folder, or the contents of a model file.
         data: Images, as `train` takes them.
         split: "train", "val" or "test"; None takes test, else validation, else all images.
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps", or a torch.device.
         workers: Processes that decode images which do not fit in memory.
         max_corrupt: Largest share of unreadable images.
         report: Folder for a report page with figures, or None.
@@ -197,12 +203,13 @@ def choose_split(splits: Mapping[str, Split], split: str | None) -> str:
     return name
 
 
+@checked()
 def predict(
     model: str | Path | ModelFile,
-    images: Any,
+    images: Source | Iterable[Source],
     *,
     top: int = 5,
-    device: str = "auto",
+    device: str | torch.device = "auto",
 ) -> Iterator[Prediction]:
     """Classify one image or several with a model file alone.
 
@@ -212,7 +219,7 @@ def predict(
         model: A model file, a run folder, or the contents of a model file.
         images: A path, bytes, an array H W C or H W, a PIL image, or an iterable of these.
         top: Number of classes per image.
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps", or a torch.device.
 
     Returns:
         One prediction per image, in order. An unreadable image has an `error`.
@@ -224,6 +231,7 @@ def predict(
     return Predictor(model, device=choose_device(device)).predict(images, top=top)
 
 
+@checked()
 def load_model(model: str | Path) -> ResNet:
     """Load the network of a model file.
 

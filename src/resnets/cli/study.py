@@ -173,8 +173,8 @@ class Report:
     def run(self, started: float) -> int:
         from resnets.study.report.study_page import write_study_report
 
-        _logger(self.quiet)("drawing the figures")
-        print_result(write_study_report(self.out))
+        log = _logger(self.quiet)
+        print_result(write_study_report(self.out, log=log))
         return 0
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ SECTIONS = {
 }
 
 
-def write_study_report(folder: Path) -> Path:
+def write_study_report(folder: Path, *, log: Callable[[str], None] | None = None) -> Path:
     """Write the page of a study, its figures and its manifest; return the path of the page.
 
     A figure without tables is left out. Raises UserError for a folder that holds no tables.
@@ -40,6 +40,8 @@ def write_study_report(folder: Path) -> Path:
         raise UserError(f"--out {folder}: there is no such folder; give that of a study")
     tables = Tables.read(folder)
     results = judge_all(read_claims(), tables)
+    if log is not None:
+        log("drawing the figures")
     sections = draw_all(tables, results)
     figures = [figure for found in sections.values() for figure in found]
     (folder / "figures").mkdir(exist_ok=True)
