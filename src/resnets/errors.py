@@ -18,6 +18,10 @@ MAX_LISTED = 12
 class UserError(ValueError):
     """A mistake in a request: the message says what was given, what is allowed and what to do."""
 
+    def __str__(self) -> str:
+        """Return the message in one line, whatever the values in it look like."""
+        return " ".join(filter(None, map(str.strip, super().__str__().splitlines())))
+
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
     """Return the error for a name outside a list, with the nearest spelling or a short list."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NoReturn
@@ -171,10 +172,10 @@ class Report:
     leaves_files: ClassVar[bool] = True
 
     def run(self, started: float) -> int:
+        _require_charts()
         from resnets.study.report.study_page import write_study_report
 
-        log = _logger(self.quiet)
-        print_result(write_study_report(self.out, log=log))
+        print_result(write_study_report(self.out, log=_logger(self.quiet)))
         return 0
 
 
@@ -232,6 +233,7 @@ class Study:
     leaves_files: ClassVar[bool] = True
 
     def run(self, started: float) -> int:
+        _require_charts()
         from resnets.study.pipeline import Pipeline
         from resnets.study.twins.job_queue import resolve
 
@@ -256,6 +258,12 @@ def _executor(
     if cluster is not None:
         return on_a_cluster(cluster)
     return on_this_machine(processes or usable_cpus())
+
+
+def _require_charts() -> None:
+    """Raise UserError without the chart library, before anything is computed."""
+    if find_spec("vl_convert") is None:
+        raise UserError("the page of a study needs vl-convert: pip install 'resnets[study]'")
 
 
 def _logger(quiet: bool) -> Callable[[str], None]:
