@@ -1,5 +1,6 @@
 """Provide the Python API: train, evaluate, predict, load_model. The command line calls it too."""
 
+import os
 import re
 import time as clock
 from collections.abc import Iterable, Iterator, Mapping
@@ -86,6 +87,9 @@ def train(
         choose_device(asked)
         if data is None:
             raise UserError("no DATA given: a folder of images, or a name such as fashion-mini")
+        _check_storable("DATA", data)
+        if out is not None:
+            _check_storable("--out", out)
         budget = None if time is None else parse_time(time)
         deadline = None if budget is None else started + budget
         config = _configured(recipe, fields, timed=budget is not None)
@@ -248,6 +252,18 @@ def load_model(model: str | Path) -> ResNet:
         ModelFileError: The model file cannot be used.
     """
     return read_model(model).build()
+
+
+def _check_storable(flag: str, path: str | Path) -> None:
+    """Refuse a path that the files of a run cannot hold: JSON and safetensors are UTF-8."""
+    try:
+        os.path.abspath(path).encode()
+    except FileNotFoundError:
+        raise UserError("the working folder does not exist any more; change to another") from None
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        advice = "rename it, or set PYTHONUTF8=1 where the locale is not UTF-8"
+        raise UserError(f"{flag} {shown}: the path is not UTF-8 text here; {advice}") from None
 
 
 def parse_time(text: str | float) -> float:

@@ -7,7 +7,9 @@ command that `leaves_files` does not fail where standard output does: its result
 """
 
 import io
+import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +29,9 @@ from resnets.cli.output import (
 from resnets.errors import UserError, nearest, unknown
 
 MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
+
+# Columns for the help text: with fewer, the parser breaks lines for ever.
+NARROWEST = 40
 
 # A command is one word, or GROUP and a second word; GROUP alone is a command too. The first word
 # names its module, the last one its class.
@@ -134,6 +139,8 @@ def _parse(words: list[str]) -> Any:
 
     import tyro
 
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     module, _, second = name.partition(" ")
     command = getattr(import_module(f"resnets.cli.{module}"), (second or module).capitalize())
     if hasattr(command, "with_options"):
