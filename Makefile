@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup check slow benchmarks docs notebook wheel clean
+.PHONY: demo test setup check slow benchmarks fuzz docs notebook wheel clean
 demo: .venv/demo-installed
 	$(BIN)/resnets demo
 
@@ -23,6 +23,10 @@ slow: .venv/dev-installed
 # The benchmark scripts that take long, with their smallest arguments.
 benchmarks: .venv/dev-installed
 	$(BIN)/python -m pytest -m benchmark
+
+# Ten minutes of fuzzing the readers of strangers' files; findings go to tests/fuzz/findings.
+fuzz: .venv/fuzz-installed
+	$(BIN)/python tests/fuzz/fuzz.py --seconds 600
 
 # The site; warnings are errors.
 docs: .venv/docs-installed
@@ -51,6 +55,11 @@ wheel:
 .venv/dev-installed: pyproject.toml .venv/demo-installed
 	@echo "installing the extras and the developers' tools into .venv"
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+.venv/fuzz-installed: pyproject.toml .venv/dev-installed
+	@echo "installing the fuzzer into .venv"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	touch $@
 
 .venv/docs-installed: pyproject.toml .venv/demo-installed

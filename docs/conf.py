@@ -37,7 +37,7 @@ nb_execution_timeout = 600
 nb_merge_streams = True
 
 # Documents of the repository's root that the site shows as pages of its own.
-ROOT_PAGES = ("contributing", "changelog", "results", "log")
+ROOT_PAGES = ("contributing", "changelog", "results", "log", "security")
 
 
 def _show_root_pages(app: Sphinx, name: str, source: list[str]) -> None:

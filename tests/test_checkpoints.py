@@ -1,7 +1,5 @@
 """The run folder and its checkpoints: round trips, damage, places that are refused."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -19,6 +17,7 @@ from resnets.models.resnet import ResNet, ResNetConfig
 from resnets.training import checkpoint
 from resnets.training.checkpoint import (
     Checkpoint,
+    DamagedCheckpointError,
     NotSavedError,
     load_checkpoint,
     save_checkpoint,
@@ -274,14 +273,14 @@ def test_open_finds_runs_only(tmp_path: Path) -> None:
 
 def test_json_files(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
-    folder.write_json("data.json", {"classes": ["Zürich", "b"], "mean": 0.1 + 0.2})
-    assert folder.read_json("data.json") == {"classes": ["Zürich", "b"], "mean": 0.1 + 0.2}
-    assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
+    folder.write_json("some.json", {"classes": ["Zürich", "b"], "mean": 0.1 + 0.2})
+    assert folder.read_json("some.json") == {"classes": ["Zürich", "b"], "mean": 0.1 + 0.2}
+    assert [path.name for path in tmp_path.iterdir()] == ["some.json"]
     with pytest.raises(UserError, match="cannot be read"):
         folder.read_json("none.json")
     for content in (b'{"torn": ', b"\xff\xfe{}"):
         (tmp_path / "data.json").write_bytes(content)
-        with pytest.raises(UserError, match="cannot be read"):
+        with pytest.raises(UserError, match=r"data\.json is not valid JSON"):
             folder.read_json("data.json")
 
 
@@ -364,3 +363,75 @@ def test_a_validation_that_is_owed_is_forgotten(tmp_path: Path) -> None:
         folder.log(record)
     folder.forget_after(2, validated=1)
     assert folder.history() == records[:3]
+
+
+def as_version_1(path: Path, content: Checkpoint) -> None:
+    """Write a checkpoint as versions wrote it that knew neither a format nor the run."""
+    scalars = json.dumps(content.scalars, sort_keys=True)
+    value = hashlib.sha256(scalars.encode())
+    for name in sorted(content.tensors):
+        tensor = content.tensors[name]
+        value.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        value.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    metadata = {"scalars": scalars, "sha256": value.hexdigest()}
+    path.write_bytes(checkpoint.save(content.tensors, metadata))
+
+
+def test_a_checkpoint_of_version_1_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    as_version_1(path, small(7))
+    assert digest(load_checkpoint(path)) == digest(small(7))
+    assert load_checkpoint(path).run == ""
+
+
+def test_the_name_of_the_run_and_the_version_are_under_the_digest(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, Checkpoint({"a": torch.ones(2)}, {"step": 1}, run="ab" * 32))
+    assert load_checkpoint(path).run == "ab" * 32
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"ab" * 32, b"cd" * 32))
+    with pytest.raises(DamagedCheckpointError, match="SHA-256 differs"):
+        load_checkpoint(path)
+    path.write_bytes(whole.replace(b'"format":"2"', b'"format":"9"'))
+    with pytest.raises(UserError, match="has format 9, this version reads up to 2") as newer:
+        load_checkpoint(path)
+    assert not isinstance(newer.value, DamagedCheckpointError)  # no older one takes its place
+
+
+def test_a_damaged_line_of_the_history_hides_no_other(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    records = [{"kind": "train", "step": step, "loss": 0.1 * step} for step in range(1, 8)]
+    for record in records:
+        folder.log(record)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[3] = lines[3].replace(b"0.4", b"0.9")
+    lines[5:5] = [b"5\n", b"{}\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n", b"\n"]
+    path.write_bytes(b"".join(lines) + b'{"kind": "tr')
+    kept = [*records[:3], *records[4:]]
+    assert folder.history() == kept
+    assert folder.forget_after(6, validated=6) == 6
+    assert folder.history() == kept[:-1]
+    assert folder.forget_after(6, validated=6) == 0
+
+
+def test_a_history_without_checksums_is_read(tmp_path: Path) -> None:
+    record = {"kind": "train", "step": 1, "loss": 0.5}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    assert RunDir(tmp_path).history() == [record]
+
+
+@pytest.mark.parametrize("head_first", [False, True])
+def test_a_state_of_another_recipe_is_refused(tmp_path: Path, head_first: bool) -> None:
+    share = 0.9 if head_first else 0.0
+    state = trained(recipe_of(freeze_backbone=share))
+    for other, message in (
+        (recipe_of(optimizer="adamw", freeze_backbone=share), r"lacks optimizer\.\d+\.exp_avg"),
+        (recipe_of(ema=0.9, freeze_backbone=share), "lacks average"),
+        (recipe_of(momentum=0.0, freeze_backbone=share), "has the foreign optimizer"),
+    ):
+        fresh = new_state(other, seed=1)
+        before = digest(fresh.checkpoint())
+        with pytest.raises(UserError, match=message):
+            fresh.restore(state.checkpoint())
+        assert digest(fresh.checkpoint()) == before

@@ -528,9 +528,10 @@ def test_an_unreadable_image_is_reported_and_the_rest_predicted(
 
 def test_predict_passes_over_what_is_hidden(run: Path, data: Path, tmp_path: Path) -> None:
     image = (data / "test/apple/00.png").read_bytes()
-    for name in ("seen/a.png", ".ipynb_checkpoints/b.png", "seen/._a.png", "seen/notes.txt"):
+    for name in ("seen/a.png", ".ipynb_checkpoints/b.png", "seen/._a.png", "__MACOSX/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(image)
+    (tmp_path / "seen/notes.txt").write_text("x")
     answer = resnets_("predict", run, tmp_path)
     assert [line.split()[0] for line in answer.out.splitlines()] == [str(tmp_path / "seen/a.png")]
 
@@ -623,7 +624,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     "train {data} {data}": "unexpected ",
     TRAIN + "--model alexnet": "unknown model 'alexnet'; `resnets models` lists all",
     TRAIN + "--recipe finetune": "pass --weights",
-    TRAIN + "--weights {note}": "pass --model too",
+    TRAIN + "--weights {note}": "neither a safetensors nor a torch file",
     TRAIN + "--weights torchvision:IMAGENET1K_V1": "pass --model too",
     TRAIN + "--recipe he2016": "did you mean 'he2015'",
     TRAIN + "--recipe-file none.toml": "no such file",

@@ -1,7 +1,5 @@
 """Files are whole or absent; torn JSON lines are survived; digests and the cache folder."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import stat
@@ -12,11 +10,9 @@ import pytest
 
 from resnets.errors import UserError
 from resnets.fileio import (
-    append_jsonl,
     atomic_writer,
     cache_dir,
     expanded,
-    read_jsonl,
     sha256,
     write_atomic,
 )
@@ -41,25 +37,6 @@ def test_a_failure_keeps_the_old_content(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         stopped()
     assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
-
-
-def test_a_torn_last_line_is_left_out_and_cut_off_on_request(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    assert read_jsonl(path) == []
-    append_jsonl(path, {"a": 1})
-    whole = path.read_bytes()
-    path.write_bytes(whole + b'{"a": 2')
-    assert read_jsonl(path) == [{"a": 1}] and path.read_bytes() != whole
-    assert read_jsonl(path, repair=True) == [{"a": 1}] and path.read_bytes() == whole
-    append_jsonl(path, {"a": 3})
-    assert read_jsonl(path) == [{"a": 1}, {"a": 3}]
-
-
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text("not json\n")
-    with pytest.raises(UserError, match=r"a\.jsonl is damaged"):
-        read_jsonl(path)
 
 
 def test_one_digest_of_files_and_bytes(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from resnets.errors import UserError
-from resnets.parsing import MAX_DEPTH, parse_json, read_json
+from resnets.fileio import append_jsonl
+from resnets.parsing import MAX_DEPTH, MAX_TOML, parse_json, read_json, read_jsonl, read_toml
 
 
 class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,3 +64,49 @@ def test_a_text_beyond_the_limit_is_not_parsed(tmp_path: Path) -> None:
         read_json(path, name="a.json", max_bytes=1000)
     with pytest.raises(UserError, match=r"cannot be read \(No such file"):
         read_json(tmp_path / "absent", name="absent")
+
+
+def test_a_torn_last_line_is_left_out_and_cut_off_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    assert read_jsonl(path) == []
+    append_jsonl(path, {"a": 1})
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"a": 2')
+    assert read_jsonl(path) == [{"a": 1}] and path.read_bytes() != whole
+    assert read_jsonl(path, repair=True) == [{"a": 1}] and path.read_bytes() == whole
+    append_jsonl(path, {"a": 3})
+    assert read_jsonl(path) == [{"a": 1}, {"a": 3}]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("{}\nnot json\n{}\n")
+    with pytest.raises(UserError, match=r"a\.jsonl: line 2 is not valid JSON"):
+        read_jsonl(path)
+
+
+def test_lines_have_the_kind_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"x": 1}\n{"x": 2, "name": "b"}\n')
+    assert read_jsonl(path, Point) == [Point(1.0), Point(2.0, "b")]
+    path.write_text('{"x": 1}\n5\n')
+    with pytest.raises(UserError, match=r"a\.jsonl: line 2 is not valid: Expected `object`"):
+        read_jsonl(path, Point)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"a = ", "not readable as TOML"),
+        (b"a = \xff", "not readable as TOML"),
+        (b"a = 1" + b"0" * 5000, "not readable as TOML"),
+        (b"a = " + b"[" * 50_000, "nested more than"),
+        (b"a = 1\na = 2", "not readable as TOML"),
+        (b"#" * (MAX_TOML + 1), "has more than"),
+    ],
+)
+def test_what_is_no_toml(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "a.toml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^a\.toml: .*{reason}"):
+        read_toml(path, name="a.toml")

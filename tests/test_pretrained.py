@@ -10,14 +10,19 @@ import argparse
 import dataclasses
 import json
 import pickle
+import socket
 import sys
 import threading
 import urllib.request
+import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
+from email.message import Message
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
@@ -29,13 +34,20 @@ from timm.models._manipulate import adapt_input_conv
 from torch import nn
 
 from resnets.data.transforms import Preprocess
-from resnets.errors import UserError
+from resnets.errors import UserError, public_name
 from resnets.fileio import cache_dir
 from resnets.inference.model_file import ModelFile, save_model
-from resnets.models.download import TORCHVISION_NETWORKS, torchvision_url
+from resnets.models.download import (
+    TORCHVISION_NETWORKS,
+    Progress,
+    _Redirects,
+    _show_progress,
+    torchvision_url,
+)
 from resnets.models.pretrained import load_weights
 from resnets.models.registry import MODELS, create_model
 from resnets.models.resnet import ResNet, ResNetConfig
+from resnets.models.torch_file import open_torch_file
 
 SMALL = ResNetConfig((1, 1), "basic", (8, 16), num_classes=10, stem="small")
 SAME = 1e-10  # float64 logits of one network written twice
@@ -121,6 +133,82 @@ def test_half_precision_is_read_into_the_networks_own_type(tmp_path: Path) -> No
     model = network(1)
     load(model, saved(tmp_path / "a.pth", state))
     assert model.fc.weight.dtype == torch.float32
+    assert torch.equal(model.fc.weight, state["fc.weight"].float())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_files_are_read_as_torch_reads_them(tmp_path: Path, zipped: bool) -> None:
+    storage = torch.randn(40)
+    parameter = nn.Parameter(torch.randn(3))
+    parameter.note = [1]  # type: ignore[attr-defined]
+    noted = torch.randn(2)
+    noted.note = "kept by torch.save"  # type: ignore[attr-defined]
+    tensors = {
+        "view": storage[4:16].view(3, 4).t(),
+        "other view": storage[::2],
+        "expanded": torch.ones(1).expand(5),
+        "number": torch.tensor(3),
+        "none": torch.empty(0, 3),
+        "channels last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        "parameter": nn.Parameter(torch.randn(2)),
+        "parameter with a note": parameter,
+        "tensor with a note": noted,
+        **{str(t): torch.ones(3).to(t) for t in (torch.float64, torch.float16, torch.bfloat16)},
+        **{str(t): torch.ones(3).to(t) for t in (torch.bool, torch.uint8, torch.complex64)},
+        **(
+            {
+                "f8": torch.ones(3).to(torch.float8_e5m2),
+                "u16": torch.ones(3).short().view(torch.uint16),
+            }
+            if zipped
+            else {}
+        ),
+    }
+    content = {
+        "model": OrderedDict(tensors),
+        "others": [None, True, -5, 2**70, 1.5, "é", b"bytes", {1, 2}, 1j, torch.device("cpu")],
+        "more": (torch.float16, torch.Size([1]), Counter("aab"), bytearray(b"a")),
+        "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "betas": (0.9, 0.999)},
+        7: "a number for a name",
+    }
+    file = tmp_path / "a.pth"
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    expected = torch.load(file, weights_only=True)["model"]
+    with open_torch_file(file, source="a.pth") as saved_file:
+        found: Any = saved_file.content
+        assert list(found) == list(content)
+        assert found["others"][:6] == content["others"][:6]
+        assert found["optimizer"]["betas"] == (0.9, 0.999)
+        assert list(found["model"]) == list(expected)
+        for name, tensor in expected.items():
+            own = saved_file.tensor(found["model"][name])
+            assert (own.dtype, own.shape, own.stride()) == (
+                tensor.dtype,
+                tensor.shape,
+                tensor.stride(),
+            )
+            assert own.tolist() == tensor.tolist(), name
+
+
+def test_numbers_of_a_big_endian_machine_are_swapped(tmp_path: Path) -> None:
+    state = network(0).half().state_dict()
+    saved(tmp_path / "a.pth", state)
+    with (
+        zipfile.ZipFile(tmp_path / "a.pth") as source,
+        zipfile.ZipFile(tmp_path / "b.pth", "w") as target,
+    ):
+        widths = {tensor.numel() * tensor.itemsize: tensor.itemsize for tensor in state.values()}
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith("/byteorder"):
+                content = b"big"
+            elif "/data/" in name:
+                content = np.frombuffer(content, f"V{widths[len(content)]}")
+                words = content.view(np.uint8).reshape(len(content), -1)
+                content = words[:, ::-1].tobytes()
+            target.writestr(name, content)
+    model = network(1)
+    load(model, tmp_path / "b.pth")
     assert torch.equal(model.fc.weight, state["fc.weight"].float())
 
 
@@ -249,7 +337,45 @@ def test_own_model_file_with_a_broken_record(tmp_path: Path) -> None:
     for record in ("{", "[]", "{}", json.dumps({"config": {"colour": 1}})):
         file = tmp_path / "model.safetensors"
         safetensors.torch.save_file(network(0).state_dict(), file, {"resnets": record})
-        assert "description of the network" in refusal(file)
+        assert "damaged" in refusal(file)
+
+
+def test_flipped_bits_of_our_own_files_are_refused(tmp_path: Path) -> None:
+    source = network(0)
+    content = model_file(tmp_path / "model.safetensors", source).read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    draw = np.random.default_rng(0)
+    places = [
+        *draw.integers(0, len(content), 100),  # nearly all in the numbers
+        *draw.integers(0, header, 60),
+        *range(8, 48),  # the names of the metadata and of the record
+    ]
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(draw.integers(8))
+        (tmp_path / "model.safetensors").write_bytes(damaged)
+        refusal(tmp_path / "model.safetensors")
+
+
+def test_flipped_bits_of_torch_files_are_refused_or_without_consequence(tmp_path: Path) -> None:
+    source = network(0)
+    content = saved(tmp_path / "a.pth", source.state_dict()).read_bytes()
+    draw = np.random.default_rng(0)
+    refused = 0
+    for place in draw.integers(0, len(content), 100):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(draw.integers(8))
+        (tmp_path / "a.pth").write_bytes(damaged)
+        model = network(1)
+        before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+        try:
+            load(model, tmp_path / "a.pth")
+        except UserError:
+            refused += 1
+            assert equal(model.state_dict(), before)
+        else:
+            assert equal(model.state_dict(), source.state_dict())
+    assert refused > 50  # the others lie in padding, times and versions
 
 
 # Classes and channels ----------------------------------------------------------------------------
@@ -374,13 +500,26 @@ def test_what_is_no_weight_file(tmp_path: Path) -> None:
         b"<!DOCTYPE html><html>": "a web page",
         b"version https://git-lfs.github.com/config/v1\n": "starts with 'version https://git-lfs",
         b"\x89PNG\r\n": "neither a safetensors nor a torch file",
-        b"\x10\0\0\0\0\0\0\0{not json": "damaged safetensors",
+        b"\x10\0\0\0\0\0\0\0{not json": "truncated",
     }
     for content, words in cases.items():
         file.write_bytes(content)
         assert words in refusal(file)
     np.savez(tmp_path / "a.npz", weight=np.zeros(3))
     assert "not written by torch.save" in refusal(tmp_path / "a.npz")
+
+
+def test_the_last_tensor_is_checked_before_the_first_is_loaded(tmp_path: Path) -> None:
+    for key, value in (("fc.bias", float("nan")), ("layer2.0.bn2.running_var", -1e-3)):
+        state = network(0).state_dict()
+        state[key][-1] = value
+        assert key in refusal(saved(tmp_path / "a.pth", state))
+    state = network(0).state_dict()
+    state["fc.bias"] = state["fc.bias"].to(torch.int8)
+    assert "fc.bias is of type int8" in refusal(saved(tmp_path / "a.pth", state))
+    unused = network(0, num_classes=7).state_dict()
+    unused["fc.weight"][0] = float("nan")  # replaced by a new classifier
+    load(network(1), saved(tmp_path / "a.pth", unused), fresh_head=True)
 
 
 def test_truncated_files(tmp_path: Path) -> None:
@@ -503,6 +642,78 @@ def test_the_checksum_in_a_file_name_is_checked(server: Server) -> None:
     assert len(cached()) == 3
 
 
+def test_the_cache_is_verified_at_every_use(server: Server) -> None:
+    url = server.offer("/a.safetensors?key=hidden", as_bytes(network(0)))
+    load(network(1), url)
+    (path,) = cached()
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    message = refusal(url)
+    assert f"{path} is damaged" in message
+    assert f"delete it, and {server.url}/a.safetensors is downloaded again" in message
+    path.unlink()
+    load(network(1), url)
+    assert len(server.asked) == 2
+
+
+def test_addresses_are_shown_without_secrets() -> None:
+    for address, shown in {
+        "https://host/a/b.pth": "https://host/a/b.pth",
+        "HTTPS://host:80/a?token=x#y": "HTTPS://host:80/a",
+        "https://me:pass@host/a": "https://host/a",
+        "https://me@host": "https://host",
+        "https://host/npm@1.2/a": "https://host/npm@1.2/a",
+        "https://[::1]:80/a@b": "https://[::1]:80/a@b",
+        "https://me:x@[::1]:80/a": "https://[::1]:80/a",
+        "https://me:pa/ss@host/a": "https://host/a",
+        "https://me:pa?ss@host/a": "https://...",
+        "https://host/a\x1b": "https://host/a\\x1b",
+        "hub:owner/name": "hub:owner/name",
+        "C:\\a?b": "C:\\a?b",
+    }.items():
+        assert public_name(address) == shown
+
+
+def test_https_is_never_left() -> None:
+    redirects, headers = _Redirects(), Message()
+    secure = urllib.request.Request("https://host/a")
+    for target in ("http://host/a", "ftp://host/a"):
+        with pytest.raises(HTTPError, match="not followed"):
+            redirects.redirect_request(secure, None, 302, "", headers, target)
+    followed = redirects.redirect_request(secure, None, 302, "", headers, "https://other/b")
+    assert followed is not None
+    assert followed.full_url == "https://other/b"
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+def test_an_address_of_ipv6(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    class SixServer(ThreadingHTTPServer):
+        address_family = socket.AF_INET6
+
+    monkeypatch.setenv("NO_PROXY", "::1")
+    server.offer("/a.safetensors", as_bytes(network(0)))
+    try:
+        six = SixServer(("::1", 0), server.http.RequestHandlerClass)
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    threading.Thread(target=six.serve_forever, args=(0.01,), daemon=True).start()
+    load(network(1), f"http://[::1]:{six.server_address[1]}/a.safetensors")
+    six.shutdown()
+    six.server_close()
+
+
+def test_progress_is_shown_on_a_terminal_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _show_progress("https://host/a", Progress(1_000_000, 2_000_000))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    _show_progress("https://host/a", Progress(1_000_000, 2_000_000))
+    assert "https://host/a: 1.0 of 2.0 MB" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stderr", None)
+    _show_progress("https://host/a", Progress())
+
+
 def test_failed_downloads_say_why_and_leave_nothing(server: Server) -> None:
     body = as_bytes(network(0))
     zipped = saved(
@@ -514,7 +725,7 @@ def test_failed_downloads_say_why_and_leave_nothing(server: Server) -> None:
         server.offer("/broken.pth", b"", 503): "503 Service Unavailable",
         server.offer("/short.pth", body, Content_Length=size): f"only {len(body)} of {size} bytes",
         server.offer("/page.pth", b"<html>Sign in</html>"): "a web page",
-        server.offer("/cut.safetensors", body[:-9]): "damaged safetensors",
+        server.offer("/cut.safetensors", body[:-9]): "truncated",
         server.offer("/cut.pth", zipped[:-99]): "damaged",
         server.offer("/empty.pth", b""): "is empty",
         server.offer("/chunks.pth", b"5\r\nab", Transfer_Encoding="chunked"): "cannot download",
@@ -557,6 +768,18 @@ def test_every_torchvision_network_of_ours_has_an_address() -> None:
         weights = torchvision.models.get_model_weights(name)
         for tag, entry in weights.__members__.items():
             assert torchvision_url(name, tag) == entry.url
+
+
+def test_torchvision_weights_without_a_checksum_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value
+    monkeypatch.setattr(entry, "url", "https://download.pytorch.org/models/resnet18.pth")
+    assert "no checksum" in refusal("torchvision:IMAGENET1K_V1", plain_18(), name="resnet18")
+
+
+def plain_18() -> ResNet:
+    return ResNet(ResNetConfig((1,), "basic", (8,)))
 
 
 def test_torchvision_weights(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -629,6 +852,15 @@ def test_the_hub_gives_safetensors_before_pickles(hub: Server, tmp_path: Path) -
     offer_on_hub(hub, "model.safetensors", as_bytes(network(0)))
     load(model, "hub:owner/name")
     assert equal(model.state_dict(), network(0).state_dict())
+
+
+def test_the_cache_of_the_hub_is_verified(hub: Server, tmp_path: Path) -> None:
+    offer_on_hub(hub, "model.safetensors", as_bytes(network(0)))
+    load(network(1), "hub:owner/name")
+    (blob,) = (tmp_path / "hub").glob("models--owner--name/blobs/*")
+    content = blob.read_bytes()
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert f"{blob} is damaged" in refusal("hub:owner/name")
 
 
 def test_without_the_hub_its_cache_answers(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:

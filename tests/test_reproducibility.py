@@ -1,7 +1,5 @@
 """What may change when a run is resumed, what is refused, and what is said when it is forced."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +9,7 @@ import pytest
 
 from resnets.config_fields import Rule
 from resnets.errors import UserError
+from resnets.training import run_dir
 from resnets.training.recipe import Recipe, fields_with
 from resnets.training.reproducibility import (
     RunFingerprint,
@@ -22,6 +21,9 @@ from resnets.training.run_dir import RunDir
 
 DATA = {
     "data": "photos",
+    "name": "photos",
+    "preprocess": {"size": 8},
+    "held_out": [],
     "fingerprint": "0123456789",
     "classes": ["ant", "bee"],
     "sizes": {"train": 1000, "val": 100},
@@ -120,3 +122,76 @@ def test_a_forced_change_is_remembered_for_ever(folder: RunDir) -> None:
     assert "--force at step 40" in first and "from 2 to 3" in first
     assert "--force at step 60" in second and "from 3 to 4" in second
     assert json.loads((folder.path / "environment.json").read_text())["threads"] == 4
+
+
+def test_a_file_that_was_edited_is_named(folder: RunDir) -> None:
+    path = folder.path / "config.json"
+    path.write_text(path.read_text().replace("10", "11"))
+    with pytest.raises(UserError, match=r"config\.json changed since the run wrote it"):
+        RunFingerprint.stored(folder)
+    before = RunFingerprint.stored(folder, force=True)
+    assert before.edited == ["config.json"]
+    phrases = check_unchanged(before, before, run_dir=folder, force=True)
+    assert phrases == ["config.json was edited by hand"]
+    update_run_config(folder, before, before, changed=phrases, step=3)
+    assert RunFingerprint.stored(folder).edited == []
+    assert "edited by hand" in reproducibility_caveats(folder)[0]
+
+
+def test_layout_and_place_and_free_settings_may_change(folder: RunDir) -> None:
+    for name in ("config.json", "data.json", "environment.json"):
+        path = folder.path / name
+        path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
+    path = folder.path / "data.json"
+    path.write_text(path.read_text().replace('"data": "photos"', '"data": "/elsewhere"'))
+    path = folder.path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"workers": FREE}))
+    assert RunFingerprint.stored(folder).data["data"] == "/elsewhere"
+
+
+FREE = {"value": 3, "origin": "by hand"}
+
+
+@pytest.mark.parametrize("writes", range(10))
+def test_a_kill_between_any_two_writes_leaves_a_run_that_can_be_resumed(
+    folder: RunDir, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """Nothing is taken for an edit, and no change that was forced loses its caution."""
+    before, environment = RunFingerprint.stored(folder), ENVIRONMENT | {"threads": 3}
+    recipe = Recipe().override(steps=10, learning_rate=0.3)
+    after = RunFingerprint(recipe, DATA | {"content": "ab"}, environment)
+    real, done = run_dir.write_atomic, list[Path]()
+
+    def write(path: Path, content: str) -> None:
+        if len(done) == writes:
+            raise KeyboardInterrupt
+        done.append(path)
+        real(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_dir, "write_atomic", write)
+        phrases = check_unchanged(before, after, run_dir=folder, force=True)
+        try:
+            update_run_config(folder, before, after, changed=phrases, step=4)
+        except KeyboardInterrupt:
+            assert writes < 9
+        else:
+            assert writes == 9
+    stored = RunFingerprint.stored(folder)  # no edit is found
+    if check_unchanged(stored, after, run_dir=folder, force=True):
+        with pytest.raises(UserError, match="--force"):
+            check_unchanged(stored, after, run_dir=folder, force=False)
+    else:
+        assert reproducibility_caveats(folder)
+
+
+def test_a_run_of_a_version_without_digests_is_resumed_and_gets_them(folder: RunDir) -> None:
+    (folder.path / "digests.json").unlink()
+    before = RunFingerprint.stored(folder)
+    assert not before.edited and folder.digest_name() == ""
+    update_run_config(folder, before, before, changed=[], step=4)
+    assert folder.digest_name()
+    path = folder.path / "environment.json"
+    path.write_text(path.read_text().replace("AVX512", "AVX2"))
+    with pytest.raises(UserError, match=r"environment\.json changed since"):
+        RunFingerprint.stored(folder)

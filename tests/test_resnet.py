@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cases import for_each
 from resnets.errors import UserError
 from resnets.models.registry import MODELS, create_model
-from resnets.models.resnet import ResNet, ResNetConfig
+from resnets.models.resnet import ResNet, ResNetConfig, meta_state
 
 X86 = ("x86_64", "amd64")
 FLOAT64 = 1e-10  # the same sums in another order
@@ -329,3 +329,30 @@ def test_the_pool_has_the_same_bits_in_every_memory_format() -> None:
     model, features = create_model("resnet18_cifar").eval(), torch.randn(3, 512, 7, 5)
     other = features.contiguous(memory_format=torch.channels_last)
     assert torch.equal(model.forward_head(features), model.forward_head(other))
+
+
+SHAPED = ("resnet20", "resnet50", "resnet50d", "seresnet18", "resnetrs50", "resnext29_8x64d")
+SHAPED += ("resnetblur18", "resnet50_gn", "preact_resnet50", "wrn16_4", "resnet8_fast", "plain18")
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_one_block_stands_for_all_of_its_stage(name: str) -> None:
+    config = MODELS[name].config
+    with torch.device("meta"):
+        built = ResNet(config).state_dict(keep_vars=True)
+
+    def facts(state: dict[str, torch.Tensor]) -> dict[str, object]:
+        learned = torch.nn.Parameter
+        return {n: (t.shape, t.dtype, isinstance(t, learned)) for n, t in state.items()}
+
+    assert facts(meta_state(config)) == facts(built)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_limits_leave_space_for_every_network_of_the_table(name: str) -> None:
+    MODELS[name].config.check_input_size(1024)
+
+
+def test_a_very_deep_network_is_allowed() -> None:
+    deep = ResNetConfig(depths=(5000,), block="basic", widths=(16,))
+    assert len(meta_state(deep)) > 5000 * 12

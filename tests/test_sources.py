@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from PIL import Image
 
 from pictures import fill, labels, paint, snapshot
 from resnets.data import ImageFiles, open_data
+from resnets.data.dataset import describe_classes
 from resnets.data.decode import DecodeError
+from resnets.data.sources.listing import are_parts, named_splits
 from resnets.data.sources.source_config import SourceConfig
 from resnets.errors import UserError
 
@@ -33,7 +36,11 @@ def test_class_folders(tmp_path: Path) -> None:
         "dog/1.png",
     )
     assert data.splits["all"].targets.tolist() == [0, 0, 0, 0, 1]
-    assert (data.notices, data.skipped) == ((), ())
+    assert data.notices == (
+        "images in folders below a class belong to it: cat/b (2)",
+        "files that are no images, ignored: .txt",
+    )
+    assert data.skipped == ()
     assert snapshot(tmp_path) == before
 
 
@@ -56,9 +63,13 @@ def test_splits(tmp_path: Path, validation: str) -> None:
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    data = open_data(fill(tmp_path, "train/1.png", "test/1.png", "val/x/1.png"))
-    assert data.classes == ("test", "train", "val")
+    data = open_data(fill(tmp_path, "train/1.png", "bus/1.png", "car/1.png"))
+    assert data.classes == ("bus", "car", "train")
     assert list(data.splits) == ["all"]
+    assert data.notices == (
+        "train: named like a split, but taken as a class, since the folders beside it have images "
+        "as well: bus, car",
+    )
 
 
 def test_what_is_beside_the_splits_is_named(tmp_path: Path) -> None:
@@ -81,7 +92,10 @@ def test_hidden_things_are_ignored(tmp_path: Path) -> None:
     (tmp_path / ".DS_Store").write_text("x")
     data = open_data(tmp_path)
     assert tuple(data.splits["all"].ids) == ("a/1.png", "b/1.png")
-    assert data.notices == ()
+    assert data.notices == (
+        "ignored, left by systems and programs: .DS_Store, .hidden.png, .ipynb_checkpoints, "
+        ".thumbs, @eaDir, Thumbs.db, __MACOSX",
+    )
 
 
 def test_run_folders_are_no_classes(tmp_path: Path) -> None:
@@ -110,13 +124,136 @@ def test_accents_are_composed(tmp_path: Path) -> None:
     assert data.splits["all"].read(0, 3).shape == (4, 6, 3)
 
 
-def test_words_on_other_formats_and_lookalikes(tmp_path: Path) -> None:
-    fill(tmp_path, *(f"{part}/{c}/1.png" for part in ("Testing", "Training") for c in ("a", "b")))
-    (tmp_path / "Training" / "a" / "2.heic").write_bytes(b"x")
+def test_files_of_other_formats_are_counted(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.png", "b/1.png")
+    for number in range(3):
+        (tmp_path / "a" / f"{number}.heic").write_bytes(b"x")
+    (tmp_path / "b" / "2.txt").write_text("x")
+    (tmp_path / "c.zip").write_bytes(b"x")
+    assert open_data(tmp_path).notices == (
+        "files that are no images, ignored: .heic 3, .txt; convert .heic, which are not read",
+        "archives are not read: .zip; unpack them if their images belong to the data",
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("train val test", "train val test"),
+        ("Training Validation TESTING", "train val test"),
+        ("training_set dev-set hold_out", "train val test"),
+        ("seg_train seg_test seg_pred", "train test -"),
+        ("trainImages2 validImgs testdata", "train val test"),
+        ("training validation evaluation", "train val test"),
+        ("train eval test", "train val test"),
+        ("cats_train cats_test dogs_train", "train test -"),
+        ("train_station test_tube valley", "- - -"),
+        ("trainer vale contest testament", "- - - -"),
+        ("train_val test", "train test"),
+    ],
+)
+def test_names_of_splits(names: str, expected: str) -> None:
+    words = names.split()
+    found = named_splits(words)
+    assert [found.get(word, "-") for word in words] == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("fold1 fold2", True),
+        ("X_part_1 X_part_2", True),
+        ("images_001 images_002", True),
+        ("color grayscale segmented", True),
+        ("lung_raw lung_mask", True),
+        ("64x64 128x128", True),
+        ("class_1 class_2", False),
+        ("1 2 10", False),
+        ("img_cats img_dogs", False),
+        ("color red", False),
+        ("mask no_mask", False),
+        ("with_mask without_mask", False),
+        ("images", False),
+    ],
+)
+def test_names_of_parts(names: str, expected: bool) -> None:
+    assert are_parts(names.split()) == expected
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "a/1.png", "b/1.png", "lost+found/1.png")
+    listed = os.scandir
+    errors = {"lost+found": PermissionError(13, "Permission denied")}
+
+    def scandir(path: str) -> object:
+        if error := errors.get(Path(path).name):
+            raise error
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert open_data(tmp_path).classes == ("a", "b")
+    errors["b"] = PermissionError(13, "Permission denied")
+    with pytest.raises(UserError, match=r"cannot list the folder .*/b: Permission denied; permit"):
+        open_data(tmp_path)
+    errors["b"] = FileNotFoundError(2, "No such file")
+    with pytest.raises(UserError, match=r"/b vanished while the data were listed"):
+        open_data(tmp_path)
+
+
+def test_files_are_images_by_their_first_bytes(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "a" / "1.png").rename(tmp_path / "a" / "photo.png?w=300")
+    (tmp_path / "b" / "notes").write_text("x")
     data = open_data(tmp_path)
-    assert data.classes == ("Testing", "Training")
-    assert data.notices[0] == "images of formats that are not read, ignored: 1 .heic; convert them"
-    assert "have the same folders, a, b: if they are splits" in data.notices[1]
+    assert labels(data, "all") == {"a/photo.png?w=300": "a", "b/1.png": "b"}
+    assert data.splits["all"].read(0, 3).shape == (4, 6, 3)
+    assert data.notices == (
+        "files that are no images, ignored: no suffix",
+        "1 files are images by their first bytes and are used; their suffixes: .png?w=300",
+    )
+
+
+def test_a_model_tells_at_which_level_its_classes_are(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"{outer}/{inner}/1.png" for outer in ("x", "y") for inner in ("a", "b")))
+    for classes in (("a", "b"), ("x", "y", "z")):
+        data = open_data(tmp_path, classes=classes)
+        assert np.unique(data.splits["all"].targets).tolist() == [0, 1]
+    with pytest.raises(UserError, match="the model does not know: b; it knows a, c"):
+        open_data(tmp_path, classes=("a", "c"))
+    with pytest.raises(UserError, match="hold the same folders, a, b"):
+        open_data(tmp_path)
+
+
+def test_the_level_of_the_classes(tmp_path: Path) -> None:
+    fill(tmp_path, "train/x/a/1.png", "train/y/b/1.png", "test/x/a/2.png", "more/x/c/1.png")
+    data = open_data(tmp_path, SourceConfig(class_level=3))
+    assert labels(data, "train") == {"train/x/a/1.png": "a", "train/y/b/1.png": "b"}
+    assert labels(data, "test") == {"test/x/a/2.png": "a"}
+    assert data.notices[0] == "ignored beside the splits: more/x"
+    assert open_data(tmp_path, SourceConfig(class_level=2)).classes == ("x", "y")
+    assert open_data(tmp_path, SourceConfig(class_level=1)).classes == ("more", "test", "train")
+
+
+def test_each_folder_is_listed_once_below_a_class(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.png", "a/x/2.png", "b/3.png")
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "a" / "x")
+    (tmp_path / "b" / "x").symlink_to(tmp_path / "a" / "x")
+    data = open_data(tmp_path)
+    # Sorted names decide which of two paths of one length is taken.
+    assert labels(data, "all") == {
+        **{"a/1.png": "a", "a/again/2.png": "a"},
+        **{"b/3.png": "b", "b/x/2.png": "b"},
+    }
+    assert any("second path" in notice for notice in data.notices)
+
+
+def test_classes_are_described() -> None:
+    assert (
+        describe_classes("ab", np.array([0, 1, 1])) == "2 classes (a, b) of 1 (a) to 2 (b) images"
+    )
+    assert describe_classes("ab", np.array([1, 0])) == "2 classes (a, b) of 1 images"
+    many = describe_classes([f"c{n}" for n in range(14)], np.arange(14))
+    assert many == f"14 classes ({', '.join(f'c{n}' for n in range(12))} and 2 more) of 1 images"
 
 
 def test_index_of_files(tmp_path: Path) -> None:
@@ -180,7 +317,7 @@ def test_a_class_whose_images_are_all_unreadable(tmp_path: Path) -> None:
     [
         (["train/a/1.png", "train/b/1.png", "test/c/1.png"], [], "train does not have: c"),
         (["a/1.png", "b/1.png"], ["c"], "without images: c; add images"),
-        (["train/a/1.png", "train/b/1.png", "val/a/1.png"], ["val/b"], "without images: val/b"),
+        (["train/a/1.png", "val/a/1.png"], ["train/b"], "without images: train/b"),
         (["a/1.png"], [], "single class, 'a'; a classifier needs at least two"),
         (["1.png", "2.png"], [], "the 2 images in .* have no classes: put them into one folder"),
         (["val/a/1.png", "valid/a/1.png", "train/a/1.png"], [], "two folders for one split: val"),

@@ -25,9 +25,9 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(header_cache, "SETTLED", 0)
     seen: list[str] = []
 
-    def inspect(file: str) -> decode.Header:
+    def inspect(file: str, **options: int) -> decode.Header:
         seen.append(Path(file).name)
-        return decode.inspect(file)
+        return decode.inspect(file, **options)
 
     monkeypatch.setattr(header_cache, "inspect", inspect)
     return seen
@@ -169,13 +169,13 @@ def test_parquet_is_read_by_row_group(tmp_path: Path, monkeypatch: pytest.Monkey
     write_groups(tmp_path / "a.parquet", 23, 5)
     loaded: list[int] = []
     kind = pytest.importorskip("pyarrow.parquet").ParquetFile
-    original = kind.read_row_group
+    original = kind.iter_batches
 
-    def read_row_group(file: object, number: int, columns: list[str]) -> object:
-        loaded.append(number)
-        return original(file, number, columns=columns)
+    def iter_batches(file: object, *, row_groups: list[int], **options: object) -> object:
+        loaded.extend(row_groups)
+        return original(file, row_groups=row_groups, **options)
 
-    monkeypatch.setattr(kind, "read_row_group", read_row_group)
+    monkeypatch.setattr(kind, "iter_batches", iter_batches)
     part = open_data(tmp_path / "a.parquet").splits["all"]
     assert isinstance(part, ImageFiles)
     assert loaded == [0, 1, 2, 3, 4]  # for the headers; each group once

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import sys
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from pictures import fill, labels, painted
 from resnets.data import open_data
+from resnets.data.sources import npz
 from resnets.data.sources.source_config import SourceConfig
 from resnets.errors import UserError
 
@@ -38,7 +46,12 @@ def test_jsonl(tmp_path: Path) -> None:
     rows = [{"path": "../far/1.png", "label": 7}, {"path": str(tmp_path / "far/2.png"), "label": 8}]
     (tmp_path / "near").mkdir()
     text = "\n".join(map(json.dumps, rows)) + "\n"
-    data = open_data(manifest(tmp_path / "near", "set.jsonl", text))
+    path = manifest(tmp_path / "near", "set.jsonl", text)
+    with pytest.raises(
+        UserError, match=r"line 1 of .* '../far/1.png' is outside .*--allow-outside"
+    ):
+        open_data(path)
+    data = open_data(path, SourceConfig(allow_outside=True))
     assert list(data.splits) == ["all"]
     assert labels(data, "all")["../far/1.png"] == "7"
 
@@ -47,33 +60,136 @@ def test_jsonl(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("a.csv", "", "must name the columns: path,label"),
-        ("a.csv", "1.png,cat\n", "must name the columns: path,label"),
+        ("a.csv", "1.png,cat\n", "has the columns 1.png, cat; expected path and label"),
         ("a.csv", "path,label\n", "lists no images"),
-        ("a.csv", "path,label\n1.png,a\n2.png,\n", "line 3 of .* has no label"),
+        ("a.csv", "path,label\n1.png,\n2.png,\n", "gives no label"),
         ("a.csv", "path,label\n1.png,a\n./1.png,b\n", "line 3 .* names 1.png again, after line 2"),
         ("a.csv", "path,label,split\n1.png,a,trian\n", "'trian'; did you mean 'train'"),
         ("a.csv", "path,label,split\n1.png,a,train\n2.png,b,\n", "but none for 2.png"),
-        ("a.csv", "path,label\n1.png,a\n2.png,b\n", "2 of 3 images.*1.png .no such file"),
-        ("a.jsonl", '{"path": "1.png", "label": "a"}\n{"path"\n', "line 2 of .* is not JSON"),
+        ("a.csv", "path,label\n1.png,a\n8.png,b\n9.png,b\n", "2 of 3 images.*8.png .no such file"),
+        ("a.csv", "path,label\n8.png,a\n9.png,b\n", "no image that .* names exists .2 tried"),
+        ("a.csv", "path,label\n1.png\n", "line 2 .* has 1 cells, the first line 2"),
+        ("a.csv", "path,label\na, b.png,cat\n", "line 2 .* has 3 cells, the first line 2"),
+        ("a.csv", 'path,label\n1.png,"a\n2.png,b\n', "line 2 .* a quote opens here"),
+        ("a.csv", "path,label\n1.png,NaN\n", "line 2 .* a missing value"),
+        ("a.csv", "path,label,Label\n1.png,a,b\n", "several columns for the label"),
+        ("a.csv", "path,label,label\n1.png,a,b\n", "the column 'label' twice"),
+        ("a.csv", "image,class,category\n1.png,a,b\n", "--columns path=COLUMN,label=COLUMN"),
+        ("a.csv", "path,label\nhttps://u:p@x.org/1.png?k=s,a\n", r"network .https://x\.org/\.\.\."),
+        ("a.csv", "path,label,fold\n1.png,a,3\n", "split '3'; .* pass --columns split=none"),
+        ("a.jsonl", '{"path": "1.png", "label": "a"}\n{"path"\n', "line 2 of .* is not valid JSON"),
         ("a.jsonl", "[1]\n", "line 1 of .* is not an object"),
-        ("a.jsonl", '{"path": "1.png", "label": null}\n', "line 1 of .* has no label"),
+        ("a.jsonl", '{"path": "1.png", "label": null}\n', "line 1 of .*: label is null"),
+        ("a.jsonl", '{"path": "1.png", "label": ["a"]}\n', "line 1 of .*: label is a list"),
+        ("a.jsonl", '{"path": "1.png", "label": true}\n', "line 1 of .*: label is a boolean"),
+        ("a.jsonl", '{"path": "1.png", "label": NaN}\n', "line 1 of .* NaN is not a number"),
         ("a.jsonl", '{"path": "\\u0000", "label": "a"}\n', "line 1 of .* that no file can have"),
-        ("a.jsonl", '{"path": "\\ud800", "label": "a"}\n', "line 1 of .* that no file can have"),
+        ("a.jsonl", '{"path": "\\ud800", "label": "a"}\n', "line 1 of .* is not valid JSON"),
         ("a.csv", "path,label,split\n1.png,a,test\n", "has no training split, only test"),
     ],
 )
 def test_wrong_manifests(tmp_path: Path, name: str, text: str, message: str) -> None:
-    if "2 of 3" in message:
-        fill(tmp_path, "3.png")
-        text += "3.png,a\n"
-    with pytest.raises(UserError, match=message):
+    fill(tmp_path, "1.png", "2.png")
+    with pytest.raises(UserError, match=message) as caught:
         open_data(manifest(tmp_path, name, text))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_manifest_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"path,label\n\xff\xfe\x00,a\n")
     with pytest.raises(UserError, match="cannot read"):
         open_data(tmp_path / "a.csv")
+
+
+EXAMPLES = settings(derandomize=True, deadline=None, max_examples=50, database=None)
+# A carriage return alone is left unquoted by csv.writer.
+CELL = st.text(
+    st.characters(codec="utf-8", exclude_characters="/\0\r"), min_size=1, max_size=8
+).filter(lambda text: text == text.strip() and text not in (".", "..") and text.lower() != "nan")
+TABLES = st.dictionaries(
+    st.lists(CELL, min_size=1, max_size=3).map("/".join),
+    CELL.map(lambda label: unicodedata.normalize("NFC", label)),
+    min_size=1,
+    max_size=6,
+)
+
+
+def read_back(rows: dict[str, str], write: Callable[[Path], Path]) -> None:
+    """Write the images and a table, and compare what is read with what was written."""
+    with TemporaryDirectory() as folder:
+        for name in rows:
+            assume(not Path(folder, name).is_dir())
+            try:
+                Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                assume(False)
+            Path(folder, name).write_bytes(painted("red"))
+        data = open_data(write(Path(folder)), classes=sorted(set(rows.values())))
+        assert labels(data, "all") == rows
+
+
+@EXAMPLES
+@given(
+    TABLES,
+    st.sampled_from(",;\t|"),
+    st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_a_csv_is_read_as_it_was_written(
+    rows: dict[str, str], delimiter: str, quoting: int, encoding: str, end: str
+) -> None:
+    def write(folder: Path) -> Path:
+        path = folder / "the table.csv"
+        with path.open("w", encoding=encoding, newline="") as file:
+            writer = csv.writer(file, delimiter=delimiter, quoting=quoting, lineterminator=end)
+            writer.writerows([("path", "label"), *rows.items()])
+        return path
+
+    read_back(rows, write)
+
+
+@EXAMPLES
+@given(TABLES, st.booleans())
+def test_jsonl_is_read_as_it_was_written(rows: dict[str, str], ascii_only: bool) -> None:
+    def write(folder: Path) -> Path:
+        lines = [
+            json.dumps({"path": path, "label": label}, ensure_ascii=ascii_only)
+            for path, label in rows.items()
+        ]
+        return manifest(folder, "the table.jsonl", "\n".join(lines))
+
+    read_back(rows, write)
+
+
+@EXAMPLES
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(["", "path,label\n", '{"path": ', "PK\3\4", "PAR1"]),
+    st.sampled_from(["a.csv", "a.jsonl", "a.npz", "a.parquet"]),
+)
+def test_random_bytes_raise_nothing_but_usererror(content: bytes, head: str, name: str) -> None:
+    with TemporaryDirectory() as folder:
+        Path(folder, name).write_bytes(head.encode() + content)
+        with pytest.raises(UserError):
+            open_data(Path(folder, name))
+
+
+@EXAMPLES
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
+def test_changed_bytes_of_an_npz_are_refused(changes: list[tuple[int, int]]) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "a.npz")
+        np.savez_compressed(path, **arrays())
+        content = bytearray(path.read_bytes())
+        for place, value in changes:
+            content[place % len(content)] = value
+        path.write_bytes(content)
+        try:
+            data = open_data(path)
+        except UserError:
+            return
+        np.testing.assert_array_equal(data.splits["train"].pixels, arrays()["x_train"])
 
 
 def test_a_folder_of_loose_images_points_to_its_manifest(tmp_path: Path) -> None:
@@ -116,12 +232,27 @@ def test_npz_without_class_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x_train": np.zeros((4, 5, 6))}, "x_train of .* is float64; save images as uint8"),
-        ({"x_train": np.zeros((4, 3, 5, 6), np.uint8)}, "expected N H W, or N H W C"),
+        ({"x_train": np.full((4, 5, 6), 0.3)}, "x_train of .* is float64 .*save images as uint8"),
+        ({"x_train": np.full((4, 5, 6), 256)}, "is int64 from 0 to 256; save images as uint8"),
+        ({"x_train": np.full((4, 5, 6), np.nan)}, "from nan to nan"),
+        ({"x_train": np.eye(6, dtype=int)[None].repeat(4, 0)}, "of 0 and 1; multiply by 255"),
+        ({"x_train": np.zeros((4, 5, 6, 4), np.uint8)}, "expected N H W, or N H W C"),
+        ({"x_train": np.zeros((4, 30), np.uint8)}, "expected N H W or N H W C"),
+        ({"train_images": np.zeros((4, 5, 6), np.uint8)}, "images of one split twice"),
+        ({"images": np.zeros((4, 5, 6), np.uint8)}, "images with and without a split"),
         ({"x_train": np.zeros((4, 0, 6), np.uint8)}, "images without pixels"),
-        ({"y_train": None}, "x_train but no y_train"),
+        ({"y_train": None}, "x_train but no labels for it"),
         ({"y_train": [0, 1]}, r"shape \(2,\) for 4 images"),
-        ({"y_train": [0.0, 1.0, 1.0, 2.0]}, "whole numbers or strings"),
+        ({"y_train": [0.0, 1.0, 1.5, 2.0]}, "the label 1.5; labels are whole numbers or strings"),
+        ({"y_train": [0.0, 1.0, np.nan, 2.0]}, "the label nan; labels are whole numbers"),
+        ({"y_train": [0, 1, -1, 2]}, "the label -1 for image 2; number classes from 0"),
+        ({"y_train": [True, False, True, True]}, "is bool; labels are whole numbers or strings"),
+        ({"y_train": np.array([1, 2, 3, 4], "M8[s]")}, "is datetime64"),
+        ({"y_train": np.array([b"a", b"\xff", b"a", b"b"])}, "a label that is no text"),
+        ({"y_train": ["a", "", "a", "b"]}, "has the label ''"),
+        ({"y_train": ["a", "b", "a", "b"]}, "strings as labels in one split and numbers"),
+        ({"y_train": np.ones((4, 3), int)}, "is not one-hot"),
+        ({"classes": [[0, 1, 2]]}, "expected a list of strings"),
         ({"y_train": np.array([0, 1, "a", None], object)}, "cannot read"),
         ({"classes": ["a", "b"]}, "the label 2, but there are 2 classes"),
         ({"classes": ["a", "b", "b"]}, "names a class twice"),
@@ -133,6 +264,53 @@ def test_wrong_npz(tmp_path: Path, changes: dict[str, object], message: str) -> 
     np.savez(tmp_path / "a.npz", **arrays(**changes))
     with pytest.raises(UserError, match=message):
         open_data(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train_images", "train_labels", "test_images", "test_labels"),
+        ("X_train", "Y_train", "X_valid", "Y_valid"),
+        ("images", "labels"),
+        ("data", "target"),
+        ("X", "y"),
+    ],
+)
+def test_npz_with_usual_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+    given = dict(zip(names, arrays().values(), strict=False))
+    np.savez(tmp_path / "a.npz", class_names=["c", "b", "a"], remark=0, **given)
+    data = open_data(tmp_path / "a.npz")
+    assert data.classes == ("c", "b", "a")
+    split = next(iter(data.splits.values()))
+    np.testing.assert_array_equal(split.pixels, arrays()["x_train"])
+    assert split.targets.tolist() == [0, 1, 1, 2]
+    assert data.notices[0] == "arrays not used: remark"
+
+
+@pytest.mark.parametrize(
+    ("change", "notice"),
+    [
+        (lambda x: x.transpose(0, 3, 1, 2), "is N C H W: read as such"),
+        (lambda x: (x / 255).astype(np.float32), "float32: converted .* .0 to 1 read as 0 to 255"),
+        (lambda x: (x / 255).astype(np.float16), "float16: converted to uint8 without loss"),
+        (lambda x: x.astype(np.float64), "float64: converted to uint8 without loss .0 to 255"),
+        (lambda x: x.astype(np.int64), "int64: converted to uint8 without loss"),
+    ],
+)
+def test_npz_converts_without_loss(
+    tmp_path: Path,
+    change: Callable[[np.ndarray], np.ndarray],
+    notice: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(npz, "_PIECE", 400)
+    images = np.arange(256, dtype=np.uint8).repeat(3).reshape(4, 8, 8, 3)
+    np.savez(tmp_path / "a.npz", **arrays(x_train=change(images), y_train=np.eye(3)[[0, 1, 1, 2]]))
+    data = open_data(tmp_path / "a.npz")
+    np.testing.assert_array_equal(data.splits["train"].pixels, images)
+    assert data.splits["train"].targets.tolist() == [0, 1, 1, 2]
+    assert re.search(notice, data.notices[0])
+    assert "one-hot: read as 3 classes" in data.notices[1]
 
 
 def test_damaged_npz(tmp_path: Path) -> None:
@@ -232,7 +410,7 @@ def test_wrong_parquet(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
         open_data(path)
     parquet.write_table(pyarrow.table({"text": ["a"], "label": [1]}), path)
-    with pytest.raises(UserError, match="the columns text, label; expected one image column"):
+    with pytest.raises(UserError, match=r"the columns text .string., label .int64.; expected one"):
         open_data(path)
 
 

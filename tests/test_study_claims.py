@@ -200,7 +200,7 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (MINIMAL + "below = 1.0\n", "it needs one of above, below, between"),
         (MINIMAL + "where = { dept = 3 }\n", "unknown column 'dept'; did you mean 'depth'?"),
         (MINIMAL.replace("supported", "true"), "unknown expected verdict 'true'"),
-        (MINIMAL.replace("0.0", "'x'"), "could not convert"),
+        (MINIMAL.replace("0.0", "'x'"), "Expected `float | null`, got `str`"),
         (MINIMAL + "minus = 3\n", "claim first: "),
         (MINIMAL.replace("numbers", "summary"), "use table train, whose rows are those of seeds"),
     ],

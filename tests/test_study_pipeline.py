@@ -83,7 +83,7 @@ def test_study_alone_does_what_is_missing_in_order(
     def init(out: Path, **named: Any) -> None:
         done.append("init")
         (out / "data").mkdir(parents=True)
-        (out / "data" / "init_theory.csv").touch()
+        write_table(out / "data" / "init_theory.csv", [])
 
     def initial(*arguments: Any) -> list[Row]:
         done.append("step 0")

@@ -282,7 +282,8 @@ def test_a_retry_after_exhausted_memory_has_freed_the_failed_attempt(
     monkeypatch.setattr(trainer_module, "train_step", full)
     data, recipe = data_of(train=60, test=12), recipe_of()
     run_dir = RunDir.create(tmp_path / "run", name="x")
-    run_dir.write_json("environment.json", {})
+    environment = {"versions": {}, "device": "cpu", "device_name": "cpu", "threads": 1}
+    run_dir.write_json("environment.json", environment)
     run_dir.write_json("config.json", {})
     splits = splits_for(data, recipe)
     with Trainer(ResolvedConfig(recipe), data, splits, device=CPU, run_dir=run_dir) as trainer:

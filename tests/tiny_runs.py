@@ -43,7 +43,7 @@ TINY: dict[str, Any] = {
 }
 # What a run leaves, but for the page and its figures.
 RUN_FILES = {"config.json", "environment.json", "data.json", "metrics.jsonl", "checkpoints"}
-RUN_FILES |= {"model.safetensors", "scores.json"}
+RUN_FILES |= {"digests.json", "model.safetensors", "scores.json"}
 # The same as a row of the table: whole runs take its two blocks, where resnet20 has nine.
 TINY_ENTRY = replace(MODELS["resnet20"], config=ResNetConfig(**TINY))
 BASE: dict[str, Any] = {

@@ -11,15 +11,19 @@ import torch
 
 from resnets.arguments import checked
 from resnets.data import Split, open_data
-from resnets.data.dataset import notices_of
+from resnets.data.dataset import describe_classes, notices_of
+from resnets.data.file_limits import MAX_PIXELS
 from resnets.data.sources.source_config import SourceConfig
+from resnets.data.wide_pixels import described
 from resnets.device import choose_device, restore_num_threads
-from resnets.errors import UserError, unknown
+from resnets.errors import UserError, public_name, unknown
 from resnets.evaluation.evaluator import Mistakes, score, unreadable_notice
 from resnets.evaluation.metrics import Scores
-from resnets.fileio import expanded
+from resnets.fileio import check_can_make
 from resnets.inference.model_file import ModelFile, ModelFileError, read_model
 from resnets.inference.predictor import Prediction, Predictor, Source
+from resnets.models.download import local_path
+from resnets.models.pretrained import local_weights
 from resnets.models.registry import MODELS, unknown_model
 from resnets.models.resnet import ResNet
 from resnets.report.page import Mistake, ReportRecord, missing_charts, write_report
@@ -133,6 +137,9 @@ def evaluate(
     device: str | torch.device = "auto",
     workers: int = 2,
     max_corrupt: float = 0.01,
+    columns: str | None = None,
+    allow_outside: bool = False,
+    max_pixels: int = MAX_PIXELS,
     report: str | Path | None = None,
     log: Log | None = None,
 ) -> Scores:
@@ -145,6 +152,9 @@ def evaluate(
         device: "auto", "cpu", "cuda", "cuda:1" or "mps", or a torch.device.
         workers: Processes that decode images which do not fit in memory.
         max_corrupt: Largest share of unreadable images.
+        columns: Columns of a table, as "path=image_id,label=breed"; None takes usual names.
+        allow_outside: Read images that a table names outside its own folder.
+        max_pixels: Most pixels of an image; larger JPEGs are decoded at a part of their size.
         report: Folder for a report page with figures, or None.
         log: Called with notices (which split was scored, what was left out) and cautions.
 
@@ -160,8 +170,16 @@ def evaluate(
         raise UserError(f"--report {report}: is a file; give a folder")
     if report is not None and is_run(Path(report)):
         raise UserError(f"--report {report}: is a run with a page of its own; give another folder")
+    if report is not None:
+        check_can_make(Path(report), flag="--report")
     file = model if isinstance(model, ModelFile) else read_model(model)
-    dataset = open_data(data, SourceConfig(max_corrupt=max_corrupt), classes=file.classes)
+    source = SourceConfig(
+        max_corrupt=max_corrupt,
+        max_pixels=max_pixels,
+        columns=columns,
+        allow_outside=allow_outside,
+    )
+    dataset = open_data(data, source, classes=file.classes, preprocess=file.preprocess)
     chosen = choose_split(dataset.splits, split)
     images = dataset.splits[chosen]
     taken = f"{'all' if chosen == 'all' else f'split {chosen}'} of {data}"
@@ -173,7 +191,8 @@ def evaluate(
     notices += missing_charts() if report is not None else []
     cautions = [f"from training: {text}" for text in (file.scores or {}).get("cautions", ())]
     if log is not None:
-        scored = f"scored: {taken}, {len(images):,} images"
+        classes = describe_classes(file.classes, images.targets)
+        scored = f"scored: {taken}, {len(images):,} images; {classes}"
         for kind, texts in (("notice", [scored, *notices]), ("caution", cautions)):
             for text in texts:
                 log({"kind": kind, "text": text})
@@ -186,6 +205,7 @@ def evaluate(
             scores=scores.to_dict(),
             model_file=None if isinstance(model, ModelFile) else str(model),
             source=taken,
+            wide_pixels=described(file.preprocess.pixel_range),
             trained_on=str(file.data.get("name", "unknown")),
             mistakes=[Mistake(**row) for row in mistakes.worst()],
             notices=notices,
@@ -214,6 +234,7 @@ def predict(
     *,
     top: int = 5,
     device: str | torch.device = "auto",
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Prediction]:
     """Classify one image or several with a model file alone.
 
@@ -224,6 +245,7 @@ def predict(
         images: A path, bytes, an array H W C or H W, a PIL image, or an iterable of these.
         top: Number of classes per image.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps", or a torch.device.
+        max_pixels: Most pixels of an image; larger JPEGs are decoded at a part of their size.
 
     Returns:
         One prediction per image, in order. An unreadable image has an `error`.
@@ -232,7 +254,8 @@ def predict(
         UserError: An argument cannot be used.
         ModelFileError: The model file cannot be used.
     """
-    return Predictor(model, device=choose_device(device)).predict(images, top=top)
+    predictor = Predictor(model, device=choose_device(device), max_pixels=max_pixels)
+    return predictor.predict(images, top=top)
 
 
 @checked()
@@ -310,17 +333,23 @@ def _configured(
                 "pass --weights, for example a run folder"
             )
         return config
-    if ":" not in model.weights:  # found from any folder when resumed
-        path = expanded(model.weights).absolute()
+    given = public_name(model.weights)
+    if given != model.weights:  # what opens it must not reach the run folder
+        file = local_weights(model.weights)
+        config = config.set(config.origins.get("weights", "default"), weights=str(file))
+    elif ":" not in model.weights:  # found from any folder when resumed
+        path = local_path(model.weights).absolute()
         if not path.exists():
             raise UserError(f"--weights {model.weights}: no such file")
         config = config.set(config.origins.get("weights", "default"), weights=str(path))
     if model.name is not None:
         return config
     try:
-        name = read_model(expanded(model.weights)).recipe["model"]
+        name = read_model(Path(config.recipe.model.weights or "").expanduser()).recipe["model"]
     except (ModelFileError, KeyError):
+        if ":" not in given:
+            local_weights(given)  # raises where the file is damaged
         raise UserError(
-            f"--weights {model.weights}: pass --model too, the network of these weights"
+            f"--weights {given}: pass --model too, the network of these weights"
         ) from None
     return config.set("weights", model=name)

@@ -13,6 +13,8 @@ from difflib import get_close_matches
 MIN_SIMILARITY = 0.7
 # The allowed names are listed up to this many.
 MAX_LISTED = 12
+# Characters of a value that a message shows.
+MAX_SHOWN = 80
 
 
 class UserError(ValueError):
@@ -23,13 +25,23 @@ class UserError(ValueError):
         return " ".join(filter(None, map(str.strip, super().__str__().splitlines())))
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
+def unknown(kind: str, given: object, allowed: Iterable[str]) -> UserError:
     """Return the error for a name outside a list, with the nearest spelling or a short list."""
     names = list(allowed)
-    near = nearest(given, names)
+    given = given if isinstance(given, str) else shown(given)
+    near = nearest(given[:MAX_SHOWN], names)
     hint = f"; did you mean {near!r}?" if near else ";"
     listing = f" allowed: {', '.join(names)}" if len(names) <= MAX_LISTED else ""
-    return UserError(f"unknown {kind} {given!r}{hint}{listing}".removesuffix(";"))
+    return UserError(f"unknown {kind} {shown(given)}{hint}{listing}".removesuffix(";"))
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: short, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # a number of thousands of digits, or a list of them
+        text = f"a {type(value).__name__} that cannot be printed"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def nearest(given: str, names: Iterable[str]) -> str | None:
@@ -60,3 +72,27 @@ def _words(name: str) -> list[str]:
 def _distance(one: str, other: str) -> int:
     pairs = zip(re.findall(r"\d+", one), re.findall(r"\d+", other), strict=True)
     return sum(abs(int(a) - int(b)) for a, b in pairs)
+
+
+def one_line(text: object, *, length: int = 300) -> str:
+    """Return a text from a file or a server as one short line, control characters escaped."""
+    line = " ".join(str(text).split()) or type(text).__name__
+    shown = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in line[:length]
+    )
+    return shown if len(line) <= length else f"{shown}..."
+
+
+def public_name(source: str) -> str:
+    """Return a source as messages show it: an address without password and query string."""
+    address = re.fullmatch(r"([A-Za-z][\w+.-]+:/+)(.*)", source, re.DOTALL)
+    if address is None:  # a letter alone is a drive; a Path has one slash
+        return source
+    scheme, rest = address.groups()
+    shown = re.split(r"[?#]", rest)[0]
+    host = shown.partition("/")[0]
+    if not re.fullmatch(r"(\[[^\]@]*\]|[^:@\[\]]*)(:\d*)?", host) and "@" in rest:
+        # A password may hold a slash, or what looks like the start of a query.
+        shown = shown.rpartition("@")[2] if "@" in shown else "..."
+    return one_line(scheme + shown)

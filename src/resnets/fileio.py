@@ -1,4 +1,4 @@
-"""Write files whole or not at all, append and read JSON lines, hash files, find the cache."""
+"""Write files whole or not at all, append JSON lines, open and hash files, find the cache."""
 
 import errno
 import hashlib
@@ -6,20 +6,15 @@ import json
 import os
 import secrets
 import stat
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 from resnets.errors import UserError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SPECIAL_FILES = {
     stat.S_IFIFO: "a pipe",
@@ -60,6 +55,34 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def check_can_make(folder: Path, *, flag: str) -> None:
+    """Make a folder, write into it and remove what was made; raise UserError where that fails.
+
+    `flag` is named in the message. Permissions alone do not tell: /proc refuses even root.
+    """
+    made: list[Path] = []
+    try:
+        places = (folder, *folder.absolute().parents)
+        existing = next(number for number, place in enumerate(places) if place.exists())
+        if not places[existing].is_dir():
+            raise OSError(f"{places[existing]} is a file")
+        for place in reversed(places[:existing]):
+            place.mkdir(exist_ok=True)
+            made.append(place)
+        with TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a NUL
+        reason = getattr(error, "strerror", None) or error
+        shown = str(folder) if len(str(folder)) < 200 else f"{str(folder)[:200]}..."
+        raise UserError(
+            f"{flag} {shown}: cannot be written ({reason}); give another folder"
+        ) from None
+    finally:
+        for place in reversed(made):
+            with suppress(OSError):  # another process uses it
+                place.rmdir()
+
+
 def open_file(path: Path | str) -> BinaryIO:
     """Open a regular file to read its bytes.
 
@@ -81,16 +104,6 @@ def open_file(path: Path | str) -> BinaryIO:
     return open(number, "rb")
 
 
-def read_toml(path: Path, *, name: str) -> dict[str, Any]:
-    """Return the content of a TOML file; raise UserError, which calls it `name`, if it has none."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{name}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{name}: not readable as TOML ({error})") from None
-
-
 def append_jsonl(path: Path, record: Any) -> None:
     """Append one record as a line of JSON, on the disk when this returns."""
     line = json.dumps(record, allow_nan=False) + "\n"
@@ -98,24 +111,6 @@ def append_jsonl(path: Path, record: Any) -> None:
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
-
-
-def read_jsonl(path: Path, *, repair: bool = False) -> list[Any]:
-    """Return the records of all whole lines of JSON; a file that does not exist has none.
-
-    A killed process may leave a last line without its end; `repair` cuts it off the file. Any other
-    line that is not JSON raises UserError.
-    """
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if repair and len(whole) < len(content):
-        os.truncate(path, len(whole))
-    try:
-        return [json.loads(line) for line in whole.splitlines()]
-    except ValueError:
-        raise UserError(f"{path} is damaged: a line of it is not JSON") from None
 
 
 def sha256(source: Path | bytes) -> str:

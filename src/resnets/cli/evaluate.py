@@ -8,6 +8,7 @@ import tyro
 
 from resnets.cli.flags import Device, ModelPath, Switch, default, find_model
 from resnets.cli.output import print_json, print_message, print_result, print_table
+from resnets.data.file_limits import MAX_PIXELS
 from resnets.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ class Evaluate:
     """processes that decode images when they do not fit in memory"""
     max_corrupt: float = 0.01
     """largest share of unreadable images, 0 to 1"""
+    columns: Annotated[str | None, default("by their usual names")] = None
+    """columns of a table, as path=image_id,label=breed"""
+    allow_outside: Switch = False
+    """read images that a table names outside its own folder"""
+    max_pixels: int = MAX_PIXELS
+    """most pixels of an image; larger JPEGs are decoded at a part of their size"""
     device: Device = "auto"
     """where to compute"""
     quiet: Switch = False
@@ -56,6 +63,9 @@ class Evaluate:
                 device=self.device,
                 workers=self.workers,
                 max_corrupt=self.max_corrupt,
+                columns=self.columns,
+                allow_outside=self.allow_outside,
+                max_pixels=self.max_pixels,
                 report=self.report,
                 log=display,
             )

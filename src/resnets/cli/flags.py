@@ -9,7 +9,7 @@ from docstring_parser import parse
 
 from resnets.cli.output import visible
 from resnets.config_fields import FieldInfo
-from resnets.errors import UserError
+from resnets.errors import UserError, public_name
 from resnets.training.recipe import FIELDS, GROUPS, Recipe
 
 
@@ -43,7 +43,7 @@ MOST_USED = (
 def find_model(path: Path) -> None:
     """Raise UserError where there is no model; reading one waits for torch."""
     if not path.exists():
-        raise UserError(f"there is no model file {path}")
+        raise UserError(f"there is no model file {public_name(str(path))}")
 
 
 def recipe_flags(shown: Recipe) -> Any:

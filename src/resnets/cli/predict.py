@@ -15,6 +15,7 @@ import tyro
 
 from resnets.cli.flags import Device, ModelPath, Switch, find_model
 from resnets.cli.output import print_json, print_message, print_result, visible
+from resnets.data.file_limits import MAX_PIXELS
 from resnets.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Predict:
     csv_safe: bool = True
     """in CSV, escape control characters and put ' before a cell that a spreadsheet takes for a
     formula; --no-csv-safe writes all names as they are"""
+    max_pixels: int = MAX_PIXELS
+    """most pixels of an image; larger JPEGs are decoded at a part of their size"""
     device: Device = "auto"
     """where to compute"""
     quiet: Switch = False
@@ -65,7 +68,9 @@ class Predict:
         from resnets import api
 
         images = find_images(self.images)
-        predictions = api.predict(self.model, images, top=self.top, device=self.device)
+        predictions = api.predict(
+            self.model, images, top=self.top, device=self.device, max_pixels=self.max_pixels
+        )
         formats: dict[str, Callable[[list[Prediction]], None]] = {
             "table": _print_table,
             "json": _print_json,
@@ -106,16 +111,11 @@ def find_images(patterns: Iterable[str]) -> Iterator[str]:
 
 
 def _images_in(folder: Path) -> list[str]:
-    """Return every image at any depth, sorted; hidden files are skipped, as in training."""
-    from resnets.data.decode import SUFFIXES
+    """Return every image at any depth, sorted; what training ignores is left out."""
+    from resnets.data.sources.file_tree import FolderScan
 
-    images = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(name.startswith(".") for name in path.relative_to(folder).parts)
-        and path.is_file()
-    ]
+    tree = FolderScan(folder).tree
+    images = [folder / path / name for path, inner in tree.walk() for name in inner.images]
     if not images:
         raise UserError(f"{folder}: no images in this folder")
     return [str(path) for path in sorted(images)]

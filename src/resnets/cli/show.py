@@ -48,7 +48,7 @@ class Show:
 
 def _contents(file: "ModelFile") -> dict[str, dict[str, Any]]:
     """Return everything but the weights, which are counted."""
-    network = {"parameters": sum(weight.numel() for weight in file.build().parameters())}
+    network = {"parameters": file.count_parameters()}
     return {
         "network": network | asdict(file.config),
         "classes": {str(index): name for index, name in enumerate(file.classes)},

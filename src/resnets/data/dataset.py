@@ -5,15 +5,17 @@ N H W C: images, height, width, channels.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from resnets.data.decode import DecodeError, Piece, decode
+from resnets.data.file_limits import MAX_PIXELS
 from resnets.data.file_store import Array, ImageStore, PackedStrings
+from resnets.data.wide_pixels import PixelRange
 from resnets.errors import UserError
 from resnets.fileio import sha256
 
@@ -42,6 +44,7 @@ class Images:
     pixels: Array
     targets: Array
     ids: tuple[str, ...]
+    pixel_range: ClassVar[PixelRange | None] = None  # they have 8 bits
 
     def __post_init__(self) -> None:
         if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.channels not in (1, 3):
@@ -103,6 +106,10 @@ class ImageFiles:
         sizes: int32 N 2, width and height from the headers.
         num_bytes: int64 N, size of each file when it was listed.
         channels: 1 if every file is grey, else 3.
+        depths: uint8 N, the depth of each file's pixels as its place in `wide_pixels.KINDS`; None
+            where all have 8 bits.
+        pixel_range: The values of wide pixels that become 0 and 255, as `decode` takes them.
+        max_pixels: Most pixels of an image, as `decode` takes them.
 
     Raises:
         ValueError: The arrays do not fit together.
@@ -113,6 +120,9 @@ class ImageFiles:
     sizes: Array
     num_bytes: Array
     channels: int
+    depths: Array | None = None
+    pixel_range: PixelRange | None = None
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         _check_index(self.targets, self.ids, len(self.num_bytes))
@@ -129,14 +139,25 @@ class ImageFiles:
 
     def subset(self, indices: Array | Sequence[int]) -> "ImageFiles":
         """Return the files at these indices, in that order."""
-        files, targets = self.files.subset(indices), self.targets[indices]
-        sizes, num_bytes = self.sizes[indices], self.num_bytes[indices]
-        return ImageFiles(files, targets, sizes, num_bytes, self.channels)
+        return replace(
+            self,
+            files=self.files.subset(indices),
+            targets=self.targets[indices],
+            sizes=self.sizes[indices],
+            num_bytes=self.num_bytes[indices],
+            depths=None if self.depths is None else self.depths[indices],
+        )
 
     def read(self, index: int, channels: int, piece: Piece | None = None) -> Array:
         """Decode an image as uint8 H W C with 1 or 3 channels; raise DecodeError if damaged."""
         try:
-            return decode(self.files[index], channels=channels, piece=piece)
+            return decode(
+                self.files[index],
+                channels=channels,
+                piece=piece,
+                pixel_range=self.pixel_range,
+                max_pixels=self.max_pixels,
+            )
         except DecodeError as error:
             raise DecodeError(error.reason, self.ids[index]) from error
 
@@ -291,3 +312,15 @@ def notices_of(data: DataSet, *, shown: int = 10) -> list[str]:
     tail = f" and {count - shown} more, listed in data.json" if count > shown else ""
     images = "image" if count == 1 else "images"
     return [*data.notices, f"{count} unreadable {images} left out: {listed}{tail}"]
+
+
+def describe_classes(classes: Sequence[str], targets: Array, *, shown: int = 12) -> str:
+    """Return the first classes, their number, and the sizes of the smallest and the largest."""
+    names = ", ".join(classes[:shown])
+    more = f" and {len(classes) - shown:,} more" if len(classes) > shown else ""
+    counts = np.bincount(targets, minlength=len(classes))
+    low, high = int(counts.argmin()), int(counts.argmax())
+    sizes = f"{counts[low]:,}"
+    if counts[low] < counts[high]:
+        sizes = f"{counts[low]:,} ({classes[low]}) to {counts[high]:,} ({classes[high]})"
+    return f"{len(classes):,} classes ({names}{more}) of {sizes} images"

@@ -1,8 +1,8 @@
 """Provide `decode`, the only function that opens images: a file or its bytes -> uint8 H W C.
 
 Training, evaluation and prediction see the same pixels: rotated by EXIF, 16-bit and float pictures
-scaled by their depth, CMYK and palettes converted, transparency on white, the first frame of
-animations. Only six formats are read, and the number of pixels is checked before decoding.
+scaled by the range of their data set, CMYK and palettes converted, transparency on white, the first
+frame of animations. Only six formats are read; size and structure are checked before decoding.
 H W C: height, width, channels.
 """
 
@@ -13,27 +13,66 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    ImageOps,
+    ImagePalette,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
+from resnets.data.file_limits import (
+    HEAD,
+    MAX_PIXELS,
+    LimitError,
+    check_exif,
+    check_scans,
+    check_structure,
+)
+from resnets.data.wide_pixels import DEPTHS, SCALED_BY_DEPTH, WORDS, PixelRange, light, to_uint8
 from resnets.errors import UserError
+from resnets.fileio import open_file
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 )
-MAX_PIXELS = 2**26  # 67 million: a 64-megapixel photo, 200 MB as colours
 REDUCTIONS = (8, 4, 2)  # what the sides of a JPEG can be divided by while it is decoded
+# Pixels that are converted at a time, so that a large picture is in memory once, not five times.
+STRIP = 2**22
+# Rows and columns of which values are measured.
+SAMPLED_SIDE = 256
+# Memory for the coefficients of a JPEG of many scans, which are kept for all its pixels.
+MAX_COEFFICIENTS = 2**30
 
 _ON_SIDE = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "F"))
-# The largest value of the depths in which pictures of one wide number per pixel are saved.
-_INTEGER_RANGES = (65535, 2**31 - 1)
-_FLOAT_RANGES = (1, 255, 65535, 2**32 - 1)
+_NOT_AN_IMAGE = "not a JPEG, PNG, WebP, GIF, BMP or TIFF image"
+# The plugins by the first bytes of a file. Image.open would refuse large pictures by itself.
+_PLUGINS: tuple[tuple[bytes, str, Any], ...] = (
+    (b"\xff\xd8\xff", "JPEG", JpegImagePlugin.jpeg_factory),
+    (b"\x89PNG\r\n\x1a\n", "PNG", PngImagePlugin.PngImageFile),
+    (b"RIFF", "WEBP", WebPImagePlugin.WebPImageFile),
+    (b"GIF8", "GIF", GifImagePlugin.GifImageFile),
+    (b"BM", "BMP", BmpImagePlugin.BmpImageFile),
+    *((start, "TIFF", TiffImagePlugin.TiffImageFile) for start in TiffImagePlugin.PREFIXES),
+)
+# Compressed TIFFs come in the order of this machine, which Pillow forgets for these.
+_NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
+_PHOTOMETRIC, _BITS, _COMPRESSION, _PLANAR, _SUBSAMPLING, _SAMPLE_FORMAT, _COLORMAP = (
+    *(262, 258, 259, 284, 530, 339, 320),
+)
+_CCITT = (2, 3, 4)
 
 
 class DecodeError(UserError):
@@ -49,11 +88,15 @@ class DecodeError(UserError):
 
 
 class Header(NamedTuple):
-    """Describe a file: the size after the EXIF rotation, and 1 (grey) or 3 channels."""
+    """Describe a file: the size after the EXIF rotation, 1 (grey) or 3 channels, and the depth.
+
+    The depth is a key of `wide_pixels.DEPTHS`.
+    """
 
     width: int
     height: int
     channels: int
+    depth: str = "uint8"
 
 
 @dataclass(frozen=True)
@@ -81,49 +124,160 @@ class Piece:
         return next((reduction for reduction in REDUCTIONS if reduction <= factor), 1)
 
 
-def inspect(source: Path | str | bytes) -> Header:
+def inspect(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
     """Read the header without decoding pixels; raise DecodeError if it cannot be read."""
-    with _open(source) as picture:
+    with _open(source, max_pixels, whole=False) as picture:
         return _header(picture)
 
 
-def decode(source: Path | str | bytes, *, channels: int = 3, piece: Piece | None = None) -> Array:
+def decode(
+    source: Path | str | bytes,
+    *,
+    channels: int = 3,
+    piece: Piece | None = None,
+    pixel_range: PixelRange | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Array:
     """Decode an image, or a piece of it, as uint8 H W C with 1 (grey) or 3 (colour) channels.
 
     A JPEG of which a piece needs less than half of its pixels a side is decoded at 1/2, 1/4 or 1/8
     of its size, by a smaller cosine transform: cheaper, free of aliasing, and for training only.
-    Raises DecodeError for what is not a complete image of at most `MAX_PIXELS`.
+    So is a whole JPEG of more than `MAX_PIXELS` or `max_pixels`.
+
+    `pixel_range` becomes 0..255 in images of wide pixels. Without one, those of 16 bits take their
+    depth, and others are refused. Raises DecodeError for what is not a complete image of at most
+    `max_pixels`, or cannot be decoded rightly.
     """
-    with _open(source) as picture:
-        return _pixels(picture, channels, piece)
+    with _open(source, max_pixels, whole=True) as picture:
+        return _pixels(picture, channels, piece, pixel_range, max_pixels)
 
 
-def from_picture(picture: Image.Image, *, channels: int) -> Array:
+def sample_values(
+    source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return finite values of an image of wide pixels, N, at most 2**16, to measure their range.
+
+    They are of evenly spaced rows and columns, and larger where it is lighter.
+    """
+    with _open(source, max_pixels, whole=True) as picture:
+        storage = _storage(picture)
+        _prepare(picture)
+        picture.load()
+        height, width = picture.height, picture.width
+        rows = np.unique(np.linspace(0, height - 1, min(height, SAMPLED_SIDE)).round().astype(int))
+        lines = [picture.crop((0, row, width, row + 1)) for row in rows.tolist()]
+        columns = np.linspace(0, width - 1, min(width, SAMPLED_SIDE)).round().astype(int)
+        values = np.concatenate([_values(line, storage)[:, columns] for line in lines])
+        return light(values, storage.depth, white_is_zero=storage.white_is_zero)
+
+
+def from_picture(
+    picture: Image.Image, *, channels: int, pixel_range: PixelRange | None = None
+) -> Array:
     """Convert a picture that is open already as `decode` does; raise DecodeError if damaged."""
     try:
         with _QUIET:
-            return _pixels(picture, channels, None)
-    except (OSError, ValueError, SyntaxError) as error:  # opened, but never read to its end
-        raise DecodeError(f"damaged or incomplete ({error})") from error
+            return _pixels(picture, channels, None, pixel_range, MAX_PIXELS)
+    except DecodeError:
+        raise
+    except Exception as error:  # opened, but never read to its end
+        raise DecodeError(_reason(error)) from error
+
+
+def from_array(
+    values: np.ndarray[Any, np.dtype[Any]], *, channels: int, pixel_range: PixelRange
+) -> Array:
+    """Convert an array of wide pixels, H W or H W C with 1 or 3 channels, by their range.
+
+    Raises UserError for an array of another kind.
+    """
+    shape = values.shape
+    if (
+        values.dtype.kind not in "iuf"
+        or len(shape) not in (2, 3)
+        or shape[2:] not in ((), (1,), (3,))
+    ):
+        raise UserError(
+            f"an array of {values.dtype} and shape {shape} is no image: give numbers H W or H W C "
+            "with 1 or 3 channels"
+        )
+    if not values.size:
+        raise UserError(f"an array of shape {shape} has no pixels")
+    integers = values.dtype.kind in "iu" and values.dtype.itemsize == 2
+    kind = ("uint16" if values.dtype.kind == "u" else "int16") if integers else "float32"
+    pixels = to_uint8(values, kind, pixel_range)
+    grey = pixels.ndim == 2 or pixels.shape[2] == 1
+    picture = Image.fromarray(pixels.reshape(pixels.shape[:2]) if grey else pixels)
+    return from_picture(picture, channels=channels)
 
 
 @contextmanager
-def _open(source: Path | str | bytes) -> Iterator[Image.Image]:
-    """Open an image, and turn every failure inside the block into one DecodeError."""
+def _open(
+    source: Path | str | bytes, max_pixels: int, *, whole: bool
+) -> Iterator[ImageFile.ImageFile]:
+    """Open an image, and turn every failure inside the block into one DecodeError.
+
+    `whole` is for decoding: the structure behind the header is checked too.
+    """
     name = "" if isinstance(source, bytes) else str(source)
-    file = BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with _QUIET, Image.open(file, formats=FORMATS) as picture:
+        with _QUIET, _file(source) as file:
+            picture = _parsed(file, whole=whole)
             width, height = picture.size
-            if width * height > MAX_PIXELS:
-                limit = f"{MAX_PIXELS / 1e6:.3g} million allowed"
-                raise DecodeError(f"{width} x {height} pixels are more than the {limit}", name)
+            if _reduction(picture, max_pixels) == 0:
+                limit = f"{max_pixels / 1e6:.3g} million allowed"
+                raise DecodeError(
+                    f"{width} x {height} pixels are more than the {limit}; raise --max-pixels", name
+                )
+            if whole and isinstance(picture, JpegImagePlugin.JpegImageFile):
+                position = file.tell()
+                check_scans(file, width * height)
+                file.seek(position)
             yield picture
-    except DecodeError:
-        raise
+    except DecodeError as error:
+        raise error if error.source or not name else DecodeError(error.reason, name) from None
     # Parsers fail with far more than OSError: ValueError, SyntaxError, struct.error, MemoryError.
     except Exception as error:
-        raise DecodeError(_reason(error, source), name) from error
+        raise DecodeError(_reason(error), name) from error
+
+
+def _file(source: Path | str | bytes) -> BinaryIO:
+    return BytesIO(source) if isinstance(source, bytes) else open_file(source)
+
+
+def _parsed(file: BinaryIO, *, whole: bool) -> ImageFile.ImageFile:
+    """Return the picture of a file, with only its header read."""
+    start = file.read(HEAD)
+    if not start:
+        raise DecodeError("the file is empty")
+    for prefix, kind, plugin in _PLUGINS:
+        if start.startswith(prefix) and (kind != "WEBP" or start[8:12] == b"WEBP"):
+            check_structure(file, kind, start, whole=whole)
+            file.seek(0)
+            try:
+                picture: ImageFile.ImageFile = plugin(file)
+            except SyntaxError as error:
+                if kind == "TIFF" and str(error) == "unknown pixel mode":
+                    raise DecodeError(_unknown_pixels(file)) from None
+                raise
+            return picture
+    raise DecodeError(_NOT_AN_IMAGE)
+
+
+def _reduction(picture: Image.Image, max_pixels: int) -> int:
+    """Return by how much the sides must shrink for the limit: 1 where they fit, 0 if they cannot.
+
+    A higher limit does not change how a JPEG is decoded, so that a model sees the same everywhere.
+    """
+    width, height = picture.size
+    limit = min(max_pixels, MAX_PIXELS)
+    if width * height <= limit:
+        return 1
+    if not isinstance(picture, JpegImagePlugin.JpegImageFile):
+        return int(width * height <= max_pixels)
+    factor = next((f for f in (2, 4, 8) if -(-width // f) * -(-height // f) <= limit), 0)
+    size = 2 * width * height * max(1, picture.layers)
+    return 0 if "progressive" in picture.info and size > MAX_COEFFICIENTS else factor
 
 
 class _Quiet:
@@ -155,14 +309,12 @@ class _Quiet:
 _QUIET = _Quiet()
 
 
-def _reason(error: Exception, source: Path | str | bytes) -> str:
+def _reason(error: Exception) -> str:
     """Return in one line why an image cannot be read."""
-    if isinstance(error, UnidentifiedImageError):
-        if not (len(source) if isinstance(source, bytes) else Path(source).stat().st_size):
-            return "the file is empty"
-        return "not a JPEG, PNG, WebP, GIF, BMP or TIFF image"
     if isinstance(error, Image.DecompressionBombError):
-        return "far more pixels than allowed"
+        return "more pixels than Pillow allows in this format"
+    if isinstance(error, LimitError):
+        return f"its structure is not that of an image ({error})"
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, OSError) and error.strerror:  # from the system: permission, a folder
@@ -171,53 +323,207 @@ def _reason(error: Exception, source: Path | str | bytes) -> str:
     return f"damaged or incomplete ({detail})"
 
 
+def _unknown_pixels(file: BinaryIO) -> str:
+    """Return in one line which kind of TIFF Pillow cannot read."""
+    file.seek(0)
+    header = file.read(8)
+    header += file.read(8) if header[2:3] == b"+" or header[3:4] == b"+" else b""
+    tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+    file.seek(tags.next)
+    tags.load(file)
+    formats, bits = tags.get(_SAMPLE_FORMAT, (1,)), tags.get(_BITS, (1,))
+    number = {1: "unsigned", 2: "signed", 3: "float"}.get(formats[0], "other")
+    return (
+        f"a TIFF of {'/'.join(map(str, bits[:8]))}-bit {number} pixels (photometric "
+        f"interpretation {tags.get(_PHOTOMETRIC)}), which is not supported; "
+        "save it as 8- or 16-bit PNG, or as 32-bit float TIFF"
+    )
+
+
 def _header(picture: Image.Image) -> Header:
     width, height = picture.size
     # A TIFF has no such entry: Pillow reports its size as rotated already.
-    if "exif" in picture.info and picture.getexif().get(ExifTags.Base.Orientation, 1) in _ON_SIDE:
+    if "exif" in picture.info and _orientation(picture) in _ON_SIDE:
         width, height = height, width
+    storage = _storage(picture)
     grey = picture.mode in _GREY_MODES or picture.mode.startswith("I;16")
-    return Header(width=width, height=height, channels=1 if grey else 3)
+    return Header(width, height, 1 if grey else 3, storage.depth)
 
 
-def _pixels(picture: Image.Image, channels: int, piece: Piece | None) -> Array:
-    if piece is not None and (factor := piece.reduction(_header(picture))) > 1:
-        picture.draft(None, (picture.width // factor, picture.height // factor))
-    converted = _converted(picture, {1: "L", 3: "RGB"}[channels])
+def _orientation(picture: Image.Image) -> int:
+    exif = picture.info.get("exif")
+    if picture.format == "WEBP" and exif:  # those of JPEG and PNG are checked before
+        check_exif(exif)
+    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if isinstance(orientation, int) else 1
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """How the pixels of a picture are stored: depth, and what to do before they are colours.
+
+    `flip` is combined by XOR with pixels of 8 bits: 128 for signed ones, 255 for a negative.
+    """
+
+    depth: str = "uint8"
+    white_is_zero: bool = False
+    flip: int = 0
+
+    def range(self, given: PixelRange | None) -> PixelRange:
+        """Return the range of a data set or else of the depth; raise DecodeError without both."""
+        if given is not None:
+            return given
+        if self.depth in SCALED_BY_DEPTH:
+            return DEPTHS[self.depth]
+        raise DecodeError(
+            f"its pixels are {WORDS[self.depth]}, and what is black and white in them is not "
+            "known: the model was not trained on such images; save it with 8 or 16 bits"
+        )
+
+
+_PLAIN = _Storage()
+_STORAGES = {
+    "I": _Storage("int32"),
+    "F": _Storage("float32"),
+    **{mode: _Storage("uint16") for mode in ("I;16", "I;16L", "I;16B", "I;16N")},
+}
+
+
+def _storage(picture: Image.Image) -> _Storage:
+    """Return how the pixels are stored; raise DecodeError where Pillow would read them wrongly."""
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return _tiff_storage(picture)
+    if picture.mode == "I" and picture.format == "PNG":
+        return _Storage("uint16")
+    return _STORAGES.get(picture.mode, _PLAIN)
+
+
+def _tiff_storage(picture: TiffImagePlugin.TiffImageFile) -> _Storage:
+    tags, mode = picture.tag_v2, picture.mode
+    bits, photometric = max(tags.get(_BITS, (1,))), tags.get(_PHOTOMETRIC)
+    signed = 2 in tags.get(_SAMPLE_FORMAT, (1,))
+    packed = tags.get(_COMPRESSION, 1) != 1
+    planes = tags.get(_PLANAR, 1) == 2 and len(picture.getbands()) > 1
+    if planes and (mode not in ("RGB", "RGBA", "CMYK") or (bits > 8 and not packed)):
+        raise DecodeError("a TIFF with a plane for each channel, of a kind not supported")
+    if photometric == 6 and not packed and tags.get(_SUBSAMPLING, (2, 2)) != (1, 1):
+        raise DecodeError("a TIFF of YCbCr pixels with fewer colours than pixels, not compressed")
+    if mode.startswith("I;16"):
+        return _Storage("uint12" if bits == 12 else "uint16", white_is_zero=photometric == 0)
+    if mode == "I":
+        return _Storage("int16" if bits == 16 else "int32" if signed else "uint32")
+    if mode == "F":
+        return _Storage("float32", white_is_zero=photometric == 0)
+    if mode == "L" and signed:
+        return _Storage(flip=0x80)
+    # Without this tag black is zero, as libtiff has it, but for fax pages; Pillow inverts.
+    absent = photometric is None and mode in ("1", "L")
+    fax = tags.get(_COMPRESSION, 1) in _CCITT
+    return _Storage(flip=0xFF if absent and not fax else 0)
+
+
+def _prepare(picture: Image.Image) -> None:
+    """Set right what Pillow has wrong of a picture that is not loaded yet."""
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        picture.tile = [
+            tile._replace(args=(_NATIVE.get(tile.args[0], tile.args[0]), *tile.args[1:]))
+            if tile.codec_name == "libtiff" and isinstance(tile.args, tuple)
+            else tile
+            for tile in picture.tile
+        ]
+        colours = picture.tag_v2.get(_COLORMAP, (256,))
+        if picture.mode == "P" and max(colours) < 256:  # of 8 bits, against the standard
+            picture.palette = ImagePalette.raw("RGB;L", bytes(colours))
+    found = picture.info.get("transparency")
+    if isinstance(picture, PngImagePlugin.PngImageFile) and picture.tile and found is not None:
+        # The transparent colour is stored in the depth of the file, the pixels are not.
+        raw = picture.tile[0].args
+        if raw == "RGB;16B" and isinstance(found, tuple):
+            picture.info["transparency"] = tuple(value >> 8 for value in found)
+        elif raw in ("L;2", "L;4") and isinstance(found, int):
+            picture.info["transparency"] = found * (85 if raw == "L;2" else 17)
+
+
+def _pixels(
+    picture: Image.Image,
+    channels: int,
+    piece: Piece | None,
+    pixel_range: PixelRange | None,
+    max_pixels: int,
+) -> Array:
+    factor = max(1, _reduction(picture, max_pixels))
     if piece is not None:
-        converted = converted.crop(piece.corners(converted.height, converted.width))
-    return np.array(converted).reshape(converted.height, converted.width, channels)
-
-
-def _converted(picture: Image.Image, mode: str) -> Image.Image:
-    """Return the picture upright, with eight bits a channel, opaque, in `mode` (L or RGB)."""
+        factor = max(factor, piece.reduction(_header(picture)))
+    if factor > 1:
+        picture.draft(None, (picture.width // factor, picture.height // factor))
+    storage = _storage(picture)
+    _prepare(picture)
     picture.load()
     # Pillow's function copies pictures that are upright.
-    upright = picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    upright = _orientation(picture) == 1
     turned = picture if upright else ImageOps.exif_transpose(picture)
-    if turned.mode in ("I", "F") or turned.mode.startswith("I;16"):
-        turned = _eight_bits(turned)
-    if turned.has_transparency_data:
-        coloured = turned.convert("RGBA")
+    box = (0, 0, *turned.size)
+    if piece is not None:
+        box = piece.corners(turned.height, turned.width)
+    left, top, right, bottom = box
+    mode, rows = {1: "L", 3: "RGB"}[channels], max(1, STRIP // (right - left))
+    strips = []
+    for row in range(top, bottom, rows):
+        part = (left, row, right, min(row + rows, bottom))
+        strip = turned if part == (0, 0, *turned.size) else turned.crop(part)
+        converted = _converted(strip, mode, storage, pixel_range)
+        strips.append(np.array(converted).reshape(converted.height, converted.width, channels))
+    return strips[0] if len(strips) == 1 else _joined(strips)
+
+
+def _joined(strips: list[Array]) -> Array:
+    """Stack strips, each of which is freed when it is copied."""
+    first = strips[0]
+    whole = np.empty((sum(map(len, strips)), *first.shape[1:]), np.uint8)
+    bottom = len(whole)
+    while strips:
+        strip = strips.pop()
+        whole[bottom - len(strip) : bottom] = strip
+        bottom -= len(strip)
+    return whole
+
+
+def _converted(
+    picture: Image.Image, mode: str, storage: _Storage, pixel_range: PixelRange | None
+) -> Image.Image:
+    """Return a loaded picture with eight bits a channel, opaque, in `mode` (L or RGB)."""
+    if storage.depth != "uint8":
+        picture = _eight_bits(picture, storage, pixel_range)
+    elif storage.flip:
+        picture = Image.fromarray(np.asarray(picture.convert("L")) ^ storage.flip)
+    if picture.has_transparency_data:
+        # Of premultiplied colours there is one way only.
+        picture = picture.convert("LA") if picture.mode == "La" else picture
+        coloured = picture.convert("RGBA")
         white = Image.new("RGBA", coloured.size, "white")
-        turned = Image.alpha_composite(white, coloured)
+        picture = Image.alpha_composite(white, coloured)
     # CMYK and palettes have no direct way to grey that agrees with their colours.
-    if mode == "L" and turned.mode not in ("1", "L", "RGB"):
-        turned = turned.convert("RGB")
-    return turned if turned.mode == mode else turned.convert(mode)
+    if mode == "L" and picture.mode not in ("1", "L", "RGB"):
+        picture = picture.convert("RGB")
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Scale a picture of one wide number per pixel so that its depth's largest value is white.
+def _values(picture: Image.Image, storage: _Storage) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return the stored values, H W."""
+    values = np.asarray(picture)
+    # Pillow has no mode for unsigned ones.
+    return values.view(np.uint32) if storage.depth == "uint32" else values
 
-    A file does not tell how many of its 32 bits are used: the smallest usual range that contains
-    the largest value is taken (16 or 31 bits; 0..1, 8, 16 or 32 bits for floats).
-    """
-    values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
-    if picture.mode.startswith("I;16"):
-        top = 65535
-    else:
-        ranges = _FLOAT_RANGES if picture.mode == "F" else _INTEGER_RANGES
-        top = next((limit for limit in ranges if values.max() <= limit), ranges[-1])
-    scaled = np.rint(np.clip(values / top, 0, 1) * 255)
-    return Image.fromarray(scaled.astype(np.uint8))
+
+def _eight_bits(
+    picture: Image.Image, storage: _Storage, pixel_range: PixelRange | None
+) -> Image.Image:
+    """Scale a picture of one wide number per pixel, on white where it is transparent."""
+    values = _values(picture, storage)
+    scaled = to_uint8(
+        values, storage.depth, storage.range(pixel_range), white_is_zero=storage.white_is_zero
+    )
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, int):
+        scaled[values == transparent] = 255
+    return Image.fromarray(scaled)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from resnets.data.decode import Array
+from resnets.data.wide_pixels import PixelRange, checked_range
 from resnets.errors import UserError, unknown
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -40,6 +41,8 @@ class Preprocess:
         crop_fraction: Part of the resized short side that the crop keeps, in (0, 1].
         interpolation: "bilinear" or "bicubic".
         tta: Test-time augmentation: "none", or "mirror" or "six" for images of low confidence.
+        pixel_range: The values of wide pixels (16-bit, 32-bit, float) that become 0 and 255; None
+            where the training images have 8 bits. Images of 8 bits keep their values in any case.
 
     Raises:
         UserError: A value is outside its range.
@@ -57,6 +60,7 @@ class Preprocess:
     crop_fraction: float = 1.0
     interpolation: str = "bilinear"
     tta: str = "none"
+    pixel_range: PixelRange | None = None
 
     def __post_init__(self) -> None:
         _check_count(
@@ -84,6 +88,8 @@ class Preprocess:
             for value in values:
                 _check_number(f"{name} holds", value, least, LARGEST)
             object.__setattr__(self, name, tuple(map(float, values)))
+        if self.pixel_range is not None:
+            object.__setattr__(self, "pixel_range", checked_range(self.pixel_range))
 
     def resize(self, image: Array) -> Array:
         """Resize and crop an image, antialiased.

@@ -13,31 +13,54 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import safetensors
 import safetensors.torch
 import torch
 
 from resnets.arguments import checked
 from resnets.data.transforms import Preprocess
-from resnets.errors import UserError
-from resnets.fileio import sha256, write_atomic
+from resnets.errors import UserError, public_name
+from resnets.fileio import open_file, sha256, write_atomic
 from resnets.models.config import ResNetConfig
-from resnets.models.resnet import ResNet
+from resnets.models.resnet import ResNet, meta_state
+from resnets.models.weights_file import (
+    FORMAT,
+    KEY,
+    LENGTH_BYTES,
+    NO_DIGEST,
+    read_weights_file,
+    replace_digest,
+)
+from resnets.parsing import convert
 
-FORMAT = 1
-KEY = "resnets"
-FIELDS = ("classes", "config", "data", "digest", "format", "preprocess", "recipe", "scores")
 # The name of the model file in a run folder.
 FILE_NAME = "model.safetensors"
-# A safetensors file is: length of the header, header (JSON), bytes of the tensors.
-LENGTH_BYTES = 8
-NO_DIGEST = "0" * 64
-DAMAGED = "copy or download it again"
+# Types that stand for the real numbers of a network.
+REAL = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 TAKE_WEIGHTS = "to take weights from it, use create_model(name, weights=path)"
 
 
 class ModelFileError(UserError):
     """A file that is no valid model file, or contents that cannot become one."""
+
+
+class KnownScores(msgspec.Struct, frozen=True):
+    """What in the scores of a model file is read again."""
+
+    cautions: list[str] = []
+
+
+class KnownRecipe(msgspec.Struct, frozen=True):
+    """What in the recipe of a model file is read again."""
+
+    model: str = "unnamed"
+
+
+class KnownData(msgspec.Struct, frozen=True):
+    """What in the data of a model file is read again."""
+
+    name: str = "unknown"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,19 +103,35 @@ class ModelFile:
             value = getattr(self, name)
             if not isinstance(value, dict) and not (name == "scores" and value is None):
                 raise ModelFileError(f"{name} must be a dictionary, not {type(value).__name__}")
+        self.config.check_input_size(self.preprocess.size)
         self._check_weights()
 
     def _check_weights(self) -> None:
-        with torch.device("meta"):  # names and shapes only: no computation, no random numbers
-            network = ResNet(self.config).state_dict()
-        needed, found = (
-            {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            for tensors in (network, self.weights)
-        )
-        if wrong := sorted({name for name, _ in needed.items() ^ found.items()}):
-            theirs, ours = (shapes.get(wrong[0], "none (absent)") for shapes in (found, needed))
-            first = f"{wrong[0]}: shape {theirs} where the network has {ours}"
+        needed = meta_state(self.config)
+
+        def kind(tensors: dict[str, torch.Tensor], name: str) -> str:
+            tensor = tensors.get(name)
+            if tensor is None:
+                return "shape none (absent)"
+            number = "real" if tensor.dtype in REAL else str(tensor.dtype).removeprefix("torch.")
+            return f"shape {tuple(tensor.shape)} of {number} numbers"
+
+        pairs = {
+            name: (kind(self.weights, name), kind(needed, name))
+            for name in needed.keys() | self.weights.keys()
+        }
+        if wrong := sorted(name for name, (theirs, ours) in pairs.items() if theirs != ours):
+            theirs, ours = pairs[wrong[0]]
+            first = f"{wrong[0]}: {theirs} where the network has {ours}"
             raise ModelFileError(f"{len(wrong)} tensors do not fit the network, first {first}")
+
+    def count_parameters(self) -> int:
+        """Return the number of learned values, without building the network."""
+        return sum(
+            tensor.numel()
+            for tensor in meta_state(self.config).values()
+            if isinstance(tensor, torch.nn.Parameter)
+        )
 
     def build(self) -> ResNet:
         """Return the network with these weights, in evaluation mode, float32, on the CPU."""
@@ -134,13 +173,44 @@ def read_model(path: Path | str) -> ModelFile:
             raise ModelFileError(f"{path} is a folder without {FILE_NAME}: {advice}")
         path = path / FILE_NAME
     if not path.exists():
-        raise ModelFileError(f"there is no model file {path}")
-    try:
-        blob = path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"cannot read model file {path}: {error.strerror}") from None
+        raise ModelFileError(f"there is no model file {public_name(str(path))}")
     with _named(f"model file {path}"):
-        return _parse(blob)
+        return _read(path)
+
+
+def _read(path: Path) -> ModelFile:
+    try:
+        with open_file(path) as file:
+            start = file.read(LENGTH_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror or error}") from None
+    # A safetensors file may start with any byte, since it starts with a length.
+    if start[LENGTH_BYTES:] != b"{" and start.startswith((b"PK\x03\x04", b"\x80")):
+        raise UserError(f"is a torch file, not a model file: {TAKE_WEIGHTS}")
+    file_contents = read_weights_file(path)
+    record, config = file_contents.record, file_contents.config
+    if record is None or config is None:
+        kind = "it is a plain safetensors file (or damaged)"
+        raise UserError(f"has no {KEY!r} entry: {kind}; {TAKE_WEIGHTS}")
+    try:
+        convert(record.scores or {}, KnownScores, name="its scores")
+        convert(record.recipe, KnownRecipe, name="its recipe")
+        convert(record.data, KnownData, name="its data")
+        contents = ModelFile(
+            config=config,
+            preprocess=convert(record.preprocess, Preprocess, name="its preprocessing"),
+            classes=tuple(record.classes),
+            scores=record.scores,
+            recipe=record.recipe,
+            data=record.data,
+            weights=file_contents.tensors,
+        )
+    except UserError as error:
+        raise UserError(f"holds what this version cannot take: {error}") from None
+    for name, tensor in contents.weights.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"holds values of {name} that are not finite: train it again")
+    return contents
 
 
 @contextmanager
@@ -167,83 +237,4 @@ def _serialise(contents: ModelFile) -> tuple[str, bytes]:
     except (TypeError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise ModelFileError(f"its contents do not fit the format: {error}") from None
     digest = sha256(blob)
-    return digest, _replace_digest(blob, NO_DIGEST, digest)
-
-
-def _replace_digest(blob: bytes, old: str, new: str) -> bytes:
-    # Backslashes, because the record is a JSON text inside the header's JSON.
-    field = rf"\"digest\":\"{old}\"".encode(errors="replace")
-    if blob.count(field) != 1:
-        raise ModelFileError(f"must hold its digest exactly once: {DAMAGED}")
-    return blob.replace(field, rf"\"digest\":\"{new}\"".encode())
-
-
-def _parse(blob: bytes) -> ModelFile:
-    end, header = _parse_header(blob)
-    record = _parse_record(header.pop("__metadata__", None))
-    try:
-        size = end + max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
-        raise ModelFileError(f"is damaged: its table of tensors is; {DAMAGED}") from None
-    if len(blob) < size:
-        raise ModelFileError(f"is truncated: {len(blob)} of {size} bytes are there; {DAMAGED}")
-    if len(blob) > size:
-        raise ModelFileError(f"has {len(blob) - size} bytes after its end: {DAMAGED}")
-    if record["digest"] != sha256(_replace_digest(blob, str(record["digest"]), NO_DIGEST)):
-        raise ModelFileError(f"is damaged: its contents do not match its digest; {DAMAGED}")
-    try:
-        return ModelFile(
-            config=ResNetConfig(**record["config"]),
-            preprocess=Preprocess(**record["preprocess"]),
-            classes=tuple(record["classes"]),
-            scores=record["scores"],
-            recipe=record["recipe"],
-            data=record["data"],
-            weights=safetensors.torch.load(blob),
-        )
-    except (TypeError, UserError, safetensors.SafetensorError) as error:
-        raise ModelFileError(f"holds what this version cannot take: {error}") from None
-
-
-def _parse_header(blob: bytes) -> tuple[int, dict[str, Any]]:
-    """Return where the tensors start, and the header."""
-    if not blob:
-        raise ModelFileError(f"is empty: {DAMAGED}")
-    if blob[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
-        if blob.startswith((b"PK\x03\x04", b"\x80")):
-            raise ModelFileError(f"is a torch file, not a model file: {TAKE_WEIGHTS}")
-        raise ModelFileError(f"is not a safetensors file, or its start is damaged; {DAMAGED}")
-    end = LENGTH_BYTES + int.from_bytes(blob[:LENGTH_BYTES], "little")
-    if end > len(blob):
-        found = f"{len(blob)} bytes where the header alone ends at {end}"
-        raise ModelFileError(f"is truncated or damaged: {found}; {DAMAGED}")
-    header = _parse_json(blob[LENGTH_BYTES:end])
-    if not isinstance(header, dict):
-        raise ModelFileError(f"is damaged: its header is not a JSON table; {DAMAGED}")
-    return end, header
-
-
-def _parse_record(metadata: Any) -> dict[str, Any]:
-    if not isinstance(metadata, dict) or KEY not in metadata:
-        kind = "it is a plain safetensors file (or damaged)"
-        raise ModelFileError(f"has no {KEY!r} entry: {kind}; {TAKE_WEIGHTS}")
-    record = _parse_json(metadata[KEY])
-    if not isinstance(record, dict) or len(metadata) != 1:
-        raise ModelFileError(f"is damaged: its {KEY!r} entry is not one JSON record; {DAMAGED}")
-    version = record.get("format")
-    if isinstance(version, int) and version > FORMAT:
-        readable = f"this version reads up to {FORMAT}"
-        raise ModelFileError(f"has format {version}, {readable}: upgrade resnets")
-    missing = [name for name in FIELDS if name not in record]
-    if missing or version != FORMAT:
-        what = f"lacks {', '.join(missing)}" if missing else f"has the unknown format {version!r}"
-        raise ModelFileError(f"{what}: it is damaged or was not written by resnets")
-    return record
-
-
-def _parse_json(text: Any) -> Any:
-    """Return the value of a JSON text, or None."""
-    try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError):
-        return None
+    return digest, replace_digest(blob, NO_DIGEST, digest)

@@ -21,7 +21,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from resnets.arguments import checked
-from resnets.data.decode import DecodeError, decode, from_picture
+from resnets.data.decode import DecodeError, decode, from_array, from_picture
+from resnets.data.file_limits import MAX_PIXELS
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile, read_model
 from resnets.inference.tta import with_tta
@@ -61,6 +62,7 @@ class Predictor:
     Args:
         model: Path of a model file, a run folder, or the contents of a model file.
         device: Where to compute, such as "cpu" or "cuda:0".
+        max_pixels: Most pixels of an image; larger JPEGs are decoded at a part of their size.
 
     Raises:
         ModelFileError: The model file cannot be used.
@@ -69,11 +71,16 @@ class Predictor:
 
     @checked()
     def __init__(
-        self, model: str | Path | ModelFile, *, device: str | torch.device = "cpu"
+        self,
+        model: str | Path | ModelFile,
+        *,
+        device: str | torch.device = "cpu",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         contents = model if isinstance(model, ModelFile) else read_model(model)
         self.classes = contents.classes
         self.preprocess = contents.preprocess
+        self.max_pixels = max_pixels
         network = contents.build()
         try:
             self.device = torch.device(device)
@@ -103,7 +110,8 @@ class Predictor:
         Args:
             sources: One image or several. An image is a path, the bytes of a file, a Pillow image,
                 or a uint8 array H W or H W C with 1 (grey), 3 (red, green, blue) or 4 (and alpha)
-                channels.
+                channels. A model of wide pixels also takes arrays of other numbers with 1 or 3
+                channels, in the scale of its training images.
             top: How many of the most probable classes to return; at most all of them.
             batch_size: Images computed at a time, which bounds the memory.
 
@@ -148,12 +156,19 @@ class Predictor:
 
     def _read(self, source: Source) -> Pixels | str:
         """Return the pixels that the network takes, H W C, or why there are none."""
-        channels = self.preprocess.channels
+        channels, pixel_range = self.preprocess.channels, self.preprocess.pixel_range
         try:
             if isinstance(source, (str, PathLike, bytes)):
-                image = decode(os.fspath(source), channels=channels)
+                image = decode(
+                    os.fspath(source),
+                    channels=channels,
+                    pixel_range=pixel_range,
+                    max_pixels=self.max_pixels,
+                )
+            elif pixel_range and isinstance(source, np.ndarray) and source.dtype != np.uint8:
+                image = from_array(source, channels=channels, pixel_range=pixel_range)
             else:
-                image = from_picture(_picture(source), channels=channels)
+                image = from_picture(_picture(source), channels=channels, pixel_range=pixel_range)
             return self.preprocess.resize(image)
         except UserError as error:
             return error.reason if isinstance(error, DecodeError) else str(error)

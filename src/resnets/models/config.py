@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-from resnets.errors import UserError, unknown
+from resnets.errors import UserError, shown, unknown
 
 CHOICES = {
     "block": ("basic", "bottleneck"),
@@ -20,6 +20,17 @@ CHOICES = {
     "residual_init": ("default", "zero", "scalar", "fixup"),
     "init": ("fan_out", "fan_in", "dirac", "orthogonal"),
 }
+# What a network may cost. The largest of the table have 16 times fewer blocks and 11 times fewer
+# parameters. A value beyond them is a mistake, or an attack by a file, and is refused before memory
+# is spent on it.
+MAX_STAGES = 16
+MAX_BLOCKS = 10_000
+MAX_CHANNELS = 2**20
+MAX_PARAMETERS = 2**31
+# Numbers in the largest map of one image, and its multiply-accumulates: those of a network ten
+# times as wide as ResNet-28 (wrn28_10) at 1,024 pixels fit.
+MAX_ACTIVATIONS = 2**28
+MAX_MACS = 2**44
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,8 @@ class ResNetConfig:
         output_stride: 8, 16 or 32: later strides become dilation; None leaves them as they are.
 
     Raises:
-        UserError: A value is outside its range, or two fields contradict each other.
+        UserError: A value is outside its range, two fields contradict each other, or the network
+            is too large to be meant.
     """
 
     depths: tuple[int, ...]
@@ -95,7 +107,7 @@ class ResNetConfig:
         for name, choices in CHOICES.items():
             given = getattr(self, name)
             if not isinstance(given, str) or given not in choices:
-                raise unknown(name, str(given), choices)
+                raise unknown(name, given, choices)
         for name in ("num_classes", "in_channels", "groups", "group_width"):
             _count(name, getattr(self, name))
         for name in ("se", "drop_path", "dropout"):
@@ -108,8 +120,10 @@ class ResNetConfig:
             value = getattr(self, name)
             whole = isinstance(value, int | None) and not isinstance(value, bool)
             if not whole or value not in numbers:
-                raise UserError(f"{name} = {value!r}: allowed are {', '.join(map(str, numbers))}")
-        for message in _contradictions(self):
+                raise UserError(
+                    f"{name} = {shown(value)}: allowed are {', '.join(map(str, numbers))}"
+                )
+        for message in (*_too_large(self), *_contradictions(self)):
             raise UserError(message)
 
     @property
@@ -144,8 +158,66 @@ class ResNetConfig:
         """Input pixels per pixel of the last map without `output_stride`."""
         return self.stem_stride * self.first_stride << (len(self.depths) - 1)
 
+    def check_input_size(self, size: int) -> None:
+        """Raise UserError if images of size x size pixels would cost more than can be meant."""
+        if size < 1:
+            return
+        largest = max(
+            self.in_channels * size**2,
+            self.stem_channels * (size // min(self.stem_stride, 2)) ** 2,
+        )
+        macs, stride, limit = 0, self.stem_stride, self.output_stride or self.natural_stride
+        for stage, parameters in enumerate(_stage_parameters(self)):
+            step = self.first_stride if stage == 0 else 2
+            stride *= step if stride * step <= limit else 1
+            pixels = (-(-size // stride)) ** 2
+            largest = max(largest, pixels * self.widths[stage] * self.expansion)
+            macs += pixels * parameters
+        for what, number, most in (
+            ("numbers in a map", largest, MAX_ACTIVATIONS),
+            ("multiply-accumulates", macs, MAX_MACS),
+        ):
+            if number > most:
+                raise UserError(
+                    f"an input of {size} x {size} pixels costs this network {number:.3g} {what} an "
+                    f"image; at most {most:.3g} are allowed; take a smaller size"
+                )
+
 
 FIELDS = tuple(field.name for field in fields(ResNetConfig))
+
+
+def _too_large(c: ResNetConfig) -> Iterator[str]:
+    """Yield a message for each limit on the cost of a network that is passed."""
+    if sum(c.depths) > MAX_BLOCKS:
+        yield f"depths = {c.depths}: at most {MAX_BLOCKS:,} blocks are allowed"
+    if len(c.depths) != len(c.widths):
+        return  # a contradiction
+    head = c.widths[-1] * c.expansion * c.num_classes
+    stem = 49 * c.in_channels * c.stem_channels + 18 * c.stem_channels**2
+    number = sum(_stage_parameters(c)) + head + stem
+    if number > MAX_PARAMETERS:
+        yield (
+            f"the network has about {number:.3g} parameters: at most {MAX_PARAMETERS:.3g} are "
+            "allowed; take smaller widths or fewer blocks"
+        )
+
+
+def _stage_parameters(c: ResNetConfig) -> Iterator[int]:
+    """Yield about how many weights the convolutions of each stage have, by arithmetic alone."""
+    before = c.stem_channels
+    for depth, width in zip(c.depths, c.widths, strict=True):
+        out = width * c.expansion
+        if c.block == "basic":
+            first, later = 9 * width * (before + width), 18 * width**2
+        else:
+            inner = int(width * c.group_width / 64) * c.groups
+            middle = 9 * inner**2 // c.groups
+            first, later = middle + inner * (before + out), middle + 2 * inner * out
+        shortcut = 0 if c.shortcut in ("none", "pad", "gate", "dropout") else before * out
+        every = (out**2 if c.shortcut == "conv_all" else 0) + int(2 * c.se * out**2)
+        yield first + shortcut + (depth - 1) * later + depth * every
+        before = out
 
 
 def _contradictions(c: ResNetConfig) -> Iterator[str]:
@@ -222,16 +294,20 @@ def _pooling_contradictions(c: ResNetConfig) -> Iterator[str]:
         yield f"{what} has no effect: the network never subsamples; leave it out"
 
 
-def _count(name: str, value: object) -> None:
+def _count(name: str, value: object, most: int = MAX_CHANNELS) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{name} = {value!r}: must be a whole number of at least 1")
+        raise UserError(f"{name} = {shown(value)}: must be a whole number of at least 1")
+    if value > most:
+        raise UserError(f"{name} = {shown(value)}: at most {most:,} is allowed")
 
 
 def _counts(name: str, values: object) -> tuple[int, ...]:
     if not isinstance(values, list | tuple) or not values:
         raise UserError(
-            f"{name} = {values!r}: must be whole numbers, one a stage, such as (2, 2, 2, 2)"
+            f"{name} = {shown(values)}: must be whole numbers, one a stage, such as (2, 2, 2, 2)"
         )
+    if len(values) > MAX_STAGES:
+        raise UserError(f"{name} has {len(values):,} stages: at most {MAX_STAGES} are allowed")
     for value in values:
         _count(name, value)
     return tuple(values)
@@ -241,5 +317,5 @@ def _real(name: str, value: Any, upper: str) -> float:
     """Return a number in [0, `upper`, which is "1)" without the end or "1]" with it."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and (0 <= value < 1 or (value == 1 and upper == "1]"))):
-        raise UserError(f"{name} = {value!r}: must be a number in [0, {upper}")
+        raise UserError(f"{name} = {shown(value)}: must be a number in [0, {upper}")
     return float(value)

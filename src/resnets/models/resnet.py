@@ -162,6 +162,26 @@ class ResNet(nn.Module):
         return x
 
 
+def meta_state(config: ResNetConfig) -> dict[str, Tensor]:
+    """Return the state dict that a network of this config has, on the meta device.
+
+    Learned tensors are `nn.Parameter`s. All blocks of a stage but the first have the same tensors,
+    so one of them is built for all: the cost does not depend on the depth.
+    """
+    few = dataclasses.replace(config, depths=tuple(min(depth, 2) for depth in config.depths))
+    with torch.device("meta"):  # names and shapes only: no computation, no random numbers
+        built = ResNet(few).state_dict(keep_vars=True)
+    state: dict[str, Tensor] = {}
+    for name, tensor in built.items():
+        stage, _, inner = name.partition(".1.")
+        if stage.startswith("layer") and "." not in stage:
+            depth = config.depths[int(stage.removeprefix("layer")) - 1]
+            state |= {f"{stage}.{position}.{inner}": tensor for position in range(1, depth)}
+        else:
+            state[name] = tensor
+    return state
+
+
 def stem_convolutions(config: ResNetConfig) -> nn.Module:
     """Return what precedes the first norm: N C H W -> N C1 H/2 W/2, small and whitened N C1 H W."""
     width = config.stem_channels

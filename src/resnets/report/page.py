@@ -71,9 +71,10 @@ class ReportRecord:
 
     `split` is "test" or "validation", and `scores` is `Scores.to_dict()`. By `model_file` a reader
     of the page finds the model. An evaluation has no `training`; its `source` is what it scored,
-    such as "the whole of photos", and its model was `trained_on` the data of that name. `history`
-    has the run's metrics, and `samples` are training images as the network sees them, with their
-    classes. The most confident `mistakes` come first. `cautions` belong next to the scores.
+    such as "the whole of photos", and its model was `trained_on` the data of that name.
+    `wide_pixels` is their scale, as "0..4,095 -> 0..255", if there are any. `history` has the run's
+    metrics, and `samples` are training images as the network sees them, with their classes. The
+    most confident `mistakes` come first. `cautions` belong next to the scores.
     """
 
     model: str
@@ -85,6 +86,7 @@ class ReportRecord:
     training: TrainingRecord | None = None
     source: str = ""
     trained_on: str = ""
+    wide_pixels: str = ""
     history: Sequence[Mapping[str, Any]] = ()
     samples: "Sequence[tuple[np.ndarray, str]]" = ()
     mistakes: Sequence[Mistake] = ()

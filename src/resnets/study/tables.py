@@ -6,16 +6,18 @@ block, ...) and the result (`value`, `status`). Floats have all digits: equal bi
 
 import csv
 import io
-import json
 import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from resnets.errors import UserError
-from resnets.fileio import write_atomic
+import msgspec
+
+from resnets.errors import UserError, shown, unknown
+from resnets.fileio import open_file, write_atomic
+from resnets.parsing import MAX_BYTES, MAX_DIGITS, convert, read_json
 
 # `x` is whatever else a curve runs over (a path length, a direction, the cosine of two inputs),
 # named by `metric`; `status` is empty, or says why `value` is.
@@ -31,6 +33,29 @@ PROBE = "probe_"
 ACROSS, AGAINST = "across", "-against-"
 
 Row = dict[str, Any]
+
+
+class PlanGroup(msgspec.Struct, frozen=True):
+    """Networks of a plan that are trained alike."""
+
+    depths: Annotated[list[int], msgspec.Meta(min_length=1)]
+
+
+class PlanSetup(msgspec.Struct, frozen=True):
+    """The images of a plan, and the recipe: its fields, flat or in groups."""
+
+    data: str
+    side: int
+    recipe: dict[str, Any]
+
+
+class PlanRecord(msgspec.Struct, frozen=True):
+    """What a report reads of plan.json."""
+
+    name: str
+    setup: PlanSetup
+    groups: Annotated[list[PlanGroup], msgspec.Meta(min_length=1)]
+    rates: list[float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +79,9 @@ class Tables:
         for path in paths:
             try:
                 tables[path.stem] = read_table(path)
-            except (TypeError, ValueError) as error:
+            except (ValueError, csv.Error) as error:
                 raise UserError(f"{path}: is not a table of a study ({error})") from None
-        plan = folder / "data" / "plan.json"
-        return cls(folder, tables, json.loads(plan.read_text("utf-8")) if plan.exists() else {})
+        return cls(folder, tables, read_plan(folder / "data" / "plan.json"))
 
     @property
     def deepest(self) -> int | None:
@@ -80,6 +104,15 @@ class Tables:
             if name.startswith(start) and rows
         ]
         return {name: rows for *_, name, rows in sorted(found, key=lambda item: item[:3])}
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """Return the content of plan.json, which is empty where there is none."""
+    if not path.exists():
+        return {}
+    content = read_json(path, dict[str, Any], name=str(path))
+    convert(content, PlanRecord, name=str(path))
+    return content
 
 
 def probe_path(out: Path, table: str, network: str) -> Path:
@@ -105,12 +138,36 @@ def write_table(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_table(path: Path) -> list[Row]:
-    """Read a table: whole numbers as int, others as float, text as str, without empty columns."""
-    with path.open(encoding="utf-8", newline="") as lines:
-        return [
-            {name: _value(name, cell) for name, cell in row.items() if cell != ""}
-            for row in csv.DictReader(lines)
-        ]
+    """Read a table: whole numbers as int, others as float, text as str, without empty columns.
+
+    Raises:
+        ValueError: It is no table of a study: another column, a row of another length, a cell that
+            is no number, a row that does not say what it measures.
+    """
+    with open_file(path) as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it has more than the {MAX_BYTES:,} bytes that are read")
+    lines = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
+    columns = next(lines, [])
+    for name in columns:
+        if name not in COLUMNS:
+            raise unknown("column", name, COLUMNS)
+    if "metric" not in columns or len(set(columns)) < len(columns):
+        raise ValueError(f"its first line must name columns, each once: {', '.join(COLUMNS)}")
+    rows = []
+    for cells in filter(None, lines):  # the reader returns nothing for an empty line
+        if len(cells) != len(columns):
+            raise ValueError(f"line {lines.line_num} has {len(cells)} cells, not {len(columns)}")
+        try:
+            pairs = zip(columns, cells, strict=True)
+            row = {name: _value(name, cell) for name, cell in pairs if cell != ""}
+        except ValueError as error:
+            raise ValueError(f"line {lines.line_num}: {error}") from None
+        if "metric" not in row:
+            raise ValueError(f"line {lines.line_num} names no metric")
+        rows.append(row)
+    return rows
 
 
 def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
@@ -135,4 +192,10 @@ def median_by(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], float
 def _value(name: str, cell: str) -> Any:
     if name in TEXTS:
         return cell
-    return int(cell) if name in WHOLE else float(cell)
+    if len(cell) > MAX_DIGITS + 10 or not cell.isascii():
+        raise ValueError(f"{name} = {shown(cell)} is not a number")
+    if name in WHOLE:
+        return int(cell)
+    if not math.isfinite(value := float(cell)):
+        raise ValueError(f"{name} = {cell} is not finite")
+    return value

@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from resnets.data import Split
 from resnets.errors import UserError
 from resnets.evaluation.metrics import MetricAccumulator
+from resnets.parsing import parse_json
 from resnets.training.signals import Interrupted, SignalHandler
 
 if TYPE_CHECKING:  # a torch without it trains in one process
@@ -283,7 +284,9 @@ def _meet(store: "Store", *, rank: int, world_size: int) -> str:
                 store.set(f"{offer}/{rank}", mine)
                 answered = offer
             words = f"{offer}/words"
-            if store.check([words]) and mine in json.loads(store.get(words)):
+            if store.check([words]) and mine in parse_json(
+                store.get(words), list[str], name="rendezvous"
+            ):
                 return offer
         time.sleep(0.02)
     raise UserError(f"rank {rank}: the other ranks did not connect; did every machine start?")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnets.errors import UserError, unknown
-from resnets.fileio import read_toml
+from resnets.parsing import read_toml
 from resnets.training.recipe import Recipe
 
 RECIPES = {path.stem: path for path in sorted(Path(__file__).parents[1].glob("recipes/*.toml"))}

@@ -4,17 +4,21 @@ Legend: N images in a batch, C channels, H W pixels, K classes.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import SGD
 from torch.optim.swa_utils import AveragedModel
 
 from resnets.data.loader import Batch
 from resnets.device import FORMATS, autocast, place
+from resnets.errors import UserError
 from resnets.models.resnet import ResNet
+from resnets.parsing import convert
 from resnets.training.checkpoint import Checkpoint
 from resnets.training.distributed import SINGLE_PROCESS, DistContext
 from resnets.training.optimizer import (
@@ -26,11 +30,37 @@ from resnets.training.optimizer import (
 )
 from resnets.training.recipe import Recipe
 from resnets.training.run_dir import RunDir
+from resnets.training.run_records import Count
 
 # Share of the input side while progressive resizing is on.
 SMALLER = 3 / 4
 
-_SCALARS = ("step", "validated", "best_score", "best_step", "validations_since_best", "replaced")
+# Tensors that an optimizer keeps for each parameter that it has trained.
+_SLOTS: Mapping[str, tuple[str, ...]] = {
+    "AdamW": ("step", "exp_avg", "exp_avg_sq"),
+    "Muon": ("momentum_buffer",),
+    "SGD": ("momentum_buffer",),
+}
+
+
+class StateScalars(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The scalars of a state's checkpoint: fields of `TrainState`, and the state of its scaler."""
+
+    step: Count
+    validated: Count
+    best_score: float
+    best_step: Count
+    validations_since_best: Count
+    replaced: Count
+    scaler: dict[str, int | float]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "StateScalars":
+        """Return those of a checkpoint; raise UserError if one is missing, foreign or wrong."""
+        return convert(checkpoint.scalars, cls, name=checkpoint.source)
+
+
+_SCALARS = [name for name in StateScalars.__struct_fields__ if name != "scaler"]
 
 
 @dataclass(eq=False)
@@ -41,6 +71,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None  # exponential moving average of the weights
     scaler: torch.amp.GradScaler  # does nothing but for fp16
+    head_first: bool = False  # whether the head alone is trained at first
     step: int = 0  # optimizer steps taken
     validated: int = 0  # step of the last validation; one that was interrupted is done again
     best_score: float = -1.0  # best top-1 accuracy of a validation
@@ -56,7 +87,9 @@ class TrainState:
         optimizer = make_optimizer(model, recipe)
         average = make_average(model, recipe.optimizer.ema)
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.runtime.precision == "fp16")
-        return cls(model, optimizer, average, scaler)
+        return cls(
+            model, optimizer, average, scaler, head_first=recipe.schedule.freeze_backbone > 0
+        )
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -100,7 +133,13 @@ class TrainState:
         return Checkpoint(tensors, scalars | {"scaler": self.scaler.state_dict()})
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over what `checkpoint` returned."""
+        """Take over what `checkpoint` returned.
+
+        Raises:
+            UserError: A tensor or scalar is missing, foreign, of another size, or not finite.
+        """
+        scalars = StateScalars.of(checkpoint)
+        self._check_fit(checkpoint, scalars)
 
         def group(prefix: str) -> dict[str, Tensor]:
             found = checkpoint.tensors.items()
@@ -118,9 +157,55 @@ class TrainState:
                 tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
             slots.setdefault(int(index), {})[slot] = tensor
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
-        self.scaler.load_state_dict(checkpoint.scalars["scaler"])
+        self.scaler.load_state_dict(scalars.scaler)
         for name in _SCALARS:
-            setattr(self, name, checkpoint.scalars[name])
+            setattr(self, name, getattr(scalars, name))
+
+    def _check_fit(self, checkpoint: Checkpoint, scalars: StateScalars) -> None:
+        """Raise UserError if a checkpoint is not one of this network and optimizer."""
+        needed, found = self._expected_tensors(checkpoint, scalars.step), checkpoint.tensors
+        problems = [f"lacks {name}" for name in needed if name not in found]
+        problems += [f"has the foreign {name[:80]}" for name in found if name not in needed]
+        for name in sorted(needed.keys() & found.keys()):
+            theirs, ours = ((t[name].dtype, tuple(t[name].shape)) for t in (found, needed))
+            if theirs != ours:
+                problems.append(f"{name} is {theirs} where this run has {ours}")
+            elif not torch.isfinite(found[name]).all():
+                problems.append(f"{name} holds values that are not finite")
+        if scalars.scaler.keys() != self.scaler.state_dict().keys():
+            problems.append("the state of its gradient scaler is not that of this precision")
+        if problems:
+            more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+            raise UserError(
+                f"{checkpoint.source} does not fit this run: {problems[0]}{more}; remove it to "
+                "resume from the one before it, or start a new run"
+            )
+
+    def _expected_tensors(self, checkpoint: Checkpoint, step: int) -> dict[str, Tensor]:
+        """Return tensors of the names, types and shapes that a checkpoint after `step` has."""
+        needed = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.average is not None:
+            average = self.average.state_dict()
+            needed |= {f"average.{name}": tensor for name, tensor in average.items()}
+        slots = _SLOTS[type(self.optimizer).__name__]
+        if not step or (
+            isinstance(self.optimizer, SGD) and not self.optimizer.defaults["momentum"]
+        ):
+            slots = ()
+        head = {id(parameter) for parameter in self.model.fc.parameters()}
+        parameters = [p for some in self.optimizer.param_groups for p in some["params"]]
+        all_trained = not self.head_first or any(
+            f"optimizer.{index}.{slot}" in checkpoint.tensors
+            for index, parameter in enumerate(parameters)
+            for slot in slots
+            if id(parameter) not in head
+        )
+        for index, parameter in enumerate(parameters):
+            if all_trained or id(parameter) in head:
+                for slot in slots:
+                    kept = torch.zeros(()) if slot == "step" else parameter
+                    needed[f"optimizer.{index}.{slot}"] = kept
+        return needed
 
 
 def train_step(

@@ -20,9 +20,17 @@ from torch import nn
 
 from resnets.config_fields import Rule
 from resnets.data import NAMES, DataSet, open_data
-from resnets.data.dataset import Splits, content_digest, fingerprint, make_splits, notices_of
+from resnets.data.dataset import (
+    Splits,
+    content_digest,
+    describe_classes,
+    fingerprint,
+    make_splits,
+    notices_of,
+)
 from resnets.data.loader import Batch, EvalLoader, TrainLoader, channel_statistics
 from resnets.data.transforms import Preprocess
+from resnets.data.wide_pixels import described
 from resnets.data.workers import usable_cpus
 from resnets.device import (
     autocast,
@@ -38,6 +46,7 @@ from resnets.inference.model_file import ModelFile, read_model, save_model
 from resnets.models.layers import Whitening
 from resnets.models.registry import create_model
 from resnets.models.resnet import ResNet
+from resnets.parsing import convert
 from resnets.report.page import Mistake, ReportRecord, TrainingRecord, missing_charts, write_report
 from resnets.training.auto_config import (
     DataFacts,
@@ -55,7 +64,10 @@ from resnets.training.profiler import Clock, ProfileContext, Profiler
 from resnets.training.recipe import Recipe, fields_with
 from resnets.training.reproducibility import (
     RunFingerprint,
+    check_best,
+    check_same_run,
     check_unchanged,
+    finished_error,
     reproducibility_caveats,
     update_run_config,
 )
@@ -63,7 +75,7 @@ from resnets.training.run_dir import MODEL_FILE, RunDir
 from resnets.training.signals import Interrupted, SignalHandler
 from resnets.training.step_metrics import NotFiniteError, StepMetrics, check_finite
 from resnets.training.sync_batchnorm import convert_sync_batchnorm
-from resnets.training.train_step import TrainState, train_step
+from resnets.training.train_step import StateScalars, TrainState, train_step
 
 Log = Callable[[Mapping[str, Any]], None]
 
@@ -204,7 +216,8 @@ class Trainer:
         facts = DataFacts.of(splits, num_classes=len(dataset.classes))
         notice(
             f"{dataset.name}: {facts.num_train:,} training, {facts.num_val:,} validation and "
-            f"{facts.num_test:,} test images of {facts.num_classes} classes; measuring this machine"
+            f"{facts.num_test:,} test images; in training "
+            f"{describe_classes(dataset.classes, splits.train.targets)}; measuring this machine"
         )
         ranks = dist.world_size
         config = dist.on_rank_zero(
@@ -301,17 +314,19 @@ class Trainer:
             def lock_and_read() -> RunFingerprint:
                 resources.enter_context(run_dir.lock())
                 if (run_dir.path / "scores.json").is_file():
-                    raise UserError(
-                        f"--resume {run_dir.path}: this run is finished; use its {MODEL_FILE}"
-                    )
-                return RunFingerprint.stored(run_dir)
+                    raise finished_error(run_dir, changes or {})
+                return RunFingerprint.stored(run_dir, force=force)
 
             before = dist.on_rank_zero(lock_and_read)
             recipe, stored = before.recipe.override(**changes or {}), before.data
             if recipe.runtime.threads:
                 torch.set_num_threads(recipe.runtime.threads)
             dataset, splits, found = _open_data(
-                stored["data"], recipe, dist, held_out=stored["held_out"]
+                stored["data"],
+                recipe,
+                dist,
+                held_out=stored["held_out"],
+                preprocess=Preprocess(**stored["preprocess"]),
             )
             if verify and "content" not in stored:
                 raise UserError(f"--verify {run_dir.path}: the run was not started with --verify")
@@ -347,11 +362,28 @@ class Trainer:
             self.notify(f"skipped: {text}")
         step, validated, which = 0, 0, "there is no checkpoint yet"
         if checkpoint is not None:
-            step, validated = checkpoint.scalars["step"], checkpoint.scalars["validated"]
             which = "the newest valid checkpoint" if damaged else "the newest checkpoint"
+            scalars, last = StateScalars.of(checkpoint), self.recipe.schedule.steps
+            if last is not None and max(scalars.step, scalars.best_step) > last:
+                raise UserError(f"{checkpoint.source}: it is beyond the last step, {last:,}")
+            changed += check_same_run(checkpoint, run_dir=run_dir, force=force)
+            checkpoint, lost, notices = check_best(checkpoint, run_dir=run_dir, force=force)
+            changed += lost
+            for text in notices:
+                self.notify(text)
+            step, validated = checkpoint.scalars["step"], checkpoint.scalars["validated"]
+        elif damaged:
+            if not force:
+                raise UserError(
+                    f"--resume {run_dir.path}: all {len(damaged)} checkpoints are damaged; restore "
+                    "one, or add --force to start again at step 0"
+                )
+            which = "all checkpoints are damaged"
         self.notify(f"resuming {run_dir.path} at step {step}: {which}")
         update_run_config(run_dir, before, after, changed=changed, step=step)
-        run_dir.forget_after(step, validated=validated)
+        if dropped := run_dir.forget_after(step, validated=validated):
+            lines = "lines" if dropped > 1 else "line"
+            self.notify(f"left out {dropped} damaged {lines} of metrics.jsonl")
         return checkpoint
 
     # Fit
@@ -623,6 +655,7 @@ class Trainer:
             training=training,
             history=self.run_dir.history(),
             samples=self._samples(),
+            wide_pixels=described(self.preprocess.pixel_range),
             mistakes=[Mistake(**row) for row in mistakes.worst()],
             notices=self.notices,
             cautions=self.cautions,
@@ -672,6 +705,7 @@ class Trainer:
             weights=weights,
             **{name: value for name, value in extra.items() if value},
         )
+        model.config.check_input_size(self.preprocess.size)
         if weights is not None:
             # Equally many classes need not be the same classes: fine-tuning has its own head.
             model.reset_classifier(num_classes)
@@ -688,11 +722,15 @@ class Trainer:
     def _preprocess(self, stored: Mapping[str, Any] | None) -> Preprocess:
         """Return the preprocessing, with mean and deviation of the training images."""
         if stored is not None:
-            return Preprocess(**stored)
+            return convert(stored, Preprocess, name="preprocess in data.json")
         model, train, tta = self.recipe.model, self.splits.train, self.recipe.evaluation.tta
         assert model.size is not None, "resolve the recipe first"
         plain = Preprocess(
-            size=model.size, channels=train.channels, resize_mode=model.resize_mode, tta=tta
+            size=model.size,
+            channels=train.channels,
+            resize_mode=model.resize_mode,
+            tta=tta,
+            pixel_range=train.pixel_range,
         )
         mean, std = channel_statistics(train, plain)
         return replace(plain, mean=mean, std=std)
@@ -775,11 +813,16 @@ def splits_for(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None 
 
 
 def _open_data(
-    data: str | Path, recipe: Recipe, dist: DistContext, *, held_out: Sequence[str] | None = None
+    data: str | Path,
+    recipe: Recipe,
+    dist: DistContext,
+    *,
+    held_out: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
 ) -> tuple[DataSet, Splits, dict[str, Any]]:
     """Return the data, its splits, and what is recorded of them: all ranks must find the same."""
     with dist.local_rank_zero_first():
-        dataset = open_data(data, recipe.source)
+        dataset = open_data(data, recipe.source, preprocess=preprocess)
     splits = splits_for(dataset, recipe, held_out=held_out)
     mark, classes = fingerprint(dataset), list(dataset.classes)
     dist.check_equal(str(data), mark)

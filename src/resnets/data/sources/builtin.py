@@ -19,7 +19,7 @@ from resnets.data.file_store import Array
 from resnets.data.sources.listing import SourceListing
 from resnets.data.sources.npz import list_arrays, read_npz
 from resnets.errors import UserError
-from resnets.fileio import cache_dir
+from resnets.fileio import cache_dir, open_file
 
 EMBEDDED = "fashion-mini"
 SYSTEM_FOLDERS = (Path("/usr/share/datasets"),)
@@ -40,6 +40,8 @@ _CIFAR = {
     "cifar10": ("CIFAR10", "cifar-10-batches-py"),
     "cifar100": ("CIFAR100", "cifar-100-python"),
 }
+# Bytes of an unpacked IDX file: 60,000 images of 28 x 28 pixels take 47 million.
+MAX_IDX = 2**26
 NAMES = (EMBEDDED, *_IDX, *_CIFAR)
 
 
@@ -77,12 +79,16 @@ def _read_idx(folder: Path, stem: str) -> Array:
     if path is None:
         raise UserError(f"{folder} lacks {stem}-ubyte.gz; remove the folder to download it again")
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        shape = np.frombuffer(content, ">i4", content[3], offset=4)
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
-    except (OSError, EOFError, zlib.error, IndexError, ValueError) as error:
+        with open_file(path) as file:
+            unpacked = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+            content = unpacked.read(MAX_IDX + 1)
+        num_dimensions = 3 if "images" in stem else 1
+        begin = 4 + 4 * num_dimensions
+        if content[:4] != bytes((0, 0, 8, num_dimensions)) or len(content) > MAX_IDX:
+            raise ValueError("it is no such IDX file")
+        shape = np.frombuffer(content, ">i4", num_dimensions, offset=4)
+        return np.frombuffer(content, np.uint8, offset=begin).reshape(shape)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it and try again") from error
 
 
@@ -94,7 +100,8 @@ def _read_cifar(name: str) -> dict[str, Array]:
     for split in ("train", "test"):
         try:
             images = _torchvision(kind)(cache_dir(), train=split == "train")
-        except RuntimeError as error:  # torchvision compares the md5 of every file
+        # Torchvision compares the md5 of every file before it is unpickled.
+        except (RuntimeError, OSError) as error:
             raise UserError(f"{cache_dir() / made} is damaged; remove it and try again") from error
         arrays[f"x_{split}"] = images.data
         arrays[f"y_{split}"] = np.array(images.targets)

@@ -1,23 +1,36 @@
 """Provide `open_data`, which detects the kind of a source and opens it as a `DataSet`."""
 
-import os
+import re
+import stat
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 import numpy as np
 
 from resnets.data.dataset import DataSet
 from resnets.data.sources.builtin import NAMES, read_named
+from resnets.data.sources.file_tree import FolderScan, is_run, joined
 from resnets.data.sources.header_cache import read_splits
-from resnets.data.sources.image_folder import is_run, read_folder, scan
-from resnets.data.sources.listing import SourceListing, shortened
-from resnets.data.sources.manifest import read_manifest
+from resnets.data.sources.image_folder import ARCHIVES, read_folder
+from resnets.data.sources.listing import SourceListing, printable, shortened
+from resnets.data.sources.manifest import read_manifest, read_metadata
 from resnets.data.sources.npz import read_npz
 from resnets.data.sources.parquet import read_parquet
+from resnets.data.sources.pixel_range import scaled, with_pixel_range
 from resnets.data.sources.source_config import SourceConfig
-from resnets.errors import UserError, unknown
-from resnets.fileio import expanded
+from resnets.data.sources.table_rows import SUFFIXES as TABLE_SUFFIXES
+from resnets.errors import UserError, public_name, unknown
+from resnets.fileio import SPECIAL_FILES, expanded
+
+if TYPE_CHECKING:
+    from resnets.data.transforms import Preprocess
+
+# What systems add to the name of a copy: "cat - Copy", "cat copy 2", "cat (1)".
+_COPY = re.compile(r"([\W_]+(copy|kopie|copie|copia)([\W_]*\d+[\W_]*)?|\s*\(\d+\))$")
 
 
 def open_data(
@@ -25,6 +38,7 @@ def open_data(
     config: SourceConfig | None = None,
     *,
     classes: Sequence[str] | None = None,
+    preprocess: "Preprocess | None" = None,
 ) -> DataSet:
     """Open a data set and read the headers of its images.
 
@@ -36,6 +50,8 @@ def open_data(
         classes: Classes of a model, for evaluation: targets are indices into these, and the set
             may lack some but has no others. None is for training: targets are indices into the
             set's own classes, at least two, each with images in the training split.
+        preprocess: That of a model or of an earlier run, whose scale of wide pixels (16-bit,
+            32-bit, float) holds. None without `classes` takes that of `config`.
 
     Returns:
         The data set.
@@ -45,13 +61,15 @@ def open_data(
             `config.max_corrupt` of its files are unreadable.
     """
     config = config or SourceConfig()
-    found = _find(data)
+    found = _find(data, config, classes)
     if classes is None:
         names, notices = _own_classes(found)
     else:
         _check_known(found, classes)
         names, notices = tuple(classes), []
-    listed, skipped, unread = read_splits(found, max_corrupt=config.max_corrupt)
+    listed, skipped, unread = read_splits(
+        found, max_corrupt=config.max_corrupt, max_pixels=config.max_pixels
+    )
     position = {name: index for index, name in enumerate(names)}
     # A class that is left out has no image.
     table = np.array([position.get(name, -1) for name in found.classes], np.int64)
@@ -66,16 +84,19 @@ def open_data(
         del splits[name]
     if not splits:
         raise UserError(f"no images in {data}")
-    return DataSet(
+    dataset = DataSet(
         name=found.name,
         classes=names,
         splits=splits,
         notices=(*found.notices, *notices, *unread),
         skipped=skipped,
     )
+    if preprocess is None and classes is None:
+        return with_pixel_range(dataset, config)
+    return scaled(dataset, None if preprocess is None else preprocess.pixel_range)
 
 
-def _find(data: str | Path) -> SourceListing:
+def _find(data: str | Path, config: SourceConfig, classes: Sequence[str] | None) -> SourceListing:
     """List the images of a source."""
     kinds = "a folder, a .csv or .jsonl manifest, an .npz or a .parquet file"
     allowed = f"expected {kinds}, or a name: {', '.join(NAMES)}"
@@ -83,34 +104,70 @@ def _find(data: str | Path) -> SourceListing:
         raise UserError(f"DATA is empty; {allowed}")
     path = expanded(data)
     if isinstance(data, str) and data in NAMES:
+        _refuse_columns(config, data)
         found = read_named(data)
         if path.exists():
             notice = f"{data} is the named set; for the folder of that name write ./{data}"
             return replace(found, notices=(*found.notices, notice))
         return found
-    if path.is_dir():
-        if is_run(path):
-            raise UserError(f"{path} is the folder of a run, not of data")
-        tree = scan(os.path.abspath(path))
-        tables = [path / other for other in tree.below("others") if other.endswith(".parquet")]
-        if tables and not tree.has_images():
-            return read_parquet(path, tables)
-        return read_folder(path, tree)
-    if not path.exists():
+    kind = _kind_of(path)
+    if kind == stat.S_IFDIR:
+        return _read_tree(path, config, classes)
+    if kind is None:
         if isinstance(data, Path) or "/" in data or "." in data:
-            raise UserError(f"{data} does not exist; {allowed.replace('a name', 'a named set')}")
+            shown = public_name(str(data))
+            raise UserError(f"{shown} does not exist; {allowed.replace('a name', 'a named set')}")
         error = unknown("data set", data, NAMES)
         raise UserError(f"{error}; there is no file or folder of that name")
+    if kind != stat.S_IFREG:
+        raise UserError(f"{path} is {SPECIAL_FILES.get(kind, 'a special file')}; {allowed}")
     match path.suffix.lower():
-        case ".csv" | ".jsonl":
-            return read_manifest(path)
+        case suffix if suffix in TABLE_SUFFIXES:
+            return read_manifest(path, config)
         case ".npz":
+            _refuse_columns(config, data)
             return read_npz(path)
         case ".parquet":
-            return read_parquet(path.parent, [path])
-        case ".zip" | ".tar" | ".gz" | ".tgz" | ".xz":
+            return read_parquet(path.parent, [path], config)
+        case suffix if suffix in ARCHIVES:
             raise UserError(f"{path} is an archive; unpack it and give the folder")
     raise UserError(f"{path} is not a data set; {allowed}")
+
+
+def _refuse_columns(config: SourceConfig, data: str | Path) -> None:
+    if config.columns is not None:
+        raise UserError(f"--columns {config.columns}: {data} is no table; leave the option out")
+
+
+def _kind_of(path: Path) -> int | None:
+    """Return the kind of a file, as in `stat`, or None where there is none."""
+    try:
+        return stat.S_IFMT(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # a circle of links, too long a name, a NUL, no access
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"DATA {printable(str(path))[:200]!r}: {reason}") from None
+
+
+def _read_tree(path: Path, config: SourceConfig, classes: Sequence[str] | None) -> SourceListing:
+    """List the images of a folder: of image files, or of parquet files where it has no others."""
+    if is_run(path):
+        raise UserError(f"{path} is the folder of a run, not of data")
+    scan = FolderScan(path)
+    if not scan.tree.has_images:
+        tables = [
+            path / joined(place, name)
+            for place, tree in scan.tree.walk()
+            for name in tree.others
+            if name.endswith(".parquet")
+        ]
+        if tables:
+            return read_parquet(path, tables, config)
+    if (listing := read_metadata(path, scan.tree, config)) is not None:
+        return listing
+    _refuse_columns(config, path)
+    return read_folder(scan, level=config.class_level, known=classes)
 
 
 def _own_classes(found: SourceListing) -> tuple[tuple[str, ...], list[str]]:
@@ -119,12 +176,12 @@ def _own_classes(found: SourceListing) -> tuple[tuple[str, ...], list[str]]:
     if training not in found.splits:
         raise UserError(
             f"{found.name} has no training split, only {', '.join(found.splits)}; "
-            "it can be evaluated, not trained on"
+            f"it can be evaluated, not trained on{''.join(f'; {n}' for n in found.notices[:2])}"
         )
     if found.empty:
         raise UserError(
-            f"class folders without images: {shortened(found.empty)}; "
-            "add images, or move the empty folders out of the data"
+            f"class folders without images: {shortened(found.empty)}; add images, move the empty "
+            "folders out of the data, or list the images in a manifest"
         )
     known = found.labels(training)
     notices: list[str] = []
@@ -138,6 +195,7 @@ def _own_classes(found: SourceListing) -> tuple[tuple[str, ...], list[str]]:
         if lacking := sorted(known - labels):
             notices.append(f"the split {split} has no images of: {shortened(lacking)}")
     names = tuple(name for name in found.classes if name in known)
+    notices += _alike_names(names)
     if unused := [name for name in found.classes if name not in known]:
         notices.append(f"classes without any image, left out: {shortened(unused)}")
     if len(names) == 1:
@@ -146,6 +204,19 @@ def _own_classes(found: SourceListing) -> tuple[tuple[str, ...], list[str]]:
             "If the classes are folders inside it, give that folder"
         )
     return names, notices
+
+
+def _alike_names(classes: Sequence[str]) -> list[str]:
+    """Return a notice on classes whose names look alike."""
+    spelt = defaultdict(list)
+    for name in classes:
+        folded = _COPY.sub("", normalize("NFKC", name).casefold())
+        spelt[re.sub(r"[\W_]+", "", folded) or folded].append(name)
+    alike = [" and ".join(map(repr, names)) for names in spelt.values() if len(names) > 1]
+    if not alike:
+        return []
+    names = shortened(alike)
+    return [f"classes whose names differ only in case, spaces, signs or marks of a copy: {names}"]
 
 
 def _check_known(found: SourceListing, classes: Sequence[str]) -> None:

@@ -15,8 +15,10 @@ import numpy as np
 
 from resnets.data.dataset import ImageFiles, Images, Split
 from resnets.data.decode import DecodeError, inspect
+from resnets.data.file_limits import MAX_PIXELS
 from resnets.data.file_store import Array, ImageStore, PackedStrings
 from resnets.data.sources.listing import SourceListing, SplitListing
+from resnets.data.wide_pixels import KINDS
 from resnets.errors import UserError
 from resnets.fileio import atomic_writer, cache_dir, sha256
 
@@ -29,7 +31,7 @@ _NUM_LISTED = 10
 
 
 def read_splits(
-    found: SourceListing, *, max_corrupt: float
+    found: SourceListing, *, max_corrupt: float, max_pixels: int = MAX_PIXELS
 ) -> tuple[dict[str, Split], tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Return the splits, (id, reason) of each unreadable file, and notices for the user.
 
@@ -42,7 +44,8 @@ def read_splits(
         if isinstance(listing, Images):
             splits[name] = listing
         else:
-            splits[name] = _read_split(listing, f"{found.source} {name}", skipped, notices)
+            place = f"{found.source} {name}"
+            splits[name] = _read_split(listing, place, skipped, notices, max_pixels)
     total = sum(map(len, splits.values())) + len(skipped)
     if len(skipped) > max_corrupt * total:
         listed = "; ".join(f"{name} ({reason})" for name, reason in skipped[:_NUM_LISTED])
@@ -57,17 +60,24 @@ def read_splits(
 
 
 def _read_split(
-    listing: SplitListing, source: str, skipped: list[tuple[str, str]], notices: list[str]
+    listing: SplitListing,
+    source: str,
+    skipped: list[tuple[str, str]],
+    notices: list[str],
+    max_pixels: int,
 ) -> ImageFiles:
     """Return the readable files of a split; add the others to `skipped`."""
     files, stamps = listing.files, listing.files.stamps()
     large = len(stamps) >= REMEMBERED_FROM
     begin = time.time_ns()
-    headers = np.zeros((len(stamps), 3), np.int32)  # width, height, channels; 0 where unreadable
+    # Width, height, channels (0 where unreadable), and the place of the depth in KINDS.
+    headers = np.zeros((len(stamps), 4), np.int32)
     if large:
         _recall(source, files.names, stamps, headers)
+        large_images = headers[:, 0].astype(np.int64) * headers[:, 1] > max_pixels
+        headers[large_images] = 0  # the limit may have been another
     missing = np.flatnonzero(headers[:, 2] == 0)
-    reasons = _read(files, missing, headers)
+    reasons = _read(files, missing, headers, max_pixels)
     skipped += [(files.names[index], reason) for index, reason in sorted(reasons.items())]
     if large and len(missing) > len(reasons):  # else there is nothing new
         settled = stamps[:, 1:].max(axis=1) < begin - SETTLED
@@ -85,17 +95,20 @@ def _read_split(
         sizes=headers[good, :2],
         num_bytes=stamps[good, 0],
         channels=int(headers[good, 2].max(initial=0)) or 3,
+        depths=headers[good, 3].astype(np.uint8) if headers[good, 3].any() else None,
+        max_pixels=max_pixels,
     )
 
 
-def _read(files: ImageStore, indices: Array, headers: Array) -> dict[int, str]:
+def _read(files: ImageStore, indices: Array, headers: Array, max_pixels: int) -> dict[int, str]:
     """Fill `headers` at `indices`; return the reasons of those that cannot be read."""
     reasons: dict[int, str] = {}
 
     def read(start: int) -> None:
         for index in indices[start : start + _CHUNK].tolist():
             try:
-                headers[index] = inspect(files[index])
+                header = inspect(files[index], max_pixels=max_pixels)
+                headers[index] = *header[:3], KINDS.index(header.depth)
             except DecodeError as error:
                 reasons[index] = error.reason
 
@@ -109,12 +122,16 @@ def _place(source: str) -> Path:
 
 
 def _recall(source: str, names: PackedStrings, stamps: Array, headers: Array) -> None:
-    """Fill the headers of files that have not changed since they were cached."""
+    """Fill the headers of files that have not changed since they were cached.
+
+    The name `headers_2` is that of the second format, which has the depth of the pixels; caches of
+    the first are not used.
+    """
     try:
         with _place(source).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             known = PackedStrings(file["names"].tobytes(), file["starts"], file["ends"])
-            old_stamps, old_headers = file["stamps"], file["headers"]
-    # Absent, damaged (the zip has checksums), or there is no place for a cache (UserError).
+            old_stamps, old_headers = file["stamps"], file["headers_2"]
+    # Absent, damaged (the zip has checksums), of an earlier version, or there is no cache at all.
     except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error):
         return
     if np.array_equal(names.ends, known.ends) and names.buffer == known.buffer:
@@ -134,5 +151,10 @@ def _remember(source: str, names: PackedStrings, stamps: Array, headers: Array) 
     buffer = np.frombuffer(names.buffer, np.uint8)
     with atomic_writer(place) as file:
         np.savez(
-            file, names=buffer, starts=names.starts, ends=names.ends, stamps=stamps, headers=headers
+            file,
+            names=buffer,
+            starts=names.starts,
+            ends=names.ends,
+            stamps=stamps,
+            headers_2=headers,
         )

@@ -1,190 +1,201 @@
 """Provide image folders: one folder a class, with or without folders for the splits above them.
 
     DATA/cat/**/1.jpg              one split, `all`; images at any depth below a class
-    DATA/train/cat/1.jpg           splits: train, val (valid, validation), test; recognised only
-    DATA/test/cat/2.jpg            if train/ has folders itself, so a class may be named train
+    DATA/train/cat/1.jpg           splits: train, val, test, in the spellings that are in use
+    DATA/test/cat/2.jpg
 
-Classes are sorted as strings ('10' before '2'), as in torchvision's ImageFolder. The walk is
-sorted, follows links once, and skips hidden files, leftovers of systems and our run folders.
+`folder_layout` finds out which folders these are. Classes are sorted as strings ('10' before '2'),
+as in torchvision's ImageFolder, and images by their paths.
 """
 
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from resnets.data.decode import SUFFIXES
 from resnets.data.file_store import FileStore, PackedStrings
+from resnets.data.sources.file_tree import FolderScan, Tree, counted, joined, suffix_of
+from resnets.data.sources.folder_layout import Folder, Layout, find_layout
 from resnets.data.sources.listing import (
-    SPLIT_NAMES,
-    SPLIT_ORDER,
     SourceListing,
     SplitListing,
     class_name,
     numbered,
+    printable,
     shortened,
 )
 from resnets.errors import UserError
 
-_LEFTOVERS = frozenset(
-    ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information")
-)
-# Image formats that are not read: reported, unlike notes and archives.
+# Image formats that are not read: reported, unlike notes and tables.
 _FOREIGN = frozenset(
-    (".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".svg", ".psd", ".ico", ".tga")
+    (
+        *(".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".svg", ".psd", ".ico"),
+        *(".tga", ".exr", ".dng", ".cr2", ".nef", ".arw", ".dcm", ".npy", ".mat", ".pdf"),
+    )
+)
+ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"))
+_TRAINING = ("train", "all")
+# Names, in lower case, of folders that need not have images.
+_BESIDE_IMAGES = frozenset(
+    (
+        *("annotation", "annotations", "bboxes", "csv", "doc", "docs", "label", "labels", "mask"),
+        *("masks", "meta", "metadata", "notebooks", "scripts", "src", "xml", "xmls"),
+    )
 )
 
 
-@dataclass
-class Tree:
-    """Describe the visible content of a folder; paths are posix and relative to DATA."""
+def read_folder(
+    scan: FolderScan, *, level: int | None = None, known: Collection[str] | None = None
+) -> SourceListing:
+    """List the images of a folder; raise UserError for a layout that is unknown or unclear.
 
-    path: str
-    images: list[str] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
-    runs: list[str] = field(default_factory=list)
-    folders: "dict[str, Tree]" = field(default_factory=dict)
-
-    def walk(self) -> "Iterator[Tree]":
-        """Yield the folder itself and all below it."""
-        yield self
-        for folder in self.folders.values():
-            yield from folder.walk()
-
-    def below(self, kind: Literal["images", "others", "runs"]) -> list[str]:
-        """Return the paths of this kind at any depth, sorted."""
-        return sorted(chain.from_iterable(getattr(tree, kind) for tree in self.walk()))
-
-    def has_images(self) -> bool:
-        """Return whether there is an image at any depth."""
-        return any(tree.images for tree in self.walk())
-
-    def classes(self) -> "dict[str, Tree]":
-        """Return the folders that have images."""
-        return {name: inner for name, inner in self.folders.items() if inner.has_images()}
-
-    def empty(self) -> list[str]:
-        """Return the paths of folders that have none; a folder of runs is no empty class."""
-        inside = self.folders.values()
-        return [x.path for x in inside if not x.has_images() and not x.below("runs")]
-
-
-def scan(folder: str, path: str = "", above: tuple[str, ...] = ()) -> Tree:
-    """List a folder and all below it; raise UserError if a folder cannot be listed."""
-    tree, above = Tree(path), above or (os.path.realpath(folder),)
-    try:
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"cannot list the folder {folder}: {error.strerror}") from error
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower() in _LEFTOVERS:
-            continue
-        child = f"{path}/{entry.name}" if path else entry.name
-        if not entry.is_dir():
-            suffix = os.path.splitext(entry.name)[1].lower()
-            (tree.images if suffix in SUFFIXES else tree.others).append(child)
-        elif is_run(entry.path):
-            tree.runs.append(child)
-        elif (real := os.path.realpath(entry.path)) not in above:  # else a circular link
-            tree.folders[entry.name] = scan(entry.path, child, (*above, real))
-    return tree
-
-
-def is_run(folder: str | Path) -> bool:
-    """Return whether a folder was written by a training run."""
-    files = (os.path.join(folder, name) for name in ("config.json", "metrics.jsonl"))
-    return all(map(os.path.isfile, files))
-
-
-def read_folder(root: Path, tree: Tree) -> SourceListing:
-    """List the images of a folder; raise UserError for an unknown layout."""
-    splits = _named_splits(root, tree) or {"all": tree}
-    folders = {name: classes for name, split in splits.items() if (classes := split.classes())}
+    `level` says how many folders below it the classes are; `known` are the classes of a model.
+    """
+    name = os.path.basename(os.path.realpath(scan.root))
+    if not scan.tree.has_images:
+        raise UserError(_no_images(scan.root, scan.tree))
+    layout = find_layout(Folder("", scan.tree), data=printable(scan.root), level=level, known=known)
+    folders = {split: classes for split in layout.splits if (classes := layout.classes(split))}
     if not folders:
-        raise UserError(_no_images(root, tree))
-    labels = sorted({class_name(name) for classes in folders.values() for name in classes})
+        if level is not None:
+            raise UserError(
+                f"--class-level {level}: no folders with images are so deep in {scan.root}"
+            )
+        raise UserError(_no_images(scan.root, next(iter(layout.splits.values()))[0].tree))
+    merged = _merged_names(chain.from_iterable(folders.values()))
+    labels = sorted({class_name(f.name) for classes in folders.values() for f in classes})
+    others = Counter[str]()
+    splits = {
+        split: _listing(scan.root, classes, labels, others) for split, classes in folders.items()
+    }
+    without = {split: _without_images(layout, split) for split in layout.splits}
     return SourceListing(
-        name=root.resolve().name,
+        name=name,
         classes=tuple(labels),
-        splits={name: _listing(root, classes, labels) for name, classes in folders.items()},
-        notices=tuple(_notices(root, tree, splits)),
-        empty=tuple(path for split in splits.values() for path in split.empty()),
-        source=os.path.abspath(root),
+        splits=splits,
+        notices=(
+            *layout.notices,
+            *merged,
+            *_folder_notices(scan, layout, without),
+            *_file_notices(scan, layout, others),
+            *scan.notices(),
+        ),
+        empty=tuple(path for split in _TRAINING if split in without for path in without[split][0]),
+        source=scan.root,
     )
 
 
-def _named_splits(root: Path, tree: Tree) -> dict[str, Tree]:
-    """Return the folder of each split, in the order train, val, test; empty if DATA has none."""
-    splits: dict[str, Tree] = {}
-    for name, folder in tree.folders.items():
-        split = SPLIT_NAMES.get(name.lower())
-        if split in splits:
+def _listing(
+    root: str, classes: list[Folder], labels: list[str], others: Counter[str]
+) -> SplitListing:
+    """Return the images of all classes, sorted by class and path; count the other files."""
+    names, folders, counts = list[str](), list[str](), list[int]()
+    for folder in sorted(classes, key=lambda folder: (folder.name, folder.path)):
+        images = list[str]()
+        for path, tree in folder.tree.walk(folder.path):
+            images += [f"{path}/{name}" for name in tree.images]
+            if tree.others:
+                others.update(map(suffix_of, tree.others))
+        names += sorted(images)
+        folders.append(class_name(folder.name))
+        counts.append(len(images))
+    targets = np.repeat(numbered(folders, labels), counts)
+    return SplitListing(FileStore(root, PackedStrings.of(names)), targets)
+
+
+def _merged_names(folders: Iterable[Folder]) -> list[str]:
+    """Return a notice on folders that become one class; refuse those that are not UTF-8."""
+    spelt: dict[str, set[str]] = {}
+    for folder in folders:
+        spelt.setdefault(class_name(folder.name), set()).add(folder.name)
+    several = {name: names for name, names in spelt.items() if len(names) > 1}
+    for name, names in several.items():
+        if any(printable(one) != one for one in names):
             raise UserError(
-                f"{root} has two folders for one split: {splits[split].path} and {name}"
+                f"{len(names)} class folders have names that are not UTF-8 and look alike, "
+                f"{name}: rename them"
             )
-        if split:
-            splits[split] = folder
-    inside = splits["train"].folders.values() if "train" in splits else ()
-    if not any(folder.has_images() for folder in inside):
-        return {}
-    return {split: splits[split] for split in SPLIT_ORDER if split in splits}
+    if not several:
+        return []
+    return [
+        "class folders whose names differ only in their Unicode form are one class: "
+        + shortened([f"{name} ({len(several[name])} folders)" for name in sorted(several)])
+    ]
 
 
-def _notices(root: Path, tree: Tree, splits: dict[str, Tree]) -> Iterator[str]:
-    """Yield what is left out, and what may be a mistake."""
-    if "all" not in splits:
-        used = sorted(split.path for split in splits.values())
-        folders = [name for name in tree.folders if name not in used]
-        if names := sorted([*folders, *tree.images, *tree.others]):
-            yield f"ignored beside the splits {', '.join(used)}: {shortened(names)}"
-    suffixes = Counter(os.path.splitext(other)[1].lower() for other in tree.below("others"))
-    foreign = [f"{suffixes[suffix]} {suffix}" for suffix in sorted(_FOREIGN & suffixes.keys())]
-    if foreign:
-        yield f"images of formats that are not read, ignored: {', '.join(foreign)}; convert them"
-    if runs := tree.below("runs"):
-        yield f"folders of training runs, ignored: {shortened(runs)}"
-    for name, split in splits.items():
-        classes = split.classes()
-        if name != "all" and not classes and not split.empty():
-            yield f"{split.path} has no class folders with images: ignored"
-        if split.images and classes:
-            yield (
-                f"{len(split.images)} images are in {split.path or root} itself, outside the class "
-                "folders: ignored"
-            )
-        inner = {frozenset(folder.folders) for folder in classes.values()}
-        same = sorted(inner.pop()) if len(inner) == 1 else []
-        if len(classes) > 1 and len(same) > 1:  # such as Training and Testing
-            yield (
-                f"the classes {shortened(sorted(classes))} have the same folders, "
-                f"{shortened(same)}: if they are splits of one set, name them train, val and test"
-            )
+def _without_images(layout: Layout, split: str) -> tuple[list[str], list[str]]:
+    """Return the paths of class folders that lack images, and of folders that are no classes."""
+    empty, beside = list[str](), list[str]()
+    labels = {folder.name for folder in layout.classes(split)}
+    for parent in layout.splits[split]:
+        for name, tree in parent.tree.folders.items():
+            if name in labels:
+                continue
+            inside = [inner for _, inner in tree.walk()]
+            suffixes = {suffix_of(other) for inner in inside for other in inner.others}
+            path = printable(joined(parent.path, name))
+            is_data = suffixes and not suffixes & (_FOREIGN | ARCHIVES)
+            if is_data or name.lower() in _BESIDE_IMAGES:
+                beside.append(path)
+            elif suffixes or not any(inner.runs for inner in inside):
+                empty.append(path)
+    return empty, beside
 
 
-def _listing(root: Path, classes: dict[str, Tree], labels: list[str]) -> SplitListing:
-    """Return the images of all classes, sorted by class and path."""
-    images = {name: folder.below("images") for name, folder in sorted(classes.items())}
-    names = PackedStrings.of(chain.from_iterable(images.values()))
-    targets = numbered([class_name(name) for name in images], labels)
-    counts = list(map(len, images.values()))
-    return SplitListing(FileStore(os.path.abspath(root), names), np.repeat(targets, counts))
+def _folder_notices(
+    scan: FolderScan, layout: Layout, without: Mapping[str, tuple[list[str], list[str]]]
+) -> Iterator[str]:
+    """Yield which folders, and images outside of class folders, are left out."""
+    runs = [joined(path, name) for path, tree in scan.tree.walk() for name in tree.runs]
+    if runs:
+        yield f"folders of training runs, ignored: {shortened(sorted(map(printable, runs)))}"
+    if beside := sorted(chain.from_iterable(paths for _, paths in without.values())):
+        yield f"folders without images, ignored: {shortened(beside)}"
+    for split, parents in layout.splits.items():
+        empty, _ = without[split]
+        if empty and split not in _TRAINING:
+            yield f"class folders without images: {shortened(empty)}"
+        for parent in parents:
+            path = printable(parent.path) or scan.root
+            if not parent.inner() and not empty:
+                yield f"{path} has no class folders with images: ignored"
+            elif parent.inner() and (count := len(parent.tree.images)):
+                yield f"{count:,} images are in {path} itself, outside the class folders: ignored"
 
 
-def _no_images(root: Path, tree: Tree) -> str:
+def _file_notices(scan: FolderScan, layout: Layout, others: Counter[str]) -> Iterator[str]:
+    """Yield which files are left out; `others` are those in class folders, by suffix."""
+    beside = Counter[str]()
+    for tree in {
+        scan.tree,
+        *(parent.tree for parent in chain.from_iterable(layout.splits.values())),
+    }:
+        beside.update(map(suffix_of, tree.others))
+    ignored = others + Counter({suffix: beside[suffix] for suffix in _FOREIGN & beside.keys()})
+    if ignored:
+        foreign = sorted(_FOREIGN & ignored.keys())
+        advice = f"; convert {', '.join(foreign)}, which are not read" if foreign else ""
+        unopened = scan.unopened.total()
+        unknown = f"; {unopened:,} files of these suffixes were not opened" if unopened else ""
+        yield (f"files that are no images, ignored: {counted(ignored)}{advice}{unknown}")
+    if archives := sorted(ARCHIVES & beside.keys()):
+        names = ", ".join(archives)
+        yield f"archives are not read: {names}; unpack them if their images belong to the data"
+
+
+def _no_images(root: str, tree: Tree) -> str:
+    """Say why a folder has no classes."""
     if tree.images:
         tables = [other for other in tree.others if other.endswith((".csv", ".jsonl"))]
-        hint = f", or give the manifest {root / tables[0]} itself" if tables else ""
+        hint = f", or give the manifest {os.path.join(root, tables[0])} itself" if tables else ""
         return (
             f"the {len(tree.images)} images in {root} have no classes: "
             f"put them into one folder per class{hint}"
         )
-    seen = sorted({os.path.splitext(other)[1].lower() or other for other in tree.below("others")})
+    names = [name for _, inner in tree.walk() for name in inner.others]
+    seen = sorted({os.path.splitext(name)[1].lower() or name for name in names})
     found = f" (found: {shortened(seen)})" if seen else ""
     return (
         f"no images in {root}{found}; expected one folder per class with "

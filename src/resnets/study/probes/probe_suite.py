@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from resnets.data import NAMES, Split, open_data
 from resnets.data.dataset import fingerprint
 from resnets.data.loader import EvalLoader, TrainLoader
+from resnets.data.transforms import Preprocess
 from resnets.device import choose_device, restore_num_threads
 from resnets.errors import UserError
 from resnets.inference.model_file import ModelFile, read_model
@@ -108,14 +109,15 @@ class Prober:
         run = _run_of(model)
         if self.data is None and run is not None:
             basis = RunFingerprint.stored(run)
-            dataset = open_data(basis.data["data"], basis.recipe.source)
+            source, preprocess = basis.recipe.source, file.preprocess
+            dataset = open_data(basis.data["data"], source, preprocess=preprocess)
             return splits_for(dataset, basis.recipe, held_out=basis.data["held_out"]).scored[1]
         name = file.data.get("name", "") if self.data is None else self.data
         if self.data is None and name not in NAMES:
             raise UserError(
                 f"{model} does not name its images: pass --data, a folder of images or a name"
             )
-        splits = open_data(name, classes=file.classes).splits
+        splits = open_data(name, classes=file.classes, preprocess=file.preprocess).splits
         return next(splits[split] for split in ("all", "test", "val", "train") if split in splits)
 
     def _read(self, split: Split, file: ModelFile, place: torch.device) -> tuple[Tensor, Tensor]:
@@ -253,7 +255,8 @@ def networks_of_run(folder: RunDir, steps: Sequence[int]) -> Iterator[tuple[int,
         raise UserError(f"{folder.path}: it ran on {ranks} ranks, and is repeated on one only")
     if basis.environment.get("forced"):
         raise UserError(f"{folder.path}: it was resumed with --force, so it cannot be repeated")
-    dataset = open_data(basis.data["data"], recipe.source)
+    preprocess = Preprocess(**basis.data["preprocess"])
+    dataset = open_data(basis.data["data"], recipe.source, preprocess=preprocess)
     if fingerprint(dataset) != basis.data["fingerprint"]:
         place = basis.data["data"]
         raise UserError(f"{folder.path}: the images in {place} are not those of the run")

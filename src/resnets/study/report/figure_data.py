@@ -5,7 +5,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from resnets.fileio import read_toml
+from resnets.parsing import read_toml
 from resnets.report.charts import BLUE, GREY, INK, ORANGE, Axis, Mark, Series, axis
 from resnets.study.statistics import Estimate
 from resnets.study.tables import Row, Tables, one, select

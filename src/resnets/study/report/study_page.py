@@ -12,14 +12,16 @@ import torch
 from resnets.data.workers import usable_cpus
 from resnets.device import describe_environment
 from resnets.errors import UserError
-from resnets.fileio import read_jsonl, sha256, write_atomic
+from resnets.fileio import sha256, write_atomic
 from resnets.inference.model_file import read_model
+from resnets.parsing import read_jsonl
 from resnets.report.html import render
 from resnets.study.claims import read_claims
 from resnets.study.report import figures_init, figures_probes, figures_train
 from resnets.study.report.figure_data import networks, setting, words_of
 from resnets.study.report.figure_spec import DrawnFigure, draw
 from resnets.study.tables import AGAINST, PROBE, Tables, select
+from resnets.study.twins.run_store import TimingRecord
 from resnets.study.twins.study_config import PRESETS
 from resnets.study.verdicts import ClaimResult, effect_text, judge_all
 
@@ -119,7 +121,8 @@ def _manifest(tables: Tables, commands: list[str]) -> dict[str, Any]:
     """
     made = describe_environment(torch.device("cpu"))
     models = sorted((tables.folder / "models").glob("*.safetensors"))
-    seconds = [run["seconds"] for run in read_jsonl(tables.folder / "data" / "timings.jsonl")]
+    timings_file = tables.folder / "data" / "timings.jsonl"
+    seconds = [run.seconds for run in read_jsonl(timings_file, TimingRecord)]
     own = {"vl-convert-python": version("vl-convert-python"), "python": made["python"]}
     machine = {"processor": made["device_name"], "cores": usable_cpus()}
     timings = {"training_runs": len(seconds), "training_seconds": round(sum(seconds), 1)}

@@ -10,11 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from resnets.errors import UserError
-from resnets.fileio import append_jsonl, read_jsonl, write_atomic
+from resnets.fileio import append_jsonl, write_atomic
 from resnets.inference.model_file import ModelFile, save_model
+from resnets.parsing import convert, read_jsonl
 from resnets.study.tables import Row, write_table
 from resnets.study.twins.study_config import StudyConfig, TwinJob
 from resnets.study.twins.trial import METRICS, TrialResult, dataset_of, network_config
@@ -23,6 +25,36 @@ from resnets.study.twins.trial import METRICS, TrialResult, dataset_of, network_
 def key_of(row: Row) -> tuple[Any, ...]:
     """Return the key of the job that made a row."""
     return tuple(row[name] for name in ("purpose", "family", "depth", "lr", "seed", "steps"))
+
+
+class RunRecord(msgspec.Struct, frozen=True):
+    """What every line of runs.jsonl holds; the metrics of a run are beside it."""
+
+    purpose: str
+    family: str
+    depth: int
+    lr: float
+    seed: int
+    steps: int
+    status: str
+    curve: list[tuple[int, float]]
+
+
+class TimingRecord(msgspec.Struct, frozen=True):
+    """A line of timings.jsonl: the key of a run, and its seconds."""
+
+    key: list[str | int | float]
+    seconds: float
+
+
+def read_runs(path: Path) -> list[Row]:
+    """Return the rows of runs.jsonl, and cut off a line that a kill left without its end."""
+    rows = read_jsonl(path, dict[str, Any], repair=True)
+    for number, row in enumerate(rows, 1):
+        convert(row, RunRecord, name=f"{path}: line {number}")
+        numbers = {name: row[name] for name in METRICS if name in row}
+        convert(numbers, dict[str, float], name=f"{path}: line {number}")
+    return rows
 
 
 class RunStore:
@@ -34,7 +66,7 @@ class RunStore:
         self.data = folder / "data"
         self.data.mkdir(parents=True, exist_ok=True)
         self.runs = self.data / "runs.jsonl"
-        found = read_jsonl(self.runs, repair=True)
+        found = read_runs(self.runs)
         content = asdict(config)
         content["setup"]["recipe"] = config.setup.recipe.flat()
         plan = json.dumps(content, indent=1) + "\n"
@@ -51,14 +83,14 @@ class RunStore:
                 f"({self.data}/images.json); put them back, or pass another --out"
             )
         self.rows: dict[tuple[Any, ...], Row] = {key_of(row): row for row in found}
-        read_jsonl(self.data / "timings.jsonl", repair=True)
+        read_jsonl(self.data / "timings.jsonl", TimingRecord, repair=True)
 
     def _keep(self, name: str, text: str, *, started: bool) -> bool:
         """Write what the first run found; return whether the file holds the same now."""
         path = self.data / name
         if not started:
             write_atomic(path, text)
-        return path.exists() and path.read_text(encoding="utf-8") == text
+        return path.is_file() and path.read_bytes() == text.encode()
 
     def add(self, job: TwinJob, result: TrialResult) -> None:
         """Keep a finished run: its model first, so that a row has all that belongs to it."""

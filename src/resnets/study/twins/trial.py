@@ -86,7 +86,12 @@ def _dataset(data: str, side: int, held_out: float) -> StudyDataset:
     if "train" not in found.splits or "test" not in found.splits:
         raise UserError(f"{data}: a study needs the splits train and test in its data")
     train, test = found.splits["train"], found.splits["test"]
-    plain = Preprocess(size=side, channels=train.channels, resize_mode="squash")
+    plain = Preprocess(
+        size=side,
+        channels=train.channels,
+        resize_mode="squash",
+        pixel_range=train.pixel_range,
+    )
     mean, std = channel_statistics(train, plain)
     kept, held = stratified_split(train.targets, fraction=held_out, seed=SPLIT_SEED)
     return StudyDataset(

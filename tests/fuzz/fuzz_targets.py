@@ -1,0 +1,118 @@
+"""What reads the files of strangers, as functions of bytes: anything but UserError is a finding."""
+
+import io
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save
+
+from resnets.data.decode import decode
+from resnets.data.transforms import Preprocess
+from resnets.errors import UserError
+from resnets.inference.model_file import ModelFile, read_model, save_model
+from resnets.models.config import ResNetConfig
+from resnets.models.pretrained import read_tensors
+from resnets.models.resnet import ResNet
+from resnets.training.checkpoint import load_checkpoint
+
+FINDINGS = Path(__file__).parent / "findings"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One reader: `run` gets bytes, and `seeds` are good ones, from which the fuzzer starts."""
+
+    run: Callable[[bytes], object]
+    seeds: Callable[[], list[bytes]]
+
+    def __call__(self, content: bytes) -> bool:
+        """Return whether the content was accepted; let everything but UserError escape."""
+        try:
+            self.run(content)
+        except UserError:
+            return False
+        return True
+
+
+def picture_seeds() -> list[bytes]:
+    """Return a small picture in each format and in the modes that need a conversion."""
+    noise = np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)
+    made = [
+        ("JPEG", "RGB", {}),
+        ("JPEG", "CMYK", {}),
+        ("JPEG", "L", {"progressive": True}),
+        ("PNG", "RGBA", {}),
+        ("PNG", "P", {}),
+        ("PNG", "1", {}),
+        ("GIF", "P", {}),
+        ("BMP", "RGB", {}),
+        ("WEBP", "RGBA", {}),
+        ("TIFF", "LAB", {}),
+        ("TIFF", "CMYK", {"compression": "tiff_lzw"}),
+    ]
+    seeds = []
+    for kind, mode, options in made:
+        image = Image.fromarray(noise, "RGBA" if mode == "RGBA" else None)
+        image = image if mode == "RGBA" else Image.fromarray(noise[..., :3]).convert(mode)
+        seeds.append(_saved(image, kind, **options))
+    wide = noise.view(np.int32)[..., 0]
+    seeds += [_saved(Image.fromarray(wide.astype(t)), "TIFF") for t in (np.int32, np.float32)]
+    seeds.append(_saved(Image.fromarray(wide.astype(np.uint16)), "PNG"))
+    return seeds
+
+
+def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@cache
+def place() -> Path:
+    """Return a folder for the files of this process."""
+    return Path(tempfile.mkdtemp(prefix="resnets-fuzz-"))
+
+
+def in_file(read: Callable[[Path], object], name: str) -> Callable[[bytes], object]:
+    """Return a reader of bytes that writes them to a file first."""
+
+    def run(content: bytes) -> object:
+        path = place() / name
+        path.write_bytes(content)
+        return read(path)
+
+    return run
+
+
+def model_seeds() -> list[bytes]:
+    """Return a model file of a tiny network."""
+    config = ResNetConfig(depths=(1,), block="basic", widths=(8,), num_classes=2, stem="small")
+    weights = ResNet(config).state_dict()
+    file = ModelFile(config, Preprocess(size=8), ("a", "b"), None, {}, {}, weights)
+    save_model(place() / "seed.safetensors", file)
+    return [(place() / "seed.safetensors").read_bytes()]
+
+
+def weight_seeds() -> list[bytes]:
+    """Return a state dict as torch writes it now, as it wrote it once, and as safetensors."""
+    table = {"fc.weight": torch.zeros(2, 3), "bn1.running_var": torch.ones(3)}
+    seeds = [save(table, {"a": "b"}), *model_seeds()]
+    for zipped in (True, False):
+        buffer = io.BytesIO()
+        torch.save({"state_dict": table, "epoch": 3}, buffer, _use_new_zipfile_serialization=zipped)
+        seeds.append(buffer.getvalue())
+    return seeds
+
+
+TARGETS = {
+    "decode": Target(lambda image: decode(image, pixel_range=(0.0, 1e4)), picture_seeds),
+    "model-file": Target(in_file(read_model, "model.safetensors"), model_seeds),
+    "checkpoint": Target(in_file(load_checkpoint, "state.safetensors"), model_seeds),
+    "weights": Target(in_file(lambda p: read_tensors(p, source="w"), "w.pth"), weight_seeds),
+}
