@@ -72,7 +72,7 @@ class Preprocess:
             ("Preprocess interpolation", self.interpolation, tuple(_FILTERS)),
             ("tta", self.tta, ("none", "mirror", "six")),
         ):
-            if given not in choices:
+            if not isinstance(given, str) or given not in choices:
                 raise unknown(kind, str(given), choices)
         _check_number("crop_fraction is", self.crop_fraction, MIN_CROP_FRACTION, 1)
         for name, defaults, least in (("mean", _MEANS, -LARGEST), ("std", _STDS, MIN_STD)):

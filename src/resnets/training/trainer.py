@@ -53,6 +53,7 @@ from resnets.device import (
 from resnets.errors import StoppedError, UserError, is_out_of_memory
 from resnets.evaluation.evaluator import BATCH_SIZE, Mistakes, score, score_cautions
 from resnets.evaluation.metrics import Scores, evaluate
+from resnets.fileio import expanded
 from resnets.inference.model_file import ModelFile, read_model, save_model
 from resnets.models.layers import Whitening
 from resnets.models.registry import create_model
@@ -309,7 +310,7 @@ class Trainer:
     ) -> None:
         """Write what the run starts from; without config.json it cannot be resumed."""
         named = isinstance(data, str) and data in NAMES  # as open_data, which looks there first
-        place = str(data) if named else str(Path(data).expanduser().absolute())
+        place = str(data) if named else str(expanded(data).absolute())
         record: dict[str, Any] = {"data": place, "name": self.data.name, **found}
         record |= {"preprocess": asdict(self.preprocess), "held_out": list(self.splits.held_out)}
         record |= {"content": content_digest(self.data)} if verify else {}

@@ -25,7 +25,7 @@ from resnets.data.sources.pixel_range import scaled, with_pixel_range
 from resnets.data.sources.source_config import SourceConfig
 from resnets.data.sources.table_rows import SUFFIXES as TABLE_SUFFIXES
 from resnets.errors import UserError, public_name, unknown
-from resnets.fileio import SPECIAL_FILES
+from resnets.fileio import SPECIAL_FILES, expanded
 
 if TYPE_CHECKING:
     from resnets.data.transforms import Preprocess
@@ -110,7 +110,7 @@ def _find(data: str | Path, config: SourceConfig, classes: Sequence[str] | None)
     allowed = f"expected {kinds}, or a name: {', '.join(NAMES)}"
     if not str(data):
         raise UserError(f"DATA is empty; {allowed}")
-    path = Path(data).expanduser()
+    path = expanded(data)
     kind = _kind_of(path)
     is_name = isinstance(data, str) and data in NAMES
     if kind == stat.S_IFDIR and not is_name:
