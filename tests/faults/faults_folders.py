@@ -435,7 +435,7 @@ FAULTS = [
     ),
     read(
         "signs",
-        found("(?s:.*)", "'all': 2", "differ only in case, spaces or signs"),
+        found("(?s:.*)", "'all': 2", "differ only in case, spaces, signs"),
         "sea lion|sea_lion/1.png",
         ids="D20",
     ),
