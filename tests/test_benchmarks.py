@@ -12,6 +12,7 @@ from PIL import Image
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SMALLEST = {
+    "audit.py": "OUT --images 700",
     "bottleneck.py": "OUT",
     "faults.py": "run-folder --fast",
     "fast.py": "DATA OUT --seeds 1 --arms fast",

@@ -602,7 +602,7 @@ def test_models_prints_a_layer_table() -> None:
 TRAIN = "train {data} --out new "
 MISTAKES = {  # what is typed -> what the answer must name
     "trian {data}": "did you mean 'train'",
-    "--quiet": "unknown command '--quiet'; allowed: demo, train, evaluate",
+    "--quiet": "unknown command '--quiet'; allowed: demo, check, train",
     "eval {run} {data}": "did you mean 'evaluate'",
     "study inti": "did you mean 'study init'",
     "train": "no DATA",
@@ -626,7 +626,7 @@ MISTAKES = {  # what is typed -> what the answer must name
     "train {data} {data}": "unexpected ",
     TRAIN + "--model alexnet": "unknown model 'alexnet'; `resnets models` lists all",
     TRAIN + "--recipe finetune": "pass --weights",
-    TRAIN + "--weights {note}": "pass --model too",
+    TRAIN + "--weights {note}": "neither a safetensors nor a torch file",
     TRAIN + "--weights torchvision:IMAGENET1K_V1": "pass --model too",
     TRAIN + "--recipe he2016": "did you mean 'he2015'",
     TRAIN + "--recipe-file none.toml": "no such file",
@@ -831,7 +831,9 @@ def test_a_full_disk_behind_standard_output_is_one_line() -> None:
             timeout=60,
             check=False,
         )
-    assert done.returncode == 2 and done.stderr.startswith("resnets: No space left on device")
+    assert done.returncode == 2 and done.stderr.startswith(
+        "resnets: standard output: No space left on device"
+    )
 
 
 # --- demo ----------------------------------------------------------------------------------------

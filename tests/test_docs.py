@@ -61,7 +61,7 @@ FOREIGN = {"nproc-per-node", "nnodes", "max-restarts", "rdzv-backend", "rdzv-end
 FOREIGN |= {"job-name", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "requeue"}
 FOREIGN |= {"open-mode", "kill-on-bad-exit", "export", "shm-size", "strict", "save"}
 FOREIGN |= {"tyro-print-completion", "version", "help"}
-COMMANDS = ("train", "evaluate", "predict", "show", "models")
+COMMANDS = ("check", "train", "evaluate", "predict", "show", "models")
 COMMANDS += ("study train", "study init", "study probe", "study report", "study check")
 
 
@@ -243,7 +243,7 @@ def commands_shown() -> list[str]:
 def test_commands_shown_are_understood(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("train", "evaluate", "predict", "show", "models", "study"):
+    for name in ("check", "train", "evaluate", "predict", "show", "models", "study"):
         module = importlib.import_module(f"resnets.cli.{name}")
         for value in vars(module).values():
             if inspect.isclass(value) and hasattr(value, "run"):

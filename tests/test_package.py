@@ -66,6 +66,8 @@ def test_the_public_names() -> None:
         "train",
         "evaluate",
         "predict",
+        "check_data",
+        "CheckReport",
     ]
     assert sorted(resnets.__all__) == sorted(names)
     assert set(names) <= set(dir(resnets))

@@ -60,6 +60,8 @@ def test_images_of_eight_bits_have_no_range(tmp_path: Path) -> None:
     data = open_data(write(tmp_path / "set", "8-bit"))
     assert data.splits["all"].pixel_range is None
     assert data.notices == ()
+    given = open_data(tmp_path / "set", SourceConfig(pixel_range="0,9"))
+    assert given.notices == ("--pixel-range 0,9: all images have 8 bits and stay as they are",)
 
 
 def test_a_mixed_set_keeps_its_eight_bits(tmp_path: Path) -> None:

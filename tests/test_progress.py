@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from resnets.cli.progress import WIDE, Display, printer, program
+from resnets.cli.output import WIDE, printer
+from resnets.cli.progress import Display, program
 
 START = {"kind": "start", "step": 10, "steps": 110, "seconds": 0.0}
 TRAIN = {

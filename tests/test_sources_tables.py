@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from pictures import fill, labels, painted
 from resnets.data import open_data
-from resnets.data.sources import npz
+from resnets.data.sources import memory_limits, npz
+from resnets.data.sources.image_paths import ImagePaths
 from resnets.data.sources.source_config import SourceConfig
 from resnets.errors import UserError
 
@@ -160,6 +161,27 @@ def test_jsonl_is_read_as_it_was_written(rows: dict[str, str], ascii_only: bool)
         return manifest(folder, "the table.jsonl", "\n".join(lines))
 
     read_back(rows, write)
+
+
+PARTS = st.sampled_from(["..", ".", "", "~", "in", "out", "up", "1.png", "1", "2.png", "..\\.."])
+
+
+@EXAMPLES
+@given(st.lists(PARTS, min_size=1, max_size=6), st.sampled_from(["", "/", "file://", "{base}/"]))
+def test_no_path_leads_out_of_the_folder(parts: list[str], begin: str) -> None:
+    with TemporaryDirectory() as folder:
+        base = Path(folder, "base")
+        fill(base, "1.png", "in/1.png", "in/2.png")
+        fill(Path(folder), "1.png", "other/2.png")
+        (base / "out").symlink_to(Path(folder, "other"))
+        (base / "up").symlink_to("in")
+        written = begin.format(base=base) + "/".join(parts)
+        try:
+            name, exists = ImagePaths(str(base), allow_outside=False).find(written, "line 2")
+        except UserError:
+            return
+        assert exists == Path(base, name).is_file()
+        assert not exists or Path(base, name).resolve().is_relative_to(base.resolve())
 
 
 @EXAMPLES
@@ -311,6 +333,20 @@ def test_npz_converts_without_loss(
     assert data.splits["train"].targets.tolist() == [0, 1, 1, 2]
     assert re.search(notice, data.notices[0])
     assert "one-hot: read as 3 classes" in data.notices[1]
+
+
+def test_what_is_too_large_for_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = memory_limits.available_memory()
+    assert free is None or 10**8 < free < 10**15
+    np.savez(tmp_path / "a.npz", **arrays())
+    monkeypatch.setattr(memory_limits, "SMALL", 100)
+    monkeypatch.setattr(memory_limits, "available_memory", lambda: 200)
+    with pytest.raises(
+        UserError, match=r"a\.npz takes 0 MB of memory and 0 MB is free; save it as"
+    ):
+        open_data(tmp_path / "a.npz")
 
 
 def test_damaged_npz(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,8 +117,8 @@ def test_the_steps_are_those_of_the_run(run: Path) -> None:
 def test_a_run_that_cannot_be_repeated_says_why(
     run: Path, tmp_path: Path, file: str, entry: dict[str, Any], message: str
 ) -> None:
-    other = Path(shutil.copytree(run, tmp_path / "run")) / file
-    other.write_text(json.dumps(json.loads(other.read_text()) | entry))
+    other = RunDir(Path(shutil.copytree(run, tmp_path / "run")))
+    other.write_json(file, other.read_json(file) | entry)
     with pytest.raises(UserError, match=message):
         next(networks_of_run(RunDir(tmp_path / "run"), (0,)))
 

@@ -6,10 +6,11 @@ import json
 import re
 from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
-from pages import Page, assert_a_browser_draws, with_browser
+from pages import HOSTILE, Page, assert_a_browser_draws, assert_nothing_foreign, with_browser
 from resnets.cli.main import main
 from resnets.study.claims import STORED, read_claims
 from resnets.study.report.figure_data import words_of
@@ -143,6 +144,37 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     html = write_study_report(tmp_path).read_text(encoding="utf-8")
     assert "<b>&evil" not in html and "&lt;b&gt;&amp;evil" in html
     assert [section for section in SECTIONS if f'id="{section}"' in html] == ["trained"]
+
+
+def write_hostile(folder: Path) -> None:
+    """Write a study whose networks, families and plan have names that want to run a script."""
+    write_training(folder, degrading, *HOSTILE[:3])
+    write_init(folder)
+    write_probes(folder)
+    names = [name.replace("/", "|").replace("\x00", "") for name in HOSTILE]
+    for number, path in enumerate(sorted((folder / "data").glob("probe_*_residual-56.csv"))):
+        table = path.stem.removesuffix("_residual-56")
+        for name in (names[number % len(names)], names[(number + 3) % len(names)]):
+            content = path.read_text(encoding="utf-8").replace("residual", "'\"<b>\u2028\x1b")
+            path.with_name(f"{table}_{name}.csv").write_text(content, encoding="utf-8")
+    plan = json.loads((folder / "data" / "plan.json").read_text(encoding="utf-8"))
+    plan["name"], plan["setup"]["data"] = HOSTILE[1], HOSTILE[4]
+    (folder / "data" / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+
+
+@with_browser
+def test_hostile_names_run_nothing_and_the_charts_are_drawn(tmp_path: Path) -> None:
+    folder = tmp_path / HOSTILE[0]
+    write_hostile(folder)
+    path = write_study_report(folder)
+    assert_nothing_foreign(path)
+    assert_a_browser_draws(list(Page(path).charts), path, profile=tmp_path / "profile")
+    places = [at["href"] for tag, at in Page(path).elements if tag == "a" and at.get("href")]
+    assert all(
+        (folder / unquote(href, errors="surrogateescape")).is_file()
+        for href in filter(None, places)
+        if href[0] != "#"
+    )
 
 
 def test_tables_without_summary_leave_the_rates_out(tmp_path: Path) -> None:

@@ -239,8 +239,8 @@ def test_another_number_of_ranks_is_refused(data: Path, tmp_path: Path) -> None:
         quick_runs(patch)
         stop_after(2, patch)
         api.train(data, out=tmp_path / "run", **SHORT)
-    path = tmp_path / "run" / "environment.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"ranks": 8}))
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.write_json("environment.json", run_dir.read_json("environment.json") | {"ranks": 8})
     with pytest.raises(UserError, match="the number of ranks changed from 8 to 1"):
         api.train(resume=tmp_path / "run")
 

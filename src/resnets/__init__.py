@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnets.api import evaluate, load_model, predict, train
+    from resnets.api import check_data, evaluate, load_model, predict, train
+    from resnets.audit.findings import CheckReport
     from resnets.data.transforms import Preprocess
     from resnets.evaluation.metrics import Scores
     from resnets.inference.predictor import Predictor
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from resnets.training.recipe import Recipe
 
 _MODULES = {
-    "resnets.api": ("evaluate", "load_model", "predict", "train"),
+    "resnets.api": ("check_data", "evaluate", "load_model", "predict", "train"),
+    "resnets.audit.findings": ("CheckReport",),
     "resnets.data.transforms": ("Preprocess",),
     "resnets.evaluation.metrics": ("Scores",),
     "resnets.inference.predictor": ("Predictor",),
@@ -30,12 +32,14 @@ _MODULES = {
 
 __version__ = "0.1.0"
 __all__ = [
+    "CheckReport",
     "Predictor",
     "Preprocess",
     "Recipe",
     "ResNet",
     "ResNetConfig",
     "Scores",
+    "check_data",
     "create_model",
     "evaluate",
     "list_models",

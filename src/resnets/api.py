@@ -1,12 +1,24 @@
-"""Provide the Python API: train, evaluate, predict, load_model. The command line calls it too."""
+"""Provide the Python API: train, evaluate, predict, load_model, check_data.
 
+The command line calls it too.
+"""
+
+import os
 import re
 import time as clock
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import fields as fields_of
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from resnets.arguments import checked
+from resnets.audit.check_page import check_folder
+from resnets.audit.checker import Checker
+from resnets.audit.findings import CheckReport
 from resnets.data import Split, open_data
 from resnets.data.corrupt import CorruptImages
 from resnets.data.dataset import describe_classes, notices_of
@@ -20,7 +32,7 @@ from resnets.evaluation.evaluator import BATCH_SIZE, Mistakes, score, score_caut
 from resnets.evaluation.metrics import Scores
 from resnets.fileio import check_can_make
 from resnets.inference.model_file import ModelFile, ModelFileError, read_model
-from resnets.inference.predictor import Prediction, Predictor
+from resnets.inference.predictor import Prediction, Predictor, Source
 from resnets.models.download import local_path
 from resnets.models.pretrained import local_weights
 from resnets.models.registry import MODELS, unknown_model
@@ -34,6 +46,7 @@ from resnets.training.run_dir import RunDir, find_restarted_run, is_run, num_res
 from resnets.training.trainer import Log, Trainer, TrainingResult
 
 
+@checked(data="a path or a name (str or Path); Datasets, loaders and arrays cannot be trained on")
 @restore_num_threads()
 def train(
     data: str | Path | None = None,
@@ -43,7 +56,7 @@ def train(
     out: str | Path | None = None,
     resume: str | Path | None = None,
     name: str | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     force: bool = False,
     verify: bool = False,
     log: Log | None = None,
@@ -60,7 +73,7 @@ def train(
         out: The run folder; None takes the next `runs/NAME-NNN`.
         resume: Folder of an interrupted run to resume, with its own data and recipe.
         name: The NAME of a numbered run folder; None takes the name of the data.
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps", or a torch.device.
         force: Whether to resume although something has changed that decides bits.
         verify: Whether to record a digest of every image; when resuming, whether to compare it.
         log: Called with every record, a dictionary with a `kind`.
@@ -77,6 +90,7 @@ def train(
         NotFiniteError: The loss became NaN or infinite.
     """
     started = clock.perf_counter() if started is None else started
+    asked = str(device)
     config, command, deadline = ResolvedConfig(), dict[str, Any](), None
     if resume is not None:
         if recipe != "default" or any(given is not None for given in (data, time, out, name)):
@@ -87,13 +101,16 @@ def train(
     elif force:
         raise UserError("--force belongs to --resume: it accepts what has changed since")
     else:
-        choose_device(device)
+        choose_device(asked)
         if data is None:
             raise UserError("no DATA given: a folder of images, or a name such as fashion-mini")
+        _check_storable("DATA", data)
+        if out is not None:
+            _check_storable("--out", out)
         budget = None if time is None else parse_time(time)
         deadline = None if budget is None else started + budget
         config = _configured(recipe, fields, timed=budget is not None)
-        command = {"data": str(data), "time": budget, "name": name, "device": device}
+        command = {"data": str(data), "time": budget, "name": name, "device": asked}
         command |= {"verify": verify, "recipe": config.recipe.flat()}
     advice = "take a smaller --size, --model, --batch-size or --cache-mb"
     with out_of_memory_advice(advice), init_distributed() as dist:
@@ -107,9 +124,9 @@ def train(
                 found = find_restarted_run(out, command, restarted=restarted)
             if found is None:
                 RunDir.check(out)
-            elif device == "auto":
+            elif asked == "auto":
                 return found, found.read_json("environment.json")["device"]
-            return found, device
+            return found, asked
 
         run_dir, where = dist.on_rank_zero(find_run)
         shared: dict[str, Any] = {"device": dist.device(choose_device(where))}
@@ -125,12 +142,13 @@ def train(
             return trainer.fit()
 
 
+@checked(data="a path or a name (str or Path); Datasets, loaders and arrays cannot be scored")
 def evaluate(
     model: str | Path | ModelFile,
     data: str | Path,
     *,
     split: str | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     workers: int = 2,
     max_corrupt: float = 0.01,
     columns: str | None = None,
@@ -145,7 +163,7 @@ def evaluate(
         model: A model file, a run folder, or the contents of a model file.
         data: Images, as `train` takes them.
         split: "train", "val" or "test"; None takes test, else validation, else all images.
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps", or a torch.device.
         workers: Processes that decode images which do not fit in memory.
         max_corrupt: Largest share of unreadable images of the scored split, and of all headers.
         columns: Columns of a table, as "path=image_id,label=breed"; None takes usual names.
@@ -236,12 +254,13 @@ def choose_split(splits: Mapping[str, Split], split: str | None) -> str:
     return name
 
 
+@checked()
 def predict(
     model: str | Path | ModelFile,
-    images: Any,
+    images: Source | Iterable[Source],
     *,
     top: int = 5,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Prediction]:
     """Classify one image or several with a model file alone.
@@ -252,7 +271,7 @@ def predict(
         model: A model file, a run folder, or the contents of a model file.
         images: A path, bytes, an array H W C or H W, a PIL image, or an iterable of these.
         top: Number of classes per image.
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps", or a torch.device.
         max_pixels: Most pixels of an image; larger JPEGs are decoded at a part of their size.
 
     Returns:
@@ -267,6 +286,7 @@ def predict(
     return predictor.predict(images, top=top)
 
 
+@checked()
 def load_model(model: str | Path) -> ResNet:
     """Load the network of a model file.
 
@@ -283,6 +303,69 @@ def load_model(model: str | Path) -> ResNet:
         ModelFileError: The model file cannot be used.
     """
     return read_model(model).build()
+
+
+@checked()
+def check_data(
+    data: str | Path,
+    *,
+    labels: bool = True,
+    out: str | Path | None = None,
+    write_clean: str | Path | None = None,
+    device: str | torch.device = "auto",
+    log: Log | None = None,
+    **source: Any,
+) -> CheckReport:
+    """Look for what would spoil a score: copies, leaks, wrong labels, broken images.
+
+    The data are never changed.
+
+    Args:
+        data: Images, as `train` takes them.
+        labels: Whether to look for wrong labels, which takes minutes and needs cleanlab.
+        out: Folder for a page with pictures and check.json, or None.
+        write_clean: Manifest (.csv) to write, without copies, leaks, contradicting labels and
+            unreadable images, or None.
+        device: Where the label check trains: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        log: Called with notices of progress.
+        **source: Fields of `SourceConfig`: how the data are read. More unreadable images than
+            `max_corrupt` are a problem in the report.
+
+    Returns:
+        What was found; `ok` is False where something would spoil a score.
+
+    Raises:
+        UserError: An argument or the data cannot be used.
+    """
+    place = choose_device(device)
+    if unknown_names := sorted(source.keys() - {field.name for field in fields_of(SourceConfig)}):
+        names = [field.name for field in fields_of(SourceConfig)]
+        raise unknown("option of reading data", unknown_names[0], names)
+    config = SourceConfig(**source)
+    if out is not None:
+        check_folder(Path(out), data)
+    checker = Checker(
+        open_data(data, replace(config, max_corrupt=1.0)),
+        max_corrupt=config.max_corrupt,
+        device=place,
+        labels=labels,
+        out=None if out is None else Path(out),
+        clean=None if write_clean is None else Path(write_clean),
+        log=log,
+    )
+    return checker.run()
+
+
+def _check_storable(flag: str, path: str | Path) -> None:
+    """Refuse a path that the files of a run cannot hold: JSON and safetensors are UTF-8."""
+    try:
+        os.path.abspath(path).encode()
+    except FileNotFoundError:
+        raise UserError("the working folder does not exist any more; change to another") from None
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        advice = "rename it, or set PYTHONUTF8=1 where the locale is not UTF-8"
+        raise UserError(f"{flag} {shown}: the path is not UTF-8 text here; {advice}") from None
 
 
 def parse_time(text: str | float) -> float:

@@ -96,7 +96,7 @@ def flag_of(name: str) -> str:
 
 def _check_type(flag: str, hint: Any, value: object) -> None:
     if get_origin(hint) is Literal:
-        if value not in get_args(hint):
+        if not any(type(value) is type(choice) and value == choice for choice in get_args(hint)):
             raise unknown(flag, str(value), get_args(hint))
         return
     union = get_origin(hint) in (Union, types.UnionType)

@@ -22,8 +22,9 @@ MALLOPT = {-3: 1 << 30, -1: -1, -2: 1 << 27}
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str | torch.device) -> torch.device:
     """Return the torch device; auto takes CUDA, then MPS, then the CPU."""
+    name = str(name)
     kind = name.partition(":")[0]
     if kind not in DEVICES:
         raise unknown("--device", name, DEVICES)

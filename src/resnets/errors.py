@@ -24,6 +24,10 @@ class UserError(ValueError):
 
     exit_code: ClassVar[int] = 2
 
+    def __str__(self) -> str:
+        """Return the message in one line, whatever the values in it look like."""
+        return " ".join(filter(None, map(str.strip, super().__str__().splitlines())))
+
 
 class StoppedError(UserError):
     """Work that ended early through no mistake in the request; what was saved before is whole."""

@@ -6,6 +6,8 @@ import json
 import os
 import secrets
 import stat
+import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -123,12 +125,51 @@ def sha256(source: Path | bytes) -> str:
     return digest.hexdigest()
 
 
+def expanded(path: Path | str) -> Path:
+    """Return a path with its `~` replaced by the home folder of that user, or raise UserError."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        if Path(path).exists():  # a folder that begins with ~
+            return Path(path)
+        raise UserError(f"{path}: there is no such home folder; write the whole path") from None
+
+
 def cache_dir(*names: str) -> Path:
     """Return the folder for downloads and indexes, or one below it; it may not exist yet.
 
-    It is RESNETS_DATA where that is set, else `resnets` in XDG_CACHE_HOME or ~/.cache.
+    It is RESNETS_DATA where that is set, else `resnets` in XDG_CACHE_HOME or ~/.cache. Where there
+    is no home, or nothing can be written into it, it is a folder of this user in the temporary
+    directory, and a warning says so. Raises UserError where there is none at all.
     """
     if given := os.environ.get("RESNETS_DATA"):
-        return Path(given).expanduser().joinpath(*names)
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches, "resnets", *names)
+        return expanded(given).joinpath(*names)
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches, "resnets", *names)
+    with suppress(RuntimeError):  # of a user without a home
+        place = Path.home() / ".cache" / "resnets"
+        nearest = next(folder for folder in (place, *place.parents) if os.path.isdir(folder))
+        if nearest == place or os.access(nearest, os.W_OK | os.X_OK):
+            return place.joinpath(*names)
+    return _temporary_cache().joinpath(*names)
+
+
+def _temporary_cache() -> Path:
+    """Return a folder in the temporary directory that belongs to this user and to nobody else."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    advice = "set RESNETS_DATA to a folder for caches"
+    try:
+        place = Path(tempfile.gettempdir(), f"resnets-{user}")
+        place.mkdir(mode=0o700, exist_ok=True)
+        found = place.lstat()
+    except OSError as error:
+        raise UserError(
+            f"there is no home folder and no temporary one ({error}); {advice}"
+        ) from None
+    own = (found.st_uid == user and not found.st_mode & 0o077) or os.name == "nt"
+    if not (stat.S_ISDIR(found.st_mode) and own):
+        raise UserError(f"{place}: other users can write into it, so it is no cache; {advice}")
+    warnings.warn(
+        f"no home folder that can be written: caches are in {place}", stacklevel=1
+    )  # once
+    return place

@@ -263,6 +263,29 @@ FAULTS = [
         "entrenamiento/a|b/1.png",
         "prueba/a/1.png",
     ),
+    refused("numbered-parts", "look like parts or versions", "ham_part_1|ham_part_2/1.png"),
+    refused("numbered-images", "look like parts", "images_001|images_002/images/1.png"),
+    refused("named-versions", "look like parts", "lung_original|lung_mask/1.png"),
+    refused("domains", "amazon, dslr hold the.*--class-level 3", "amazon|dslr/images/a|b|c/1.png"),
+    refused("sets-of-splits", "set1, set2 hold the splits", "set1|set2/train|test/a|b/1.png"),
+    read("numbered-classes", found("class_1\nclass_2", "'all': 2"), "class_1|class_2/1.png"),
+    read(
+        "flat-validation-of-tiny-imagenet",
+        found("a\nb", "'train': 2", "val/images has no class folders"),
+        *("train/a|b/images/1.png", "val|test/images/1.png|2.png"),
+    ),
+    read(
+        "unlabelled",
+        found(
+            "cat\ndog\nimages\nunlabeled", "'all': 4", "in spite of their names: images, unlabeled"
+        ),
+        "cat|dog|images|unlabeled/1.png",
+    ),
+    read(
+        "copies",
+        found("cat\ncat - Copy\ndog", "'all': 3", "marks of a copy: 'cat' and 'cat - Copy'"),
+        "cat|cat - Copy|dog/1.png",
+    ),
     refused(
         "copy-inside",
         "flowers holds the folders daisy, rose, which also lie beside",
@@ -309,6 +332,11 @@ FAULTS = [
         "--class-level 0: must be between 1 and 9",
         "a|b/1.png",
         options=["--class-level", "0"],
+    ),
+    Fault(
+        "folders/level-of-a-named-set",
+        lambda folder: ["train", "fashion-mini", "--class-level", "2"],
+        "--class-level is for folders of images, and fashion-mini is none",
     ),
     read(
         "deeper-images",

@@ -366,6 +366,21 @@ FAULTS = [
     Fault("manifest/http", _refused(_changed("https://u:secret@x.org/{}?k=1".format)), r"x\.org"),
     Fault("manifest/no-suffix", _read(_changed(lambda p: p[:-4])), "4 suffix", code=0),
     Fault(
+        "manifest/suffix-in-another-case",
+        _read(_changed(lambda p: p.replace(".png", ".PNG"))),
+        "4 suffix in another case",
+        code=0,
+    ),
+    Fault(
+        "manifest/metadata-beside-classes",
+        lambda folder: (
+            (_read(_csv("file_name,label"), name="metadata.csv")(folder), folder)[0]
+            and (lambda: print(open_data(folder).notices))
+        ),
+        "metadata.csv is not used",
+        code=0,
+    ),
+    Fault(
         "manifest/two-suffixes",
         lambda folder: (
             _refused(_changed(lambda p: p[:-4]))(folder),
@@ -413,7 +428,13 @@ FAULTS = [
     Fault(
         "manifest/500000-missing",
         _refused("path,label\n" + "".join(f"{n},x\n" for n in range(500_000))),
-        r"1000 tried",
+        r"10000 tried",
+    ),
+    Fault(
+        "manifest/one-exists-of-50000",
+        _refused(_csv("path,label") + "".join(f"a/{n}/b.png,x\n" for n in range(50_000))),
+        r"only 4 images .* exist \(10000 tried\)",
+        cpu_seconds=4,
     ),
     Fault("manifest/deep-path", _refused("path,label\n" + "a/" * 500 + "b.png,x"), "no file can"),
     Fault("manifest/passwd", _refused(_changed("../../../../etc/passwd{}".format)), "--allow"),

@@ -221,7 +221,7 @@ FAULTS = [
     Fault(
         "npz/boolean-shape",
         _members(x_train=_header("(True, 6, 6)") + bytes(36)),
-        "no header as numpy",
+        "damaged|no header",
     ),
     Fault("npz/wrong-dtype", _members(x_train=_header("(8,)", "'zz'")), "no header as numpy"),
     Fault(

@@ -196,6 +196,30 @@ def _only_specials(folder: Path) -> None:
     os.mkfifo(folder / "data" / "x.png")
 
 
+def _named(folder: Path, words: str) -> list[str]:
+    """Plant images, a run, a pipe and a socket; return the words of a command line on them."""
+    _photos(folder)
+    finished_run(folder)
+    os.mkfifo(folder / "pipe")
+    _socket(folder / "socket")
+    return words.split()
+
+
+NAMED = {
+    "show-pipe": ("show pipe", "pipe cannot be read: it is a pipe"),
+    "show-device": ("show /dev/zero", "/dev/zero cannot be read: it is a device"),
+    "show-socket": ("show socket", "socket cannot be read"),
+    "predict-with-pipe": ("predict pipe data", "pipe cannot be read: it is a pipe"),
+    "evaluate-with-pipe": ("evaluate pipe data", "pipe cannot be read: it is a pipe"),
+    "evaluate-with-device": ("evaluate /dev/zero data", "/dev/zero cannot be read: it is a device"),
+    "probe-pipe": ("study probe pipe", "pipe cannot be read: it is a pipe"),
+    "recipe-pipe": ("train data --recipe-file pipe", r"--recipe-file pipe: .*it is a pipe"),
+    "recipe-device": ("train data --recipe-file /dev/zero", r"--recipe-file /dev/zero: .*a device"),
+    "weights-pipe": ("train data --weights ./pipe --model resnet20", "pipe' is not a file"),
+    "weights-device": ("train data --weights /dev/zero --model resnet20", "zero' is not a file"),
+    "resume-pipe": ("train --resume pipe", "--resume pipe: not a run folder"),
+}
+
 FAULTS = [
     Fault("special/among-images", _specials, rf"{ALL}.*no files: .*pipe.png \(a pipe\)", code=0),
     Fault(
@@ -377,5 +401,10 @@ FAULTS = [
         "special/predict-only-pipe",
         partial(_predict, make=_only_specials),
         "no images in this folder",
+    ),
+    # Other paths
+    *(
+        Fault(f"special/{name}", partial(_named, words=words), message)
+        for name, (words, message) in NAMED.items()
     ),
 ]

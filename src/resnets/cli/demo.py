@@ -3,9 +3,10 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from resnets.cli.flags import Device, Switch, default
+from resnets.cli.output import print_result
 from resnets.cli.train import announce
 
 SECONDS = 160.0
@@ -27,6 +28,7 @@ class Demo:
     """where to compute"""
     quiet: Switch = False
     """print the results only"""
+    leaves_files: ClassVar[bool] = True
 
     def run(self, started: float) -> int:
         from resnets import api
@@ -48,19 +50,21 @@ class Demo:
             return code
         folder = write_examples(result.folder / "examples")
         images = sorted(folder.glob("*.png"))
-        print(f"\n{len(images)} test images, the true class in the file name:")
+        print_result()
+        print_result(f"{len(images)} test images, the true class in the file name:")
         for image, guess in zip(images, api.predict(result.folder, images, top=2), strict=True):
             pairs = zip(guess.classes, guess.probabilities, strict=True)
             shown = ", ".join(f"{name} {probability:.0%}" for name, probability in pairs)
-            print(f"  {image.name:22} {shown}")
+            print_result(f"  {image.name:22} {shown}")
         run, resnets = shlex.quote(str(result.folder)), program()
-        print(
-            f"\ntry next\n"
-            f"  open {run}/report.html in a browser\n"
-            f"  {resnets} predict {run} {run}/examples --top 3\n"
-            f"  {resnets} evaluate {run} fashion-mini\n"
-            f"  {resnets} train FOLDER --time 10m      FOLDER holds one folder of images a class"
-        )
+        for line in (
+            *("", "try next"),
+            f"  open {run}/report.html in a browser",
+            f"  {resnets} predict {run} {run}/examples --top 3",
+            f"  {resnets} evaluate {run} fashion-mini",
+            f"  {resnets} train FOLDER --time 10m      FOLDER holds one folder of images a class",
+        ):
+            print_result(line)
         return 0
 
 

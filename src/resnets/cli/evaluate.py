@@ -1,7 +1,5 @@
 """Provide `resnets evaluate`: score a model file on images with known classes."""
 
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from resnets.cli.flags import Device, ModelPath, Switch, default, find_model
+from resnets.cli.output import print_json, print_message, print_result, print_table
 from resnets.data.file_limits import MAX_PIXELS
 from resnets.errors import UserError
 
@@ -72,18 +71,17 @@ class Evaluate:
             )
         if self.format == "json":
             cautions = {"cautions": display.cautions} if display.cautions else {}
-            print(json.dumps(scores.to_dict() | cautions))
+            print_json(scores.to_dict() | cautions)
         else:
             _print_scores(scores)
-            print("".join(f"caution: {text}\n" for text in display.cautions), end="")
+            for text in display.cautions:
+                print_result(f"caution: {text}")
         if self.report is not None and not self.quiet:
-            print(f"report {self.report / 'report.html'}", file=sys.stderr)
+            print_message(f"report {self.report / 'report.html'}")
         return 0
 
 
 def _print_scores(scores: "Scores") -> None:
-    from resnets.cli.progress import print_table
-
     rows = {
         "images": f"{scores.num_images:,}",
         "top-1": _with_interval(scores.top1, scores.top1_interval),
@@ -95,7 +93,7 @@ def _print_scores(scores: "Scores") -> None:
     if scores.top5 is not None and scores.top5_interval is not None:
         rows["top-5"] = _with_interval(scores.top5, scores.top5_interval)
     for name, value in rows.items():
-        print(f"{name:18} {value}")
+        print_result(f"{name:18} {value}")
     table = [
         (row.name, f"{row.num_images:,}", _percent(row.recall), _percent(row.precision))
         for row in scores.per_class

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_args
 import tyro
 from docstring_parser import parse
 
+from resnets.cli.output import visible
 from resnets.config_fields import FieldInfo
 from resnets.errors import UserError, public_name
 from resnets.training.recipe import FIELDS, GROUPS, Recipe
@@ -97,4 +98,4 @@ def _default_text(info: FieldInfo, value: Any) -> str:
         return info.chosen
     if isinstance(value, tuple):
         return " ".join(map(str, value))
-    return str(value)
+    return visible(str(value))  # of a run folder, which strangers may have written

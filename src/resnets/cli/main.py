@@ -1,13 +1,16 @@
 """Run a command line: each command is a dataclass whose fields are its options.
 
 Nothing heavy is imported before a command runs; `resnets --help` needs the standard library only.
-Exit codes: 0 done, 2 a mistake of the user, 3 the loss is not finite, 4 not everything was done or
-saved, 128 + n stopped by signal n (130 for Ctrl-C, 141 when the reader of a pipe has gone).
+Exit codes: 0 done, 1 `check` found a problem, 2 a mistake of the user, 3 the loss is not finite, 4
+not everything was done or saved, 128 + n stopped by signal n (130 for Ctrl-C, 141 when the reader
+of a pipe has gone). A command that `leaves_files` does not fail where standard output does: its
+result is on the disk.
 """
 
 import io
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,9 +20,19 @@ from importlib import import_module
 from typing import Any
 
 from resnets import __version__
+from resnets.cli.output import (
+    print_message,
+    print_result,
+    require_stdout,
+    standard_streams,
+    stdout_failure,
+)
 from resnets.errors import UserError, is_out_of_memory, nearest, unknown
 
 MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
+
+# Columns for the help text: with fewer, the parser breaks lines for ever.
+NARROWEST = 40
 
 # A command is one word, or GROUP and a second word; GROUP alone is a command too. The first word
 # names its module, the last one its class.
@@ -27,6 +40,7 @@ GROUP = "study"
 SECTIONS = {
     "first steps": {
         "demo": "train on the embedded images, evaluate and predict; three minutes on two cores",
+        "check": "look for copies, leaks, wrong labels and broken images in DATA",
         "train": "train a network on DATA: a folder of images, a file or a name",
     },
     "with a trained model": {
@@ -76,19 +90,24 @@ PARSER_MESSAGES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (`sys.argv` by default) and return the exit code."""
     started = time.perf_counter()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and classes print everywhere
-        sys.stdout.reconfigure(errors="backslashreplace")
+    with standard_streams():
+        return _run(list(sys.argv[1:] if argv is None else argv), started)
+
+
+def _run(words: list[str], started: float) -> int:
     try:
-        command = _parse(list(sys.argv[1:] if argv is None else argv))
+        command = _parse(words)
+        require_stdout(not getattr(command, "leaves_files", False))
         code: int = 0 if command is None else command.run(started)
         sys.stdout.flush()
+        if failure := stdout_failure():
+            print_message(f"{failure.filename}: {failure.strerror}; what was saved is complete")
         return code
     except SystemExit as end:  # of the parser after its help text, or of rich
         if isinstance(end.__context__, BrokenPipeError):  # rich turns one into an exit with 1
             return PIPE_CLOSED
         return end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:  # `resnets predict ... | head`: the reader has stopped
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except UserError as error:
         message, code = str(error), error.exit_code
@@ -102,7 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = MISTAKE
     except KeyboardInterrupt:
         message, code = "interrupted", INTERRUPTED
-    print(f"resnets: {' '.join(message.split())}", file=sys.stderr)
+    lines = filter(None, map(str.strip, message.splitlines()))
+    print_message(f"resnets: {' '.join(lines)}")
     return code
 
 
@@ -114,7 +134,7 @@ def _parse(words: list[str]) -> Any:
         print(HELP.format(version=__version__, sections="\n\n".join(sections)), end="")
         return None
     if name == "--version":
-        print(f"resnets {__version__}")
+        print_result(f"resnets {__version__}")
         return None
     if name == GROUP and rest and not rest[0].startswith("-"):
         name, rest = f"{GROUP} {rest[0]}", rest[1:]
@@ -122,10 +142,12 @@ def _parse(words: list[str]) -> Any:
         near = [known for known in COMMANDS if (" " in known) == (" " in name)]
         raise unknown("command", name, near)
     if name == GROUP and rest and rest[0] in ("-h", "--help"):
-        print(f"{_listing(SECTIONS['why depth works'])}\n")
+        print(f"{_listing(SECTIONS['why depth works'])}\n")  # our own words
 
     import tyro
 
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     module, _, second = name.partition(" ")
     command = getattr(import_module(f"resnets.cli.{module}"), (second or module).capitalize())
     if hasattr(command, "with_options"):

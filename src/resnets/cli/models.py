@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from resnets.cli.flags import Switch
+from resnets.cli.output import print_result, print_table
 from resnets.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ class Models:
     """names only"""
 
     def run(self, started: float) -> int:
-        from resnets.cli.progress import print_table
         from resnets.models.registry import MODELS, list_models, unknown_model
 
         names = list_models(self.pattern)
@@ -45,7 +45,8 @@ class Models:
             rows = _layer_rows(names[0])
             print_table(("layer", "type", "output C H W", "parameters", "MACs"), "nnnrr", rows)
         elif self.quiet:
-            print("\n".join(names))
+            for name in names:
+                print_result(name)
         else:
             titles = ("name", "layers", "parameters", "MACs", "input", "error %", "source")
             print_table(titles, "nrrrrrl", [_model_row(name, MODELS[name]) for name in names])

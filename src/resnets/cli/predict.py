@@ -2,10 +2,11 @@
 
 import csv
 import glob
-import json
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from resnets.cli.flags import Device, ModelPath, Switch, find_model
+from resnets.cli.output import print_json, print_message, print_result, visible
 from resnets.data.file_limits import MAX_PIXELS
 from resnets.errors import UserError
 
@@ -47,6 +49,9 @@ class Predict:
     """classes shown for each image"""
     format: Literal["table", "json", "csv"] = "table"
     """table for people, one JSON document, or CSV with a row per image and class"""
+    csv_safe: bool = True
+    """in CSV, escape control characters and put ' before a cell that a spreadsheet takes for a
+    formula; --no-csv-safe writes all names as they are"""
     max_pixels: int = MAX_PIXELS
     """most pixels of an image; larger JPEGs are decoded at a part of their size"""
     device: Device = "auto"
@@ -66,9 +71,14 @@ class Predict:
         predictions = api.predict(
             self.model, images, top=self.top, device=self.device, max_pixels=self.max_pixels
         )
-        show = {"table": _print_table, "json": _print_json, "csv": _print_csv}[self.format]
+        formats: dict[str, Callable[[list[Prediction]], None]] = {
+            "table": _print_table,
+            "json": _print_json,
+            "csv": partial(_print_csv, safe=self.csv_safe),
+        }
+        show = formats[self.format]
         if self.format == "csv":
-            print("path,rank,class,probability")
+            print_result("path,rank,class,probability")
         code, size = 0, None if self.format == "json" else CHUNK
         while chunk := list(islice(predictions, size)):
             show(chunk)
@@ -76,7 +86,7 @@ class Predict:
                 if prediction.error is not None:
                     code = UNREADABLE
                     if not self.quiet:
-                        print(f"resnets: {prediction.source}: {prediction.error}", file=sys.stderr)
+                        print_message(f"resnets: {prediction.source}: {prediction.error}")
         return code
 
 
@@ -124,12 +134,24 @@ def _print_json(predictions: "list[Prediction]") -> None:
         }
         for prediction in predictions
     ]
-    print(json.dumps(records))
+    print_json(records)
 
 
-def _print_csv(predictions: "list[Prediction]") -> None:
+def csv_cell(text: str) -> str:
+    """Return a text as a cell that a terminal can show and a spreadsheet does not compute.
+
+    A formula begins with = + - or @ (also full-width), after a tab or a line break too; a plain
+    number such as -1 is none. OWASP, "CSV Injection".
+    """
+    formula = re.match(r"\s*[=+\-@＝＋－＠]|[\t\r\n]", text)
+    number = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.ASCII | re.IGNORECASE)
+    return f"'{visible(text)}" if formula and not number else visible(text)
+
+
+def _print_csv(predictions: "list[Prediction]", *, safe: bool) -> None:
+    cell = csv_cell if safe else str
     csv.writer(sys.stdout, lineterminator="\n").writerows(
-        (prediction.source, rank, name, f"{share:.6f}")
+        (cell(prediction.source), rank, cell(name), f"{share:.6f}")
         for prediction in predictions
         for rank, (name, share) in enumerate(_pairs(prediction), 1)
     )
@@ -140,7 +162,10 @@ def _print_table(predictions: "list[Prediction]") -> None:
     from rich.cells import cell_len
 
     rows = [
-        [prediction.source, *(f"{share:6.1%} {name}" for name, share in _pairs(prediction))]
+        [
+            visible(prediction.source),
+            *(f"{share:6.1%} {visible(name)}" for name, share in _pairs(prediction)),
+        ]
         for prediction in predictions
         if prediction.error is None
     ]
@@ -149,4 +174,4 @@ def _print_table(predictions: "list[Prediction]") -> None:
         cells = (
             cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=False)
         )
-        print("  ".join(cells).rstrip())
+        print_result("  ".join(cells).rstrip())

@@ -1,4 +1,4 @@
-"""Show the progress of a run on standard error, and print tables and hints.
+"""Show the progress of a run on standard error, and word its hints.
 
 On a terminal a block is redrawn in place, and each validation leaves a row above it. Elsewhere (a
 log file, a CI) plain lines are written: one for each validation and at most one every ten seconds
@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +19,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from resnets.cli.output import visible
+
 PLAIN_EVERY_SECONDS = 10.0
 BAR_WIDTH = 60
-# Columns of a file or a pipe: tables in them are never wrapped.
-WIDE = 1000
-
-
-def printer() -> Console:
-    """Return a console for results on standard output."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDE)
-
-
-def print_table(
-    titles: Sequence[str], justify: str, rows: Iterable[Sequence[str]], *, title: str | None = None
-) -> None:
-    """Print rows with a bold header; a letter a column: l text, n a name in one line, r number."""
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for title, letter in zip(titles, justify, strict=True):
-        table.add_column(title, justify="right" if letter == "r" else "left", no_wrap=letter != "l")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    printer().print(table)
 
 
 def program() -> str:
@@ -56,9 +38,10 @@ def program() -> str:
 
 def launcher() -> str:
     """Return how this program was called, with torchrun and its processes where it was used."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return program()
-    machines, processes = os.environ["GROUP_WORLD_SIZE"], os.environ["LOCAL_WORLD_SIZE"]
+    counts = [os.environ.get(name, "") for name in ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE")]
+    if "TORCHELASTIC_RUN_ID" not in os.environ or not all(map(str.isdecimal, counts)):
+        return program()  # some schedulers set the id alone
+    machines, processes = counts
     return f"torchrun --nnodes={machines} --nproc-per-node={processes} -m resnets"
 
 
@@ -93,7 +76,7 @@ class Display:
         if self.quiet:
             return
         if "text" in record:  # a terminal breaks it between words, a file keeps it in one line
-            self.console.print(Text(record["text"]), soft_wrap=not terminal)
+            self.console.print(Text(visible(record["text"])), soft_wrap=not terminal)
             return
         if kind == "start":
             self.start = record
@@ -147,7 +130,8 @@ class Display:
         table.add_row(*fields.values())
         share = self.latest.get("step", 0) / max(self.start["steps"], 1)
         full = round(BAR_WIDTH * share)
-        bar = f"[green]{'━' * full}[/][dim]{'━' * (BAR_WIDTH - full)}[/] {share:.0%}"
+        dash = "━" if self.console.encoding.startswith("utf") else "-"
+        bar = f"[green]{dash * full}[/][dim]{dash * (BAR_WIDTH - full)}[/] {share:.0%}"
         return Group(table, bar)
 
 

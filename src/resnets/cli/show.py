@@ -1,10 +1,10 @@
 """Provide `resnets show`: print what a model file holds."""
 
-import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnets.cli.flags import ModelPath, Switch, find_model
+from resnets.cli.output import print_json, print_result, printer
 
 if TYPE_CHECKING:
     from resnets.inference.model_file import ModelFile
@@ -30,20 +30,19 @@ class Show:
 
     def run(self, started: float) -> int:
         find_model(self.model)
-        from resnets.cli.progress import printer
         from resnets.inference.model_file import read_model
 
         contents = _contents(read_model(self.model))
         if self.quiet:
             del contents["recipe"]
         if self.format == "json":
-            print(json.dumps(contents))
+            print_json(contents)
             return 0
         for title, section in contents.items():
             printer().print(title, style="bold")
             for name, value in section.items():
                 if name not in TABLES:
-                    print(f"  {name:20} {_text(value)}")
+                    print_result(f"  {name:20} {_text(value)}")
         return 0
 
 

@@ -2,18 +2,19 @@
 
 import shlex
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NoReturn
 
 import tyro
 
 from resnets.cli.flags import Device, ModelPath, Switch, default
+from resnets.cli.output import print_message, print_result, print_table
 from resnets.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Init:
     out: Out = OUT
     quiet: Switch = False
     """print the verdicts only"""
+    leaves_files: ClassVar[bool] = True
 
     def run(self, started: float) -> int:
         from resnets.study.propagation.sweep import measure_init
@@ -84,6 +86,7 @@ class Train:
     """where to train; auto takes the CPU for all presets but cifar"""
     quiet: Switch = False
     """print the results only"""
+    leaves_files: ClassVar[bool] = True
 
     def run(self, started: float) -> int:
         from resnets.study.tables import Tables
@@ -94,9 +97,12 @@ class Train:
         workers = partial(_executor, self.processes, self.cluster)
         with _resumable(self):
             train_twins(config, self.out, workers=workers, log=_logger(self.quiet))
-        print("\n".join(summary_lines(Tables.read(self.out))))
-        print(f"tables: train.csv and summary.csv in {self.out / 'data'}; some of the trained")
-        print(f"networks: {self.out / 'models'}")
+        for line in summary_lines(Tables.read(self.out)):
+            print_result(line)
+        print_result(
+            f"tables: train.csv and summary.csv in {self.out / 'data'}; some of the trained"
+        )
+        print_result(f"networks: {self.out / 'models'}")
         return 0
 
 
@@ -123,6 +129,7 @@ class Probe:
     """where to compute"""
     quiet: Switch = False
     """print the tables' names only"""
+    leaves_files: ClassVar[bool] = True
 
     def run(self, started: float) -> int:
         import time
@@ -142,7 +149,7 @@ class Probe:
                 compared = [prober.compare(self.model, self.against)]
             paths = [*prober.probe(self.model), *compared]
         for path in paths:
-            print(path)
+            print_result(path)
         return 0
 
 
@@ -162,12 +169,13 @@ class Report:
     """folder of the study, with tables in data/"""
     quiet: Switch = False
     """print the page's path only"""
+    leaves_files: ClassVar[bool] = True
 
     def run(self, started: float) -> int:
+        _require_charts()
         from resnets.study.report.study_page import write_study_report
 
-        _logger(self.quiet)("drawing the figures")
-        print(write_study_report(self.out))
+        print_result(write_study_report(self.out, log=_logger(self.quiet)))
         return 0
 
 
@@ -199,7 +207,7 @@ class Check:
             word = "holds" if found.holds else "fails"
             effect = "" if found.verdict == "not measured" else f": {effect_text(found)}"
             wanted = "" if found.holds else f" (expected: {found.claim.expected})"
-            print(f"{word}  {found.claim.name}  {found.verdict}{wanted}{effect}")
+            print_result(f"{word}  {found.claim.name}  {found.verdict}{wanted}{effect}")
         return 0 if all(found.holds for found in results) else 1
 
 
@@ -222,8 +230,10 @@ class Study:
     """where to probe; training of small networks takes the CPU"""
     quiet: Switch = False
     """print the page's path only"""
+    leaves_files: ClassVar[bool] = True
 
     def run(self, started: float) -> int:
+        _require_charts()
         from resnets.study.pipeline import Pipeline
         from resnets.study.twins.job_queue import resolve
 
@@ -232,7 +242,7 @@ class Study:
         workers()  # refuses before anything is computed
         log = _logger(self.quiet)
         with _resumable(self):
-            print(Pipeline(config, self.out, workers, self.device, log).run())
+            print_result(Pipeline(config, self.out, workers, self.device, log).run())
         return 0
 
 
@@ -250,8 +260,14 @@ def _executor(
     return on_this_machine(processes or usable_cpus())
 
 
+def _require_charts() -> None:
+    """Raise UserError without the chart library, before anything is computed."""
+    if find_spec("vl_convert") is None:
+        raise UserError("the page of a study needs vl-convert: pip install 'resnets[study]'")
+
+
 def _logger(quiet: bool) -> Callable[[str], None]:
-    return partial(print, file=sys.stderr, flush=True) if not quiet else lambda line: None
+    return print_message if not quiet else lambda line: None
 
 
 @contextmanager
@@ -273,7 +289,8 @@ def _resumable(command: Train | Study) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"stopped; resume with:\n{shlex.join(words)}", file=sys.stderr)
+        print_message("stopped; resume with:")
+        print_message(shlex.join(words))
         if received:
             raise SystemExit(128 + signal.SIGTERM) from None
         raise
@@ -283,8 +300,6 @@ def _resumable(command: Train | Study) -> Iterator[None]:
 
 def _print_verdicts(title: str, verdicts: "list[Stability]") -> None:
     """Print two lines for each family, a column for each depth."""
-    from resnets.cli.progress import print_table
-
     depths = sorted({verdict.depth for verdict in verdicts})
     rows = []
     for family in dict.fromkeys(verdict.family for verdict in verdicts):

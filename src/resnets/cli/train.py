@@ -2,15 +2,15 @@
 
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
 from resnets.cli.flags import Device, Switch, default, recipe_flags, typed_values
+from resnets.cli.output import print_message, print_result
 from resnets.errors import UserError
 from resnets.training.recipe import Recipe
 from resnets.training.recipes import named_recipe, read_recipe
@@ -60,6 +60,7 @@ class Train:
     quiet: Switch = False
     """print the result only"""
     flags: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    leaves_files: ClassVar[bool] = True
 
     @classmethod
     def with_options(cls, words: Sequence[str]) -> "type[Train]":
@@ -112,10 +113,9 @@ class Train:
                 )
         except NotFiniteError as error:
             if current_rank() == 0:
-                print(
+                print_message(
                     f"resnets: {error}; earlier checkpoints are kept. Try a smaller "
-                    "--learning-rate, or --clip-grad-norm 1",
-                    file=sys.stderr,
+                    "--learning-rate, or --clip-grad-norm 1"
                 )
             return NOT_FINITE
         return announce(result) if current_rank() == 0 else exit_code(result)
@@ -133,24 +133,28 @@ def announce(result: "TrainingResult") -> int:
     from resnets.cli.progress import launcher, program
 
     code, folder = exit_code(result), shlex.quote(str(result.folder))
-    resume = f"resume with:\n  {launcher()} train --resume {folder}"
+    resume = f"  {launcher()} train --resume {folder}"
     if code > SIGNALLED:
-        print(f"stopped; {resume}", file=sys.stderr)
+        print_message("stopped; resume with:")
+        print_message(resume)
         return code
     if result.scores is not None:
         low, high = result.scores.top1_interval
-        print(
+        print_result(
             f"top-1 {result.scores.top1:.2%} (95 % interval {low:.2%} to {high:.2%}) "
             f"on {result.scores.num_images:,} {result.split} images"
         )
     if result.caution:
-        print(f"caution: {result.caution}")
+        print_result(f"caution: {result.caution}")
     if code:
-        print(f"resnets: not everything could be saved: {result.unsaved}", file=sys.stderr)
-        print(f"free some disk space, then {resume}", file=sys.stderr)
+        print_message(f"resnets: not everything could be saved: {result.unsaved}")
+        print_message("free some disk space, then resume with:")
+        print_message(resume)
         return code
-    print(f"model   {result.model}\nreport  {result.folder / 'report.html'}")
-    print(f"next    {program()} predict {folder} IMAGES\n        {program()} show {folder}")
+    print_result(f"model   {result.model}")
+    print_result(f"report  {result.folder / 'report.html'}")
+    print_result(f"next    {program()} predict {folder} IMAGES")
+    print_result(f"        {program()} show {folder}")
     return code
 
 

@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 # Pixels of an image, unless --max-pixels says otherwise: a 64-megapixel photo, 200 MB as colours.
 MAX_PIXELS = 2**26
+# The largest magnitude of a pixel's value in a range, beyond all 32-bit integers.
+LARGEST_VALUE = 1e12
 # Files up to this size, in bytes, have too few blocks and scans to matter.
 SMALL_FILE = 2**19
 # Segments of a JPEG before its first scan: a colour profile takes up to 255, an extended XMP 100.

@@ -13,7 +13,7 @@ from PIL import Image
 
 from resnets.data.decode import Array
 from resnets.data.wide_pixels import PixelRange, checked_range
-from resnets.errors import UserError, unknown
+from resnets.errors import UserError, shown, unknown
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Statistics of ImageNet's training images; for one channel the mean of the three.
@@ -72,7 +72,7 @@ class Preprocess:
             ("Preprocess interpolation", self.interpolation, tuple(_FILTERS)),
             ("tta", self.tta, ("none", "mirror", "six")),
         ):
-            if given not in choices:
+            if not isinstance(given, str) or given not in choices:
                 raise unknown(kind, str(given), choices)
         _check_number("crop_fraction is", self.crop_fraction, MIN_CROP_FRACTION, 1)
         for name, defaults, least in (("mean", _MEANS, -LARGEST), ("std", _STDS, MIN_STD)):
@@ -162,9 +162,9 @@ def _check_number(what: str, value: object, low: float, high: float) -> None:
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
     if number is None or not low <= number <= high:  # as NaN
         allowed = f"a number from {low:g} to {high:g}"
-        raise UserError(f"Preprocess {what} {value!r}; it must be {allowed}")
+        raise UserError(f"Preprocess {what} {shown(value)}; it must be {allowed}")
 
 
 def _check_count(name: str, value: object, allowed: range | tuple[int, ...], words: str) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value not in allowed:
-        raise UserError(f"Preprocess {name} is {value!r}; it must be {words}")
+        raise UserError(f"Preprocess {name} is {shown(value)}; it must be {words}")

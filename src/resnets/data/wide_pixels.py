@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnets.data.file_limits import LARGEST_VALUE
 from resnets.errors import UserError
 
 PixelRange = tuple[float, float]
@@ -36,8 +37,8 @@ WORDS = {
     "int32": "signed 32-bit",
     "float32": "float",
 }
-# The largest magnitude of a range, beyond all 32-bit integers, and its least extent.
-LARGEST, LEAST_EXTENT = 1e12, 1e-12
+# The least extent of a range, in shares of its ends.
+LEAST_EXTENT = 1e-12
 # Kinds whose depth is a scale of its own: 65,535 is white, unless a range says otherwise.
 SCALED_BY_DEPTH = frozenset(("uint12", "uint16"))
 
@@ -49,7 +50,7 @@ def checked_range(given: object) -> PixelRange:
     """Return LOW and HIGH as floats; raise UserError unless they are two rising numbers."""
     if isinstance(given, list | tuple) and len(given) == 2:
         numbers = [n for n in given if isinstance(n, int | float) and not isinstance(n, bool)]
-        if len(numbers) == 2 and all(abs(number) <= LARGEST for number in numbers):
+        if len(numbers) == 2 and all(abs(number) <= LARGEST_VALUE for number in numbers):
             low, high = map(float, numbers)
             if high - low >= LEAST_EXTENT * max(1, abs(low), abs(high)):
                 return low, high

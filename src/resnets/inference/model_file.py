@@ -18,6 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from resnets.arguments import checked
 from resnets.data.transforms import Preprocess
 from resnets.errors import UserError, public_name
 from resnets.fileio import open_file, sha256, write_atomic
@@ -140,6 +141,7 @@ class ModelFile:
         return network.eval()
 
 
+@checked()
 def save_model(path: Path | str, contents: ModelFile) -> str:
     """Write a model file, whole or not at all, and return its digest, 64 hexadecimal digits.
 
@@ -156,6 +158,7 @@ def save_model(path: Path | str, contents: ModelFile) -> str:
     return digest
 
 
+@checked()
 def read_model(path: Path | str) -> ModelFile:
     """Read a model file, or that of a run folder, and verify every byte of it.
 

@@ -3,10 +3,14 @@
 Shapes: N images, K classes, C H W channels, height, width.
 """
 
+import io
 import itertools
-from collections.abc import Iterable, Iterator
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.utils.data import DataLoader
 
+from resnets.arguments import checked
 from resnets.data.decode import DecodeError, decode, from_array, from_picture
 from resnets.data.file_limits import MAX_PIXELS
 from resnets.device import MemoryBound
@@ -24,6 +30,9 @@ from resnets.inference.tta import with_tta
 
 Source = str | Path | bytes | NDArray[Any] | Image.Image
 Pixels = NDArray[np.uint8]
+KINDS = "a path, the bytes of a file, a uint8 array or a Pillow image"
+# What can be iterated over, but not image by image: a file gives lines, and bytearray numbers.
+NO_IMAGES = (Mapping, torch.Tensor, DataLoader, bytearray, memoryview, io.IOBase)
 # Threads that decode; Pillow releases the interpreter lock meanwhile.
 DECODERS = 2
 
@@ -61,6 +70,7 @@ class Predictor:
         UserError: The device cannot be used.
     """
 
+    @checked()
     def __init__(
         self,
         model: str | Path | ModelFile,
@@ -93,6 +103,7 @@ class Predictor:
         """
         return next(self.predict([source], top=top, batch_size=1))
 
+    @checked()
     def predict(
         self, sources: Source | Iterable[Source], *, top: int = 5, batch_size: int = 64
     ) -> Iterator[Prediction]:
@@ -117,20 +128,24 @@ class Predictor:
             if value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1")
         one_array = isinstance(sources, np.ndarray) and sources.ndim < 4
-        if isinstance(sources, (str, bytes, Path, Image.Image)) or one_array:
+        if isinstance(sources, (str, bytes, PathLike, Image.Image)) or one_array:
             sources = [sources]  # type: ignore[list-item]
+        elif isinstance(sources, NO_IMAGES):
+            raise UserError(
+                f"{type(sources).__name__} is no image and no list of images: give {KINDS}"
+            )
         return self._predictions(enumerate(sources), top, batch_size)
 
     def _predictions(
         self, sources: Iterator[tuple[int, Source]], top: int, batch_size: int
     ) -> Iterator[Prediction]:
         with ThreadPoolExecutor(DECODERS) as pool:
-            while chunk := list(itertools.islice(sources, batch_size)):
+            while chunk := list(itertools.islice(sources, min(batch_size, sys.maxsize))):
                 images = list(pool.map(self._read, (source for _, source in chunk)))
                 readable = [image for image in images if not isinstance(image, str)]
                 rows = iter(self._most_probable(np.stack(readable), top) if readable else ())
                 for (position, source), image in zip(chunk, images, strict=True):
-                    is_path = isinstance(source, (str, Path))
+                    is_path = isinstance(source, (str, PathLike))
                     name = str(source) if is_path else f"image {position}"
                     if isinstance(image, str):
                         yield Prediction(name, error=image)
@@ -146,9 +161,9 @@ class Predictor:
         """Return the pixels that the network takes, H W C, or why there are none."""
         channels, pixel_range = self.preprocess.channels, self.preprocess.pixel_range
         try:
-            if isinstance(source, (str, Path, bytes)):
+            if isinstance(source, (str, PathLike, bytes)):
                 image = decode(
-                    source,
+                    os.fspath(source),
                     channels=channels,
                     pixel_range=pixel_range,
                     max_pixels=self.max_pixels,
@@ -180,8 +195,7 @@ def _picture(source: object) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
     if not isinstance(source, np.ndarray):
-        kinds = "a path, the bytes of a file, a uint8 array or a Pillow image"
-        raise UserError(f"{type(source).__name__} is no image: give {kinds}")
+        raise UserError(f"{type(source).__name__} is no image: give {KINDS}")
     channels = source.shape[2] if source.ndim == 3 else 1
     if source.dtype != np.uint8 or source.ndim not in (2, 3) or channels not in (1, 3, 4):
         raise UserError(

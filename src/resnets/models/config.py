@@ -105,8 +105,9 @@ class ResNetConfig:
         for name in ("depths", "widths"):
             object.__setattr__(self, name, _counts(name, getattr(self, name)))
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise unknown(name, getattr(self, name), choices)
+            given = getattr(self, name)
+            if not isinstance(given, str) or given not in choices:
+                raise unknown(name, given, choices)
         for name in ("num_classes", "in_channels", "groups", "group_width"):
             _count(name, getattr(self, name))
         for name in ("se", "drop_path", "dropout"):
@@ -117,7 +118,8 @@ class ResNetConfig:
             _count("stem_width", self.stem_width)
         for name, numbers in (("blur", (0, 3, 5)), ("output_stride", (None, 8, 16, 32))):
             value = getattr(self, name)
-            if isinstance(value, bool) or value not in numbers:
+            whole = isinstance(value, int | None) and not isinstance(value, bool)
+            if not whole or value not in numbers:
                 raise UserError(
                     f"{name} = {shown(value)}: allowed are {', '.join(map(str, numbers))}"
                 )
@@ -157,7 +159,14 @@ class ResNetConfig:
         return self.stem_stride * self.first_stride << (len(self.depths) - 1)
 
     def check_input_size(self, size: int) -> None:
-        """Raise UserError if images of size x size pixels would cost more than can be meant."""
+        """Check by arithmetic that an image costs no more than can be meant.
+
+        Args:
+            size: Height and width of the image in pixels.
+
+        Raises:
+            UserError: Its maps or its multiply-accumulates are beyond the limits.
+        """
         if size < 1:
             return
         largest = max(

@@ -151,7 +151,8 @@ def _secrets(url: str) -> set[str]:
     for address in (url, *proxies):
         credentials = address.rpartition("@")[0].partition("://")[2]
         query = address.partition("?")[2]
-        parts |= {credentials, query, *re.split("[:/?@]", credentials), *re.split("[&=]", query)}
+        parts |= {credentials, query, *re.split("[:/?@]", credentials)}
+        parts |= {pair.partition("=")[2] for pair in query.split("&")}
     spellings = {spelling(part) for part in parts for spelling in (str, quote, unquote)}
     return {part for part in spellings if len(part) > 2}
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from resnets.arguments import checked
 from resnets.errors import UserError, unknown
 from resnets.models.config import FIELDS, ResNetConfig
 from resnets.models.pretrained import load_weights
@@ -234,6 +235,7 @@ MODELS: dict[str, ModelEntry] = dict([
 # fmt: on
 
 
+@checked()
 def list_models(pattern: str = "*") -> list[str]:
     """Return the names of the networks that match a shell pattern, in the table's order.
 
@@ -252,6 +254,7 @@ def unknown_model(name: str) -> UserError:
     return UserError(f"{error}{'' if error.endswith('?') else ';'} `resnets models` lists all")
 
 
+@checked()
 def create_model(
     name: str,
     *,

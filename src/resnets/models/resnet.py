@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from resnets.arguments import checked
 from resnets.errors import UserError
 from resnets.models.blocks import BlockConfig, make_block
 from resnets.models.config import ResNetConfig
@@ -37,6 +38,7 @@ class ResNet(nn.Module):
         - Logits: N K, without a softmax.
     """
 
+    @checked()
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config

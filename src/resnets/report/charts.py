@@ -68,13 +68,15 @@ class Figure:
         """Return the specification that fills the width of its column."""
         spec = self._spec if self.series is None else _changed(self._spec, _without_legend)
         renderer = "canvas" if self.is_large else "svg"
-        return spec | {
+        page = {
             "datasets": self.data,
             "width": "container",
             "height": "container" if self.square else self.height,
             "background": "transparent",
             "usermeta": {"embedOptions": {"renderer": renderer}},
         }
+        shown: Spec = _changed(spec | page, _tidied)
+        return shown
 
     def save(self, folder: Path) -> None:
         """Write NAME.svg and NAME.png, with the title."""
@@ -158,7 +160,7 @@ def _drawn(spec: Spec) -> str:
     numbers: dict[str, int] = {}
     return pattern.sub(
         lambda found: (found[1] or found[2]) + str(numbers.setdefault(found[0], len(numbers))),
-        vl_convert.vegalite_to_svg(spec),
+        vl_convert.vegalite_to_svg(_changed(spec, _tidied)),
     )
 
 
@@ -175,6 +177,10 @@ def _changed(part: Any, change: Callable[[str, Any], Any], key: str = "") -> Any
 def _with_parameter(key: str, value: Any) -> Any:
     names = {colour: name for name, colour in THEME.items()}
     return {"expr": names[value]} if isinstance(value, str) and value in names else value
+
+
+def _tidied(_: str, value: Any) -> Any:
+    return tidy(value) if isinstance(value, str) else value
 
 
 def _without_legend(key: str, value: Any) -> Any:

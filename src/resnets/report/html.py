@@ -5,21 +5,25 @@ it has charts, the chart library (Vega, 0.9 MB).
 """
 
 import base64
+import hashlib
 import io
 import json
 import math
 import re
 import shlex
 import unicodedata
+import warnings
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from resnets.errors import UserError
 from resnets.fileio import cache_dir, sha256, write_atomic
 
 if TYPE_CHECKING:
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 
     from resnets.report.charts import Figure
 
+# Characters by which a name could reverse the text around it.
+DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 # Pixels of the longer side up to which an image keeps every pixel; that of a photo on the page.
 SMALL, _PHOTO = 96, 208
 
@@ -46,13 +52,20 @@ def render(template: str, *, package: str = "resnets.report", charts: bool, **va
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    json_options = {"sort_keys": True, "ensure_ascii": False, "allow_nan": False}
+    json_options = {"sort_keys": True, "ensure_ascii": True, "allow_nan": False}
     environment.policies["json.dumps_kwargs"] = json_options
-    filters = (finite, percent, shorten, static_picture)
+    filters = (csp_hash, finite, percent, shorten, static_picture)
     environment.filters |= {function.__name__: function for function in filters}
     environment.filters |= {"shell": shlex.quote, "python": partial(json.dumps, ensure_ascii=False)}
+    environment.filters |= {"address": partial(quote, errors="surrogateescape")}  # any file name
     library = chart_library() if charts else ""
     return environment.get_template(template).render(library=library, **values)
+
+
+def csp_hash(source: str) -> str:
+    """Return how a security policy names a script or a style of the page: by its SHA-256."""
+    digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+    return Markup(f"'sha256-{digest}'")  # base64 has nothing to escape
 
 
 def static_picture(figure: "Figure") -> str:
@@ -99,17 +112,19 @@ def chart_library() -> Markup:
     import vl_convert
 
     name = f"vega-{version('vl-convert-python')}.js"
-    with suppress(OSError, RuntimeError):  # not cached yet, or a user without a home
+    with suppress(OSError, UserError):  # not cached yet, or there is no place for a cache
         head, _, content = cache_dir("charts", name).read_bytes().partition(b"\n")
         if head == _digest_line(content):
             return Markup(content.decode())
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     # "</script" inside a string of the library would end the element.
     bundle = bundle.replace("</script", "<\\/script")
-    with suppress(OSError, RuntimeError):  # without a cache the next page takes as long
+    try:
         path, content = cache_dir("charts", name), bundle.encode()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, _digest_line(content) + b"\n" + content)
+    except (OSError, UserError) as error:
+        warnings.warn(f"the chart library is not cached: {error}", stacklevel=2)
     return Markup(bundle)
 
 
@@ -118,9 +133,16 @@ def _digest_line(content: bytes) -> bytes:
 
 
 def tidy(text: str) -> str:
-    """Return the text without characters that XML and UTF-8 forbid; file names may hold them."""
+    """Return the text without what file names may hold, and XML, UTF-8 or a reader cannot bear.
+
+    These are control characters, halves of surrogate pairs, and overrides of the direction.
+    """
+    if text.isprintable():
+        return text
     forbidden = ("Cc", "Cs", "Cn")
-    return "".join("\ufffd" if unicodedata.category(c) in forbidden else c for c in text)
+    return "".join(
+        "\ufffd" if unicodedata.category(c) in forbidden or c in DIRECTIONS else c for c in text
+    )
 
 
 def shorten(text: str, length: int) -> str:

@@ -232,7 +232,7 @@ SINGLE_PROCESS = DistContext()
 
 def current_rank() -> int:
     """Return the rank of this process; 0 if it is the only one."""
-    return int(os.environ["RANK"]) if _is_distributed() else 0
+    return _environment_number("RANK") if _is_distributed() else 0
 
 
 @contextmanager
@@ -246,6 +246,7 @@ def init_distributed() -> Iterator[DistContext]:
         from torch.distributed.distributed_c10d import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
+        _check_environment()
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
         store = PrefixStore(_meet(store, rank=rank, world_size=world_size), store)
@@ -254,7 +255,7 @@ def init_distributed() -> Iterator[DistContext]:
         )
     try:
         control: Any = torch_dist.new_group(timeout=CONTROL_TIMEOUT, backend="gloo")
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        local_rank = _environment_number("LOCAL_RANK")
         yield DistContext(torch_dist.get_rank(), torch_dist.get_world_size(), local_rank, control)
     finally:
         if not joined:
@@ -298,7 +299,27 @@ def is_lost_rank(error: Exception) -> bool:
 
 def _is_distributed() -> bool:
     named = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
-    return named and int(os.environ["WORLD_SIZE"]) > 1
+    return named and _environment_number("WORLD_SIZE") > 1
+
+
+def _check_environment() -> None:
+    """Refuse variables by which no ranks can meet, before torch waits for them."""
+    rank, world_size = current_rank(), _environment_number("WORLD_SIZE")
+    if rank >= world_size:
+        raise UserError(f"RANK={rank} in the environment must be below WORLD_SIZE={world_size}")
+    if not 0 < _environment_number("MASTER_PORT") < 2**16:
+        raise UserError("MASTER_PORT in the environment: expected a port, as torchrun sets it")
+
+
+def _environment_number(name: str) -> int:
+    """Return a variable that torchrun sets, 0 without it; raise UserError if it is no number."""
+    text = os.environ.get(name, "0")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise UserError(
+            f"{name}={text!r} in the environment: expected a whole number, as torchrun sets it; "
+            f"unset {name} to train in one process"
+        )
+    return int(text)
 
 
 def _outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:

@@ -202,7 +202,14 @@ class Recipe:
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
 
     def __post_init__(self) -> None:
-        for config in (self, *(getattr(self, group) for group in GROUPS)):
+        validate(self)
+        for group, kind in GROUPS.items():
+            config = getattr(self, group)
+            if not isinstance(config, kind):
+                raise UserError(
+                    f"Recipe: {group} is of the type {type(config).__name__}; expected "
+                    f"{kind.__name__}. Recipe().override(name=value) sets single fields"
+                )
             validate(config)
         if self.schedule.epochs is not None and self.schedule.steps is not None:
             raise UserError("--epochs and --steps both given: pass one of them")

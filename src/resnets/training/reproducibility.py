@@ -39,7 +39,7 @@ class RunFingerprint:
             raise UserError(
                 f"{run_dir.path}: {', '.join(edited)} changed since the run wrote it (its SHA-256 "
                 "differs); the result would not be that of the uninterrupted run. Restore the "
-                "file and pass changes as options, or add --force to continue anyway"
+                "file, and pass changes as options; or resume with --force to continue anyway"
             )
         data, environment = run_dir.read_json(DATA_FILE), run_dir.read_json(ENVIRONMENT_FILE)
         return cls(recipe, data, environment, edited)

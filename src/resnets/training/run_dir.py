@@ -285,13 +285,21 @@ def is_run(path: Path) -> bool:
 
 
 def torchrun_id() -> str | None:
-    """Return the id that torchrun gives to all its processes and restarts; None without it."""
-    return os.environ.get("TORCHELASTIC_RUN_ID")
+    """Return the id that torchrun gives to all its processes and restarts; None without it.
+
+    Some schedulers set the id alone, which is no torchrun.
+    """
+    return os.environ.get("TORCHELASTIC_RUN_ID") if _restart_count() else None
 
 
 def num_restarts() -> int:
     """Return how often torchrun has restarted the processes of this machine."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return int(_restart_count() or "0")
+
+
+def _restart_count() -> str:
+    count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+    return count if count.isdecimal() else ""
 
 
 def find_restarted_run(

@@ -31,6 +31,7 @@ from resnets.data.dataset import (
     make_splits,
     notices_of,
 )
+from resnets.data.duplicates import copy_warnings
 from resnets.data.loader import (
     Batch,
     EvalLoader,
@@ -52,6 +53,7 @@ from resnets.device import (
 from resnets.errors import StoppedError, UserError, is_out_of_memory
 from resnets.evaluation.evaluator import BATCH_SIZE, Mistakes, score, score_cautions
 from resnets.evaluation.metrics import Scores, evaluate
+from resnets.fileio import expanded
 from resnets.inference.model_file import ModelFile, read_model, save_model
 from resnets.models.layers import Whitening
 from resnets.models.registry import create_model
@@ -308,7 +310,7 @@ class Trainer:
     ) -> None:
         """Write what the run starts from; without config.json it cannot be resumed."""
         named = isinstance(data, str) and data in NAMES  # as open_data, which looks there first
-        place = str(data) if named else str(Path(data).expanduser().absolute())
+        place = str(data) if named else str(expanded(data).absolute())
         record: dict[str, Any] = {"data": place, "name": self.data.name, **found}
         record |= {"preprocess": asdict(self.preprocess), "held_out": list(self.splits.held_out)}
         record |= {"content": content_digest(self.data)} if verify else {}
@@ -957,8 +959,15 @@ class Trainer:
         if not self.cautions:
             self.cautions = [CAUTION] if self.recipe.evaluation.validate_on == "test" else []
             self.cautions += self.dist.on_rank_zero(lambda: reproducibility_caveats(self.run_dir))
-            for text in self.cautions:
+            copies, leaks = self.dist.on_rank_zero(self._copy_warnings)
+            self.notices += copies
+            self.cautions += leaks
+            for text in (*copies, *self.cautions):
                 self.notify(text)
+
+    def _copy_warnings(self) -> tuple[list[str], list[str]]:
+        """Return notices and cautions of equal images, where all images are in memory."""
+        return copy_warnings(self.splits) if self.train_loader.cached else ([], [])
 
 
 def splits_for(data: DataSet, recipe: Recipe, *, held_out: Sequence[str] | None = None) -> Splits:

@@ -96,8 +96,8 @@ def choose_columns(names: Sequence[str], columns: str | None, source: str) -> Co
     path, label, split = (places[role] for role in ("path", "label", "split"))
     if path is None or label is None:
         raise MissingColumnsError(
-            f"{source} has the columns {_listed(names)}; expected path and label, or usual names "
-            f"for them such as file_name and class: pass {ADVICE}"
+            f"{source} has the columns {_listed(names) or 'none'}; expected path and label, or "
+            f"usual names for them such as file_name and class: pass {ADVICE}"
         )
     return Columns(path, label, split, tuple(_notices(names, places)))
 

@@ -18,14 +18,14 @@ from resnets.data.sources.file_tree import FolderScan, is_run, joined
 from resnets.data.sources.header_cache import read_splits
 from resnets.data.sources.image_folder import ARCHIVES, read_folder
 from resnets.data.sources.listing import SourceListing, printable, shortened
-from resnets.data.sources.manifest import read_manifest, read_metadata
+from resnets.data.sources.manifest import metadata_in, read_manifest, read_metadata
 from resnets.data.sources.npz import read_npz
 from resnets.data.sources.parquet import read_parquet
 from resnets.data.sources.pixel_range import scaled, with_pixel_range
 from resnets.data.sources.source_config import SourceConfig
 from resnets.data.sources.table_rows import SUFFIXES as TABLE_SUFFIXES
 from resnets.errors import UserError, public_name, unknown
-from resnets.fileio import SPECIAL_FILES
+from resnets.fileio import SPECIAL_FILES, expanded
 
 if TYPE_CHECKING:
     from resnets.data.transforms import Preprocess
@@ -110,17 +110,20 @@ def _find(data: str | Path, config: SourceConfig, classes: Sequence[str] | None)
     allowed = f"expected {kinds}, or a name: {', '.join(NAMES)}"
     if not str(data):
         raise UserError(f"DATA is empty; {allowed}")
-    path = Path(data).expanduser()
-    if isinstance(data, str) and data in NAMES:
+    path = expanded(data)
+    kind = _kind_of(path)
+    is_name = isinstance(data, str) and data in NAMES
+    if kind == stat.S_IFDIR and not is_name:
+        return _read_tree(path, config, classes)
+    if config.class_level is not None and (kind is not None or is_name):
+        raise UserError(f"--class-level is for folders of images, and {data} is none")
+    if is_name:
         _refuse_columns(config, data)
-        found = read_named(data)
-        if path.exists():
+        found = read_named(str(data))
+        if kind is not None:
             notice = f"{data} is the named set; for the folder of that name write ./{data}"
             return replace(found, notices=(*found.notices, notice))
         return found
-    kind = _kind_of(path)
-    if kind == stat.S_IFDIR:
-        return _read_tree(path, config, classes)
     if kind is None:
         if isinstance(data, Path) or "/" in data or "." in data:
             shown = public_name(str(data))
@@ -163,19 +166,23 @@ def _read_tree(path: Path, config: SourceConfig, classes: Sequence[str] | None) 
     if is_run(path):
         raise UserError(f"{path} is the folder of a run, not of data")
     scan = FolderScan(path)
-    if not scan.tree.has_images:
+    if config.class_level is None:
         tables = [
             path / joined(place, name)
             for place, tree in scan.tree.walk()
             for name in tree.others
-            if name.endswith(".parquet")
+            if name.endswith(".parquet") and not scan.tree.has_images
         ]
         if tables:
             return read_parquet(path, tables, config)
-    if (listing := read_metadata(path, scan.tree, config)) is not None:
-        return listing
+        if (listing := read_metadata(path, scan.tree, config)) is not None:
+            return listing
     _refuse_columns(config, path)
-    return read_folder(scan, level=config.class_level, known=classes)
+    found = read_folder(scan, level=config.class_level, known=classes)
+    if (beside := metadata_in(path)) is not None:
+        notice = f"{beside.name} is not used beside class folders; give it as DATA for its labels"
+        return replace(found, notices=(*found.notices, notice))
+    return found
 
 
 def _own_classes(found: SourceListing) -> tuple[tuple[str, ...], list[str]]:

@@ -252,9 +252,8 @@ def _check_classes(folder: Folder, data: str) -> list[str]:
             f"{_listed(lower)}? To answer, {answer}"
         )
     notices = []
-    if unlabelled := [name for name in classes if _UNLABELLED.fullmatch(name.lower())]:
-        text = _listed(unlabelled)
-        notices.append(f"named like images without a class, but a class here: {text}")
+    if odd := [n for n in classes if is_filler(n) or _UNLABELLED.fullmatch(n.lower())]:
+        notices.append(f"taken as classes in spite of their names: {_listed(odd)}")
     deeper = [
         f"{printable(inner.path)} ({count:,})"
         for name in classes

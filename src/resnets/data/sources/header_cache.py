@@ -64,13 +64,12 @@ def _read_split(
 ) -> ImageFiles:
     """Return the readable files of a split; add the others to `skipped`."""
     files, stamps = listing.files, listing.files.stamps()
-    place = cache_dir("indexes", f"{sha256(os.fsencode(source))}.npz")
     large = len(stamps) >= REMEMBERED_FROM
     begin = time.time_ns()
     # Width, height, channels (0 where unreadable), and the place of the depth in KINDS.
     headers = np.zeros((len(stamps), 4), np.int32)
     if large:
-        _recall(place, files.names, stamps, headers)
+        _recall(source, files.names, stamps, headers)
         large_images = headers[:, 0].astype(np.int64) * headers[:, 1] > max_pixels
         headers[large_images] = 0  # the limit may have been another
     missing = np.flatnonzero(headers[:, 2] == 0)
@@ -79,8 +78,8 @@ def _read_split(
     if large and len(missing) > len(reasons):  # else there is nothing new
         settled = stamps[:, 1:].max(axis=1) < begin - SETTLED
         try:
-            _remember(place, files.names, stamps, headers * settled[:, None])
-        except OSError as error:
+            _remember(source, files.names, stamps, headers * settled[:, None])
+        except (OSError, UserError) as error:
             notices.append(
                 f"the headers of {source} could not be cached ({error}): "
                 "the next start reads them again"
@@ -114,17 +113,21 @@ def _read(files: ImageStore, indices: Array, headers: Array, max_pixels: int) ->
     return reasons
 
 
-def _recall(place: Path, names: PackedStrings, stamps: Array, headers: Array) -> None:
+def _place(source: str) -> Path:
+    return cache_dir("indexes", f"{sha256(os.fsencode(source))}.npz")
+
+
+def _recall(source: str, names: PackedStrings, stamps: Array, headers: Array) -> None:
     """Fill the headers of files that have not changed since they were cached.
 
     The name `headers_2` is that of the second format, which has the depth of the pixels; caches of
     the first are not used.
     """
     try:
-        with place.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with _place(source).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             known = PackedStrings(file["names"].tobytes(), file["starts"], file["ends"])
             old_stamps, old_headers = file["stamps"], file["headers_2"]
-    # Absent, damaged (the zip has checksums), or of an earlier version.
+    # Absent, damaged (the zip has checksums), of an earlier version, or there is no cache at all.
     except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error):
         return
     if np.array_equal(names.ends, known.ends) and names.buffer == known.buffer:
@@ -137,8 +140,9 @@ def _recall(place: Path, names: PackedStrings, stamps: Array, headers: Array) ->
     headers[same] = old_headers[before[same]]
 
 
-def _remember(place: Path, names: PackedStrings, stamps: Array, headers: Array) -> None:
+def _remember(source: str, names: PackedStrings, stamps: Array, headers: Array) -> None:
     """Write the cache; a concurrent reader finds the old one or the new one."""
+    place = _place(source)
     place.parent.mkdir(parents=True, exist_ok=True)
     buffer = np.frombuffer(names.buffer, np.uint8)
     with atomic_writer(place) as file:

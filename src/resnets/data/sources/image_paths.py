@@ -62,6 +62,9 @@ class Folder:
         return f"{self.name}/{name}" if self.name else name
 
 
+NOWHERE = Folder("", "", outside=False, entries={})
+
+
 @dataclass
 class ImagePaths:
     """Find the files that the rows of a table name.
@@ -100,8 +103,7 @@ class ImagePaths:
             self._place(other, where)
             if found := self._similar(other, where):
                 self._check_link(*found, where)
-                same = posixpath.basename(other)
-                self.changes[change or ("suffix" if found[1].startswith(same) else "accents")] += 1
+                self.changes[change or _change(other, found[1])] += 1
                 return found[0].child(found[1]), True
         # A file system may know names that it does not list: in another case, for example.
         return folder.child(name), os.path.isfile(os.path.join(folder.path, name))
@@ -143,7 +145,8 @@ class ImagePaths:
     def _name(self, text: str, real: str) -> str:
         """Return the path relative to `base` without `.` and `..`, or the absolute one."""
         name = posixpath.normpath(text) if text else "."
-        if os.path.realpath(os.path.join(self.base, name)) != real:  # .. after a link
+        # .. after a link is not the folder above the link.
+        if ".." in text and os.path.realpath(os.path.join(self.base, name)) != real:
             name = real
         if os.path.isabs(name) and _is_below(real, self._real_base):
             name = os.path.relpath(real, self._real_base).replace(os.sep, "/")
@@ -166,12 +169,7 @@ class ImagePaths:
 
     def _search(self, text: str, where: str) -> str | None:
         """Return the one folder beside the table that has this image."""
-        kinds = self._folder("").entries
-        names = [
-            name
-            for name, kind in kinds.items()
-            if kind == FOLDER or (kind == LINK and os.path.isdir(os.path.join(self.base, name)))
-        ]
+        names = [name for name, kind in self._folder("").entries.items() if kind == FOLDER]
         fitting = [name for name in names[:MAX_FOLDERS] if self._similar(f"{name}/{text}", where)]
         if len(fitting) > 1:
             listed = shortened(sorted(fitting))
@@ -193,6 +191,10 @@ class ImagePaths:
         if composed in folder.composed:
             return folder, folder.composed[composed]
         names = folder.stems.get(composed, [])
+        if not names:  # .JPG for .jpg
+            stem, suffix = posixpath.splitext(composed.lower())
+            same = folder.stems.get(composed[: len(stem)], [])
+            names = [one for one in same if one.lower().endswith(suffix)]
         if len(names) > 1:
             raise UserError(
                 f"{where}: {printable(text)!r} may be {shortened(sorted(names))}; write the suffix"
@@ -203,11 +205,23 @@ class ImagePaths:
         """Return the folder of this path, its parts compared with composed accents."""
         reached = "/" if parents[0] == "" else ""
         for part in filter(None, parents):
+            folder = self._folder(reached.rstrip("/") or reached)
             composed = normalize("NFC", printable(part))
-            names = self._folder(reached.rstrip("/") or reached).entries
-            same = (name for name in names if normalize("NFC", printable(name)) == composed)
-            reached += part + "/" if part in names else next(same, part) + "/"
+            same = (
+                name for name in folder.entries if normalize("NFC", printable(name)) == composed
+            )
+            name = part if part in folder.entries or part in (".", "..") else next(same, None)
+            if name is None:
+                return NOWHERE
+            reached += f"{name}/"
         return self._folder(reached.rstrip("/") or reached)
+
+
+def _change(written: str, found: str) -> str:
+    written = posixpath.basename(written)
+    if found.startswith(written):
+        return "suffix" if found != written else "accents"
+    return "suffix in another case" if found.lower() == written.lower() else "accents"
 
 
 def _without_scheme(written: str, where: str) -> str:
@@ -232,11 +246,7 @@ def _listed(path: str) -> dict[str, str]:
     try:
         with os.scandir(path) as entries:
             return {
-                entry.name: LINK
-                if entry.is_symlink()
-                else FOLDER
-                if entry.is_dir(follow_symlinks=False)
-                else FILE
+                entry.name: FOLDER if entry.is_dir() else LINK if entry.is_symlink() else FILE
                 for entry in entries
             }
     except (OSError, ValueError):  # no such folder, or a name that none can have

@@ -31,8 +31,10 @@ from resnets.data.sources.table_rows import MAX_LABEL, Row, open_table
 from resnets.errors import UserError, nearest
 
 METADATA = ("metadata.csv", "metadata.jsonl")
-# Rows after which a manifest is refused if none of its files exists, and folders of a path.
-NUM_TRIED, MAX_DEPTH = 1000, 64
+# Rows after which a manifest is refused unless one of a hundred files exists.
+NUM_TRIED = 10_000
+# Folders and characters of a path.
+MAX_DEPTH, MAX_PATH = 32, 4096
 
 
 def read_manifest(path: Path, config: SourceConfig | None = None) -> SourceListing:
@@ -54,8 +56,8 @@ def read_metadata(root: Path, tree: Tree, config: SourceConfig) -> SourceListing
     classes = {
         name for place in places for name, inner in place.folders.items() if inner.has_images
     }
-    files = {name: path for name in splits if (path := _metadata(root / name))}
-    if (beside := _metadata(root)) is not None:
+    files = {name: path for name in splits if (path := metadata_in(root / name))}
+    if (beside := metadata_in(root)) is not None:
         files = {"": beside}
     if not files or len(classes - splits.keys()) > 1:
         return None
@@ -68,7 +70,8 @@ def read_metadata(root: Path, tree: Tree, config: SourceConfig) -> SourceListing
     return content.listing(root.resolve().name, root)
 
 
-def _metadata(folder: Path) -> Path | None:
+def metadata_in(folder: Path) -> Path | None:
+    """Return the metadata file of Hugging Face in a folder, if it has one."""
     return next((folder / name for name in METADATA if (folder / name).is_file()), None)
 
 
@@ -94,7 +97,7 @@ class _Content:
 
     def _add(self, path: Path, folder: str, split: str) -> None:
         paths = ImagePaths(self.base, self.config.allow_outside)
-        first, tried, num_found = "", 0, 0
+        missing, tried, num_found = "", 0, 0
         with open_table(path, self.config.columns) as table:
             for row in table.rows:
                 where = f"line {row.line} of {path}"
@@ -106,22 +109,27 @@ class _Content:
                 if folder and not written.startswith("/"):
                     written = f"{folder}/{written}"
                 name, exists = paths.find(written, where)
-                first, tried, num_found = first or written, tried + 1, num_found + exists
+                tried, num_found = tried + 1, num_found + exists
                 chosen = split or self._split(row.split, where)
                 self._add_row(name, label, chosen, row.line, where)
-                if tried == NUM_TRIED and not num_found:
-                    break
+                missing = missing or ("" if exists else written)
+                if tried == NUM_TRIED and num_found < tried / 100:
+                    raise self._missing(path, missing, tried, num_found)
         if tried and not num_found:
-            raise UserError(
-                f"no image that {path} names exists ({tried} tried): there is no "
-                f"{printable(first)!r} in {self.base}. Paths are relative to the folder of the "
-                "manifest; a suffix such as .jpg may be left out. If another column has the "
-                "paths, pass --columns path=COLUMN"
-            )
+            raise self._missing(path, missing, tried, num_found)
         self.notices += table.notices
         if paths.changes:
             listed = ", ".join(f"{count} {change}" for change, count in paths.changes.items())
             self.notices.append(f"paths of {path.name} found by another spelling: {listed}")
+
+    def _missing(self, path: Path, missing: str, tried: int, num_found: int) -> UserError:
+        exist = f"only {num_found} images" if num_found else "no image"
+        return UserError(
+            f"{exist} that {path} names exist{'' if num_found else 's'} ({tried} tried): there is "
+            f"no {printable(missing)!r} in {self.base}. Paths are relative to the folder of the "
+            "manifest; a suffix such as .jpg may be left out. If another column has the paths, "
+            "pass --columns path=COLUMN"
+        )
 
     def _add_row(self, name: str, label: str, split: str, line: int, where: str) -> None:
         if name in self._lines:
@@ -208,7 +216,7 @@ def _checked_path(row: Row, where: str) -> str:
         possible = b"\0" not in os.fsencode(row.path)
     except UnicodeEncodeError:
         possible = False
-    if not possible or row.path.count("/") > MAX_DEPTH:
+    if not possible or row.path.count("/") > MAX_DEPTH or len(row.path) > MAX_PATH:
         shown = row.path if len(row.path) < 200 else f"{row.path[:200]}..."
         raise UserError(f"{where} has a path that no file can have: {shown!r}")
     return row.path

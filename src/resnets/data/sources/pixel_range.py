@@ -37,6 +37,9 @@ def with_pixel_range(data: DataSet, config: SourceConfig) -> DataSet:
         pixel_range = config.given_range() or _found_range(training, wide, config)
         data = scaled(data, pixel_range)
         training = data.splits["train" if "train" in data.splits else "all"]
+    elif config.pixel_range != "auto":
+        notice = f"--pixel-range {config.pixel_range}: all images have 8 bits and stay as they are"
+        data = replace(data, notices=(*data.notices, notice))
     return replace(data, notices=(*data.notices, *_contrast(training)))
 
 

@@ -4,12 +4,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from resnets.config_fields import Chosen, Range, Rule, validate
-from resnets.data.file_limits import MAX_PIXELS
+from resnets.data.file_limits import LARGEST_VALUE, MAX_PIXELS
 from resnets.data.sources.columns import parse_columns
 from resnets.errors import UserError
-
-# The largest magnitude of a pixel, beyond all 32-bit integers.
-LARGEST = 1e12
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class SourceConfig:
             return None
         try:
             low, high = map(float, self.pixel_range.split(","))
-            if -LARGEST <= low < high <= LARGEST:
+            if -LARGEST_VALUE <= low < high <= LARGEST_VALUE:
                 return low, high
         except ValueError:
             pass

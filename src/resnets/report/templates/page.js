@@ -9,7 +9,10 @@ for (const node of document.querySelectorAll(".chart")) {
   for (const param of spec.params ?? []) {
     if (param.name in values) param.value = values[param.name];
   }
-  charts[node.id] = vegaEmbed(node, spec, {actions: false, tooltip: {theme: scheme.matches ? "dark" : "light"}});
+  // `ast`: expressions are interpreted, not compiled; styles are those of the page. So the page's
+  // security policy needs no exception for Vega.
+  charts[node.id] = vegaEmbed(node, spec, {actions: false, ast: true, defaultStyle: false,
+    tooltip: {theme: scheme.matches ? "dark" : "light", disableDefaultStyle: true}});
   charts[node.id].then(({view}) => {
     scheme.addEventListener("change", () => {
       for (const [name, value] of colours()) view.signal(name, value);

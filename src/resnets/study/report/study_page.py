@@ -1,7 +1,8 @@
 """Write the report of a study: `study.html`, `figures/` and `manifest.json`."""
 
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ SECTIONS = {
 }
 
 
-def write_study_report(folder: Path) -> Path:
+def write_study_report(folder: Path, *, log: Callable[[str], None] | None = None) -> Path:
     """Write the page of a study, its figures and its manifest; return the path of the page.
 
     A figure without tables is left out. Raises UserError for a folder that holds no tables.
@@ -41,12 +42,15 @@ def write_study_report(folder: Path) -> Path:
         raise UserError(f"--out {folder}: there is no such folder; give that of a study")
     tables = Tables.read(folder)
     results = judge_all(read_claims(), tables)
+    if log is not None:
+        log("drawing the figures")
     sections = draw_all(tables, results)
     figures = [figure for found in sections.values() for figure in found]
     (folder / "figures").mkdir(exist_ok=True)
     for figure in figures:
         figure.save(folder / "figures")
-    commands = [*(figure.command for figure in figures), f"resnets study report --out {folder}"]
+    report = f"resnets study report --out {shlex.quote(str(folder))}"
+    commands = [*(figure.command for figure in figures), report]
     manifest = _manifest(tables, list(dict.fromkeys(commands)))
     write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     path = folder / "study.html"
@@ -88,25 +92,26 @@ def study_page(
 
 
 def command_of(tables: Tables, table: str) -> str:
-    """Return the command that makes a table."""
-    folder, plan = tables.folder, tables.plan
+    """Return the command that makes a table, as it can be pasted into a shell."""
+    folder, plan = shlex.quote(str(tables.folder)), tables.plan
     if table in ("init", "init_backward"):
         return f"resnets study init --out {folder}"
     if not table.startswith(PROBE):
         preset, data = plan.get("name", "minutes"), plan.get("setup", {}).get("data", "")
         own = preset in PRESETS and data != PRESETS[preset].setup.data
-        given = f" {data}" if own else ""  # images in place of the preset's
-        return f"resnets study train{given} --preset {preset} --out {folder}"
+        given = f" {shlex.quote(data)}" if own else ""  # images in place of the preset's
+        return f"resnets study train{given} --preset {shlex.quote(preset)} --out {folder}"
 
-    kept = {path.stem: str(path) for path in (folder / "models").glob("*.safetensors")}
+    models = (tables.folder / "models").glob("*.safetensors")
+    kept = {path.stem: shlex.quote(str(path)) for path in models}
     named = [
         [kept.get(name, "MODEL") for name in network.split(AGAINST)]
         for network in networks(tables, table.removeprefix(PROBE))
     ]
     if table == "probe_gradients" and not any("MODEL" in names for names in named):
         return f"resnets study --out {folder}"  # the plan repeats the first steps
-    models = dict.fromkeys(" --against ".join(names) for names in named)
-    return "; ".join(f"resnets study probe {words} --out {folder}" for words in models)
+    compared = dict.fromkeys(" --against ".join(names) for names in named)
+    return "; ".join(f"resnets study probe {words} --out {folder}" for words in compared)
 
 
 def _manifest(tables: Tables, commands: list[str]) -> dict[str, Any]:

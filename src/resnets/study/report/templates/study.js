@@ -1,6 +1,10 @@
 // A figure's legend and switch act on all its charts; its data is a table built when it is opened.
-const quote = (value) => value === null || value === undefined ? "" :
-  /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
+const quote = (value) => {
+  let text = String(value ?? "");
+  // A spreadsheet computes a text that begins so.
+  if (typeof value === "string" && /^\s*[=+\-@]/.test(text) && isNaN(text)) text = `'${text}`;
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+};
 const MOST_ROWS = 500;
 for (const figure of document.querySelectorAll(".figure")) {
   const nodes = [...figure.querySelectorAll(".chart")];
