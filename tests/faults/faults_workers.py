@@ -162,10 +162,12 @@ def _with_shm(size: str, flags: int, options: list[str], folder: Path) -> list[s
     """Give this process a /dev/shm of its own, and return a training by workers."""
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
-    assert libc.unshare(NEW_USER | NEW_MOUNTS) == 0, os.strerror(ctypes.get_errno())
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-    Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+    spaces = NEW_MOUNTS if user == 0 else NEW_USER | NEW_MOUNTS
+    assert libc.unshare(spaces) == 0, os.strerror(ctypes.get_errno())
+    if user != 0:  # who is not root is root in a space of users of its own
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
     libc.mount(b"none", b"/", None, PRIVATE, None)
     failed = libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", flags, f"size={size}".encode())
     assert not failed, os.strerror(ctypes.get_errno())
@@ -307,7 +309,7 @@ FAULTS = [
             catalogue=ids,
         )
         for name, make, message, code, ids in (
-            ("train-in-parts", partial(_train_in, 2 * ROOM, 256, 12), "micro-batches", 0, "T2"),
+            ("train-in-parts", partial(_train_in, 2 * ROOM, 192, 12), "micro-batches", 0, "T2"),
             (
                 "train-refused",
                 partial(_train_in, ROOM, 768, 4),
