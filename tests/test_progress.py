@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from resnets.cli.output import WIDE, printer
+from resnets.cli.output import (
+    WIDE,
+    print_json,
+    print_message,
+    print_result,
+    print_table,
+    printer,
+    visible,
+)
+from resnets.cli.predict import csv_cell
 from resnets.cli.progress import Display, program
 
 START = {"kind": "start", "step": 10, "steps": 110, "seconds": 0.0}
@@ -136,6 +146,52 @@ def test_results_are_not_wrapped_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes anything for a terminal
     monkeypatch.setenv("COLUMNS", "90")
     assert printer().width == 90
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("plain name, 猫 é 👩\u200d👧 a\\b", "plain name, 猫 é 👩\u200d👧 a\\b"),
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("a\nb\tc\r", r"a\nb\tc\r"),
+        ("\x7f\x9b31m", r"\x7f\x9b31m"),
+        ("\u202egnp\u2066\u200f", r"\u202egnp\u2066\u200f"),
+        ("\u2028\u2029\ufeff", r"\u2028\u2029\ufeff"),
+        ("\udcff", r"\udcff"),
+    ],
+)
+def test_control_characters_of_names_are_escaped(
+    name: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert visible(name) == shown and visible(shown) == shown
+    print_result(name)
+    print_message(name)
+    print_table(("class",), "l", [(name,)])
+    captured = capsys.readouterr()
+    assert captured.err == f"{shown}\n"
+    assert captured.out.split("\n")[0] == shown
+    assert [line.rstrip() for line in captured.out.splitlines()][1:] == ["class", shown.rstrip()]
+
+
+def test_json_is_json_whatever_the_names(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"class": "\x1b\x7f\x9b\u202e\n\udcff猫"}
+    print_json(value)
+    out = capsys.readouterr().out
+    assert json.loads(out) == value and out.isascii() and out[:-1].isprintable()
+
+
+@pytest.mark.parametrize(
+    "text", ["=1", "+1+1", "-2+3", "@x", " =1", "\t=1", "\n=1", "＝1", "-", "\r1"]
+)
+def test_what_a_spreadsheet_computes_is_quoted(text: str) -> None:
+    assert csv_cell(text) == f"'{visible(text)}"
+
+
+@pytest.mark.parametrize(
+    "text", ["-1", "+1.5e-3", "-.5", "1-2", "cat", "a=b", "'=1", "", "photos/-x.jpg"]
+)
+def test_numbers_and_words_are_not_quoted(text: str) -> None:
+    assert csv_cell(text) == text
 
 
 def test_hints_call_the_program_as_the_user_did(

@@ -396,6 +396,7 @@ SHEETS = [
     *(_sheet(f"formula-{n}", (text, "cat")) for n, text in enumerate(FORMULAS)),
     *(_sheet(f"plain-{n}", (text, "dog")) for n, text in enumerate(PLAIN)),
     _sheet("as-they-are", (FORMULAS[0], "a\nb"), safe=False),
+    _sheet("line-breaks-as-they-are", ("a\rb", "c\r\nd"), safe=False),
     _sheet("tabs-as-they-are", ("\t=1", "-1"), safe=False),
 ]
 
