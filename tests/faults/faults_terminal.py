@@ -326,7 +326,7 @@ NAMES = [
     _names("evaluate", _evaluate_hostile, ESCAPED),
     _names("evaluate-json", lambda f: _evaluate_hostile(f, "--format", "json"), r"\\u001b"),
     _names("train", _train_hostile, r"owl\\u202egnp"),
-    _names("manifest", _manifest_hostile, "single class", ends=2, lines=1),
+    _names("manifest", _manifest_hostile, "no image that", ends=2, lines=1),
     _names("recipe", _recipe_hostile, "unknown", ends=2, lines=1),
     _names("no-data", lambda _: ["train", f"./{TITLE}\n{REVERSED}"], ESCAPED, ends=2, lines=1),
     _names("no-model", lambda _: ["show", f"{TITLE}\n{REVERSED}"], ESCAPED, ends=2, lines=1),

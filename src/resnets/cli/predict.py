@@ -151,8 +151,10 @@ def csv_cell(text: str) -> str:
 def _print_csv(predictions: "list[Prediction]", *, safe: bool) -> None:
     cell = csv_cell if safe else str
     # A name that is written as it is may hold a line break, which readers find within quotes only.
-    quoting = csv.QUOTE_MINIMAL if safe else csv.QUOTE_ALL
-    csv.writer(sys.stdout, lineterminator="\n", quoting=quoting).writerows(
+    writer = csv.writer(
+        sys.stdout, lineterminator="\n", quoting=csv.QUOTE_MINIMAL if safe else csv.QUOTE_ALL
+    )
+    writer.writerows(
         (cell(prediction.source), rank, cell(name), f"{share:.6f}")
         for prediction in predictions
         for rank, (name, share) in enumerate(_pairs(prediction), 1)
