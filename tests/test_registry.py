@@ -282,7 +282,7 @@ def test_a_name_alone_gives_the_rows_own_classes_and_channels() -> None:
         ({"name": "resnet18", "num_clases": 3}, "did you mean 'num_classes'"),
         ({"name": "resnet18", "drop_pth": 0.1}, "did you mean 'drop_path'"),
         ({"name": "resnet18", "num_classes": 0}, "num_classes = 0: .* at least 1"),
-        ({"name": "resnet18", "in_channels": "3"}, "in_channels = '3': .* whole number"),
+        ({"name": "resnet18", "in_channels": "3"}, "in_channels is '3' .*whole number"),
         ({"name": "resnet18", "shortcut": "padd"}, "unknown shortcut 'padd'; did you mean 'pad'"),
     ],
 )

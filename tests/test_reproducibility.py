@@ -87,6 +87,7 @@ def test_what_decides_bits_is_refused_unless_forced(
 
 def test_what_decides_no_bit_is_free(folder: RunDir) -> None:
     values: dict[str, Any] = {"workers": 3, "checkpoint_every": 1.0, "max_corrupt": 0.5}
+    values["allow_outside"] = True
     assert set(values) == set(fields_with(Rule.FREE))
     environment = ENVIRONMENT | {"versions": {"torch": "2.14.0", "safetensors": "0.7"}}
     after = RunFingerprint(Recipe().override(steps=10, **values), DATA, environment)

@@ -190,7 +190,7 @@ def test_other_images_at_the_same_place_are_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_line_is_refused(plan: StudyConfig, tmp_path: Path) -> None:
     RunStore(tmp_path, plan).runs.write_text("not json\n")
-    with pytest.raises(UserError, match=r"runs\.jsonl is damaged"):
+    with pytest.raises(UserError, match=r"runs\.jsonl: line 1 is not valid JSON"):
         RunStore(tmp_path, plan)
 
 

@@ -292,7 +292,7 @@ def test_a_retry_after_exhausted_memory_has_freed_the_failed_attempt(
     assert trainer.recipe.optimizer.grad_accum_steps == 2
 
 
-def test_six_frames_lie_between_the_shell_and_the_step(
+def test_seven_frames_lie_between_the_shell_and_the_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick_runs(monkeypatch)
@@ -308,7 +308,7 @@ def test_six_frames_lie_between_the_shell_and_the_step(
     words = "--model tiny --size 16 --steps 2 --batch-size 8 --tune off --workers 0 --quiet"
     out = tmp_path / "run"
     main(["train", "fashion-mini", *words.split(), "--out", str(out)])
-    assert frames == ["main", "run", "train", "fit", "train_loop"]  # and train_step
+    assert frames == ["main", "_run", "run", "call", "train", "fit", "train_loop"]  # and train_step
 
 
 def test_fingerprint_sees_parts_and_classes() -> None:

@@ -424,11 +424,11 @@ def _configured(
     if model.name is not None:
         return config
     try:
-        name = read_model(Path(config.recipe.model.weights or "").expanduser()).recipe["model"]
-    except (ModelFileError, KeyError):
+        name = read_model(config.recipe.model.weights or "").recipe.get("model")
+    except ModelFileError:
+        name = None
+    if name is None:
         if ":" not in given:
             local_weights(given)  # raises where the file is damaged
-        raise UserError(
-            f"--weights {given}: pass --model too, the network of these weights"
-        ) from None
+        raise UserError(f"--weights {given}: pass --model too, the network of these weights")
     return config.set("weights", model=name)

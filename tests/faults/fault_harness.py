@@ -25,8 +25,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-# What the server imports from which each case is forked.
-PRELOADED = ["resnets.training.trainer", "resnets.cli.train", "torchvision.transforms.v2", "tyro"]
+# The tables of faults, and what the server imports from which each case is forked.
+TABLES = sorted(path.stem for path in Path(__file__).parent.glob("faults_*.py"))
+COMMANDS = ("check", "evaluate", "models", "predict", "show", "study", "train")
+PRELOADED = [
+    *(f"resnets.cli.{command}" for command in COMMANDS),
+    *("resnets.api", "resnets.study.pipeline", "torchvision.transforms.v2", "tyro"),
+    *TABLES,
+]
+# The server finds the tables by the environment: it ignores the path of its parent.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 # The options of a run that takes a second: a step is timed for a moment only (`_child`).
 TINY_RUN = [
     *("--model", "resnet20", "--size", "16", "--epochs", "1"),
@@ -84,8 +94,7 @@ def all_faults() -> list[Fault]:
     folder = Path(__file__).parent
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    names = sorted(path.stem for path in folder.glob("faults_*.py"))
-    faults = [fault for name in names for fault in importlib.import_module(name).FAULTS]
+    faults = [fault for name in TABLES for fault in importlib.import_module(name).FAULTS]
     assert len({fault.name for fault in faults}) == len(faults), "two faults of one name"
     return sorted(faults, key=lambda fault: fault.name)
 

@@ -54,7 +54,7 @@ class KnownScores(msgspec.Struct, frozen=True):
 class KnownRecipe(msgspec.Struct, frozen=True):
     """What in the recipe of a model file is read again."""
 
-    model: str = "unnamed"
+    model: str | None = None  # None: a network without a name, as a study trains
 
 
 class KnownData(msgspec.Struct, frozen=True):

@@ -31,7 +31,7 @@ from urllib.parse import quote, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from resnets.errors import UserError, one_line, public_name, unknown
-from resnets.fileio import cache_dir, sha256
+from resnets.fileio import cache_dir, expanded, sha256
 
 FORMS = "a path, an http(s) URL, hub:owner/name or torchvision:TAG (such as IMAGENET1K_V1)"
 TORCHVISION_NETWORKS = (
@@ -90,11 +90,10 @@ def local_file(source: str, *, name: str, check: Check) -> Path:
 
 def local_path(source: str) -> Path:
     """Return the path that a source names; raise UserError if no file can have it."""
+    path = expanded(source)
     try:
-        path = Path(source).expanduser()
         (path / HUB_FILES[0]).exists()
-    # Too long, with a NUL, or in the home of a user who has none.
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError) as error:  # too long, or with a NUL
         raise UserError(
             f"weights = '{one_line(public_name(source))}' is not a path ({_reason(error)}); "
             f"allowed: {FORMS}"
