@@ -160,7 +160,7 @@ def test_cached_headers_know_the_depth(tmp_path: Path, monkeypatch: pytest.Monke
     (index,) = (tmp_path / "home" / "indexes").iterdir()
     with np.load(index) as file:
         arrays = dict(file)
-    arrays["headers"] = arrays.pop("headers_2")[:, :3]  # as the first format had them
+    arrays["headers"] = arrays.pop("headers_3")[:, :3]  # as the first format had them
     np.savez(index, **arrays)
     monkeypatch.undo()
     monkeypatch.setenv("RESNETS_DATA", str(tmp_path / "home"))

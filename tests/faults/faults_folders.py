@@ -2,14 +2,20 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fault_harness import TINY_RUN, Fault, finished_run, photos, picture
+from PIL import TiffImagePlugin
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from image_files import tiff
 from resnets.data import open_data
 from resnets.data.sources.source_config import SourceConfig
 
@@ -88,6 +94,47 @@ def _classes_printed(folder: Path) -> list[str]:
 def _evaluate(folder: Path, *patterns: str) -> list[str]:
     plant(folder, *patterns)
     return ["evaluate", str(finished_run(folder)), "data"]
+
+
+def _odd_files(folder: Path) -> Callable[[], None]:
+    """Write animations, pages, CMYK and a profile, among files of usual kinds."""
+    root = plant(folder, "a|b/1.png")
+    pages = [picture(0, number) for number in range(3)]
+    for name in ("a/1.gif", "a/2.webp", "b/3.tif", "b/4.png"):
+        pages[0].save(root / name, save_all=True, append_images=pages[1:])
+    pages[0].save(root / "b" / "5.jpg", "MPO", save_all=True, append_images=pages[1:])
+    pages[0].save(root / "b" / "2.gif")
+    pages[0].convert("CMYK").save(root / "a" / "6.jpg")
+    for number, name in enumerate(("sRGB", "Display P3")):
+        profile = bytes(16) + b"RGB XYZ " + bytes(100) + name.encode("utf-16-be")
+        pages[0].save(root / "b" / f"profile{number}.jpg", icc_profile=profile)
+    return partial(show, root)
+
+
+def _raw_files(folder: Path) -> Callable[[], None]:
+    """Write raw images of cameras, which are TIFFs by their first bytes, beside their copies."""
+    root = plant(folder, "a|b/1.png|2.png")
+    for path in list(root.rglob("*.png")):
+        picture(0, 0).save(path.with_suffix(".NEF"), "TIFF")
+    return partial(show, root)
+
+
+def _thumbnail(folder: Path) -> list[str]:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[254], tags[330], tags.tagtype[330] = 1, (8,), 4
+    picture(0, 0).save(folder / "x.dng", "TIFF", tiffinfo=tags)
+    return ["predict", str(finished_run(folder)), "x.dng"]
+
+
+def _mistaken(folder: Path, content: bytes) -> Callable[[], None]:
+    root = plant(folder, "a|b/1.png|2.png")
+    (root / "a" / "x.jpg").write_bytes(content)
+    return partial(show, root)
+
+
+def _channels(folder: Path) -> list[str]:
+    (folder / "x.tif").write_bytes(tiff(np.zeros((4, 4, 13), np.uint16)))
+    return ["predict", str(finished_run(folder)), "x.tif"]
 
 
 def _unicode_forms(folder: Path) -> Callable[[], None]:
@@ -467,6 +514,36 @@ FAULTS = [
         code=0,
         cpu_seconds=2,
     ),
+    Fault(
+        "folders/odd-files",
+        _odd_files,
+        "4 images with several frames or pages(?s:.*)without profiles: 1 CMYK(?s:.*)1 image with a "
+        "profile other than sRGB",
+        code=0,
+        catalogue="D10 D13",
+    ),
+    Fault(
+        "folders/raw-files", _raw_files, r"'all': 4(?s:.*)ignored: \.nef 4; convert \.nef", code=0
+    ),
+    Fault("folders/raw-thumbnail", _thumbnail, "first page is a thumbnail"),
+    Fault("folders/many-channels", _channels, r"a TIFF of 13 channels, and at most 4 are read"),
+    *(
+        Fault(f"folders/{name}-for-an-image", partial(_mistaken, content=content), message)
+        for name, (content, message) in {
+            "git-lfs": (b"version https://git-lfs.github.com/spec/v1\n", "run git lfs pull"),
+            "web-page": (b"\n<!DOCTYPE html><html>", "a web page or XML, not an image"),
+            "heic": (b"\0\0\0\x18ftypheic" + bytes(50), "a HEIC image: convert it"),
+            "dicom": (bytes(128) + b"DICM" + bytes(50), "a DICOM file: convert it"),
+        }.items()
+    ),
+    read(
+        "masks-beside-images",
+        found("a\nb", "'all': 7", r"2 images are named as masks of others.*a/1_mask\.png"),
+        "a/1.png|1_mask.png|1_mask_2.png",
+        "b/1.png|2.png|face_mask.png|masks.png",
+    ),
+    read("class-nan", found("a\nnan", "'all': 2", "missing values are: nan"), "a|nan/1.png"),
+    read("class-numbers", found("01\n1\n2", "'all': 3", "'01' and '1'"), "01|1|2/1.png"),
     read(
         "other-formats",
         found("a\nb", "'all': 2", r"\.heic 2, \.avif, \.txt; convert \.avif, \.heic"),

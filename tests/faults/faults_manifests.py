@@ -181,6 +181,22 @@ def _in_two_folders(folder: Path) -> Callable[[], Any]:
     return lambda: open_data(folder / "set.csv")
 
 
+def _in_parts(folder: Path) -> Callable[[], Any]:
+    """Put the images of one table into two folders, as large sets are packed."""
+    for number in range(8):
+        (folder / f"images_{number // 4}").mkdir(exist_ok=True)
+        picture(number % 2, number).save(folder / f"images_{number // 4}" / f"{number}.png")
+    rows = "".join(f"{number},{'ab'[number % 2]}\n" for number in range(8))
+    (folder / "set.csv").write_text("image_id,dx\n" + rows)
+    return lambda: print(*open_data(folder / "set.csv").notices)
+
+
+def _in_a_part_twice(folder: Path) -> Callable[[], Any]:
+    _in_parts(folder)
+    picture(0, 0).save(folder / "images_1" / "1.png")
+    return lambda: open_data(folder / "set.csv")
+
+
 def _two_suffixes(folder: Path) -> None:
     picture(0, 5).save(folder / "cat" / "000.jpg")
 
@@ -317,6 +333,31 @@ FAULTS = [
     Fault("manifest/label-5000-digits", _refused(_jsonl("9" * 5000), name="s.jsonl"), "digits"),
     Fault("manifest/label-half", _refused(_jsonl('"\\ud800"'), name="s.jsonl"), "surrogates"),
     Fault("manifest/label-nan-text", _refused(_csv("path,label").replace("cat\n", "nan\n")), "nan"),
+    *(
+        Fault(
+            f"manifest/label-{name}",
+            _refused(_csv("path,label").replace("cat\n", f"{text}\n")),
+            text,
+        )
+        for name, text in {"of-excel": "#N/A", "of-pandas": "<NA>", "an-error": "#REF!"}.items()
+    ),
+    Fault(
+        "manifest/label-none-text",
+        _read(_csv("path,label").replace("cat\n", "None\n")),
+        "named as missing values are: None",
+        code=0,
+    ),
+    Fault(
+        "manifest/labels-of-one-number",
+        _read(
+            _csv(
+                "path,label",
+                rows=[(path, ("1", "1.0", "2")[n % 3]) for n, (path, _) in enumerate(ROWS)],
+            )
+        ),
+        "'1' and '1.0'",
+        code=0,
+    ),
     Fault("manifest/label-a-text", _refused(_csv("path,label", rows=[(TWO, "x" * 999)])), "999"),
     Fault("manifest/nested", _refused("[" * 100_000, name="s.jsonl"), r"line 1 of .*32 levels"),
     Fault("manifest/nested-2", _refused('{"a":' * 50_000, name="s.jsonl"), "32 levels"),
@@ -393,6 +434,12 @@ FAULTS = [
         _read(FLAT_IDS, expected=FLAT_ROWS, prepare=_flat),
         "in the folder images",
         code=0,
+    ),
+    Fault(
+        "manifest/parts-beside", _in_parts, "4 in the folder images_0, 4 in the .* images_1", code=0
+    ),
+    Fault(
+        "manifest/parts-beside-twice", _in_a_part_twice, "in several folders, images_0, images_1"
     ),
     Fault("manifest/two-folders-beside", _in_two_folders, "in several folders, cat, dog"),
     Fault(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fault_harness import Fault, photos, picture
+from fault_harness import TINY_RUN, Fault, photos, picture
 
 from resnets.data import open_data
 from resnets.data.sources.source_config import SourceConfig
@@ -81,6 +81,27 @@ def _paths(*paths: str, **options: Any) -> Callable[[Path], Callable[[], Any]]:
         return lambda: print(open_data(folder / "data" / "set.parquet", SourceConfig(**options)))
 
     return make
+
+
+def _one_outside(folder: Path) -> list[str]:
+    """One of 400 rows names a file outside; the others have contents, and paths of their past."""
+    photos(folder)
+    image = _pictures(1)[0]
+    images = [image | {"path": f"/home/me/{row}.png"} for row in range(399)]
+    outside = {"bytes": None, "path": "../cat/000.png"}
+    labels = [row % 2 for row in range(400)]
+    _write(folder / "data" / "set.parquet", image=[*images, outside], label=labels)
+    return ["train", "data/set.parquet", "--max-corrupt", "0.5", "--out", "run", *TINY_RUN]
+
+
+def _outside_once_allowed(folder: Path) -> Callable[[], Any]:
+    """Open with permission, which stores the headers, and then without."""
+    from resnets.data.sources import header_cache
+
+    header_cache.REMEMBERED_FROM, header_cache.SETTLED = 2, 0
+    read = _paths("cat/000.png", "../dog/000.png", allow_outside=True)(folder)
+    read()
+    return lambda: open_data(folder / "data" / "set.parquet")
 
 
 def _zeros(folder: Path) -> Callable[[], Any]:
@@ -216,6 +237,7 @@ FAULTS = [
         catalogue="T17",
     ),
     Fault("parquet/label-nan-text", _file(label=["a", "nan"] * 2), "row 1 .*missing value"),
+    Fault("parquet/label-na-text", _file(label=["a", "<NA>"] * 2), "row 1 .*missing value"),
     Fault("parquet/labels-null", _file(label=pa.nulls(4)), "no labelled images"),
     Fault("parquet/labels-text", _file(label=["a", "b"] * 2), r"\('a', 'b'\)", code=0),
     Fault(
@@ -273,6 +295,10 @@ FAULTS = [
         "'0', '1'",
         code=0,
     ),
+    Fault(
+        "parquet/one-path-outside", _one_outside, r"a row names '\.\./cat/000\.png'.*--allow-out"
+    ),
+    Fault("parquet/path-once-allowed", _outside_once_allowed, "--allow-outside", catalogue="D23"),
     Fault("parquet/path-nul", _paths("cat/000.png", "a\0b"), "not a path"),
     # Sizes and damage.
     Fault(

@@ -6,6 +6,7 @@ frame of animations. Only six formats are read; size and structure are checked b
 H W C: height, width, channels.
 """
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,10 @@ Array = np.ndarray[Any, np.dtype[np.uint8]]
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 )
+# What decoding leaves out or converts.
+TRAITS = ANIMATED, CMYK, LAB, PROFILE = ("animated", "CMYK", "LAB", "profile")
+# Profiles of the colours that all programs expect: sRGB, in both encodings, and its small ones.
+_STANDARD_PROFILES = (b"sRGB", b"uRGB", *(name.encode("utf-16-be") for name in ("sRGB", "c2")))
 REDUCTIONS = (8, 4, 2)  # what the sides of a JPEG can be divided by while it is decoded
 # Pixels that are converted at a time, so that a large picture is in memory once, not five times.
 STRIP = 2**22
@@ -55,8 +60,20 @@ SAMPLED_SIDE = 256
 # Memory for the coefficients of a JPEG of many scans, which are kept for all its pixels.
 MAX_COEFFICIENTS = 2**30
 
+# What is met in place of an image: where it begins with what, and what it is.
+_MISTAKEN: tuple[tuple[int, tuple[bytes, ...], str], ...] = (
+    (0, (b"version https://git-lfs",), "a pointer of Git LFS, not the image: run git lfs pull"),
+    (0, (b"<!doctype", b"<html", b"<?xml"), "a web page or XML, not an image: download it again"),
+    (4, (b"ftypheic", b"ftypheix", b"ftypmif1"), "a HEIC image: convert it to JPEG or PNG"),
+    (4, (b"ftypavif", b"ftypavis"), "an AVIF image: convert it to JPEG or PNG"),
+    (128, (b"dicm",), "a DICOM file: convert it to 16-bit PNG"),
+)
+# Pillow also logs what it raises, on stderr where nobody set up logging.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 _ON_SIDE = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "F"))
+_UNKNOWN_PIXELS = ("unknown pixel mode", "Invalid value for samples per pixel")
 _NOT_AN_IMAGE = "not a JPEG, PNG, WebP, GIF, BMP or TIFF image"
 # The plugins by the first bytes of a file. Image.open would refuse large pictures by itself.
 _PLUGINS: tuple[tuple[bytes, str, Any], ...] = (
@@ -72,6 +89,7 @@ _NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 _PHOTOMETRIC, _BITS, _COMPRESSION, _PLANAR, _SUBSAMPLING, _SAMPLE_FORMAT, _COLORMAP = (
     *(262, 258, 259, 284, 530, 339, 320),
 )
+_SUBFILE, _SAMPLES = 254, 277
 _CCITT = (2, 3, 4)
 
 
@@ -90,13 +108,15 @@ class DecodeError(UserError):
 class Header(NamedTuple):
     """Describe a file: the size after the EXIF rotation, 1 (grey) or 3 channels, and the depth.
 
-    The depth is a key of `wide_pixels.DEPTHS`.
+    The depth is a key of `wide_pixels.DEPTHS`. The traits, some of `TRAITS`, are what decoding
+    leaves out or converts.
     """
 
     width: int
     height: int
     channels: int
     depth: str = "uint8"
+    traits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -257,10 +277,13 @@ def _parsed(file: BinaryIO, *, whole: bool) -> ImageFile.ImageFile:
             try:
                 picture: ImageFile.ImageFile = plugin(file)
             except SyntaxError as error:
-                if kind == "TIFF" and str(error) == "unknown pixel mode":
+                if kind == "TIFF" and str(error) in _UNKNOWN_PIXELS:
                     raise DecodeError(_unknown_pixels(file)) from None
                 raise
             return picture
+    for place, beginnings, what in _MISTAKEN:
+        if start[place:].lstrip().lower().startswith(beginnings):
+            raise DecodeError(what)
     raise DecodeError(_NOT_AN_IMAGE)
 
 
@@ -333,6 +356,11 @@ def _unknown_pixels(file: BinaryIO) -> str:
     tags.load(file)
     formats, bits = tags.get(_SAMPLE_FORMAT, (1,)), tags.get(_BITS, (1,))
     number = {1: "unsigned", 2: "signed", 3: "float"}.get(formats[0], "other")
+    if (channels := tags.get(_SAMPLES, 1)) > 4:
+        return (
+            f"a TIFF of {channels} channels, and at most 4 are read; choose three of them, and "
+            "save these as 8-bit RGB"
+        )
     return (
         f"a TIFF of {'/'.join(map(str, bits[:8]))}-bit {number} pixels (photometric "
         f"interpretation {tags.get(_PHOTOMETRIC)}), which is not supported; "
@@ -347,7 +375,22 @@ def _header(picture: Image.Image) -> Header:
         width, height = height, width
     storage = _storage(picture)
     grey = picture.mode in _GREY_MODES or picture.mode.startswith("I;16")
-    return Header(width, height, 1 if grey else 3, storage.depth)
+    return Header(width, height, 1 if grey else 3, storage.depth, _traits(picture))
+
+
+def _traits(picture: Image.Image) -> tuple[str, ...]:
+    """Return which of `TRAITS` a picture has, whose header only is read."""
+    # A JPEG of several pictures has a preview or a depth map for its second.
+    several = picture.format in ("GIF", "PNG", "TIFF", "WEBP")
+    profile = picture.info.get("icc_profile") or b""
+    usual = profile[16:20] != b"RGB " or any(name in profile for name in _STANDARD_PROFILES)
+    found = {
+        ANIMATED: several and getattr(picture, "is_animated", False),
+        CMYK: picture.mode == "CMYK",
+        LAB: picture.mode == "LAB",
+        PROFILE: not usual,
+    }
+    return tuple(trait for trait in TRAITS if found[trait])
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -400,6 +443,8 @@ def _storage(picture: Image.Image) -> _Storage:
 
 def _tiff_storage(picture: TiffImagePlugin.TiffImageFile) -> _Storage:
     tags, mode = picture.tag_v2, picture.mode
+    if tags.get(_SUBFILE, 0) == 1 and tags.get(330):
+        raise DecodeError("its first page is a thumbnail, as in raw files of cameras: convert it")
     bits, photometric = max(tags.get(_BITS, (1,))), tags.get(_PHOTOMETRIC)
     signed = 2 in tags.get(_SAMPLE_FORMAT, (1,))
     packed = tags.get(_COMPRESSION, 1) != 1

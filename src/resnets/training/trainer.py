@@ -236,7 +236,8 @@ class Trainer:
             notice(text)
         if not len(splits.val):
             raise UserError(
-                f"{data}: every class has one image, so none can be held out for validation"
+                f"{data}: every class has one image, so none can be held out for validation; add "
+                "images or a validation split, or give another column of labels (--columns)"
             )
         if config.origins.get("batch_size") == "flag" and batch_size > len(splits.train):
             raise UserError(

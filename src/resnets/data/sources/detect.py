@@ -17,7 +17,7 @@ from resnets.data.sources.builtin import NAMES, read_named
 from resnets.data.sources.file_tree import FolderScan, is_run, joined
 from resnets.data.sources.header_cache import read_splits
 from resnets.data.sources.image_folder import ARCHIVES, read_folder
-from resnets.data.sources.listing import SourceListing, printable, shortened
+from resnets.data.sources.listing import DOUBTFUL, SourceListing, printable, shortened
 from resnets.data.sources.manifest import metadata_in, read_manifest, read_metadata
 from resnets.data.sources.npz import read_npz
 from resnets.data.sources.parquet import read_parquet
@@ -211,6 +211,10 @@ def _own_classes(found: SourceListing) -> tuple[tuple[str, ...], list[str]]:
             notices.append(f"the split {split} has no images of: {shortened(lacking)}")
     names = tuple(name for name in found.classes if name in known)
     notices += _alike_names(names)
+    if doubtful := [name for name in names if DOUBTFUL.fullmatch(name.strip())]:
+        notices.append(
+            f"classes named as missing values are: {shortened(doubtful)}; are they meant?"
+        )
     if unused := [name for name in found.classes if name not in known]:
         notices.append(f"classes without any image, left out: {shortened(unused)}")
     if len(names) == 1:
@@ -226,6 +230,8 @@ def _alike_names(classes: Sequence[str]) -> list[str]:
     spelt = defaultdict(list)
     for name in classes:
         folded = _COPY.sub("", normalize("NFKC", name).casefold())
+        if number := re.fullmatch(r"0*(\d+)(\.0*)?", name):  # 1, 01, 1.0
+            folded = number[1]
         spelt[re.sub(r"[\W_]+", "", folded) or folded].append(name)
     alike = [" and ".join(map(repr, names)) for names in spelt.values() if len(names) > 1]
     if not alike:

@@ -38,6 +38,14 @@ _LEFTOVERS = frozenset(
 )
 # Files that a download or an editor has not finished: never images, whatever they hold.
 _UNFINISHED = frozenset((".part", ".partial", ".crdownload", ".download", ".tmp", ".bak", ".swp"))
+# Raw images of cameras are TIFFs by their first bytes, and hold a thumbnail where others have the
+# picture.
+RAW = frozenset(
+    (
+        *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".pef", ".srw", ".orf"),
+        *(".rw2", ".raf", ".raw", ".3fr", ".iiq", ".erf", ".mef", ".mos", ".kdc", ".dcr", ".rwl"),
+    )
+)
 _SIGNATURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|II\+\0|MM\0\+"
     # A BMP: its size, four zeros, the offset of its pixels, the size of one of its headers.
@@ -246,7 +254,7 @@ class FolderScan:
         others, tree.others = tree.others, []
         for name in others:
             suffix = suffix_of(name)
-            if suffix in _UNFINISHED or suffix.endswith("~"):
+            if suffix in _UNFINISHED or suffix in RAW or suffix.endswith("~"):
                 tree.others.append(name)
             elif (
                 self._num_refused[suffix] >= MAX_OPENED_PER_SUFFIX

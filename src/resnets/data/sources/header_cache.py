@@ -7,6 +7,7 @@ and both times of its file are the same. Losing the cache costs time only.
 import os
 import time
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from zipfile import BadZipFile
@@ -14,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from resnets.data.dataset import ImageFiles, Images, Split, listed_reasons
-from resnets.data.decode import DecodeError, inspect
+from resnets.data.decode import ANIMATED, CMYK, LAB, PROFILE, TRAITS, DecodeError, inspect
 from resnets.data.file_limits import MAX_PIXELS
 from resnets.data.file_store import Array, ImageStore, PackedStrings
 from resnets.data.sources.listing import SourceListing, SplitListing
@@ -27,6 +28,8 @@ REMEMBERED_FROM = 10_000
 # Age in ns from which a file is cached: a younger one may change within one tick of its times.
 SETTLED = 2 * 10**9
 _CHUNK = 256
+# Sides in pixels below which an image is tiny, and longer to shorter side from which it is thin.
+TINY_SIDE, THIN = 8, 20
 
 
 def read_splits(
@@ -39,12 +42,13 @@ def read_splits(
     splits: dict[str, Split] = {}
     skipped: list[tuple[str, str]] = []
     notices: list[str] = []
+    traits = Counter[str]()
     for name, listing in found.splits.items():
         if isinstance(listing, Images):
             splits[name] = listing
         else:
             place = f"{found.source} {name}"
-            splits[name] = _read_split(listing, place, skipped, notices, max_pixels)
+            splits[name] = _read_split(listing, place, skipped, notices, traits, max_pixels)
     total = sum(map(len, splits.values())) + len(skipped)
     if len(skipped) > max_corrupt * total:
         raise UserError(
@@ -52,7 +56,38 @@ def read_splits(
             f"than --max-corrupt {max_corrupt:g} allows: {listed_reasons(dict(skipped))}. "
             "Repair or remove them, or raise --max-corrupt"
         )
-    return splits, tuple(skipped), tuple(notices)
+    files = [split for split in splits.values() if isinstance(split, ImageFiles)]
+    return splits, tuple(skipped), (*notices, *_converted(traits), *_odd_sizes(files))
+
+
+def _converted(traits: Counter[str]) -> list[str]:
+    """Return notices on what decoding leaves out or converts."""
+    notices = []
+    if number := traits[ANIMATED]:
+        notices.append(f"{_images(number)} with several frames or pages: the first one is used")
+    if colours := [f"{traits[kind]:,} {kind}" for kind in (CMYK, LAB) if traits[kind]]:
+        notices.append(f"images converted to RGB, without profiles: {', '.join(colours)}")
+    if number := traits[PROFILE]:
+        notices.append(f"{_images(number)} with a profile other than sRGB: colours stay as stored")
+    return notices
+
+
+def _odd_sizes(splits: list[ImageFiles]) -> list[str]:
+    """Return a notice on tiny or thin images, unless all are so."""
+    sizes = np.concatenate([np.empty((0, 2), np.int32), *(split.sizes for split in splits)])
+    shorter, longer = sizes.min(axis=1), sizes.max(axis=1)
+    found = []
+    for odd, what in (
+        (shorter < TINY_SIDE, f"less than {TINY_SIDE} pixels wide or high"),
+        (longer >= THIN * shorter, f"longer than {THIN}:1"),
+    ):
+        if 0 < odd.sum() < len(odd):
+            found.append(f"{odd.sum():,} {what}")
+    return [f"tiny or thin images, enlarged for the network: {', '.join(found)}"] if found else []
+
+
+def _images(number: int) -> str:
+    return "1 image" if number == 1 else f"{number:,} images"
 
 
 def _read_split(
@@ -60,14 +95,15 @@ def _read_split(
     source: str,
     skipped: list[tuple[str, str]],
     notices: list[str],
+    traits: Counter[str],
     max_pixels: int,
 ) -> ImageFiles:
     """Return the readable files of a split; add the others to `skipped`."""
     files, stamps = listing.files, listing.files.stamps()
     large = len(stamps) >= REMEMBERED_FROM
     begin = time.time_ns()
-    # Width, height, channels (0 where unreadable), and the place of the depth in KINDS.
-    headers = np.zeros((len(stamps), 4), np.int32)
+    # Width, height, channels (0 where unreadable), the place of the depth in KINDS, a bit a trait.
+    headers = np.zeros((len(stamps), 5), np.int32)
     if large:
         _recall(source, files.names, stamps, headers)
         large_images = headers[:, 0].astype(np.int64) * headers[:, 1] > max_pixels
@@ -85,6 +121,8 @@ def _read_split(
                 "the next start reads them again"
             )
     good = np.flatnonzero(headers[:, 2])
+    for bit, trait in enumerate(TRAITS):
+        traits[trait] += np.count_nonzero(headers[good, 4] & 1 << bit)
     return ImageFiles(
         files=files.subset(good),
         targets=listing.targets[good],
@@ -104,7 +142,8 @@ def _read(files: ImageStore, indices: Array, headers: Array, max_pixels: int) ->
         for index in indices[start : start + _CHUNK].tolist():
             try:
                 header = inspect(files[index], max_pixels=max_pixels)
-                headers[index] = *header[:3], KINDS.index(header.depth)
+                bits = sum(1 << TRAITS.index(trait) for trait in header.traits)
+                headers[index] = *header[:3], KINDS.index(header.depth), bits
             except DecodeError as error:
                 reasons[index] = error.reason
 
@@ -120,13 +159,13 @@ def _place(source: str) -> Path:
 def _recall(source: str, names: PackedStrings, stamps: Array, headers: Array) -> None:
     """Fill the headers of files that have not changed since they were cached.
 
-    The name `headers_2` is that of the second format, which has the depth of the pixels; caches of
-    the first are not used.
+    The name `headers_3` is that of the third format, which has the traits of the images; caches of
+    earlier ones are not used.
     """
     try:
         with _place(source).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             known = PackedStrings(file["names"].tobytes(), file["starts"], file["ends"])
-            old_stamps, old_headers = file["stamps"], file["headers_2"]
+            old_stamps, old_headers = file["stamps"], file["headers_3"]
     # Absent, damaged (the zip has checksums), of an earlier version, or there is no cache at all.
     except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error):
         return
@@ -152,5 +191,5 @@ def _remember(source: str, names: PackedStrings, stamps: Array, headers: Array) 
             starts=names.starts,
             ends=names.ends,
             stamps=stamps,
-            headers_2=headers,
+            headers_3=headers,
         )

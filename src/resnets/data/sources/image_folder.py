@@ -9,6 +9,7 @@ as in torchvision's ImageFolder, and images by their paths.
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
@@ -16,7 +17,7 @@ from itertools import chain
 import numpy as np
 
 from resnets.data.file_store import FileStore, PackedStrings
-from resnets.data.sources.file_tree import FolderScan, Tree, counted, joined, suffix_of
+from resnets.data.sources.file_tree import RAW, FolderScan, Tree, counted, joined, suffix_of
 from resnets.data.sources.folder_layout import Folder, Layout, find_layout
 from resnets.data.sources.listing import (
     SourceListing,
@@ -32,11 +33,12 @@ from resnets.errors import UserError
 _FOREIGN = frozenset(
     (
         *(".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".svg", ".psd", ".ico"),
-        *(".tga", ".exr", ".dng", ".cr2", ".nef", ".arw", ".dcm", ".npy", ".mat", ".pdf"),
+        *(".tga", ".exr", ".dcm", ".npy", ".mat", ".pdf", *RAW),
     )
 )
 ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"))
 _TRAINING = ("train", "all")
+_MASK = re.compile(r"(.+)[\W_]+(?:mask|masks|segmentation|seg|gt)(?:_?\d+)?\.\w+$", re.IGNORECASE)
 # Names, in lower case, of folders that need not have images.
 _BESIDE_IMAGES = frozenset(
     (
@@ -66,9 +68,10 @@ def read_folder(
         raise UserError(_no_images(scan.root, next(iter(layout.splits.values()))[0].tree))
     merged = _merged_names(chain.from_iterable(folders.values()))
     labels = sorted({class_name(f.name) for classes in folders.values() for f in classes})
-    others = Counter[str]()
+    others, masks = Counter[str](), list[str]()
     splits = {
-        split: _listing(scan.root, classes, labels, others) for split, classes in folders.items()
+        split: _listing(scan.root, classes, labels, others, masks)
+        for split, classes in folders.items()
     }
     without = {split: _without_images(layout, split) for split in layout.splits}
     return SourceListing(
@@ -79,6 +82,7 @@ def read_folder(
             *layout.notices,
             *merged,
             *_folder_notices(scan, layout, without),
+            *_mask_notice(masks),
             *_file_notices(scan, layout, others),
             *scan.notices(),
         ),
@@ -88,14 +92,19 @@ def read_folder(
 
 
 def _listing(
-    root: str, classes: list[Folder], labels: list[str], others: Counter[str]
+    root: str,
+    classes: list[Folder],
+    labels: list[str],
+    others: Counter[str],
+    masks: list[str],
 ) -> SplitListing:
-    """Return the images of all classes, sorted by class and path; count the other files."""
+    """Return the images of all classes, sorted by class and path; note masks and other files."""
     names, folders, counts = list[str](), list[str](), list[int]()
     for folder in sorted(classes, key=lambda folder: (folder.name, folder.path)):
         images = list[str]()
         for path, tree in folder.tree.walk(folder.path):
             images += [f"{path}/{name}" for name in tree.images]
+            masks += [f"{path}/{name}" for name in _masks(tree.images)]
             if tree.others:
                 others.update(map(suffix_of, tree.others))
         names += sorted(images)
@@ -103,6 +112,22 @@ def _listing(
         counts.append(len(images))
     targets = np.repeat(numbered(folders, labels), counts)
     return SplitListing(FileStore(root, PackedStrings.of(names)), targets)
+
+
+def _masks(names: list[str]) -> list[str]:
+    """Return the images that are named as the mask of another one: 1_mask.png beside 1.png."""
+    found = [(name, match[1]) for name in names if (match := _MASK.match(name))]
+    stems = {os.path.splitext(name)[0] for name in names} if found else set()
+    return [name for name, stem in found if stem in stems]
+
+
+def _mask_notice(masks: list[str]) -> list[str]:
+    if not masks:
+        return []
+    return [
+        f"{len(masks):,} images are named as masks of others, and used as images: "
+        f"{shortened(sorted(map(printable, masks)), shown=2)}; move them out if they are none"
+    ]
 
 
 def _merged_names(folders: Iterable[Folder]) -> list[str]:

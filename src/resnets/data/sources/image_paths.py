@@ -79,7 +79,7 @@ class ImagePaths:
     changes: Counter[str] = field(default_factory=Counter)  # how many paths needed which change
     _folders: dict[str, Folder] = field(default_factory=dict)  # by the text that names them
     _names: dict[str, str] = field(default_factory=dict)  # real path of a folder -> its name
-    _beside: str | None = None  # the folder beside the table that has the images
+    _beside: list[str] = field(default_factory=list)  # folders beside the table with images
     _searches: int = MAX_SEARCHES
 
     def __post_init__(self) -> None:
@@ -161,16 +161,18 @@ class ImagePaths:
         if text.startswith("~"):
             yield "~", os.path.expanduser(text)
         elif not text.startswith(("/", "../")):
-            if self._beside is None and self._searches > 0:
+            beside = self._search(text, where, self._beside)
+            if beside is None and self._searches > 0:
                 self._searches -= 1
-                self._beside = self._search(text, where)
-            if self._beside is not None:
-                yield f"in the folder {self._beside}", f"{self._beside}/{text}"
+                names = [n for n, kind in self._folder("").entries.items() if kind == FOLDER]
+                if beside := self._search(text, where, names[:MAX_FOLDERS]):
+                    self._beside.append(beside)
+            if beside is not None:
+                yield f"in the folder {beside}", f"{beside}/{text}"
 
-    def _search(self, text: str, where: str) -> str | None:
-        """Return the one folder beside the table that has this image."""
-        names = [name for name, kind in self._folder("").entries.items() if kind == FOLDER]
-        fitting = [name for name in names[:MAX_FOLDERS] if self._similar(f"{name}/{text}", where)]
+    def _search(self, text: str, where: str, names: list[str]) -> str | None:
+        """Return the one of these folders beside the table that has this image."""
+        fitting = [name for name in names if self._similar(f"{name}/{text}", where)]
         if len(fitting) > 1:
             listed = shortened(sorted(fitting))
             raise UserError(

@@ -34,6 +34,11 @@ _VERSIONS = (
     "augmented|augmentation|augmentations|resized|cropped|raw|processed|preprocessed|thumbnails|"
     r"\d+x\d+|\d+px"
 )
+# Labels that pandas and Excel write for a missing value or an error, and others that may be meant.
+MISSING = re.compile(
+    r"nan|nat|<na>|#n/?a!?|#(ref|value|div/0|name|null|num)[!?]|#wert!|#bezug!", re.IGNORECASE
+)
+DOUBTFUL = re.compile(rf"(?i:{MISSING.pattern})|NA|N/A|n/a|None|NULL|null|undefined|\?+")
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from resnets.data.sources.columns import UNUSED, MissingColumnsError
 from resnets.data.sources.file_tree import Tree
 from resnets.data.sources.image_paths import ImagePaths
 from resnets.data.sources.listing import (
+    MISSING,
     SPLIT_NAMES,
     SPLIT_ORDER,
     SourceListing,
@@ -144,7 +145,7 @@ class _Content:
     def _label(self, label: str, where: str) -> str:
         """Return the class of a label; empty for a row without one."""
         if label not in self._classes:
-            if label.lower() == "nan":
+            if MISSING.fullmatch(label):
                 raise UserError(
                     f"{where}: the label is {label!r}, a missing value of a table; leave the cell "
                     "empty where an image has no label"

@@ -16,6 +16,7 @@ import numpy as np
 from resnets.data.dataset import Images
 from resnets.data.file_store import Array
 from resnets.data.sources.listing import (
+    MISSING,
     SPLIT_NAMES,
     SPLIT_ORDER,
     SourceListing,
@@ -245,7 +246,7 @@ def _strings(labels: Array, source: str) -> Array:
             raise ValueError("no Unicode character")
         for label in np.unique(text).tolist():
             label.encode()
-            if not label.strip() or label.lower() == "nan":
+            if not label.strip() or MISSING.fullmatch(label.strip()):
                 raise UserError(f"{source} has the label {label!r}; leave out images without one")
             if len(label) > MAX_LABEL:
                 raise UserError(f"{source} has a label of {len(label):,} characters")

@@ -26,6 +26,7 @@ from resnets.data.decode import DecodeError
 from resnets.data.file_store import Array, PackedStrings, stamp
 from resnets.data.sources.columns import UNUSED, parse_columns
 from resnets.data.sources.listing import (
+    MISSING,
     SPLIT_NAMES,
     SPLIT_ORDER,
     SourceListing,
@@ -124,8 +125,13 @@ def read_parquet(
         classes=classes,
         splits=listings,
         notices=tuple(notices),
-        source=str((root if len(files) > 1 else files[0]).absolute()),
+        source=f"{(root if len(files) > 1 else files[0]).absolute()}{_permission(config)}",
     )
+
+
+def _permission(config: SourceConfig) -> str:
+    """Return a mark, so that headers that were cached with permission are not used without it."""
+    return " outside" if config.allow_outside else ""
 
 
 def _listing(
@@ -235,7 +241,7 @@ def _labels(values: Any, columns: _Columns, path: Path) -> dict[int, str]:
 
 
 def _text(label: str, row: int, path: Path) -> str:
-    if label.strip().lower() == "nan":
+    if MISSING.fullmatch(label.strip()):
         raise UserError(f"row {row} of {path} has the label {label!r}, a missing value")
     return label
 
@@ -428,7 +434,10 @@ class RowGroupStore:
         except ValueError as error:
             raise DecodeError(f"not a path ({error})") from None
         if self.inside is not None and os.path.commonpath((real, self.inside)) != self.inside:
-            raise DecodeError(f"{path} is outside of {self.inside}; pass --allow-outside")
+            raise UserError(  # not a damaged image, of which a few are left out
+                f"{table.path}: a row names {path[:200]!r}, outside of {self.inside}; pass "
+                "--allow-outside (allow_outside=True in Python) if images may be read from there"
+            )
         return file
 
     def subset(self, indices: Array | Sequence[int]) -> "RowGroupStore":
