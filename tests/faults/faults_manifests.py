@@ -205,6 +205,8 @@ HOME_ROWS = _csv("path,label", rows=[(f"~/{path}", label) for path, label in ROW
 FLAT_ROWS = {f"images/{label}{path[-7:]}": label for path, label in ROWS}
 FLAT_IDS = _csv("Image ID,breed", rows=[(f"{label}{path[-7:-4]}", label) for path, label in ROWS])
 TWO = ROWS[0][0]
+NONE_ROWS = {path: label.replace("cat", "None") for path, label in ROWS}
+NUMBER_ROWS = dict(zip(dict(ROWS), ("1", "1.0", "2", "1"), strict=True))
 
 FAULTS = [
     # Names of the columns.
@@ -343,18 +345,13 @@ FAULTS = [
     ),
     Fault(
         "manifest/label-none-text",
-        _read(_csv("path,label").replace("cat\n", "None\n")),
+        _read(_csv("path,label").replace("cat\n", "None\n"), expected=NONE_ROWS),
         "named as missing values are: None",
         code=0,
     ),
     Fault(
         "manifest/labels-of-one-number",
-        _read(
-            _csv(
-                "path,label",
-                rows=[(path, ("1", "1.0", "2")[n % 3]) for n, (path, _) in enumerate(ROWS)],
-            )
-        ),
+        _read(_csv("path,label", rows=NUMBER_ROWS.items()), expected=NUMBER_ROWS),
         "'1' and '1.0'",
         code=0,
     ),

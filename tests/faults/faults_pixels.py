@@ -147,6 +147,31 @@ def _evaluate_floats(folder: Path) -> list[str]:
     return ["evaluate", str(finished_run(folder)), "data"]
 
 
+def _evaluate_other_range(folder: Path) -> Callable[[], None]:
+    """Open the X-rays of another device by the range of a model."""
+    _set(folder, "x-ray")
+
+    def check() -> None:
+        from resnets.data import open_data
+        from resnets.data.transforms import Preprocess
+
+        preprocess = Preprocess(size=16, pixel_range=(29000, 29200))
+        data = open_data(folder / "data", classes=("across", "along"), preprocess=preprocess)
+        print(*data.notices)
+
+    return check
+
+
+def _no_data(folder: Path) -> list[str]:
+    """Floats of which a corner has no data, marked as maps do."""
+    _set(folder, "float")
+    for path in (folder / "data").rglob("*.tif"):
+        pixels = np.array(Image.open(path))
+        pixels[:4, :4] = -9999
+        Image.fromarray(pixels).save(path)
+    return TRAIN
+
+
 def _large(kind: str, *words: str) -> Callable[[Path], list[str]]:
     """Train where each class has an image of more pixels than allowed."""
 
@@ -321,6 +346,13 @@ FAULTS = [
     ),
     Fault("pixels/wide-colour", _wide_colour, "contrast is nearly gone", code=0),
     Fault("pixels/same-from-all-sources", _alike, RIGHT, code=0),
+    Fault("pixels/no-data", _no_data, r"float: 0\.\.1\.1 -> 0\.\.255", code=0),
+    Fault(
+        "pixels/other-range",
+        _evaluate_other_range,
+        "contrast is nearly gone: the images use the levels 0 to 0",
+        code=0,
+    ),
     Fault("pixels/evaluate-floats", _evaluate_floats, "float pixels, and the model was trained on"),
     *(
         Fault(f"pixels/{name}", make, RIGHT, code=0, catalogue="D9 D10 D11")

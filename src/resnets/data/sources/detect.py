@@ -21,7 +21,7 @@ from resnets.data.sources.listing import DOUBTFUL, SourceListing, printable, sho
 from resnets.data.sources.manifest import metadata_in, read_manifest, read_metadata
 from resnets.data.sources.npz import read_npz
 from resnets.data.sources.parquet import read_parquet
-from resnets.data.sources.pixel_range import scaled, with_pixel_range
+from resnets.data.sources.pixel_range import with_known_range, with_pixel_range
 from resnets.data.sources.source_config import SourceConfig
 from resnets.data.sources.table_rows import SUFFIXES as TABLE_SUFFIXES
 from resnets.errors import UserError, public_name, unknown
@@ -101,7 +101,7 @@ def open_data(
         CorruptImages(dataset, max_corrupt=config.max_corrupt).check()
     if preprocess is None and classes is None:
         return with_pixel_range(dataset, config)
-    return scaled(dataset, None if preprocess is None else preprocess.pixel_range)
+    return with_known_range(dataset, None if preprocess is None else preprocess.pixel_range)
 
 
 def _find(data: str | Path, config: SourceConfig, classes: Sequence[str] | None) -> SourceListing:

@@ -21,6 +21,8 @@ from resnets.errors import UserError
 
 # Folders beside the table in which images are looked for, and rows for which it is tried.
 MAX_FOLDERS, MAX_SEARCHES = 200, 100
+# Folders beside the table that are all searched for each row; of more, those that had others.
+FEW_FOLDERS = 20
 FILE, FOLDER, LINK = "file", "folder", "link"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|file:/", re.IGNORECASE)
 
@@ -160,15 +162,23 @@ class ImagePaths:
             yield "/ for \\", text
         if text.startswith("~"):
             yield "~", os.path.expanduser(text)
-        elif not text.startswith(("/", "../")):
-            beside = self._search(text, where, self._beside)
-            if beside is None and self._searches > 0:
-                self._searches -= 1
-                names = [n for n, kind in self._folder("").entries.items() if kind == FOLDER]
-                if beside := self._search(text, where, names[:MAX_FOLDERS]):
-                    self._beside.append(beside)
-            if beside is not None:
-                yield f"in the folder {beside}", f"{beside}/{text}"
+        elif (
+            not text.startswith(("/", "../"))
+            and (beside := self._folder_beside(text, where)) is not None
+        ):
+            yield f"in the folder {beside}", f"{beside}/{text}"
+
+    def _folder_beside(self, text: str, where: str) -> str | None:
+        """Return the folder beside the table that has this image."""
+        names = [name for name, kind in self._folder("").entries.items() if kind == FOLDER]
+        if len(names) <= FEW_FOLDERS:
+            return self._search(text, where, names)
+        found = self._search(text, where, self._beside)
+        if found is None and self._searches > 0:
+            self._searches -= 1
+            if found := self._search(text, where, names[:MAX_FOLDERS]):
+                self._beside.append(found)
+        return found
 
     def _search(self, text: str, where: str, names: list[str]) -> str | None:
         """Return the one of these folders beside the table that has this image."""

@@ -22,6 +22,8 @@ MOST_FILES, FEWEST_FILES, MOST_PIXELS = 64, 8, 2**26
 # Shares in percent that are cut off at each end: the first that leaves enough levels.
 TAILS = (0.1, 0.01, 0.001, 0.0)
 LEVELS = 256
+# Values of pixels without data in maps, and below which there is no other value.
+FILLS, LOWEST_FILL = (-9999, -99999, -32767, -32768), -1e30
 # Files and pixels of which the contrast is looked at.
 LOOKED_AT, FEWEST_LOOKED_AT, MOST_LOOKED_AT = 16, 4, 2**23
 # Contrast is nearly gone where a set spreads over fewer of 256 levels, or an image over so many.
@@ -40,7 +42,19 @@ def with_pixel_range(data: DataSet, config: SourceConfig) -> DataSet:
     elif config.pixel_range != "auto":
         notice = f"--pixel-range {config.pixel_range}: all images have 8 bits and stay as they are"
         data = replace(data, notices=(*data.notices, notice))
-    return replace(data, notices=(*data.notices, *_contrast(training)))
+    return replace(data, notices=(*data.notices, *_contrast(training, "training images")))
+
+
+def with_known_range(data: DataSet, pixel_range: PixelRange | None) -> DataSet:
+    """Return the set with the scale of a model or an earlier run, and notices.
+
+    Raises UserError where there is none, and the depth of the pixels does not tell it.
+    """
+    if not _wide_of(data.splits.values()):
+        return data
+    data = scaled(data, pixel_range)
+    split = next(iter(data.splits.values()))
+    return replace(data, notices=(*data.notices, *_contrast(split, "images")))
 
 
 def scaled(data: DataSet, pixel_range: PixelRange | None) -> DataSet:
@@ -112,6 +126,7 @@ def measured(values: NDArray[np.float64], *, whole: bool) -> PixelRange:
 
     Where the values have 256 levels or more, so has the range. `whole` numbers stay whole.
     """
+    values = _without_fill(values)
     levels = np.unique(values)
     needed = LEVELS if len(levels) >= LEVELS else 1
     for tail in TAILS:
@@ -122,6 +137,14 @@ def measured(values: NDArray[np.float64], *, whole: bool) -> PixelRange:
     if high <= low:  # all of one value
         return low, low + max(1.0, abs(low))
     return (float(np.floor(low)), float(np.ceil(high))) if whole else (low, high)
+
+
+def _without_fill(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Leave out the usual mark of pixels without data, where it is far below all others."""
+    fill = values.min()
+    rest = values[values > fill]
+    marked = fill in FILLS or fill < LOWEST_FILL
+    return rest if marked and len(rest) and rest.min() - fill > np.ptp(rest) else values
 
 
 def _notice(data: DataSet, wide: dict[str, int], pixel_range: PixelRange | None) -> str:
@@ -147,20 +170,20 @@ class _Spread:
     high: float
 
 
-def _contrast(training: Split) -> list[str]:
+def _contrast(split: Split, what: str) -> list[str]:
     """Return a notice where images are nearly of one colour."""
-    found = _spread(training)
+    found = _spread(split)
     if found is None:
         return []
     advice = "look at them, and see --pixel-range in the documentation"
     if found.high - found.low < FEW_LEVELS:
         used = f"levels {found.low:.0f} to {found.high:.0f} of 0..255"
-        return [f"contrast is nearly gone: the training images use the {used}; {advice}"]
+        return [f"contrast is nearly gone: the {what} use the {used}; {advice}"]
     blank = int((found.images <= ONE_COLOUR).sum())
     if blank < MANY * len(found.images):
         return []
     return [
-        f"contrast is nearly gone: {blank} of {len(found.images)} training images in a sample are "
+        f"contrast is nearly gone: {blank} of {len(found.images)} {what} in a sample are "
         f"nearly of one colour; {advice}"
     ]
 
