@@ -172,6 +172,11 @@ def _no_suffix(folder: Path) -> Callable[[], None]:
     return partial(show, root)
 
 
+def _check(folder: Path) -> list[str]:
+    plant(folder, "a|b/1.png|2.png|3.png", "a/4.heic")
+    return ["check", "data", "--out", "page"]
+
+
 def _many_texts(folder: Path) -> Callable[[], None]:
     root = plant(folder, "a|b/1.png")
     for number in range(3000):
@@ -525,6 +530,7 @@ FAULTS = [
     Fault(
         "folders/raw-files", _raw_files, r"'all': 4(?s:.*)ignored: \.nef 4; convert \.nef", code=0
     ),
+    Fault("folders/check-names-the-ignored", _check, r"ignored: \.heic", code=0),
     Fault("folders/raw-thumbnail", _thumbnail, "first page is a thumbnail"),
     Fault("folders/many-channels", _channels, r"a TIFF of 13 channels, and at most 4 are read"),
     *(

@@ -70,6 +70,8 @@ class Checker:
         """
         if self.clean is not None:
             check_target(self.clean, self.data)
+        for text in self.data.notices:  # such as files that are left out
+            self._progress(text, always=True)
         scan = scan_images(self.data, progress=self._count)
         blank = blank_images(scan)
         copies = find_copies(scan, blank, progress=self._progress)

@@ -122,7 +122,7 @@ def _read_split(
             )
     good = np.flatnonzero(headers[:, 2])
     for bit, trait in enumerate(TRAITS):
-        traits[trait] += np.count_nonzero(headers[good, 4] & 1 << bit)
+        traits[trait] += int(np.count_nonzero(headers[good, 4] & 1 << bit))
     return ImageFiles(
         files=files.subset(good),
         targets=listing.targets[good],
