@@ -27,12 +27,7 @@ from PIL import Image
 
 # The tables of faults, and what the server imports from which each case is forked.
 TABLES = sorted(path.stem for path in Path(__file__).parent.glob("faults_*.py"))
-COMMANDS = ("check", "evaluate", "models", "predict", "show", "study", "train")
-PRELOADED = [
-    *(f"resnets.cli.{command}" for command in COMMANDS),
-    *("resnets.api", "resnets.study.pipeline", "torchvision.transforms.v2", "tyro"),
-    *TABLES,
-]
+PRELOADED = ["fault_preload", *TABLES]
 # The server finds the tables by the environment: it ignores the path of its parent.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
