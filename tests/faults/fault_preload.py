@@ -1,10 +1,13 @@
 """Import and build once, in the server of processes, what nearly every case needs.
 
-The first parse of a command line costs a tenth of a second, the import of rich as much: every case
-that is forked from the server finds them done. No thread may start here.
+The first parse of a command line costs a tenth of a second, as do the import of rich and the
+templates of a page: every case that is forked from the server finds them done. No thread may start
+here.
 """
 
+import inspect
 from contextlib import suppress
+from functools import cache
 
 import resnets.api
 import resnets.cli.progress
@@ -13,7 +16,12 @@ import resnets.study.pipeline
 import torchvision.transforms.v2  # noqa: F401
 from resnets.cli.main import COMMANDS, _parse
 from resnets.errors import UserError
+from resnets.report.html import _environment
 
+inspect.getsource = cache(inspect.getsource)  # which the parser asks for at each command line
 for command in COMMANDS:
     with suppress(UserError):  # which imports what writes the help, too
         _parse([*command.split(), "--unknown"])
+for name in ("report.html.j2", "base.html.j2"):
+    _environment("resnets.report").get_template(name)
+_environment("resnets.audit").get_template("check.html.j2")

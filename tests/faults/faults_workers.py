@@ -309,7 +309,13 @@ FAULTS = [
             catalogue=ids,
         )
         for name, make, message, code, ids in (
-            ("train-in-parts", partial(_train_in, int(1.6 * ROOM), 192, 12), "micro-batches", 0, "T2"),
+            (
+                "train-in-parts",
+                partial(_train_in, int(1.6 * ROOM), 192, 12),
+                "micro-batches",
+                0,
+                "T2",
+            ),
             (
                 "train-refused",
                 partial(_train_in, ROOM, 768, 4),
