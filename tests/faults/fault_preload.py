@@ -8,16 +8,17 @@ here.
 import inspect
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 
-import resnets.api
-import resnets.cli.progress
-import resnets.report.run_charts
-import resnets.study.pipeline
-import torchvision.transforms.v2  # noqa: F401
 from resnets.cli.main import COMMANDS, _parse
 from resnets.errors import UserError
 from resnets.report.html import _environment
 
+for module in (
+    *("resnets.api", "resnets.cli.progress", "resnets.report.run_charts"),
+    *("resnets.study.pipeline", "torchvision.transforms.v2"),
+):
+    import_module(module)
 inspect.getsource = cache(inspect.getsource)  # which the parser asks for at each command line
 for command in COMMANDS:
     with suppress(UserError):  # which imports what writes the help, too
