@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,12 @@ def all_faults() -> list[Fault]:
     faults = [fault for name in TABLES for fault in importlib.import_module(name).FAULTS]
     assert len({fault.name for fault in faults}) == len(faults), "two faults of one name"
     return sorted(faults, key=lambda fault: fault.name)
+
+
+def slow(faults: Sequence[Fault], *names: str) -> list[Fault]:
+    """Return the faults; these, neighbours of quicker ones, are left to `make slow`."""
+    assert set(names) <= {fault.name for fault in faults}, "no fault has this name"
+    return [replace(fault, slow=fault.slow or fault.name in names) for fault in faults]
 
 
 # Inputs ------------------------------------------------------------------------------------------
