@@ -5,6 +5,7 @@ that escapes is a bug of this package and keeps its traceback.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -17,6 +18,11 @@ MIN_SIMILARITY = 0.7
 MAX_LISTED = 12
 # Characters of a value that a message shows.
 MAX_SHOWN = 80
+# Unicode categories that are escaped: control, format (such as bidirectional overrides), half of a
+# surrogate pair, separators of lines and paragraphs.
+UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Format characters that words and emoji need: zero width non-joiner and joiner.
+JOINERS = "\u200c\u200d"
 
 
 class UserError(ValueError):
@@ -119,11 +125,19 @@ def _distance(one: str, other: str) -> int:
 def one_line(text: object, *, length: int = 300) -> str:
     """Return a text from a file or a server as one short line, control characters escaped."""
     line = " ".join(str(text).split()) or type(text).__name__
-    shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
-        for c in line[:length]
+    return visible(line[:length]) + ("..." if len(line) > length else "")
+
+
+def visible(text: str) -> str:
+    r"""Return the text in one line, its control characters escaped as in Python: \n, \x1b."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in UNSAFE and character not in JOINERS
+        else character
+        for character in text
     )
-    return shown if len(line) <= length else f"{shown}..."
 
 
 def public_name(source: str) -> str:

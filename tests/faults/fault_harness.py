@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,7 @@ from PIL import Image
 
 # The tables of faults, and what the server imports from which each case is forked.
 TABLES = sorted(path.stem for path in Path(__file__).parent.glob("faults_*.py"))
-COMMANDS = ("check", "evaluate", "models", "predict", "show", "study", "train")
-PRELOADED = [
-    *(f"resnets.cli.{command}" for command in COMMANDS),
-    *("resnets.api", "resnets.study.pipeline", "torchvision.transforms.v2", "tyro"),
-    *TABLES,
-]
+PRELOADED = ["fault_preload", *TABLES]
 # The server finds the tables by the environment: it ignores the path of its parent.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -97,6 +92,12 @@ def all_faults() -> list[Fault]:
     faults = [fault for name in TABLES for fault in importlib.import_module(name).FAULTS]
     assert len({fault.name for fault in faults}) == len(faults), "two faults of one name"
     return sorted(faults, key=lambda fault: fault.name)
+
+
+def slow(faults: Sequence[Fault], *names: str) -> list[Fault]:
+    """Return the faults; these, neighbours of quicker ones, are left to `make slow`."""
+    assert set(names) <= {fault.name for fault in faults}, "no fault has this name"
+    return [replace(fault, slow=fault.slow or fault.name in names) for fault in faults]
 
 
 # Inputs ------------------------------------------------------------------------------------------

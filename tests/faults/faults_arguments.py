@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Callable, Iterable
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ NUMBERS = ["nan", "inf", "-1", "1e999", "999999999999999999999"]
 
 
 def _flags(name: str, words: Iterable[str], flags: str, wrong: list[str], message: str) -> Fault:
-    """Return a case of wrong values of some flags: each one line and the exit code 2."""
+    """Return a case of wrong values, each of one of the flags: one line and the exit code 2."""
 
     def make(folder: Path) -> Callable[[], None]:
         finished_run(folder)
@@ -207,15 +208,18 @@ def _flags(name: str, words: Iterable[str], flags: str, wrong: list[str], messag
             from resnets.cli.main import main
             from resnets.errors import UserError
 
-            for flag in flags.split():
-                for value in wrong:
-                    err = io.StringIO()
-                    with contextlib.redirect_stderr(err):
-                        code = main([*words, f"--{flag}={value}"])
-                    text = err.getvalue()
-                    assert code == 2 and text.startswith("resnets: "), (flag, value, code, text)
-                    assert text.count("\n") == 1, text
-            raise UserError(text)
+            texts: list[str] = []
+            pairs = max(len(wrong), len(flags.split()))
+            turns = zip(cycle(flags.split()), cycle(wrong), strict=False)
+            for flag, value in islice(turns, pairs):
+                err = io.StringIO()
+                with contextlib.redirect_stderr(err):
+                    code = main([*words, f"--{flag}={value}"])
+                text = err.getvalue()
+                assert code == 2 and text.startswith("resnets: "), (flag, value, code, text)
+                assert text.count("\n") == 1, text
+                texts.append(text.strip())
+            raise UserError("; ".join(texts))
 
         return case
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fault_harness import TINY_RUN, Fault, finished_run, photos, picture
+from fault_harness import TINY_RUN, Fault, finished_run, photos, picture, slow
 from PIL import Image
 
 STREAMED = ["--cache-mb", "0", "--workers", "0"]
@@ -476,3 +476,12 @@ FAULTS = [
         )
     ),
 ]
+
+FAULTS = slow(
+    FAULTS,
+    "broken/damaged-while-it-trains-2",
+    "broken/replaced-and-named",
+    "broken/resumed-as-advised",
+    "broken/resumed-unchanged",
+    "broken/vanished-before-the-report",
+)

@@ -11,7 +11,7 @@ from threading import Thread
 from typing import Any
 
 import safetensors.torch
-from fault_harness import TINY_RUN, Fault, photos
+from fault_harness import TINY_RUN, Fault, photos, slow
 
 from resnets.models import download
 from resnets.models.registry import create_model
@@ -442,3 +442,8 @@ FAULTS = [
         cpu_seconds=5.0,
     ),
 ]
+
+FAULTS = slow(
+    FAULTS,
+    "downloads/nearly-full-disk",
+)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fault_harness import TINY_RUN, Fault, finished_run, interrupted_run, photos
+from fault_harness import TINY_RUN, Fault, finished_run, interrupted_run, photos, slow
 
 Words = Callable[[Path], Sequence[Any]]
 CACHES = ("RESNETS_DATA", "XDG_CACHE_HOME", "HOME")
@@ -282,3 +282,14 @@ FAULTS = [
     ),
     _locale("threads", "OMP_NUM_THREADS=abc LANG=", "predict модель фото", "0", "000.png"),
 ]
+
+FAULTS = slow(
+    FAULTS,
+    "environment/dumb-terminal",
+    "environment/few-descriptors",
+    "environment/home-resume",
+    "environment/locale-ascii-output",
+    "environment/locale-c-coerced",
+    "environment/locale-c-predict",
+    "environment/locale-threads",
+)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fault_harness import Fault, finished_run, photos
+from fault_harness import Fault, finished_run, photos, slow
 
 Json = dict[str, Any]
 NO_DIGEST = "0" * 64
@@ -383,3 +383,9 @@ def _tensor_twice(folder: Path) -> list[str]:
     again = json.dumps({"fc.bias": header["fc.bias"]}, separators=(",", ":"))
     sign(path, again[:-1] + "," + table[1:], record, body)
     return command(path.parent, "show")
+
+
+FAULTS = slow(
+    FAULTS,
+    "model-file/tensors-101000",
+)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fault_harness import TINY_RUN, Fault, photos, picture
+from fault_harness import TINY_RUN, Fault, photos, picture, slow
 
 from resnets.data import open_data
 from resnets.data.sources.source_config import SourceConfig
@@ -332,3 +332,9 @@ FAULTS = [
     Fault("parquet/differing-files", _differing, "the other files do not name: 5, 6"),
     Fault("parquet/one-is-no-parquet", _one_is_no_parquet, r"test-0\.parquet as parquet: damaged"),
 ]
+
+FAULTS = slow(
+    FAULTS,
+    "parquet/270-megabytes-an-image",
+    "parquet/labels-of-megabytes",
+)

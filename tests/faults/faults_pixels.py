@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fault_harness import TINY_RUN, Fault, finished_run, photos
+from fault_harness import TINY_RUN, Fault, finished_run, photos, slow
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -388,3 +388,12 @@ FAULTS = [
     Fault("pixels/text", _predict(lambda: b"no image"), "not a JPEG, PNG, WebP", catalogue="D2"),
     Fault("pixels/cut-jpeg", _predict(lambda: jpeg()[:-40]), "incomplete", catalogue="D3"),
 ]
+
+FAULTS = slow(
+    FAULTS,
+    "pixels/constant",
+    "pixels/counts",
+    "pixels/ct",
+    "pixels/two-kinds",
+    "pixels/x-ray",
+)

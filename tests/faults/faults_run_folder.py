@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fault_harness import Fault, finished_run, interrupted_run
+from fault_harness import Fault, finished_run, interrupted_run, slow
 
 Json = dict[str, Any]
 
@@ -412,3 +412,13 @@ FAULTS = [
         r"--weights \S+/model\.safetensors .*--no-nesterov",
     ),
 ]
+
+FAULTS = slow(
+    FAULTS,
+    "run-folder/best-damaged",
+    "run-folder/best-lost-for-good-forced",
+    "run-folder/checkpoints-all-damaged-forced",
+    "run-folder/free-setting-edited",
+    "run-folder/layout-edited",
+    "run-folder/metrics-deep",
+)

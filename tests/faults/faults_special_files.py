@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fault_harness import TINY_RUN, Fault, finished_run, photos, picture
+from fault_harness import TINY_RUN, Fault, finished_run, photos, picture, slow
 from faults_folders import found, show
 
 from resnets.cli.predict import find_images
@@ -408,3 +408,10 @@ FAULTS = [
         for name, (words, message) in NAMED.items()
     ),
 ]
+
+FAULTS = slow(
+    FAULTS,
+    "special/empty-folders",
+    "special/weights-device",
+    "special/weights-pipe",
+)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fault_harness import TINY_RUN, Fault, finished_run, interrupted_run, photos
+from fault_harness import TINY_RUN, Fault, finished_run, interrupted_run, photos, slow
 
 # Names that write a window's title, clear the screen, forge a line, and reverse the text.
 TITLE, FORGED = "\x1b]0;PWNED\x07\x1b[2Jcat", "dog\nresnets: all is well"
@@ -401,3 +401,15 @@ SHEETS = [
 ]
 
 FAULTS = [*STREAMS, *SHELL, *NAMES, *SHEETS]
+
+FAULTS = slow(
+    FAULTS,
+    "terminal/resume-both-pipes",
+    "terminal/resume-stdout-closed",
+    "terminal/shell-no-stdin",
+    "terminal/shell-stdout-closed",
+    "terminal/shell-stdout-full",
+    "terminal/train-stderr-closed",
+    "terminal/train-stderr-full",
+    "terminal/train-stdout-full",
+)

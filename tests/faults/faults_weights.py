@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from fault_harness import TINY_RUN, Fault, finished_run, photos
+from fault_harness import TINY_RUN, Fault, finished_run, photos, slow
 
 from resnets.models.registry import create_model
 
@@ -631,3 +631,13 @@ FAULTS = [
         "weights/state-dict", lambda folder: loads(state()), "weights is of the type dict; expected"
     ),  # type: ignore[arg-type]
 ]
+
+FAULTS = slow(
+    FAULTS,
+    "weights/3-gb-of-zeros",
+    "weights/deep-tuples",
+    "weights/many-entries",
+    "weights/names",
+    "weights/safetensors-many-names",
+    "weights/train-cut",
+)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fault_harness import Fault, finished_run, photos
+from fault_harness import Fault, finished_run, photos, slow
 
 SAVED = r"; the run is saved at step \d+; resume with: resnets train --resume \S*/new"
 # Flags of unshare(2) and mount(2).
@@ -347,3 +347,16 @@ FAULTS += [
     )
     if _may_mount()
 ]
+
+FAULTS = slow(
+    FAULTS,
+    "memory/evaluate-in-parts",
+    "memory/predict-in-parts",
+    "memory/train-in-parts",
+    "shm/64-kilobytes",
+    "workers/aborted",
+    "workers/all-killed",
+    "workers/resumed-after-a-kill",
+    "workers/stopped-in-evaluation",
+    "workers/too-many-files",
+)

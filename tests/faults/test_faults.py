@@ -1,9 +1,19 @@
 """Every fault ends in its exit code and one line: nothing in silence, no hang, no traceback."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_harness import Fault, all_faults, run
+from fault_harness import Fault, all_faults, run, templates
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_templates() -> Iterator[None]:
+    """Remove the runs that cases copy: a worker of pytest-xdist ends without its exit handlers."""
+    yield
+    if templates.cache_info().currsize:
+        shutil.rmtree(templates(), ignore_errors=True)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from resnets.data.workers import usable_cpus
 from resnets.device import restore_num_threads
-from resnets.errors import UserError
 from resnets.models.layers import Whitening
 from resnets.models.registry import create_model
 from resnets.training.optimizer import learning_rate, make_optimizer, set_learning_rate
@@ -61,17 +60,6 @@ class LabelIssues:
     wrong: Floats
     share: float
     accuracy: float
-
-
-def require_cleanlab() -> None:
-    """Raise UserError with what to install where cleanlab is missing."""
-    try:
-        import cleanlab  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "looking for wrong labels needs cleanlab: pip install 'resnets[check]', "
-            "or pass --no-labels"
-        ) from None
 
 
 def find_wrong_labels(

@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal, TypedDict, get_args
 import tyro
 from docstring_parser import parse
 
-from resnets.cli.output import visible
 from resnets.config_fields import FieldInfo
-from resnets.errors import UserError, public_name
+from resnets.errors import UserError, public_name, visible
 from resnets.training.recipe import FIELDS, GROUPS, Recipe
 
 

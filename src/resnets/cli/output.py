@@ -10,34 +10,18 @@ import io
 import json
 import os
 import sys
-import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
+
+from resnets.errors import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 # Columns of a file or a pipe: tables in them are never wrapped.
 WIDE = 1000
-# Unicode categories that are escaped: control, format (such as bidirectional overrides), half of a
-# surrogate pair, separators of lines and paragraphs.
-UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-# Format characters that words and emoji need: zero width non-joiner and joiner.
-JOINERS = "\u200c\u200d"
-
-
-def visible(text: str) -> str:
-    r"""Return the text in one line, its control characters escaped as in Python: \n, \x1b."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in UNSAFE and character not in JOINERS
-        else character
-        for character in text
-    )
 
 
 def print_result(line: object = "") -> None:

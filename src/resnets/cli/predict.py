@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from resnets.cli.flags import Device, ModelPath, Switch, find_model
-from resnets.cli.output import print_json, print_message, print_result, visible
+from resnets.cli.output import print_json, print_message, print_result
 from resnets.data.file_limits import MAX_PIXELS
-from resnets.errors import UserError
+from resnets.errors import UserError, visible
 
 if TYPE_CHECKING:
     from resnets.inference.predictor import Prediction

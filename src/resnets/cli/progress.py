@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from resnets.cli.output import visible
+from resnets.errors import visible
 
 PLAIN_EVERY_SECONDS = 10.0
 BAR_WIDTH = 60

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -193,13 +194,11 @@ def _open_zip(file: BinaryIO) -> TorchFile:
         return content
 
     big_endian = f"{root}byteorder" in entries and read(f"{root}byteorder") == b"big"
-    storages: dict[str, Tensor] = {}
 
+    @cache  # tensors share memory
     def storage(wanted: Storage) -> Tensor:
-        if wanted.key not in storages:
-            content = read(f"{root}data/{wanted.key}")
-            storages[wanted.key] = _as_bytes(content, wanted.dtype, swap=big_endian)
-        return storages[wanted.key]
+        content = read(f"{root}data/{wanted.key}")
+        return _as_bytes(content, wanted.dtype, swap=big_endian)
 
     return TorchFile(Unpickler(bytes(read(pickles[0]))).load(), storage)
 
@@ -241,15 +240,12 @@ def _open_legacy(file: BinaryIO) -> TorchFile:
         if numel < 0 or end > size:
             raise DamagedError("it is truncated")
         places[key] = start, end
-    storages: dict[str, Tensor] = {}
 
+    @cache  # tensors share memory
     def storage(wanted: Storage) -> Tensor:
-        if wanted.key not in storages:
-            start, end = places[wanted.key]
-            file.seek(start)
-            content = bytearray(file.read(end - start))
-            storages[wanted.key] = _as_bytes(content, wanted.dtype, swap=big_endian)
-        return storages[wanted.key]
+        start, end = places[wanted.key]
+        file.seek(start)
+        return _as_bytes(bytearray(file.read(end - start)), wanted.dtype, swap=big_endian)
 
     return TorchFile(content, storage)
 

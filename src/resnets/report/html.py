@@ -14,7 +14,7 @@ import shlex
 import unicodedata
 import warnings
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -42,6 +42,13 @@ def render(template: str, *, package: str = "resnets.report", charts: bool, **va
 
     The template extends `base.html.j2`; those of `package` see the ones of this package too.
     """
+    library = chart_library() if charts else ""
+    return _environment(package).get_template(template).render(library=library, **values)
+
+
+@cache
+def _environment(package: str) -> Environment:
+    """Return the templates of a package and of this one, compiled once, with their filters."""
     packages = dict.fromkeys((package, "resnets.report"))
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(name) for name in packages]),
@@ -58,8 +65,7 @@ def render(template: str, *, package: str = "resnets.report", charts: bool, **va
     environment.filters |= {function.__name__: function for function in filters}
     environment.filters |= {"shell": shlex.quote, "python": partial(json.dumps, ensure_ascii=False)}
     environment.filters |= {"address": partial(quote, errors="surrogateescape")}  # any file name
-    library = chart_library() if charts else ""
-    return environment.get_template(template).render(library=library, **values)
+    return environment
 
 
 def csp_hash(source: str) -> str:
