@@ -25,8 +25,8 @@ class UserError(ValueError):
     exit_code: ClassVar[int] = 2
 
     def __str__(self) -> str:
-        """Return the message in one line, whatever the values in it look like."""
-        return " ".join(filter(None, map(str.strip, super().__str__().splitlines())))
+        """Return the message in one line without passwords, whatever the values in it look like."""
+        return public_text(" ".join(filter(None, map(str.strip, super().__str__().splitlines()))))
 
 
 class StoppedError(UserError):
@@ -124,6 +124,17 @@ def one_line(text: object, *, length: int = 300) -> str:
         for c in line[:length]
     )
     return shown if len(line) <= length else f"{shown}..."
+
+
+# An address in a text; a Path has one slash. What ends a clause is not part of it.
+_ADDRESS = re.compile(
+    r"""(?:[\w+.-]+://|(?:https?|ftps?|s3|gs):/)[^\s'"<>]+?(?=[:;,.)]*(?:[\s'"<>]|$))"""
+)
+
+
+def public_text(text: str) -> str:
+    """Return a text with every address in it as `public_name` returns it."""
+    return _ADDRESS.sub(lambda found: public_name(found[0]), text) if ":/" in text else text
 
 
 def public_name(source: str) -> str:
