@@ -1,6 +1,7 @@
 """Choose the device, memory format and precision of a computation, and describe the machine."""
 
 import ctypes
+import gc
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -68,6 +69,16 @@ def keep_freed_memory() -> None:
         mallopt(parameter, value)
 
 
+def return_freed_memory() -> None:
+    """Give the freed memory of the CPU back to the system, after it was exhausted.
+
+    What glibc keeps lies in pieces, none of which may be large enough for the next attempt.
+    """
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextmanager
 def restore_num_threads() -> Iterator[None]:
     """Restore the number of CPU threads on exit: a run may choose another."""
@@ -123,6 +134,7 @@ class MemoryBound:
                         "take a smaller network"
                     ) from error
             self.most = num // 2  # outside `except` the memory of the attempt is free
+            return_freed_memory()
 
 
 def autocast(device: torch.device, precision: str) -> Any:

@@ -185,7 +185,8 @@ def _child(name: str, folder: Path, printed: Path, templates: Path) -> None:
     from resnets.training.trainer import Trainer
 
     Trainer.measure_seconds = 0.01
-    sys.modules["vl_convert"] = None  # type: ignore[assignment]  # a page without pictures: quick
+    if callable(made) or made[0] != "study":  # a page without pictures: quick
+        sys.modules["vl_convert"] = None  # type: ignore[assignment]
     before, base = _cpu_seconds(), _reset_peak()
     try:
         if callable(made):

@@ -130,7 +130,9 @@ def _one_of_the_test(folder: Path) -> list[str]:
 
 def _says_it_in_the_model_file(folder: Path) -> None:
     scores = json.loads((folder / "new" / "scores.json").read_text())
-    assert scores["num_images"] == 15 and "test/b/000.png" in scores["cautions"][0], scores
+    assert scores["num_images"] == 15 and any(
+        "test/b/000.png" in text for text in scores["cautions"]
+    ), scores
 
 
 def _streamed(name: str, folder: Path) -> list[str]:
@@ -337,7 +339,7 @@ FAULTS = [
     Fault(
         "broken/scores-of-fewer-images",
         _one_of_the_test,
-        r"caution: 1 of 16 test images cannot be read and are not in the scores: test/b/000\.png",
+        r"caution: .*1 of 16 test images cannot be read and are not in the scores: test/b/000\.png",
         code=0,
         check=_says_it_in_the_model_file,
         catalogue="D3",
@@ -444,13 +446,15 @@ FAULTS = [
             catalogue="D3",
         )
         for name, options, message in (
-            ("table", [], r"(?s)000\.png: damaged or incomplete.*b/001\.png: damaged"),
-            ("csv", ["--format", "csv"], r"(?s)a/007\.png,1,.*b/001\.png: damaged"),
+            ("table", [], r"(?s)(?=.*b/000\.png: damaged or incomplete).*b/001\.png: damaged"),
+            ("csv", ["--format", "csv"], r"(?s)(?=.*a/007\.png,1,).*b/001\.png: damaged"),
             ("json", ["--format", "json", "--quiet"], r'b/000\.png", "top": \[\], "error": "dam'),
         )
     ),
     Fault(
-        "broken/predict-vanished", _predict_vanished, r"(?s)a/000\.png .*gone\.png: no such file"
+        "broken/predict-vanished",
+        _predict_vanished,
+        r"(?s)(?=.*a/000\.png ).*gone\.png: no such file",
     ),
     *(
         Fault(f"few-images/{name}", partial(_small, classes, each, options), message, code=code)

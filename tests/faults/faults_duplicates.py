@@ -155,11 +155,11 @@ def _without(module: str, make: Callable[[Path], list[str]]) -> Callable[[Path],
     """Return a case that runs where a module is not installed."""
 
     def made(folder: Path) -> list[str]:
-        import importlib.util
+        from resnets.audit import checker
 
-        words, find = make(folder), importlib.util.find_spec
+        words, find = make(folder), checker.find_spec
         hidden = lambda name, *rest: None if name == module else find(name, *rest)  # noqa: E731
-        importlib.util.find_spec = hidden
+        checker.find_spec = hidden
         return [word for word in words if word != "--no-labels"]
 
     return made

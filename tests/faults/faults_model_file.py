@@ -232,7 +232,10 @@ FORGED: dict[str, tuple[Callable[[Json, Json], Any], str]] = {
     "size-16384": (preprocess(size=16_384), "size is 16384"),
     "size-10000": (preprocess(size=10_000), "size is 10000"),
     "size-4096": (
-        lambda h, r: (r["preprocess"].update(size=4096), r["config"].update(stem_width=32)),
+        lambda h, r: (
+            r["preprocess"].update(size=4096),
+            r["config"].update(stem_width=64, shortcut="conv"),
+        ),
         "an input of 4096 x 4096 pixels costs this network",
     ),
     "size-endless": (preprocess(size=2**62), "size"),
@@ -344,7 +347,7 @@ FAULTS = [
     ),
     Fault("model-file/header-10-mb", _blank_header(10_000_000), "no 'resnets'", cpu_seconds=2.0),
     Fault("model-file/header-20-gb", sparse(20 * 2**30), "header of", cpu_seconds=2.0),
-    Fault("model-file/tensors-101000", _many_tensors, "more than 100,000", cpu_seconds=2.0),
+    Fault("model-file/tensors-101000", _many_tensors, "more than 50,000", cpu_seconds=2.0),
     Fault("model-file/fifo", _fifo, "it is a pipe, not a file"),
     Fault("model-file/device", lambda folder: ["show", "/dev/zero"], "it is a device"),
     Fault("model-file/nul", python(lambda: _load("a\0b")), "no model file|not a path"),

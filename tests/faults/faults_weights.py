@@ -615,7 +615,7 @@ FAULTS = [
     Fault("weights/device", named("/dev/zero"), "is not a file", wall_seconds=30.0),
     Fault("weights/nul", named("a\0b"), "is not a file"),
     Fault("weights/long-path", named("a" * 5000), "is not a path"),
-    Fault("weights/home-of-nobody", named("~nobody-at-all/a.pth"), "is not a path"),
+    Fault("weights/home-of-nobody", named("~nobody-at-all/a.pth"), "no such home folder"),
     Fault(
         "weights/train-nul",
         _train_with("a\0b", "--model", "resnet20"),
@@ -626,6 +626,8 @@ FAULTS = [
         _train_with("a" * 5000, "--model", "resnet20"),
         "is not a path|no such file",
     ),
-    Fault("weights/train-home", _train_with("~nobody-at-all/a"), "is not a path"),
-    Fault("weights/state-dict", lambda folder: loads(state()), "must be a text .* not a dict"),  # type: ignore[arg-type]
+    Fault("weights/train-home", _train_with("~nobody-at-all/a"), "no such home folder"),
+    Fault(
+        "weights/state-dict", lambda folder: loads(state()), "weights is of the type dict; expected"
+    ),  # type: ignore[arg-type]
 ]

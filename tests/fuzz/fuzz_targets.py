@@ -1,6 +1,7 @@
 """What reads the files of strangers, as functions of bytes: anything but UserError is a finding."""
 
 import io
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +21,13 @@ from resnets.models.config import ResNetConfig
 from resnets.models.pretrained import read_tensors
 from resnets.models.resnet import ResNet
 from resnets.training.checkpoint import load_checkpoint
+from resnets.training.recipe import Recipe
+from resnets.training.reproducibility import RunFingerprint
+from resnets.training.run_dir import RunDir
 
 FINDINGS = Path(__file__).parent / "findings"
+# The files of a run folder that are JSON, in the order in which their fuzzed bytes are joined.
+RUN_FILES = ("config.json", "data.json", "environment.json", "metrics.jsonl")
 
 
 @dataclass(frozen=True)
@@ -110,9 +116,40 @@ def weight_seeds() -> list[bytes]:
     return seeds
 
 
+def run_folder_seeds() -> list[bytes]:
+    """Return the JSON files of a run, joined by NUL."""
+    config = {k: {"value": v, "origin": "default"} for k, v in Recipe().flat().items()}
+    data = {
+        **{"data": "fashion-mini", "name": "fashion-mini", "fingerprint": "0" * 64},
+        **{"classes": ["a", "b"], "sizes": {"train": 9, "val": 3}, "held_out": ["1"]},
+        **{"preprocess": {"size": 8}, "skipped": {}},
+    }
+    environment = {
+        **{"versions": {"torch": "2"}, "device": "cpu", "device_name": "", "threads": 1},
+        **{"ranks": 1, "forced": [{"step": 1, "changes": ["a"]}]},
+    }
+    record = {"kind": "train", "step": 1, "seconds": 0.5, "loss": 1.0}
+    texts = [json.dumps(part) for part in (config, data, environment, record)]
+    return [b"\0".join(text.encode() for text in texts) + b"\n"]
+
+
+def read_run_folder(content: bytes) -> None:
+    """Read everything that a resumed run reads before it opens its data."""
+    folder = place() / "run"
+    folder.mkdir(exist_ok=True)
+    parts = content.split(b"\0")
+    for name, part in zip(RUN_FILES, (*parts, b"", b"", b"", b""), strict=False):
+        (folder / name).write_bytes(part)
+    run_dir = RunDir.open(folder)
+    RunFingerprint.stored(run_dir).facts()
+    run_dir.seconds()
+    run_dir.forget_after(1, validated=1)
+
+
 TARGETS = {
     "decode": Target(lambda image: decode(image, pixel_range=(0.0, 1e4)), picture_seeds),
     "model-file": Target(in_file(read_model, "model.safetensors"), model_seeds),
     "checkpoint": Target(in_file(load_checkpoint, "state.safetensors"), model_seeds),
     "weights": Target(in_file(lambda p: read_tensors(p, source="w"), "w.pth"), weight_seeds),
+    "run-folder": Target(read_run_folder, run_folder_seeds),
 }

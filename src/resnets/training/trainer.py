@@ -49,6 +49,7 @@ from resnets.device import (
     describe_environment,
     deterministic_kernels,
     keep_freed_memory,
+    return_freed_memory,
 )
 from resnets.errors import StoppedError, UserError, is_out_of_memory
 from resnets.evaluation.evaluator import BATCH_SIZE, Mistakes, score, score_cautions
@@ -677,6 +678,7 @@ class Trainer:
         self.run_dir.forget_after(0, validated=0)
 
     def _halve_micro_batches(self) -> None:
+        return_freed_memory()
         self.config = smaller_micro_batches(self.config, world_size=self.dist.world_size)
         if self.dist.world_size > 1:  # each rank gets another slice of the batch
             self._close_loaders()
