@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import Any, ClassVar
 
 # Similarity of difflib from which a name is suggested: "trian" (0.8) finds "train", and "depths"
 # (0.67) does not find "epochs".
@@ -33,6 +33,8 @@ class StoppedError(UserError):
     """Work that ended early through no mistake in the request; what was saved before is whole."""
 
     exit_code: ClassVar[int] = 4
+    # What was computed before; None where there is nothing.
+    result: Any = None
 
 
 # Words of the errors by which torch, its libraries and the system say that memory is exhausted.

@@ -243,6 +243,12 @@ COMMAND_LINE = [
 ]
 
 
+def _full_report(folder: Path) -> list[Any]:
+    """Score, with a page that cannot be written: the scores are printed all the same."""
+    (folder / "page" / "report.html").mkdir(parents=True)
+    return ["evaluate", finished_run(folder), photos(folder / "photos"), "--report", "page"]
+
+
 def _numpy_counts(folder: Path) -> Callable[[], None]:
     """Count classes and channels by NumPy, as `labels.max() + 1` does."""
 
@@ -309,6 +315,12 @@ FAULTS = [
         "arguments/python-image-folder", _image_folder, "of the type ImageFolder; expected a path"
     ),
     Fault("arguments/python-accepted", _accepted, "accepted", code=0),
+    Fault(
+        "arguments/report-cannot-be-written",
+        _full_report,
+        r"(?s)top-1 +\d.*--report page: the page could not be written",
+        code=4,
+    ),
     Fault("arguments/python-numpy-counts", _numpy_counts, "accepted", code=0),
     *(
         Fault(f"arguments/python-long-path-{name}", partial(_long_path, name), "name too long")
