@@ -304,11 +304,12 @@ def _pooling_contradictions(c: ResNetConfig) -> Iterator[str]:
 
 def _count(name: str, value: object, most: int = MAX_CHANNELS) -> int:
     """Return a whole number, of NumPy too, as Python's own."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+    number = 0 if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
+    if number < 1:
         raise UserError(f"{name} = {shown(value)}: must be a whole number of at least 1")
-    if value > most:
+    if number > most:
         raise UserError(f"{name} = {shown(value)}: at most {most:,} is allowed")
-    return int(value)
+    return number
 
 
 def _counts(name: str, values: object) -> tuple[int, ...]:
