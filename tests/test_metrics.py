@@ -82,6 +82,15 @@ def test_a_case_computed_by_hand() -> None:
     assert filled[0].accuracy == 0.75
 
 
+def test_many_classes_have_all_scores_but_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, targets = random_case(211, 7)
+    whole = score(logits, targets, 7).to_dict()
+    monkeypatch.setattr("resnets.evaluation.metrics.MAX_MATRIX", 6)
+    scores = score(logits, targets, 7)
+    assert scores.to_dict() == whole | {"confusion": None}
+    assert Scores.from_dict(scores.to_dict()) == scores
+
+
 def test_agrees_with_plain_loops_and_torch() -> None:
     logits, targets = random_case(211, 7)
     scores = score(logits, targets, 7)

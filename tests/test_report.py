@@ -326,11 +326,12 @@ def scores_with(confusion: list[list[int]]) -> dict[str, Any]:
     total, hits = int(counts.sum()), int(counts.trace())
     scores = scores_of([f"class {k}" for k in range(len(counts))])
     recalls = counts.diagonal() / np.maximum(counts.sum(1), 1)
+    answers = counts.sum(0)
     per_class = [
         {
             "name": f"class {k}",
             "recall": float(recalls[k]) if row.any() else None,
-            "precision": None,
+            "precision": float(counts[k, k] / answers[k]) if answers[k] else None,
             "num_images": int(row.sum()),
         }
         for k, row in enumerate(counts)

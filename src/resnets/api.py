@@ -27,7 +27,7 @@ from resnets.data.loader import EvalLoader
 from resnets.data.sources.source_config import SourceConfig
 from resnets.data.wide_pixels import described
 from resnets.device import choose_device, restore_num_threads
-from resnets.errors import UserError, out_of_memory_advice, public_name, unknown
+from resnets.errors import StoppedError, UserError, out_of_memory_advice, public_name, unknown
 from resnets.evaluation.evaluator import BATCH_SIZE, Mistakes, score, score_cautions
 from resnets.evaluation.metrics import Scores
 from resnets.fileio import check_can_make
@@ -177,7 +177,8 @@ def evaluate(
 
     Raises:
         UserError: An argument or the data cannot be used, or too many images cannot be read.
-        StoppedError: A worker process was lost.
+        StoppedError: A worker process was lost, or the page could not be written; its `result` then
+            has the scores.
         ModelFileError: The model file cannot be used.
     """
     place = choose_device(device)
@@ -238,7 +239,13 @@ def evaluate(
             notices=notices,
             cautions=cautions,
         )
-        write_report(Path(report), page)
+        try:
+            write_report(Path(report), page)
+        except OSError as error:
+            reason = f"the page could not be written ({error.strerror or error})"
+            stopped = StoppedError(f"--report {report}: {reason}; give another folder")
+            stopped.result = scores
+            raise stopped from None
     return scores
 
 

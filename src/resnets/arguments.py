@@ -3,6 +3,7 @@
 A wrong kind of argument would otherwise end as a TypeError or AttributeError deep inside.
 """
 
+import errno
 import functools
 import inspect
 import types
@@ -12,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from resnets.errors import UserError
+from resnets.errors import UserError, one_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,8 +41,8 @@ def checked(**expected: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     Returns:
         The decorator. The function raises UserError for an argument that its annotation excludes,
-        and Python's own TypeError for one that it does not have. Where Path is allowed, any
-        os.PathLike is, and becomes a Path.
+        for a path longer than the system allows, and Python's own TypeError for an argument that
+        it does not have. Where Path is allowed, any os.PathLike is, and becomes a Path.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -60,7 +61,13 @@ def checked(**expected: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                     raise UserError(f"{name}: {argument} is {_shown(value)}; expected {allowed}")
                 if isinstance(value, PathLike) and not isinstance(value, Path):
                     given.arguments[argument] = Path(value)
-            return function(*given.args, **given.kwargs)
+            try:
+                return function(*given.args, **given.kwargs)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                path = one_line(error.filename, length=80)
+                raise UserError(f"{name}: {path}: {error.strerror}") from None
 
         return call
 

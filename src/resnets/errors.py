@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import Any, ClassVar
 
 # Similarity of difflib from which a name is suggested: "trian" (0.8) finds "train", and "depths"
 # (0.67) does not find "epochs".
@@ -31,14 +31,16 @@ class UserError(ValueError):
     exit_code: ClassVar[int] = 2
 
     def __str__(self) -> str:
-        """Return the message in one line, whatever the values in it look like."""
-        return " ".join(filter(None, map(str.strip, super().__str__().splitlines())))
+        """Return the message in one line without passwords, whatever the values in it look like."""
+        return public_text(" ".join(filter(None, map(str.strip, super().__str__().splitlines()))))
 
 
 class StoppedError(UserError):
     """Work that ended early through no mistake in the request; what was saved before is whole."""
 
     exit_code: ClassVar[int] = 4
+    # What was computed before; None where there is nothing.
+    result: Any = None
 
 
 # Words of the errors by which torch, its libraries and the system say that memory is exhausted.
@@ -138,6 +140,17 @@ def visible(text: str) -> str:
         else character
         for character in text
     )
+
+
+# An address in a text; a Path has one slash. What ends a clause is not part of it.
+_ADDRESS = re.compile(
+    r"""(?:[\w+.-]+://|(?:https?|ftps?|s3|gs):/)[^\s'"<>]+?(?=[:;,.)]*(?:[\s'"<>]|$))"""
+)
+
+
+def public_text(text: str) -> str:
+    """Return a text with every address in it as `public_name` returns it."""
+    return _ADDRESS.sub(lambda found: public_name(found[0]), text) if ":/" in text else text
 
 
 def public_name(source: str) -> str:

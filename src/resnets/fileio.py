@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 import tempfile
@@ -62,6 +63,8 @@ def check_can_make(folder: Path, *, flag: str) -> None:
     """
     made: list[Path] = []
     try:
+        if re.match(r"[A-Za-z][\w+.-]+:[/\\]", str(folder)):  # a letter alone is a drive
+            raise OSError("it is an address, not a folder of this machine")
         places = (folder, *folder.absolute().parents)
         existing = next(number for number, place in enumerate(places) if place.exists())
         if not places[existing].is_dir():

@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,72 @@ COMMAND_LINE = [
     _flags("study-out", ["study", "report"], "out", [*EMPTY, *TEXTS, *NUMBERS], "resnets.study"),
 ]
 
+
+def _full_report(folder: Path) -> list[Any]:
+    """Score, with a page that cannot be written: the scores are printed all the same."""
+    (folder / "page" / "report.html").mkdir(parents=True)
+    return ["evaluate", finished_run(folder), photos(folder / "photos"), "--report", "page"]
+
+
+def _numpy_counts(folder: Path) -> Callable[[], None]:
+    """Count classes and channels by NumPy, as `labels.max() + 1` does."""
+
+    def case() -> None:
+        from resnets import create_model
+
+        network = create_model("resnet20", num_classes=np.int64(5), widths=[*np.array([16] * 3)])
+        assert (network.config.num_classes, network.config.widths) == (5, (16, 16, 16))
+        assert type(network.config.num_classes) is int
+        print("accepted")
+
+    return case
+
+
+def _long_path(name: str, folder: Path) -> Callable[[], None]:
+    """Give a path that is longer than the system allows."""
+    photos(folder / "photos", each=2)
+    finished_run(folder)
+    long = str(folder / ("x" * 5000))
+    calls: dict[str, Callable[[Any], object]] = {
+        "Predictor": lambda api: api.Predictor(long),
+        "check_data": lambda api: api.check_data(long),
+        "create_model": lambda api: api.create_model("resnet20", weights=long),
+        "evaluate": lambda api: api.evaluate("run", "photos", report=long),
+        "load_model": lambda api: api.load_model(Path(long)),
+        "train": lambda api: api.train(resume=long),
+    }
+
+    def case() -> None:
+        import resnets
+
+        calls[name](resnets)
+
+    return case
+
+
+# Words of a command line in which an address holds a password and a token.
+ADDRESS = "https://me:SECRET@example.com/a?token=SECRET"
+HIDDEN = r"(?s)\A(?!.*SECRET).*example\.com"
+SECRETS = (
+    ("train", "--resume", ADDRESS),
+    ("train", "photos", "--out", ADDRESS.replace("https", "s3")),
+    ("train", "--recipe-file", ADDRESS, "photos"),
+    ("evaluate", "run", "photos", "--report", ADDRESS),
+    ("evaluate", ADDRESS, "photos"),
+    ("predict", "run", ADDRESS),
+    ("predict", "--quiet", "run", ADDRESS),
+    ("study", "check", ADDRESS),
+    ("study", "report", "--out", ADDRESS),
+    ("check", ADDRESS),
+)
+
+
+def _secret(words: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    photos(folder / "photos", each=2)
+    finished_run(folder)
+    return words
+
+
 FAULTS = [
     *PYTHON,
     *COMMAND_LINE,
@@ -252,4 +319,19 @@ FAULTS = [
         "arguments/python-image-folder", _image_folder, "of the type ImageFolder; expected a path"
     ),
     Fault("arguments/python-accepted", _accepted, "accepted", code=0),
+    Fault(
+        "arguments/report-cannot-be-written",
+        _full_report,
+        r"(?s)top-1 +\d.*--report page: the page could not be written",
+        code=4,
+    ),
+    Fault("arguments/python-numpy-counts", _numpy_counts, "accepted", code=0),
+    *(
+        Fault(f"arguments/python-long-path-{name}", partial(_long_path, name), "name too long")
+        for name in ("Predictor", "check_data", "create_model", "evaluate", "load_model", "train")
+    ),
+    *(
+        Fault(f"arguments/secret-{'-'.join(words[:2])}", partial(_secret, words), HIDDEN)
+        for words in SECRETS
+    ),
 ]

@@ -40,6 +40,26 @@ def table(content: str | bytes) -> Callable[[Path], list[str]]:
     return make
 
 
+def trained(column: str, verb: str, *, blank: bool = False) -> Callable[[Path], list[str]]:
+    """Read a study whose table of runs lacks a column, or its cells."""
+
+    def make(folder: Path) -> list[str]:
+        import csv
+
+        place = study(folder)
+        path = place / "data" / "train.csv"
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        names = [name for name in rows[0] if blank or name != column]
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(row | {column: ""} for row in rows)
+        return ["study", verb, str(place)] if verb == "check" else ["study", verb, "--out", place]
+
+    return make
+
+
 def plan(change: str | Callable[[dict[str, Any]], Any], verb: str = "report") -> Any:
     """Report a study whose plan has this text, or was changed."""
 
@@ -108,6 +128,7 @@ TABLES = {
     "empty": ("", f"{NO_TABLE}.*first line"),
     "other-columns": ("a,b\n1,2\n", f"{NO_TABLE}.*unknown column 'a'"),
     "column-twice": (HEADER.replace("x,", "step,"), f"{NO_TABLE}.*each once"),
+    "byte-order-mark": ("\ufeff" + HEADER.replace("unit", "a"), f"{NO_TABLE}.*unknown column 'a'"),
     "no-metric-column": ("study,value\ntrain,1\n", f"{NO_TABLE}.*first line"),
     "no-metric": (HEADER + ROW.replace("test_error", ""), "line 2 names no metric"),
     "more-cells": (HEADER + "1," + ROW, "line 2 has 14 cells, not 13"),
@@ -196,6 +217,15 @@ RUNS: dict[str, tuple[str | bytes, str]] = {
 }
 
 FAULTS = [
+    *(
+        Fault(
+            f"study-table/{verb}-lacks-{column}{'-cells' if blank else ''}",
+            trained(column, verb, blank=blank),
+            rf"train\.csv: is not a table of a study.*({column}|first line)",
+        )
+        for column in ("study", "seed")
+        for verb, blank in (("check", False), ("check", True))
+    ),
     *(
         Fault(f"study-table/{name}", table(content), message, cpu_seconds=3.0)
         for name, (content, message) in TABLES.items()

@@ -9,7 +9,7 @@ import tyro
 from resnets.cli.flags import Device, ModelPath, Switch, default, find_model
 from resnets.cli.output import print_json, print_message, print_result, print_table
 from resnets.data.file_limits import MAX_PIXELS
-from resnets.errors import UserError
+from resnets.errors import StoppedError, UserError
 
 if TYPE_CHECKING:
     from resnets.evaluation.metrics import Interval, Scores
@@ -55,20 +55,26 @@ class Evaluate:
         from resnets import api
         from resnets.cli.progress import Display
 
+        failure = None
         with Display(quiet=self.quiet) as display:
-            scores = api.evaluate(
-                self.model,
-                self.data,
-                split=self.split,
-                device=self.device,
-                workers=self.workers,
-                max_corrupt=self.max_corrupt,
-                columns=self.columns,
-                allow_outside=self.allow_outside,
-                max_pixels=self.max_pixels,
-                report=self.report,
-                log=display,
-            )
+            try:
+                scores = api.evaluate(
+                    self.model,
+                    self.data,
+                    split=self.split,
+                    device=self.device,
+                    workers=self.workers,
+                    max_corrupt=self.max_corrupt,
+                    columns=self.columns,
+                    allow_outside=self.allow_outside,
+                    max_pixels=self.max_pixels,
+                    report=self.report,
+                    log=display,
+                )
+            except StoppedError as error:
+                if error.result is None:
+                    raise
+                scores, failure = error.result, error
         if self.format == "json":
             cautions = {"cautions": display.cautions} if display.cautions else {}
             print_json(scores.to_dict() | cautions)
@@ -76,6 +82,8 @@ class Evaluate:
             _print_scores(scores)
             for text in display.cautions:
                 print_result(f"caution: {text}")
+        if failure is not None:
+            raise failure
         if self.report is not None and not self.quiet:
             print_message(f"report {self.report / 'report.html'}")
         return 0

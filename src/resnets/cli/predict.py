@@ -16,7 +16,7 @@ import tyro
 from resnets.cli.flags import Device, ModelPath, Switch, find_model
 from resnets.cli.output import print_json, print_message, print_result
 from resnets.data.file_limits import MAX_PIXELS
-from resnets.errors import UserError, visible
+from resnets.errors import UserError, public_name, visible
 
 if TYPE_CHECKING:
     from resnets.inference.predictor import Prediction
@@ -86,7 +86,9 @@ class Predict:
                 if prediction.error is not None:
                     code = UNREADABLE
                     if not self.quiet:
-                        print_message(f"resnets: {prediction.source}: {prediction.error}")
+                        print_message(
+                            f"resnets: {public_name(prediction.source)}: {prediction.error}"
+                        )
         return code
 
 

@@ -22,6 +22,8 @@ from resnets.errors import UserError
 NUM_BINS = 15
 # The "top-5" of five classes is always right, so it needs at least six.
 TOP = 5
+# Classes up to which a confusion matrix is kept: its size is their square, in memory and in files.
+MAX_MATRIX = 2000
 
 Interval = tuple[float, float]
 
@@ -64,7 +66,8 @@ class Scores:
             arXiv 1706.04599); NaN without a prediction.
         classes: Class names, in the order of the logits.
         per_class: Precision, recall and number of images of each class.
-        confusion: K rows of true classes with K columns of predicted classes, as counts.
+        confusion: K rows of true classes with K columns of predicted classes, as counts; None
+            above 2,000 classes.
         reliability: Images, mean confidence and accuracy of each of the 15 bins.
 
     Raises:
@@ -81,12 +84,13 @@ class Scores:
     calibration_error: float
     classes: tuple[str, ...]
     per_class: tuple[ClassScore, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: tuple[tuple[int, ...], ...] | None
     reliability: tuple[Bin, ...]
 
     def __post_init__(self) -> None:
         num_classes = len(self.classes)
-        sizes = {len(self.per_class), len(self.confusion), *map(len, self.confusion)}
+        matrix = self.confusion
+        sizes = {len(self.per_class)} | ({len(matrix), *map(len, matrix)} if matrix else set())
         if self.num_images < 1 or sizes != {num_classes}:
             raise UserError(
                 f"scores of {self.num_images} images and {num_classes} classes do not fit tables "
@@ -135,7 +139,10 @@ class MetricAccumulator:
         self.classes = tuple(classes)
         num_classes = len(self.classes)
         self.num_per_class = np.zeros(num_classes, np.int64)
-        self.confusion = np.zeros((num_classes, num_classes), np.int64)
+        self.num_predicted = np.zeros(num_classes, np.int64)
+        self.num_hits = np.zeros(num_classes, np.int64)
+        side = num_classes if num_classes <= MAX_MATRIX else 0
+        self.confusion = np.zeros((side, side), np.int64)
         self.num_top5 = 0
         self.loss = 0.0
         self.bin_counts = np.zeros(NUM_BINS, np.int64)
@@ -154,7 +161,10 @@ class MetricAccumulator:
         finite = ~np.isnan(log_probabilities).any(axis=1)
         values, true, log_probabilities = values[finite], true[finite], log_probabilities[finite]
         predicted = values.argmax(axis=1)  # of equal logits, the lower class index
-        np.add.at(self.confusion, (true, predicted), 1)
+        self.num_predicted += np.bincount(predicted, minlength=len(self.classes))
+        self.num_hits += np.bincount(true[predicted == true], minlength=len(self.classes))
+        if self.confusion.size:
+            np.add.at(self.confusion, (true, predicted), 1)
         own = values[np.arange(len(true)), true][:, None]
         lower = np.arange(values.shape[1]) < true[:, None]
         rank = ((values > own) | ((values == own) & lower)).sum(axis=1)
@@ -183,8 +193,8 @@ class MetricAccumulator:
         num_images = int(self.num_per_class.sum())
         if not num_images:
             raise UserError("no image to evaluate: scores need at least one")
-        hits, num_true = self.confusion.diagonal().tolist(), self.num_per_class.tolist()
-        precision = _shares(hits, self.confusion.sum(axis=0).tolist())
+        hits, num_true = self.num_hits.tolist(), self.num_per_class.tolist()
+        precision = _shares(hits, self.num_predicted.tolist())
         recall = _shares(hits, num_true)
         counts = self.bin_counts.tolist()
         confidence = _shares(self.bin_confidence.tolist(), counts)
@@ -203,7 +213,7 @@ class MetricAccumulator:
             calibration_error=gaps / sum(counts) if any(counts) else math.nan,
             classes=self.classes,
             per_class=tuple(map(ClassScore, self.classes, precision, recall, num_true)),
-            confusion=_tuples(self.confusion.tolist()),
+            confusion=_tuples(self.confusion.tolist()) or None,
             reliability=tuple(map(Bin, counts, confidence, accuracy)),
         )
 

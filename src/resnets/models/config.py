@@ -5,6 +5,7 @@ Each field is one idea of one paper, as a plain value that can be stored and com
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any
 
 from resnets.errors import UserError, shown, unknown
@@ -109,13 +110,13 @@ class ResNetConfig:
             if not isinstance(given, str) or given not in choices:
                 raise unknown(name, given, choices)
         for name in ("num_classes", "in_channels", "groups", "group_width"):
-            _count(name, getattr(self, name))
+            object.__setattr__(self, name, _count(name, getattr(self, name)))
         for name in ("se", "drop_path", "dropout"):
             object.__setattr__(self, name, _real(name, getattr(self, name), "1)"))
         for name in ("shortcut_strength", "residual_scale"):
             object.__setattr__(self, name, _real(name, getattr(self, name), "1]"))
         if self.stem_width is not None:
-            _count("stem_width", self.stem_width)
+            object.__setattr__(self, "stem_width", _count("stem_width", self.stem_width))
         for name, numbers in (("blur", (0, 3, 5)), ("output_stride", (None, 8, 16, 32))):
             value = getattr(self, name)
             whole = isinstance(value, int | None) and not isinstance(value, bool)
@@ -301,11 +302,14 @@ def _pooling_contradictions(c: ResNetConfig) -> Iterator[str]:
         yield f"{what} has no effect: the network never subsamples; leave it out"
 
 
-def _count(name: str, value: object, most: int = MAX_CHANNELS) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def _count(name: str, value: object, most: int = MAX_CHANNELS) -> int:
+    """Return a whole number, of NumPy too, as Python's own."""
+    number = 0 if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
+    if number < 1:
         raise UserError(f"{name} = {shown(value)}: must be a whole number of at least 1")
-    if value > most:
+    if number > most:
         raise UserError(f"{name} = {shown(value)}: at most {most:,} is allowed")
+    return number
 
 
 def _counts(name: str, values: object) -> tuple[int, ...]:
@@ -315,9 +319,7 @@ def _counts(name: str, values: object) -> tuple[int, ...]:
         )
     if len(values) > MAX_STAGES:
         raise UserError(f"{name} has {len(values):,} stages: at most {MAX_STAGES} are allowed")
-    for value in values:
-        _count(name, value)
-    return tuple(values)
+    return tuple(_count(name, value) for value in values)
 
 
 def _real(name: str, value: Any, upper: str) -> float:

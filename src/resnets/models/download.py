@@ -30,7 +30,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from resnets.errors import UserError, one_line, public_name, unknown
+from resnets.errors import UserError, one_line, public_name, public_text, unknown
 from resnets.fileio import cache_dir, expanded, sha256
 
 FORMS = "a path, an http(s) URL, hub:owner/name or torchvision:TAG (such as IMAGENET1K_V1)"
@@ -140,7 +140,7 @@ def _reason(error: object, *, hide: Iterable[str] = ()) -> str:
     for secret in sorted(filter(None, hide), key=len, reverse=True):
         text = text.replace(secret, "...")
     text = text[:MAX_REASON]
-    return one_line(re.sub(r"[\w+.-]+://[^\s'\"<>]+", lambda found: public_name(found[0]), text))
+    return one_line(public_text(text))
 
 
 def _secrets(url: str) -> set[str]:

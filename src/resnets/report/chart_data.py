@@ -62,7 +62,8 @@ def training_findings(history: Sequence[Record]) -> list[Finding]:
 
 def score_findings(scores: Record, pictured: Container[Pair]) -> list[Finding]:
     """Return the findings about confusions (some have pictures), classes and calibration."""
-    return [_confusion(scores, pictured), _classes(scores, pictured), _reliability(scores)]
+    matrix = [_confusion(scores, pictured)] if scores["confusion"] else []
+    return [*matrix, _classes(scores, pictured), _reliability(scores)]
 
 
 def of_kind(history: Sequence[Record], kind: str) -> list[Record]:
@@ -81,10 +82,13 @@ def pair_id(pair: Pair) -> str:
 
 
 def confusions(scores: Record) -> list[tuple[Pair, int]]:
-    """Return true and predicted class of the mistakes, and their number, most frequent first."""
+    """Return true and predicted class of the mistakes, and their number, most frequent first.
+
+    There are none without a confusion matrix.
+    """
     cells = [
         ((true, predicted), images, images / sum(row))
-        for true, row in enumerate(scores["confusion"])
+        for true, row in enumerate(scores["confusion"] or ())
         for predicted, images in enumerate(row)
         if images and true != predicted
     ]
@@ -247,9 +251,10 @@ def _classes(scores: Record, pictured: Container[Pair]) -> Finding:
             if row[series] is not None:
                 data["rows"].append(words | {"series": series, "value": finite(row[series])})
         pair = likeliest.get(k)
-        taken_for = linked(scores["classes"][pair[1]], pair, pictured) if pair else ""
+        taken_for = [linked(scores["classes"][pair[1]], pair, pictured) if pair else ""]
         shares = (percent(row["recall"]), interval, percent(row["precision"]))
-        table.append([name, f"{images:,}", *shares, taken_for])
+        table.append([name, f"{images:,}", *shares, *(taken_for if scores["confusion"] else ())])
+    confused = ("most often taken for",) if scores["confusion"] else ()
     title, known = "No class has an image", [row for _, row in ordered if row["recall"] is not None]
     if known:
         first, last = known[0], known[-1]
@@ -263,7 +268,7 @@ def _classes(scores: Record, pictured: Container[Pair]) -> Finding:
         name="per_class",
         title=title,
         description=f"Dot plot of recall and precision for each class. {title}.",
-        head=("class", "images", "recall", "95% interval", "precision", "most often taken for"),
+        head=("class", "images", "recall", "95% interval", "precision", *confused),
         rows=table,
         data={n: [row for row in rows if row["class"] < _MOST_DOTS] for n, rows in data.items()},
         names=[

@@ -167,8 +167,7 @@ def cautions_of(
     found = []
     if sum(row["num_images"] > 0 for row in scores["per_class"]) > 1:
         found += _baseline(scores, split)
-        columns = zip(scores["classes"], *scores["confusion"], strict=True)
-        answers = [name for name, *column in columns if any(column)]
+        answers = [row["name"] for row in scores["per_class"] if row["precision"] is not None]
         if len(answers) == 1:
             found.append(f"The model answers {shorten(answers[0], 40)} for every image.")
     counts = {split: scores["num_images"]}

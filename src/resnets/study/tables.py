@@ -27,6 +27,9 @@ COLUMNS = (
 )
 TEXTS = frozenset({"study", "family", "metric", "status"})
 WHOLE = frozenset({"depth", "width", "unit", "seed", "draw", "step"})
+# What every row of a table says, by the table's name; of the others, ALWAYS.
+ALWAYS: tuple[str, ...] = ("metric",)
+NEEDED = {"train": ("metric", "study", "seed")}
 # A table of one probed network is probe_TABLE_NETWORK.csv; ACROSS is the table of two networks,
 # with AGAINST between their names.
 PROBE = "probe_"
@@ -148,12 +151,14 @@ def read_table(path: Path) -> list[Row]:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise ValueError(f"it has more than the {MAX_BYTES:,} bytes that are read")
-    lines = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
+    text = content.decode("utf-8-sig")  # a spreadsheet puts a mark before it
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     columns = next(lines, [])
     for name in columns:
         if name not in COLUMNS:
             raise unknown("column", name, COLUMNS)
-    if "metric" not in columns or len(set(columns)) < len(columns):
+    needed = NEEDED.get(path.stem, ALWAYS)
+    if not {*needed} <= {*columns} or len(set(columns)) < len(columns):
         raise ValueError(f"its first line must name columns, each once: {', '.join(COLUMNS)}")
     rows = []
     for cells in filter(None, lines):  # the reader returns nothing for an empty line
@@ -164,8 +169,8 @@ def read_table(path: Path) -> list[Row]:
             row = {name: _value(name, cell) for name, cell in pairs if cell != ""}
         except ValueError as error:
             raise ValueError(f"line {lines.line_num}: {error}") from None
-        if "metric" not in row:
-            raise ValueError(f"line {lines.line_num} names no metric")
+        if missing := [name for name in needed if name not in row]:
+            raise ValueError(f"line {lines.line_num} names no {missing[0]}")
         rows.append(row)
     return rows
 
