@@ -87,7 +87,7 @@ def _one_outside(folder: Path) -> list[str]:
     """One of 400 rows names a file outside; the others have contents, and paths of their past."""
     photos(folder)
     image = _pictures(1)[0]
-    images = [image | {"path": f"/home/me/{row}.png"} for row in range(399)]
+    images = [image | {"path": f"/srv/me/{row}.png"} for row in range(399)]
     outside = {"bytes": None, "path": "../cat/000.png"}
     labels = [row % 2 for row in range(400)]
     _write(folder / "data" / "set.parquet", image=[*images, outside], label=labels)
