@@ -447,6 +447,12 @@ FAULTS = [
         1,
     ),
     Fault(
+        "duplicates/control-characters",
+        case(copy("train/cat/0.png", "test/cat/x\x1b[31m.png")),
+        r"(?s)\A(?!.*\x1b).*test/cat/x\\x1b\[31m\.png",
+        1,
+    ),
+    Fault(
         "duplicates/training-says-it",
         _train,
         r"2 of 8 test images are also training images",

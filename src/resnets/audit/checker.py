@@ -30,6 +30,7 @@ from resnets.audit.image_scan import ScannedImages, scan_images
 from resnets.audit.wrong_labels import find_wrong_labels
 from resnets.data.dataset import DataSet
 from resnets.data.file_store import Array
+from resnets.errors import StoppedError
 
 Log = Callable[[Mapping[str, Any]], None]
 
@@ -67,6 +68,7 @@ class Checker:
 
         Raises:
             UserError: The clean manifest cannot be written; nothing is written then.
+            StoppedError: The page cannot be written; its `result` is the report.
         """
         if self.clean is not None:
             check_target(self.clean, self.data)
@@ -101,7 +103,13 @@ class Checker:
                 always=True,
             )
         if self.out is not None:
-            write_check(self.out, report, self.data, clean=self.clean)
+            try:
+                write_check(self.out, report, self.data, clean=self.clean)
+            except OSError as error:
+                reason = error.strerror or error
+                stopped = StoppedError(f"--out {self.out}: {reason}; give another folder")
+                stopped.result = report
+                raise stopped from error
         return report
 
     def _label_findings(

@@ -1,7 +1,5 @@
 """Provide `resnets check`: look for what would spoil a score, before training."""
 
-import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from resnets.cli.flags import Device, Switch, default
+from resnets.cli.output import print_json, print_message, print_result
 from resnets.data.sources.source_config import SourceConfig
-from resnets.errors import UserError
+from resnets.errors import StoppedError, UserError
 
 if TYPE_CHECKING:
     from resnets.audit.findings import CheckReport
@@ -64,44 +63,52 @@ class Check:
                     "the page would be written into the data, which a check never changes: "
                     "pass --out FOLDER outside them"
                 )
+        stopped: StoppedError | None = None
         with Display(quiet=self.quiet) as display:
-            report = api.check_data(
-                self.data,
-                labels=self.labels,
-                out=folder,
-                write_clean=self.write_clean,
-                device=self.device,
-                log=display,
-                **vars(self.source),
-            )
+            try:
+                report = api.check_data(
+                    self.data,
+                    labels=self.labels,
+                    out=folder,
+                    write_clean=self.write_clean,
+                    device=self.device,
+                    log=display,
+                    **vars(self.source),
+                )
+            except StoppedError as error:
+                if error.result is None:
+                    raise
+                stopped, report = error, error.result
         if self.format == "json":
-            print(json.dumps(report.to_dict()))
+            print_json(report.to_dict())
         else:
             _print_findings(report)
+        if stopped is not None:
+            raise stopped  # after the findings, which took minutes
         if not self.quiet:
-            print(f"page {folder / PAGE}", file=sys.stderr)
+            print_message(f"page {folder / PAGE}")
         return 0 if report.ok else FOUND
 
 
 def _print_findings(report: "CheckReport") -> None:
     sizes = ", ".join(f"{count:,} {name}" for name, count in report.split_sizes.items())
-    print(f"{report.name}: {len(report.classes):,} classes; images: {sizes}")
+    print_result(f"{report.name}: {len(report.classes):,} classes; images: {sizes}")
     for finding in report.findings:
-        print(f"{finding.level}: {finding.title}")
+        print_result(f"{finding.level}: {finding.title}")
         for group in finding.groups[:NUM_NAMED]:
             images = [
                 f"{image.id}{f' ({image.detail})' if image.detail else ''}"
                 for image in group[:NUM_NAMED]
             ]
             more = len(group) - NUM_NAMED
-            print(f"    {' = '.join(images)}{f' and {more} more' if more > 0 else ''}")
+            print_result(f"    {' = '.join(images)}{f' and {more} more' if more > 0 else ''}")
         if len(finding.groups) > NUM_NAMED:
-            print(f"    and {len(finding.groups) - NUM_NAMED:,} more")
+            print_result(f"    and {len(finding.groups) - NUM_NAMED:,} more")
     for text in report.skipped:
-        print(f"not checked: {text}")
+        print_result(f"not checked: {text}")
     if report.ok:
         found = "worth a look" if report.findings else "nothing found"
-        print(f"no problems; {found}")
+        print_result(f"no problems; {found}")
     else:
         number = len(report.problems)
-        print(f"{number} {'problem' if number == 1 else 'problems'} would spoil a score")
+        print_result(f"{number} {'problem' if number == 1 else 'problems'} would spoil a score")

@@ -352,7 +352,8 @@ def _show_progress(shown: str, progress: Progress | None) -> None:
         total = f" of {progress.total / 1e6:,.1f}" if progress.total else ""
         text = f"{shown}: {progress.received / 1e6:,.1f}{total} MB"
     with suppress(OSError):
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
 
 
 # Hub ---------------------------------------------------------------------------------------------
