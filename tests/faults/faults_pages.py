@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import vl_convert
 from fault_harness import TINY_RUN, Fault, finished_run, photos
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -83,7 +84,7 @@ def _manifest(folder: Path) -> list[str]:
 
 def _study(folder: Path) -> Callable[[], None]:
     def case() -> None:
-        del sys.modules["vl_convert"]  # charts are drawn
+        sys.modules["vl_convert"] = vl_convert  # charts are drawn
         from resnets.study.report.study_page import write_study_report
         from test_study_report import write_hostile
 

@@ -306,17 +306,9 @@ FAULTS = [
             code=code,
             megabytes=4096,
             cpu_seconds=60,
-            slow=name == "train-in-parts",  # it needs memory within narrow limits
             catalogue=ids,
         )
         for name, make, message, code, ids in (
-            (
-                "train-in-parts",
-                partial(_train_in, int(1.8 * ROOM), 128, 48, each=30),
-                "micro-batches",
-                0,
-                "T2",
-            ),
             (
                 "train-refused",
                 partial(_train_in, ROOM, 768, 4),
@@ -352,7 +344,6 @@ FAULTS = slow(
     FAULTS,
     "memory/evaluate-in-parts",
     "memory/predict-in-parts",
-    "memory/train-in-parts",
     "shm/64-kilobytes",
     "workers/aborted",
     "workers/all-killed",
