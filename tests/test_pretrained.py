@@ -354,7 +354,7 @@ def test_flipped_bits_of_our_own_files_are_refused(tmp_path: Path) -> None:
         damaged = bytearray(content)
         damaged[place] ^= 1 << int(draw.integers(8))
         (tmp_path / "model.safetensors").write_bytes(damaged)
-        refusal(tmp_path / "model.safetensors")
+        assert "model.safetensors" in refusal(tmp_path / "model.safetensors")
 
 
 def test_flipped_bits_of_torch_files_are_refused_or_without_consequence(tmp_path: Path) -> None:
@@ -697,7 +697,9 @@ def test_an_address_of_ipv6(server: Server, monkeypatch: pytest.MonkeyPatch) -> 
     except OSError:
         pytest.skip("no IPv6 on this machine")
     threading.Thread(target=six.serve_forever, args=(0.01,), daemon=True).start()
-    load(network(1), f"http://[::1]:{six.server_address[1]}/a.safetensors")
+    model = network(1)
+    load(model, f"http://[::1]:{six.server_address[1]}/a.safetensors")
+    assert equal(model.state_dict(), network(0).state_dict())
     six.shutdown()
     six.server_close()
 

@@ -182,12 +182,8 @@ def evaluate(
         ModelFileError: The model file cannot be used.
     """
     place = choose_device(device)
-    if report is not None and Path(report).is_file():
-        raise UserError(f"--report {report}: is a file; give a folder")
-    if report is not None and is_run(Path(report)):
-        raise UserError(f"--report {report}: is a run with a page of its own; give another folder")
     if report is not None:
-        check_can_make(Path(report), flag="--report")
+        _check_report_folder(Path(report))
     file = model if isinstance(model, ModelFile) else read_model(model)
     source = SourceConfig(
         max_corrupt=max_corrupt,
@@ -247,6 +243,15 @@ def evaluate(
             stopped.result = scores
             raise stopped from None
     return scores
+
+
+def _check_report_folder(report: Path) -> None:
+    """Refuse a folder for a page that cannot be made, or that has a page of its own."""
+    if report.is_file():
+        raise UserError(f"--report {report}: is a file; give a folder")
+    if is_run(report):
+        raise UserError(f"--report {report}: is a run with a page of its own; give another folder")
+    check_can_make(report, flag="--report")
 
 
 def choose_split(splits: Mapping[str, Split], split: str | None) -> str:

@@ -20,7 +20,7 @@ from resnets.inference.model_file import ModelFile, read_model, save_model
 from resnets.models.config import ResNetConfig
 from resnets.models.pretrained import read_tensors
 from resnets.models.resnet import ResNet
-from resnets.training.checkpoint import load_checkpoint
+from resnets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from resnets.training.recipe import Recipe
 from resnets.training.reproducibility import RunFingerprint
 from resnets.training.run_dir import RunDir
@@ -107,6 +107,14 @@ def model_seeds() -> list[bytes]:
     return [(place() / "seed.safetensors").read_bytes()]
 
 
+def checkpoint_seeds() -> list[bytes]:
+    """Return a checkpoint of two tensors."""
+    path = place() / "seed-state.safetensors"
+    tensors = {"model.a": torch.zeros(2, 3), "optimizer.0.step": torch.zeros(())}
+    save_checkpoint(path, Checkpoint(tensors, {"step": 3, "best_score": 0.5}))
+    return [path.read_bytes()]
+
+
 def weight_seeds() -> list[bytes]:
     """Return a state dict as torch writes it now, as it wrote it once, and as safetensors."""
     table = {"fc.weight": torch.zeros(2, 3), "bn1.running_var": torch.ones(3)}
@@ -153,7 +161,7 @@ TARGETS = {
         lambda image: decode(image, pixel_range=(0.0, 1e4), max_pixels=MOST_PIXELS), picture_seeds
     ),
     "model-file": Target(in_file(read_model, "model.safetensors"), model_seeds),
-    "checkpoint": Target(in_file(load_checkpoint, "state.safetensors"), model_seeds),
+    "checkpoint": Target(in_file(load_checkpoint, "state.safetensors"), checkpoint_seeds),
     "weights": Target(in_file(lambda p: read_tensors(p, source="w"), "w.pth"), weight_seeds),
     "run-folder": Target(read_run_folder, run_folder_seeds),
 }

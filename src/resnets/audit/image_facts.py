@@ -177,7 +177,7 @@ def class_findings(data: DataSet, scan: ScannedImages) -> list[Finding]:
                 level="problem",
                 title=f"class names that differ only in case, spaces or Unicode form: "
                 f"{shortened(doubled)}",
-                advice="One class in two folders can not be told apart. Give them one name.",
+                advice="A reader takes these for one class in several folders. Give them one name.",
             )
         )
     counts = {

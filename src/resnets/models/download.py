@@ -269,18 +269,18 @@ class Progress:
 def _copy(request: Request, file: BinaryIO, progress: Progress) -> str:
     """Copy what a server sends into a file within the limits, and return its SHA-256."""
     # Not torch.hub.download_url_to_file, which has no limits and accepts a body that is too short.
-    room = shutil.disk_usage(Path(file.name).parent).free - RESERVED_BYTES
+    available = shutil.disk_usage(Path(file.name).parent).free - RESERVED_BYTES
     digest = hashlib.sha256()
     with build_opener(_Redirects).open(request, timeout=PATIENCE) as response:
         length = response.headers.get("Content-Length")
         if length is not None and not re.fullmatch(r"[0-9]{1,18}", length):
             raise ValueError(f"the server names {length[:30]!r} as the length")
         progress.total = int(length or 0)
-        _check_size(progress.total, room)
+        _check_size(progress.total, available)
         # read1, since read waits for a whole chunk.
         while not progress.stopped and (content := response.read1(CHUNK)):
             progress.received += len(content)
-            _check_size(progress.received, room)
+            _check_size(progress.received, available)
             digest.update(content)
             file.write(content)
     if length is not None and progress.received != progress.total:
@@ -288,11 +288,13 @@ def _copy(request: Request, file: BinaryIO, progress: Progress) -> str:
     return digest.hexdigest()
 
 
-def _check_size(size: int, room: int) -> None:
+def _check_size(size: int, available: int) -> None:
     if size > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES:,} bytes, the limit of a download")
-    if size > room:
-        raise ValueError(f"it has more than the {max(room, 0):,} bytes that the disk has to spare")
+    if size > available:
+        raise ValueError(
+            f"it has more than the {max(available, 0):,} bytes that the disk has to spare"
+        )
 
 
 def _watched(

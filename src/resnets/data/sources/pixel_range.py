@@ -24,7 +24,7 @@ TAILS = (0.1, 0.01, 0.001, 0.0)
 LEVELS = 256
 # Values of pixels without data in maps, and below which there is no other value.
 FILLS, LOWEST_FILL = (-9999, -99999, -32767, -32768), -1e30
-# Files and pixels of which the contrast is looked at.
+# Most files whose contrast is measured, the fewest, and the pixels that it reads in between.
 LOOKED_AT, FEWEST_LOOKED_AT, MOST_LOOKED_AT = 16, 4, 2**23
 # Contrast is nearly gone where a set spreads over fewer of 256 levels, or an image over so many.
 FEW_LEVELS, ONE_COLOUR = 16, 3

@@ -1,5 +1,6 @@
 """Provide the options of reading a data set. This module imports neither torch nor numpy."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -43,12 +44,10 @@ class SourceConfig:
         """Return LOW and HIGH of `pixel_range`, or None for auto and full."""
         if self.pixel_range in ("auto", "full"):
             return None
-        try:
+        with suppress(ValueError):  # not two numbers: the error below says what is expected
             low, high = map(float, self.pixel_range.split(","))
             if -LARGEST_VALUE <= low < high <= LARGEST_VALUE:
                 return low, high
-        except ValueError:
-            pass
         raise UserError(
             f"--pixel-range {self.pixel_range!r}: expected auto, full, or two rising numbers "
             "LOW,HIGH such as 0,4095"
