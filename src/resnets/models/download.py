@@ -317,9 +317,9 @@ def _watched(
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
     start = marked = time.monotonic()
     before = progress.received = measure() if measure else 0
+    threading.Thread(target=run, daemon=True).start()
     try:
         while not wait([future], timeout=0.2).done:
             now = time.monotonic()
