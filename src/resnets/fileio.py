@@ -99,12 +99,14 @@ def open_file(path: Path | str) -> BinaryIO:
         )
     except ValueError as error:  # a NUL, or a character that no name of a file can have
         raise OSError(errno.EINVAL, f"not a path ({error})", str(path)) from None
-    kind = stat.S_IFMT(os.fstat(number).st_mode)
+    status = os.fstat(number)
+    kind = stat.S_IFMT(status.st_mode)
     if kind != stat.S_IFREG:
         os.close(number)
         what = SPECIAL_FILES.get(kind, "a special file")
         raise OSError(errno.EINVAL, f"it is {what}, not a file", str(path))
-    return open(number, "rb")
+    # A size for the buffer spares a call that asks for a terminal.
+    return open(number, "rb", buffering=max(getattr(status, "st_blksize", 0), 8192))
 
 
 def append_jsonl(path: Path, record: Any) -> None:

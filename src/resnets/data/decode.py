@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO, NamedTuple
@@ -267,7 +267,8 @@ def _file(source: Path | str | bytes) -> BinaryIO:
 
 def _parsed(file: BinaryIO, *, whole: bool) -> ImageFile.ImageFile:
     """Return the picture of a file, with only its header read."""
-    start = file.read(HEAD)
+    # peek: the parser finds these bytes in the buffer, and the file is read once.
+    start = file.peek()[:HEAD] if isinstance(file, BufferedReader) else file.read(HEAD)
     if not start:
         raise DecodeError("the file is empty")
     for prefix, kind, plugin in _PLUGINS:
