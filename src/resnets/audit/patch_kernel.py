@@ -137,7 +137,7 @@ def _cells(places: int, cells: int) -> Tensor:
 
 def _products(features: Tensor) -> Tensor:
     """Return scalar products of the features' square roots, scaled to one spread, N N."""
-    roots = features.clamp(min=0).sqrt()
+    roots = features.clamp_(min=0).sqrt_()
     roots -= roots.mean(0)
     roots /= roots.std(0) + 0.01 * roots.std() + 1e-6
     products = roots @ roots.T

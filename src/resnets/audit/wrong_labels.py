@@ -41,7 +41,7 @@ SETTLING = 0.25
 # Least images, in all and of a class, from which the answers mean anything.
 FEW_IMAGES, FEW_OF_A_CLASS = 60, 6
 # Share of the images, those that resemble a class least, whose labels are taken for wrong ones.
-UNLIKE = 0.3
+UNLIKE = 0.2
 # Pixels by which images are shifted in training, and their side in its first half.
 SHIFT, SMALL_SIDE = 2, 24
 # Keeps logarithms and quotients finite.
