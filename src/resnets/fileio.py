@@ -42,12 +42,25 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    if os.name == "posix":  # the new name survives a power cut too
-        folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk, so that new ones survive a power cut."""
+    if os.name == "posix":
+        folder = os.open(path, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def make_folder(path: Path, *, exist_ok: bool = True) -> None:
+    """Make a folder and those above it, on the disk when this returns."""
+    made = [place for place in (path, *path.absolute().parents) if not place.exists()]
+    path.mkdir(parents=True, exist_ok=exist_ok)
+    for place in made:
+        sync_folder(place.absolute().parent)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

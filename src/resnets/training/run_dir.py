@@ -25,7 +25,7 @@ from typing import Any
 from torch import Tensor
 
 from resnets.errors import UserError
-from resnets.fileio import check_can_make, sha256, write_atomic
+from resnets.fileio import check_can_make, make_folder, sha256, write_atomic
 from resnets.parsing import convert, parse_json, read_json, read_lines
 from resnets.training.checkpoint import (
     Checkpoint,
@@ -90,7 +90,7 @@ class RunDir:
         """
         cls.check(out)
         path = _next_numbered(RUNS, name) if out is None else Path(out)
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        make_folder(path / "checkpoints")
         (path / "metrics.jsonl").touch()  # with config.json it tells a run from a class folder
         run_dir = cls(path)
         if torchrun_id() is not None:
@@ -363,7 +363,7 @@ def _next_numbered(parent: Path, name: str) -> Path:
     for number in count(1):
         path = parent / f"{name}-{number:03d}"
         with suppress(FileExistsError):
-            path.mkdir(parents=True)
+            make_folder(path, exist_ok=False)
             break
     return path
 

@@ -51,7 +51,7 @@ from resnets.device import (
     keep_freed_memory,
     return_freed_memory,
 )
-from resnets.errors import StoppedError, UserError, is_out_of_memory
+from resnets.errors import StoppedError, UserError, is_lost_device, is_out_of_memory
 from resnets.evaluation.evaluator import BATCH_SIZE, Mistakes, score, score_cautions
 from resnets.evaluation.metrics import Scores, evaluate
 from resnets.fileio import expanded
@@ -451,6 +451,8 @@ class Trainer:
                 except (RuntimeError, MemoryError) as error:
                     if is_out_of_memory(error):
                         full = str(error)
+                    elif is_lost_device(error):
+                        raise self._lost_device(error) from error
                     elif self.dist.world_size > 1 and is_lost_rank(error):
                         raise self._lost_rank() from error
                     else:
@@ -468,6 +470,15 @@ class Trainer:
             f"rank {self.dist.rank}: another rank is gone at step {step}; torchrun "
             "--max-restarts N, or the same torchrun command with the same --out, "
             "resumes at the last checkpoint"
+        )
+
+    def _lost_device(self, error: Exception) -> StoppedError:
+        """Return the error for a GPU that failed: its state is lost, the last checkpoint holds."""
+        step = 0 if self.state is None else self.state.step
+        reason = str(error).splitlines()[0]
+        return StoppedError(
+            f"the GPU failed at step {step} ({reason}); resume at the last checkpoint with: "
+            f"{self._resume_command}"
         )
 
     def init_state(self) -> TrainState:
@@ -653,8 +664,11 @@ class Trainer:
 
     def _stopping(self, reason: str, advice: str = "resume with: {}") -> str:
         step = self.running_state.step
-        command = f"resnets train --resume {shlex.quote(str(self.run_dir.path))}"
-        return f"{reason}; the run is saved at step {step}; {advice.format(command)}"
+        return f"{reason}; the run is saved at step {step}; {advice.format(self._resume_command)}"
+
+    @property
+    def _resume_command(self) -> str:
+        return f"resnets train --resume {shlex.quote(str(self.run_dir.path))}"
 
     # Out of memory, and other ends
 
