@@ -69,6 +69,21 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def why_not_written(error: OSError) -> tuple[str, str]:
+    """Return which file could not be written and why, and what to do about it."""
+    place = error.filename2 or error.filename  # of a file that is renamed, its new name
+    reason = error.strerror or str(error)
+    if isinstance(error, IsADirectoryError):
+        advice = "move that folder away"
+    elif isinstance(error, FileExistsError | NotADirectoryError):
+        advice = "move that file away"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "free some disk space"
+    else:
+        advice = "make it writable"
+    return (f"{place}: {reason}" if place else reason), advice
+
+
 def check_can_make(folder: Path, *, flag: str) -> None:
     """Make a folder, write into it and remove what was made; raise UserError where that fails.
 

@@ -203,6 +203,33 @@ def _full_from(kind: str, folder: Path) -> Callable[[], None]:
     return case
 
 
+def _in_the_way(name: str, folder: Path) -> Callable[[], None]:
+    """While a run trains, a folder takes the name of a file that it writes at its end."""
+    words, place = _train(folder, "--epochs", "4"), folder / "run" / name
+
+    def case() -> None:
+        _on_record("validation", place.mkdir)
+        code = _main(words)
+        assert code == 4, code
+        place.rmdir()
+        assert _main(["train", "--resume", str(folder / "run"), "--quiet"]) == 0
+
+    return case
+
+
+def _kept_checkpoint(folder: Path) -> Callable[[], None]:
+    """While a run trains, a folder takes the name of a checkpoint: it stays, and nothing stops."""
+    words = _train(folder, "--epochs", "4")
+    place = folder / "run" / "checkpoints" / "state-00000001.safetensors"
+
+    def case() -> None:
+        _on_record("validation", place.mkdir)
+        assert _main(words) == 0
+        assert place.is_dir()
+
+    return case
+
+
 # A power cut -------------------------------------------------------------------------------------
 
 
@@ -449,6 +476,17 @@ FAULTS = [
         )
         for kind in ("start", "validation")
     ),
+    *(
+        Fault(
+            f"training/folder-for-{Path(name).stem}",
+            partial(_in_the_way, name),
+            rf"(?s)could be saved: \S*/{name}: Is a directory; move that folder away\nthen resume",
+            code=0,
+            slow=name == "report.html",
+        )
+        for name in ("model.safetensors", "report.html")
+    ),
+    Fault("training/folder-for-a-checkpoint", _kept_checkpoint, "top-1", code=0),
     Fault(
         "training/locked",
         _locked,

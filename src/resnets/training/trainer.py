@@ -54,7 +54,7 @@ from resnets.device import (
 from resnets.errors import StoppedError, UserError, is_lost_device, is_out_of_memory
 from resnets.evaluation.evaluator import BATCH_SIZE, Mistakes, score, score_cautions
 from resnets.evaluation.metrics import Scores, evaluate
-from resnets.fileio import expanded
+from resnets.fileio import expanded, why_not_written
 from resnets.inference.model_file import ModelFile, read_model, save_model
 from resnets.models.layers import Whitening
 from resnets.models.registry import create_model
@@ -113,7 +113,7 @@ class TrainingResult:
         split: The images that were scored: "test", or "validation" if there are no test images.
         caution: What must be said wherever the scores are shown.
         signal: Number of the signal that interrupted the run.
-        unsaved: Why not everything could be saved.
+        unsaved: Why not everything could be saved, and what to do about it.
     """
 
     folder: Path
@@ -349,6 +349,7 @@ class Trainer:
         with ExitStack() as resources:
 
             def lock_and_read() -> RunFingerprint:
+                run_dir.check_places()
                 resources.enter_context(run_dir.lock())
                 if (run_dir.path / "scores.json").is_file():
                     raise finished_error(run_dir, changes or {})
@@ -444,7 +445,7 @@ class Trainer:
                 except NotFiniteError as error:
                     raise self._with_image_ids(error) from None
                 except NotSavedError as error:
-                    unsaved = str(error)
+                    unsaved = f"{error}; {error.advice}"
                     break
                 except (Interrupted, KeyboardInterrupt):
                     break  # the last checkpoint holds
@@ -738,7 +739,7 @@ class Trainer:
                 write_report(self.run_dir.path, self._report(scores, mistakes))
                 self.run_dir.write_json("scores.json", record)
         except OSError as error:
-            unsaved = str(error)
+            unsaved = "; ".join(why_not_written(error))
         except WorkerError as error:
             raise StoppedError(self._stopping(str(error))) from error
         caution = "; ".join(self.cautions) or None
