@@ -96,6 +96,13 @@ def image_findings(scan: ScannedImages, blank: Array, refer: Refer) -> list[Find
         ),
         _single(
             refer,
+            "cut",
+            scan.cut,
+            "{images} grey from some row on: the end of the JPEG is missing",
+            "No program reports an error for them: the grey stands for what is lost. Restore them.",
+        ),
+        _single(
+            refer,
             "tiny",
             tiny,
             f"{{images}} tiny (below {TINY_SIDE} pixels, or a quarter of the median side)",
