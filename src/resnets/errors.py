@@ -6,7 +6,7 @@ that escapes is a bug of this package and keeps its traceback.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, ClassVar
@@ -101,6 +101,15 @@ def unknown(kind: str, given: object, allowed: Iterable[str]) -> UserError:
     hint = f"; did you mean {near!r}?" if near else ";"
     listing = f" allowed: {', '.join(names)}" if len(names) <= MAX_LISTED else ""
     return UserError(f"unknown {kind} {shown(given)}{hint}{listing}".removesuffix(";"))
+
+
+def shortened(
+    names: Sequence[str], *, shown: int = 5, separator: str = ", ", total: int | None = None
+) -> str:
+    """Return the first names and how many follow of `total`, by default the number of names."""
+    more = (len(names) if total is None else total) - shown
+    last = separator.strip().rstrip(",")
+    return separator.join(names[:shown]) + (f"{last} and {more:,} more" if more > 0 else "")
 
 
 def shown(value: object) -> str:

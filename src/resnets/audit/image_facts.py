@@ -9,7 +9,7 @@ from resnets.audit.findings import Finding, ImageRef
 from resnets.audit.image_scan import ScannedImages
 from resnets.data.dataset import DataSet
 from resnets.data.file_store import Array
-from resnets.data.sources.listing import shortened
+from resnets.errors import shortened
 
 Refer = Callable[[int, str], ImageRef]
 

@@ -51,7 +51,7 @@ from resnets.device import (
     keep_freed_memory,
     return_freed_memory,
 )
-from resnets.errors import StoppedError, UserError, is_lost_device, is_out_of_memory
+from resnets.errors import StoppedError, UserError, is_lost_device, is_out_of_memory, shortened
 from resnets.evaluation.evaluator import BATCH_SIZE, Mistakes, score, score_cautions
 from resnets.evaluation.metrics import Scores, evaluate
 from resnets.fileio import expanded, why_not_written
@@ -706,10 +706,9 @@ class Trainer:
         if error.indices is None:
             return error
         indices = np.concatenate(self.dist.all_gather_object(lambda: error.indices))
-        names = ", ".join(self.splits.train.ids[index] for index in indices[:IDS_SHOWN])
-        more = len(indices) - IDS_SHOWN
-        tail = f" and {more} more" if more > 0 else ""
-        return NotFiniteError(f"{error}, in the batch of {names}{tail}", indices)
+        names = [self.splits.train.ids[index] for index in indices]
+        batch = shortened(names, shown=IDS_SHOWN)
+        return NotFiniteError(f"{error}, in the batch of {batch}", indices)
 
     # Finish
 
