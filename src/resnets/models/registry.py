@@ -75,13 +75,22 @@ def _wide(depth: int, factor: int) -> dict[str, Any]:
     return _each(depth) | {"widths": (16 * factor, 32 * factor, 64 * factor)}
 
 
+def _grouped(groups: int, width: int) -> dict[str, Any]:
+    return {"groups": groups, "group_width": width}
+
+
 # fmt: off
 _18: dict[str, Any] = {"block": "basic", "depths": (2, 2, 2, 2)}
 _34: dict[str, Any] = {"block": "basic", "depths": (3, 4, 6, 3)}
 _50: dict[str, Any] = {"block": "bottleneck", "depths": (3, 4, 6, 3)}
+_26 = _50 | {"depths": (2, 2, 2, 2)}
 _101 = _50 | {"depths": (3, 4, 23, 3)}
 _152 = _50 | {"depths": (3, 8, 36, 3)}
 _200 = _50 | {"depths": (3, 24, 36, 3)}
+_269 = _50 | {"depths": (3, 30, 48, 8)}
+# He 2019: a deep stem and averaged shortcuts; the tiered stem has timm's widths.
+_D: dict[str, Any] = {"stem": "deep", "shortcut": "avg_conv"}
+_T: dict[str, Any] = {"stem": "deep_tiered", "shortcut": "avg_conv"}
 _SMALL_INPUT: dict[str, Any] = {"stem": "small", "num_classes": 10}
 # He's layout for 32 x 32 images: a 3x3 stem of stride 1, three narrow stages.
 _CIFAR = _SMALL_INPUT | {"block": "basic", "widths": (16, 32, 64)}
@@ -92,9 +101,9 @@ _V1 = partial(_entry, {"stride_on": "1x1"}, "He 2015 release, 1 crop", "He 2015 
 _OPTION_A = partial(_entry, {"shortcut": "pad"}, "He 2015 table 2, 10 crops", "He 2015 table 1, rounded")
 _PLAIN = partial(_entry, {"shortcut": "none"}, "He 2015 table 2, 10 crops", "He 2015 table 1, rounded")
 _DEEP_STEM = partial(_entry, {"stem": "deep"}, "timm gluon_in1k, 224", "timm")
-_RESNET_D = partial(_entry, {"stem": "deep", "shortcut": "avg_conv"}, "timm gluon_in1k, 224", "timm")
-_WIDE_STEM = partial(_entry, {"stem": "deep", "stem_width": 128}, "", "timm")
-_TIERED_STEM = partial(_entry, {"stem": "deep_tiered", "shortcut": "avg_conv"}, "", "timm")
+_RESNET_D = partial(_entry, _D, "timm gluon_in1k, 224", "timm")
+_WIDE_STEM = partial(_entry, {"stem": "deep", "stem_width": 128}, "timm gluon_in1k, 224", "timm")
+_TIERED_STEM = partial(_entry, _T, "", "timm")
 _SE = partial(_entry, {"se": 1 / 16}, "Hu 2018, 1 crop", "timm")
 _RESNET_RS = partial(_entry, {"stem": "deep_conv", "shortcut": "avg_conv", "se": 0.25}, "Bello 2021 release, 256", "timm")
 _RESNEXT = partial(_entry, {}, "Xie 2017 table 3, 1 crop", "torchvision")
@@ -105,7 +114,7 @@ _PREACT = partial(_entry, {"order": "pre"}, "He 2016 table 5, 320", "timm")
 _CIFAR_A = partial(_entry, _CIFAR | {"shortcut": "pad"}, "He 2015 table 6, CIFAR-10", "He 2015 table 6, rounded")
 _CIFAR_B = partial(_entry, _CIFAR, "chenyaofo, CIFAR-10", "imgclsmob")
 _CIFAR_PLAIN = partial(_entry, _CIFAR | {"shortcut": "none"}, "nabla0001, CIFAR-10, mean of 5", "He 2015 table 6, rounded")
-_CIFAR_BOTTLENECK = partial(_entry, _CIFAR | {"block": "bottleneck"}, "He 2016 table 3, CIFAR-10", COUNTED)
+_CIFAR_BOTTLENECK = partial(_entry, _CIFAR | {"block": "bottleneck", "stride_on": "1x1"}, "He 2016 table 3, CIFAR-10", COUNTED)
 _PREACT_BASIC = partial(_entry, _CIFAR | {"order": "pre"}, "He 2016 table 3, CIFAR-10", "imgclsmob")
 _PREACT_BOTTLENECK = partial(_entry, _CIFAR | {"block": "bottleneck", "order": "pre", "stride_on": "1x1"}, "He 2016 table 3, CIFAR-10", "imgclsmob")
 _WRN = partial(_entry, _CIFAR | {"order": "pre", "stem_width": 16}, "Zagoruyko 2016, CIFAR-10", COUNTED)
@@ -117,6 +126,7 @@ _FAST = partial(_entry, _CIFAR | {"depths": (1, 1, 1), "stem": "whitened", "halv
 MODELS: dict[str, ModelEntry] = dict([
     # ImageNet, He 2015 with the stride on the 3x3 ("v1.5")
     _V15("resnet18", _18, 18, 11_689_512, 1_814_073_344, 122, "30.43"),
+    _V15("resnet26", _26, 26, 15_995_176, 2_342_256_640, 176, "23.62", "timm bt_in1k, 288", "timm"),
     _V15("resnet34", _34, 34, 21_797_672, 3_663_761_408, 218, "26.73"),
     _V15("resnet50", _50, 50, 25_557_032, 4_089_184_256, 320, "24.01"),
     _V15("resnet101", _101, 101, 44_549_160, 7_801_405_440, 626, "22.44"),
@@ -135,17 +145,21 @@ MODELS: dict[str, ModelEntry] = dict([
     _PLAIN("plain50", _50, 50, 22_780_456, 3_729_522_688, 296, "31.2", "Xie 2017 section 5.1, 1 crop", COUNTED),
     # C, D, S and T: deep stems, averaged shortcuts (He 2019)
     _DEEP_STEM("resnet50c", _50, 50, 25_576_264, 4_328_824_832, 332, "21.98"),
-    _DEEP_STEM("resnet101c", _101, 101, 44_568_392, 8_041_046_016, 638),
-    _DEEP_STEM("resnet152c", _152, 152, 60_212_040, 11_753_267_200, 944),
+    _DEEP_STEM("resnet101c", _101, 101, 44_568_392, 8_041_046_016, 638, "20.46"),
+    _DEEP_STEM("resnet152c", _152, 152, 60_212_040, 11_753_267_200, 944, "20.10"),
     _RESNET_D("resnet18d", _18, 18, 11_708_744, 2_053_713_920, 134, "23.99", "timm ra4_e3600, 288"),
-    _RESNET_D("resnet34d", _34, 34, 21_816_904, 3_903_401_984, 230),
+    _RESNET_D("resnet26d", _26, 26, 16_014_408, 2_581_897_216, 188, "22.58", "timm bt_in1k, 288"),
+    _RESNET_D("resnet34d", _34, 34, 21_816_904, 3_903_401_984, 230, "21.56", "timm ra2_in1k, 288"),
     _RESNET_D("resnet50d", _50, 50, 25_576_264, 4_328_824_832, 332, "20.92"),
     _RESNET_D("resnet101d", _101, 101, 44_568_392, 8_041_046_016, 638, "19.53"),
     _RESNET_D("resnet152d", _152, 152, 60_212_040, 11_753_267_200, 944, "19.52"),
-    _RESNET_D("resnet200d", _200, 200, 64_693_064, 15_247_122_432, 1232),
-    _WIDE_STEM("resnet50s", _50, 50, 25_680_808, 5_444_337_664, 332),
-    _WIDE_STEM("resnet101s", _101, 101, 44_672_936, 9_156_558_848, 638),
-    _WIDE_STEM("resnet152s", _152, 152, 60_316_584, 12_868_780_032, 944),
+    _RESNET_D("resnet200d", _200, 200, 64_693_064, 15_247_122_432, 1232, "16.02", "timm ra2_in1k, 320"),
+    _WIDE_STEM("resnet50s", _50, 50, 25_680_808, 5_444_337_664, 332, "21.29"),
+    _WIDE_STEM("resnet101s", _101, 101, 44_672_936, 9_156_558_848, 638, "19.72"),
+    _WIDE_STEM("resnet152s", _152, 152, 60_316_584, 12_868_780_032, 944, "18.95"),
+    _TIERED_STEM("resnet10t", {"block": "basic", "depths": (1, 1, 1, 1)}, 10, 5_435_488, 1_097_259_008, 86, "31.65", "timm c3_in1k, 224"),
+    _TIERED_STEM("resnet14t", {"block": "bottleneck", "depths": (1, 1, 1, 1)}, 14, 10_081_632, 1_676_822_528, 116, "27.76", "timm c3_in1k, 224"),
+    _TIERED_STEM("resnet26t", _26, 26, 16_011_872, 2_550_286_336, 188, "21.67", "timm ra2_in1k, 320"),
     _TIERED_STEM("resnet50t", _50, 50, 25_573_728, 4_297_213_952, 332),
     # Squeeze-and-excitation (Hu 2018)
     _SE("seresnet18", _18, 18, 11_779_624, 1_814_161_408, 154),
@@ -153,6 +167,17 @@ MODELS: dict[str, ModelEntry] = dict([
     _SE("seresnet50", _50, 50, 28_088_024, 4_091_699_200, 384, "23.29/6.62"),
     _SE("seresnet101", _101, 101, 49_326_872, 7_806_148_608, 758, "22.38/6.07"),
     _SE("seresnet152", _152, 152, 66_821_848, 11_520_204_800, 1132, "21.34", "Hu 2018 release, 1 crop"),
+    _SE("seresnet50t", _50 | _T, 50, 28_104_720, 4_299_728_896, 396),
+    _SE("seresnet152d", _152 | _D, 152, 66_841_080, 11_759_845_376, 1144, "15.66", "timm ra2_in1k, 320"),
+    _SE("seresnet200d", _200 | _D, 200, 71_855_096, 15_254_224_896, 1496),
+    _SE("seresnet269d", _269 | _D, 269, 113_672_760, 20_281_032_704, 2002),
+    _SE("seresnext26d_32x4d", _26 | _D | _grouped(32, 4), 26, 16_809_512, 2_711_740_416, 220, "21.18", "timm bt_in1k, 288"),
+    _SE("seresnext26t_32x4d", _26 | _T | _grouped(32, 4), 26, 16_806_976, 2_680_129_536, 220, "21.26", "timm bt_in1k, 288"),
+    _SE("seresnext50_32x4d", _50 | _grouped(32, 4), 50, 27_559_896, 4_232_994_816, 384, "20.08", "timm gluon_in1k, 224"),
+    _SE("seresnext101_32x4d", _101 | _grouped(32, 4), 101, 48_955_416, 7_974_739_968, 758, "19.11", "timm gluon_in1k, 224"),
+    _SE("seresnext101_32x8d", _101 | _grouped(32, 8), 101, 93_569_048, 16_418_758_656, 758, "15.81", "timm ah_in1k, 288"),
+    _SE("seresnext101_64x4d", _101 | _grouped(64, 4), 101, 88_232_984, 15_465_013_248, 758, "19.12", "timm gluon_in1k, 224"),
+    _SE("seresnext101d_32x8d", _101 | _D | _grouped(32, 8), 101, 93_588_280, 16_658_399_232, 770, "15.62", "timm ah_in1k, 288"),
     # ResNet-RS (Bello 2021)
     _RESNET_RS("resnetrs50", _50, 50, 35_691_912, 4_454_490_112, 402, "21.2", "Bello 2021 release, 160"),
     _RESNET_RS("resnetrs101", _101, 101, 63_618_696, 8_175_624_192, 776, "18.8", "Bello 2021 release, 192"),
@@ -162,24 +187,35 @@ MODELS: dict[str, ModelEntry] = dict([
     _RESNET_RS("resnetrs350", _50 | {"depths": (4, 36, 72, 4)}, 350, 163_956_168, 26_332_012_544, 2602, "15.8", "Bello 2021 release, 320"),
     _RESNET_RS("resnetrs420", _50 | {"depths": (4, 44, 87, 4)}, 420, 191_891_656, 31_363_342_336, 3108, "15.6", "Bello 2021 release, 320"),
     # ResNeXt (Xie 2017)
-    _RESNEXT("resnext50_32x4d", _50 | {"groups": 32, "group_width": 4}, 50, 25_028_904, 4_230_479_872, 320, "22.2"),
-    _RESNEXT("resnext101_32x4d", _101 | {"groups": 32, "group_width": 4}, 101, 44_177_704, 7_969_996_800, 626, "21.2", None, "timm"),
-    _RESNEXT("resnext101_32x8d", _101 | {"groups": 32, "group_width": 8}, 101, 88_791_336, 16_414_015_488, 626, "20.69/5.47", "torchvision IMAGENET1K_V1"),
-    _RESNEXT("resnext101_64x4d", _101 | {"groups": 64, "group_width": 4}, 101, 83_455_272, 15_460_270_080, 626, "20.4/5.3", "Xie 2017 table 4, 1 crop"),
+    _RESNEXT("resnext50_32x4d", _50 | _grouped(32, 4), 50, 25_028_904, 4_230_479_872, 320, "22.2"),
+    _RESNEXT("resnext50d_32x4d", _50 | _D | _grouped(32, 4), 50, 25_048_136, 4_470_120_448, 332, "19.32", "timm bt_in1k, 288", "timm"),
+    _RESNEXT("resnext101_32x4d", _101 | _grouped(32, 4), 101, 44_177_704, 7_969_996_800, 626, "21.2", None, "timm"),
+    _RESNEXT("resnext101_32x8d", _101 | _grouped(32, 8), 101, 88_791_336, 16_414_015_488, 626, "20.69/5.47", "torchvision IMAGENET1K_V1"),
+    _RESNEXT("resnext101_32x16d", _101 | _grouped(32, 16), 101, 194_026_792, 36_163_289_088, 626, "15.83", "timm fb_wsl_ig1b_ft_in1k, 224", "timm"),
+    _RESNEXT("resnext101_32x32d", _101 | _grouped(32, 32), 101, 468_530_472, 87_106_781_184, 626, "14.91", "timm fb_wsl_ig1b_ft_in1k, 224", "timm"),
+    _RESNEXT("resnext101_64x4d", _101 | _grouped(64, 4), 101, 83_455_272, 15_460_270_080, 626, "20.4/5.3", "Xie 2017 table 4, 1 crop"),
     # Wide ResNet, ImageNet (Zagoruyko 2016)
     _WIDE("wide_resnet50_2", _50, 50, 68_883_240, 11_398_021_120, 320, "21.9/6.03"),
     _WIDE("wide_resnet101_2", _101, 101, 126_886_696, 22_753_050_624, 626, "21.15/5.72", "torchvision IMAGENET1K_V1"),
     # Blur pooling (Zhang 2019), group norm (Wu 2018)
     _BLUR("resnetblur18", _18, 18, 11_689_512, 2_334_298_112, 122),
     _BLUR("resnetblur50", _50, 50, 25_557_032, 5_129_633_792, 320, "19.75"),
+    _BLUR("resnetblur50d", _50 | _D, 50, 25_576_264, 5_369_274_368, 332),
+    _BLUR("resnetblur101d", _101 | _D, 101, 44_568_392, 9_081_495_552, 638),
     _GN("resnet50_gn", _50, 50, 25_557_032, 4_089_184_256, 161, "18.78"),
     # Pre-activation, ImageNet (He 2016)
-    _PREACT("preact_resnet18", _18, 18, 11_687_720, 1_814_073_344, 107),
-    _PREACT("preact_resnet34", _34, 34, 21_795_880, 3_663_761_408, 203),
+    _PREACT("preact_resnet18", _18, 18, 11_687_720, 1_814_073_344, 107, "24.64", "timm resnetv2_18 ra4_e3600, 288"),
+    _PREACT("preact_resnet34", _34, 34, 21_795_880, 3_663_761_408, 203, "20.93", "timm resnetv2_34 ra4_e3600, 288"),
     _PREACT("preact_resnet50", _50, 50, 25_549_352, 4_089_184_256, 300, "18.59", "timm resnetv2_50 a1h, 288"),
     _PREACT("preact_resnet101", _101, 101, 44_541_480, 7_801_405_440, 606, "17.00", "timm resnetv2_101 a1h, 288"),
     _PREACT("preact_resnet152", _152, 152, 60_185_128, 11_513_626_624, 912, "21.1"),
     _PREACT("preact_resnet200", _200, 200, 64_666_152, 15_007_481_856, 1200, "20.7", None, COUNTED),
+    _PREACT("preact_resnet18d", _18 | _D, 18, 11_706_952, 2_053_713_920, 119, "23.94", "timm resnetv2_18d ra4_e3600_r224_in1k, 288"),
+    _PREACT("preact_resnet34d", _34 | _D, 34, 21_815_112, 3_903_401_984, 215, "20.39", "timm resnetv2_34d ra4_e3600_r224_in1k, 288"),
+    _PREACT("preact_resnet50d", _50 | _D, 50, 25_568_584, 4_328_824_832, 312),
+    _PREACT("preact_resnet50t", _50 | _T, 50, 25_566_048, 4_297_213_952, 312),
+    _PREACT("preact_resnet101d", _101 | _D, 101, 44_560_712, 8_041_046_016, 618),
+    _PREACT("preact_resnet152d", _152 | _D, 152, 60_204_360, 11_753_267_200, 924),
     # CIFAR, He 2015: option A, option B, plain
     _CIFAR_A("resnet20", _each(3), 20, 269_722, 40_551_040, 116, "8.75"),
     _CIFAR_A("resnet32", _each(5), 32, 464_154, 68_862_592, 188, "7.51"),
@@ -199,9 +235,9 @@ MODELS: dict[str, ModelEntry] = dict([
     _CIFAR_PLAIN("plain56", _each(9), 56, 853_018, 125_485_696, 332, "12.95"),
     _CIFAR_PLAIN("plain110", _each(18), 110, 1_727_962, 252_887_680, 656, "> 60", "He 2015 section 4.2, CIFAR-10"),
     _CIFAR_PLAIN("plain1202", _each(200), 1202, 19_421_274, 2_829_238_912, 7208),
-    # CIFAR, bottlenecks and pre-activation (He 2016)
-    _CIFAR_BOTTLENECK("resnet164", _each(18), 164, 1_704_154, 247_646_720, 998, "5.93"),
-    _CIFAR_BOTTLENECK("resnet1001", _each(111), 1001, 10_328_602, 1_490_995_712, 6020, "7.61"),
+    # CIFAR, bottlenecks and pre-activation (He 2016); the paper rounds 1,001 layers to 10.2 M parameters
+    _CIFAR_BOTTLENECK("resnet164", _each(18), 164, 1_704_154, 244_500_992, 998, "5.93"),
+    _CIFAR_BOTTLENECK("resnet1001", _each(111), 1001, 10_328_602, 1_487_849_984, 6020, "7.61"),
     _PREACT_BASIC("preact_resnet110", _each(18), 110, 1_730_522, 253_149_824, 658, "6.37"),
     _PREACT_BOTTLENECK("preact_resnet164", _each(18), 164, 1_703_258, 244_500_992, 983, "5.46"),
     _PREACT_BOTTLENECK("preact_resnet1001", _each(111), 1001, 10_327_706, 1_487_849_984, 6005, "4.92", "He 2016 table 4, CIFAR-10, median of 5"),
@@ -221,7 +257,7 @@ MODELS: dict[str, ModelEntry] = dict([
     _SMALL("resnet50_cifar", _50, 50, 23_520_842, 1_297_829_888, 320, "6.38"),
     _SMALL("resnet101_cifar", _101, 101, 42_512_970, 2_509_983_744, 626),
     _SMALL("resnet152_cifar", _152, 152, 58_156_618, 3_722_137_600, 932),
-    _SMALL("preact_resnet18_cifar", _18 | {"order": "pre"}, 18, 11_172_170, 555_422_720, 107, "4.89"),
+    _SMALL("preact_resnet18_cifar", _18 | {"order": "pre"}, 18, 11_172_170, 555_422_720, 107, "4.89", "kuangliu README, CIFAR-10, without the final norm and ReLU"),
     # Half the width or fewer blocks, for short runs on few cores: `resnets train` chooses from these
     _V15("resnet18_half", _18 | {"widths": (32, 64, 128, 256)}, 18, 3_055_880, 483_149_824, 122, "", None, COUNTED),
     _SMALL_HALF("resnet10_half_cifar", {"block": "basic", "depths": (1, 1, 1, 1)}, 10, 1_228_970, 63_801_856, 74),
