@@ -115,7 +115,7 @@ def compare(name: str) -> Comparison:
     if parameters > LARGEST:
         short = {"depths": (1,) * len(MODELS[row].config.depths)}
     try:
-        theirs = timm_network(name, **{"layers": depths for depths in short.values()})
+        theirs = timm_network(name, **({"layers": short["depths"]} if short else {}))
         ours = loaded(row, theirs.state_dict(), **short)
         error, note = largest_error(ours, theirs)
     except UserError as problem:
