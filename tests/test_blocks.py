@@ -40,8 +40,9 @@ def plan(in_channels: int = 8, width: int = 16, stride: int = 2, **rest: float) 
 
 def test_a_block_is_the_equation() -> None:
     for order, kind, cls in ((o, k, c) for o, table in BLOCKS.items() for k, c in table.items()):
-        given = plan(out_channels=64) if kind == "bottleneck" else plan()
-        module = make_block(given, config(block=kind, order=order)).eval()
+        needed = getattr(cls, "requires", {})
+        given = plan(out_channels=16 * cls.expansion)
+        module = make_block(given, config(block=kind, order=order, **needed)).eval()
         assert isinstance(module, cls)
         terms: list[Tensor] = []
         for name in ("downsample", "drop_path"):

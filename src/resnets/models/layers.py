@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.errors import UserError
-from resnets.models.config import ResNetConfig
+from resnets.models.config import ACTIVATION_GAINS, ResNetConfig
 from resnets.models.parts import (
     ACTIVATIONS,
     ATTENTIONS,
@@ -45,9 +45,14 @@ def convolution(
     groups: int = 1,
 ) -> nn.Conv2d:
     """Return a convolution that keeps the size up to its stride; only `norm="none"` has a bias."""
-    kind = ShiftedConv2d if config.norm == "bias" else nn.Conv2d
+    kind = CONVOLUTIONS[config.conv]
+    if config.norm == "bias":
+        kind = ShiftedConv2d
     padding, bias = dilation * (kernel // 2), config.norm == "none"
-    return kind(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias)
+    conv = kind(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias)
+    if isinstance(conv, ScaledStandardisedConv2d):
+        conv.factor *= ACTIVATION_GAINS[config.activation]
+    return conv
 
 
 def normalisation(channels: int, *, config: ResNetConfig) -> nn.Module:
@@ -97,6 +102,47 @@ class ShiftedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x + self.shift)
+
+
+def standardised(weight: Tensor, *, epsilon: float) -> Tensor:
+    """Return filters O I K K with mean 0 and variance 1 each (Qiao 2019, arXiv 1903.10520)."""
+    centred = weight - weight.mean((1, 2, 3), keepdim=True)
+    variance = weight.var((1, 2, 3), unbiased=False, keepdim=True)
+    return centred * torch.rsqrt(variance + epsilon)
+
+
+class StandardisedConv2d(nn.Conv2d):
+    """Apply filters that are standardised, as in BiT (arXiv 1912.11370)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        filters = standardised(self.weight, epsilon=1e-8)
+        output: Tensor = self._conv_forward(x, filters, self.bias)
+        return output
+
+
+class ScaledStandardisedConv2d(nn.Conv2d):
+    """Standardise filters so that a normal input keeps its variance (Brock 2021, 2101.08692).
+
+    Each output channel has a learned gain. The factor of the activation before the convolution is
+    in `factor`, as in timm; the authors multiply the activation by it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.factor = self.weight[0].numel() ** -0.5  # one over the root of the fan-in
+        self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        filters = standardised(self.weight, epsilon=1e-5) * (self.gain * self.factor)
+        output: Tensor = self._conv_forward(x, filters, self.bias)
+        return output
+
+
+CONVOLUTIONS: dict[str, type[nn.Conv2d]] = {
+    "plain": nn.Conv2d,
+    "standardised": StandardisedConv2d,
+    "scaled": ScaledStandardisedConv2d,
+}
 
 
 class ScalarBias(nn.Module):

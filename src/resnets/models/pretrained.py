@@ -36,6 +36,18 @@ RENAMES = (
     (r"\.shortcut\.", ".downsample."),
     (r"^stages\.(\d+)\.blocks\.", lambda found: f"layer{int(found[1]) + 1}."),  # timm's resnetv2
     (r"^(layer\d+\.\d+)\.norm", r"\1.bn"),
+    (r"^stages\.(\d+)\.(\d+)\.", lambda found: f"layer{int(found[1]) + 1}.{found[2]}."),  # byobnet
+    (r"^stem\.conv3\.bn\.", "bn1."),
+    (r"^stem\.conv(\d)\.bn\.", lambda found: f"conv1.{3 * int(found[1]) - 2}."),
+    (r"^stem\.conv(\d)\.conv\.", r"stem.conv\1."),
+    (r"^(layer\d+\.\d+)\.conv(\d)_...\.conv\.", r"\1.conv\2."),
+    (r"^(layer\d+\.\d+)\.conv(\d)_...\.bn\.", r"\1.bn\2."),
+    (r"\.downsample\.conv\.bn\.", ".downsample.2."),
+    (r"\.downsample\.bn\.", ".downsample.1."),
+    (r"\.downsample\.conv\.conv\.", ".downsample.conv."),
+    (r"^(layer\d+\.\d+)\.attn(_last)?\.", r"\1.se."),
+    (r"^head\.(q|k|v|pos_embed)(\.|$)", r"avgpool.\1\2"),
+    (r"^head\.proj\.", "fc."),
     (r"^stem\.conv\.", "conv1."),
     (r"^stem\.conv(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 3}."),
     (r"^stem\.norm(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 2}."),
@@ -59,7 +71,7 @@ FREE = {
 }
 TORCHVISION: dict[str, object] = {
     **{"stem": "imagenet", "shortcut": "conv", "order": "post", "stride_on": "3x3"},
-    **{"norm": "batch", "blur": 0, "halving": "stride"},
+    **{"norm": "batch", "conv": "plain", "blur": 0, "halving": "stride"},
     **{"shortcut_strength": 1.0, "residual_scale": 1.0},
 }
 

@@ -79,6 +79,10 @@ def _grouped(groups: int, width: int) -> dict[str, Any]:
     return {"groups": groups, "group_width": width}
 
 
+def _times(factor: float) -> dict[str, Any]:
+    return {"widths": tuple(int(factor * width) for width in (64, 128, 256, 512))}
+
+
 # fmt: off
 _18: dict[str, Any] = {"block": "basic", "depths": (2, 2, 2, 2)}
 _34: dict[str, Any] = {"block": "basic", "depths": (3, 4, 6, 3)}
@@ -91,6 +95,7 @@ _269 = _50 | {"depths": (3, 30, 48, 8)}
 # He 2019: a deep stem and averaged shortcuts; the tiered stem has timm's widths.
 _D: dict[str, Any] = {"stem": "deep", "shortcut": "avg_conv"}
 _T: dict[str, Any] = {"stem": "deep_tiered", "shortcut": "avg_conv"}
+_GN32: dict[str, Any] = {"norm": "group", "norm_groups": 32}
 _SMALL_INPUT: dict[str, Any] = {"stem": "small", "num_classes": 10}
 # He's layout for 32 x 32 images: a 3x3 stem of stride 1, three narrow stages.
 _CIFAR = _SMALL_INPUT | {"block": "basic", "widths": (16, 32, 64)}
@@ -105,12 +110,18 @@ _RESNET_D = partial(_entry, _D, "timm gluon_in1k, 224", "timm")
 _WIDE_STEM = partial(_entry, {"stem": "deep", "stem_width": 128}, "timm gluon_in1k, 224", "timm")
 _TIERED_STEM = partial(_entry, _T, "", "timm")
 _SE = partial(_entry, {"se": 1 / 16}, "Hu 2018, 1 crop", "timm")
+_ECA = partial(_entry, {"attention": "eca"}, "", "timm")
 _RESNET_RS = partial(_entry, {"stem": "deep_conv", "shortcut": "avg_conv", "se": 0.25}, "Bello 2021 release, 256", "timm")
 _RESNEXT = partial(_entry, {}, "Xie 2017 table 3, 1 crop", "torchvision")
 _WIDE = partial(_entry, {"group_width": 128}, "Zagoruyko 2016 release, 1 crop", "torchvision")
 _BLUR = partial(_entry, {"blur": 3}, "timm bt_in1k, 288", "timm")
+_AA = partial(_entry, {"blur": 2}, "", "timm")
 _GN = partial(_entry, {"norm": "group"}, "timm a1h_in1k, 288", "timm")
 _PREACT = partial(_entry, {"order": "pre"}, "He 2016 table 5, 320", "timm")
+_BIT = partial(_entry, _GN32 | {"order": "pre", "stem": "imagenet_zero_pad", "conv": "standardised"}, "", "timm")
+_CLIP = partial(_entry, _D | {"blur": 2}, "", "timm")
+_NF = partial(_entry, {"block": "bottleneck_norm_free", "order": "pre", "norm": "none", "conv": "scaled", "residual_scale": 0.2, "shortcut": "avg_conv"}, "", "timm")
+_TS = partial(_entry, {"block": "bottleneck_inner_attention", "stem": "deep_tiered", "activation": "silu"}, "", "timm")
 _CIFAR_A = partial(_entry, _CIFAR | {"shortcut": "pad"}, "He 2015 table 6, CIFAR-10", "He 2015 table 6, rounded")
 _CIFAR_B = partial(_entry, _CIFAR, "chenyaofo, CIFAR-10", "imgclsmob")
 _CIFAR_PLAIN = partial(_entry, _CIFAR | {"shortcut": "none"}, "nabla0001, CIFAR-10, mean of 5", "He 2015 table 6, rounded")
@@ -178,6 +189,16 @@ MODELS: dict[str, ModelEntry] = dict([
     _SE("seresnext101_32x8d", _101 | _grouped(32, 8), 101, 93_569_048, 16_418_758_656, 758, "15.81", "timm ah_in1k, 288"),
     _SE("seresnext101_64x4d", _101 | _grouped(64, 4), 101, 88_232_984, 15_465_013_248, 758, "19.12", "timm gluon_in1k, 224"),
     _SE("seresnext101d_32x8d", _101 | _D | _grouped(32, 8), 101, 93_588_280, 16_658_399_232, 770, "15.62", "timm ah_in1k, 288"),
+    # Efficient channel attention (Wang 2019)
+    _ECA("ecaresnet26t", _26 | _T, 26, 16_011_916, 2_550_286_336, 196, "20.10", "timm ra2_in1k, 320"),
+    _ECA("ecaresnet50d", _50 | _D, 50, 25_576_350, 4_328_824_832, 348, "18.35", "timm miil_in1k, 288"),
+    _ECA("ecaresnet50t", _50 | _T, 50, 25_573_814, 4_297_213_952, 348, "17.63", "timm ra2_in1k, 320"),
+    _ECA("ecaresnet101d", _101 | _D, 101, 44_568_563, 8_041_046_016, 671, "16.99", "timm miil_in1k, 288"),
+    _ECA("ecaresnet200d", _200 | _D, 200, 64_693_400, 15_247_122_432, 1298),
+    _ECA("ecaresnet269d", _269 | _D, 269, 102_093_077, 20_269_539_328, 1735, "15.03", "timm ra2_in1k, 352"),
+    _ECA("ecaresnetlight", _50 | {"depths": (1, 1, 11, 3), "shortcut": "avg_conv"}, 50, 30_162_046, 4_089_184_256, 336, "18.57", "timm miil_in1k, 288"),
+    _ECA("ecaresnext26t_32x4d", _26 | _T | _grouped(32, 4), 26, 15_406_220, 2_678_736_896, 196),
+    _ECA("ecaresnext50t_32x4d", _50 | _T | _grouped(32, 4), 50, 25_045_686, 4_438_509_568, 348),
     # ResNet-RS (Bello 2021)
     _RESNET_RS("resnetrs50", _50, 50, 35_691_912, 4_454_490_112, 402, "21.2", "Bello 2021 release, 160"),
     _RESNET_RS("resnetrs101", _101, 101, 63_618_696, 8_175_624_192, 776, "18.8", "Bello 2021 release, 192"),
@@ -202,6 +223,14 @@ MODELS: dict[str, ModelEntry] = dict([
     _BLUR("resnetblur50", _50, 50, 25_557_032, 5_129_633_792, 320, "19.75"),
     _BLUR("resnetblur50d", _50 | _D, 50, 25_576_264, 5_369_274_368, 332),
     _BLUR("resnetblur101d", _101 | _D, 101, 44_568_392, 9_081_495_552, 638),
+    # Averages of 2x2 pixels before each subsampling
+    _AA("resnetaa34d", _34 | _D, 34, 21_816_904, 4_423_626_752, 230),
+    _AA("resnetaa50", _50, 50, 25_557_032, 5_129_633_792, 320, "18.38", "timm a1h_in1k, 288"),
+    _AA("resnetaa50d", _50 | _D, 50, 25_576_264, 5_369_274_368, 332),
+    _AA("resnetaa101d", _101 | _D, 101, 44_568_392, 9_081_495_552, 638),
+    _AA("seresnetaa50d", _50 | _D | {"se": 1 / 16}, 50, 28_107_256, 5_371_789_312, 396),
+    _AA("seresnextaa101d_32x8d", _101 | _D | _grouped(32, 8) | {"se": 1 / 16}, 101, 93_588_280, 17_178_624_000, 770, "15.42", "timm ah_in1k, 288"),
+    _AA("seresnextaa201d_32x8d", _200 | _D | _grouped(32, 8) | {"depths": (3, 24, 36, 4), "stem_width": 128, "se": 1 / 16}, 203, 149_394_904, 34_276_270_080, 1518),
     _GN("resnet50_gn", _50, 50, 25_557_032, 4_089_184_256, 161, "18.78"),
     # Pre-activation, ImageNet (He 2016)
     _PREACT("preact_resnet18", _18, 18, 11_687_720, 1_814_073_344, 107, "24.64", "timm resnetv2_18 ra4_e3600, 288"),
@@ -216,6 +245,43 @@ MODELS: dict[str, ModelEntry] = dict([
     _PREACT("preact_resnet50t", _50 | _T, 50, 25_566_048, 4_297_213_952, 312),
     _PREACT("preact_resnet101d", _101 | _D, 101, 44_560_712, 8_041_046_016, 618),
     _PREACT("preact_resnet152d", _152 | _D, 152, 60_204_360, 11_753_267_200, 924),
+    _PREACT("preact_resnet50d_gn", _50 | _D | _GN32, 50, 25_568_584, 4_328_824_832, 159, "18.04", "timm resnetv2_50d_gn ah_in1k, 288"),
+    # Big Transfer (Kolesnikov 2019): group norm, standardised filters
+    _BIT("preact_resnet50x1_bit", _50, 50, 25_549_352, 4_089_184_256, 153, "19.61", "timm resnetv2_50x1_bit goog_in21k_ft_in1k, 448"),
+    _BIT("preact_resnet50x3_bit", _50 | _times(3), 50, 217_319_080, 36_082_286_592, 153, "16.02", "timm resnetv2_50x3_bit goog_in21k_ft_in1k, 448"),
+    _BIT("preact_resnet101x1_bit", _101, 101, 44_541_480, 7_801_405_440, 306, "17.67", "timm resnetv2_101x1_bit goog_in21k_ft_in1k, 448"),
+    _BIT("preact_resnet101x3_bit", _101 | _times(3), 101, 387_934_888, 69_492_277_248, 306, "15.57", "timm resnetv2_101x3_bit goog_in21k_ft_in1k, 448"),
+    _BIT("preact_resnet152x2_bit", _152 | _times(2), 152, 236_335_208, 45_814_382_592, 459, "15.53", "timm resnetv2_152x2_bit goog_in21k_ft_in1k, 448"),
+    _BIT("preact_resnet152x4_bit", _152 | _times(4), 152, 936_533_224, 182_777_282_560, 459, "15.06", "timm resnetv2_152x4_bit goog_in21k_ft_in1k, 480"),
+    # CLIP (Radford 2021): images to embeddings, by an attention pool or ("gap") the mean
+    _CLIP("resnet50_clip", _50 | {"attention_pool": 7, "num_classes": 1024}, 50, 38_316_896, 5_792_948_224, 339),
+    _CLIP("resnet50_clip_gap", _50 | {"num_classes": 0}, 50, 23_527_264, 5_367_226_368, 330),
+    _CLIP("resnet101_clip", _101 | {"attention_pool": 7, "num_classes": 512}, 101, 56_259_936, 9_504_120_832, 645),
+    _CLIP("resnet101_clip_gap", _101 | {"num_classes": 0}, 101, 42_519_392, 9_079_447_552, 636),
+    _CLIP("resnet50x4_clip", _50 | _times(1.25) | {"depths": (4, 6, 10, 6), "attention_pool": 9, "num_classes": 640}, 80, 87_137_080, 12_458_424_320, 519),
+    _CLIP("resnet50x4_clip_gap", _50 | _times(1.25) | {"depths": (4, 6, 10, 6), "num_classes": 0}, 80, 65_619_640, 11_794_872_320, 510),
+    _CLIP("resnet50x16_clip", _50 | _times(1.5) | {"depths": (6, 8, 18, 8), "attention_pool": 12, "num_classes": 768}, 122, 167_328_912, 24_815_407_104, 771),
+    _CLIP("resnet50x16_clip_gap", _50 | _times(1.5) | {"depths": (6, 8, 18, 8), "num_classes": 0}, 122, 136_202_640, 23_859_892_224, 762),
+    _CLIP("resnet50x64_clip", _50 | _times(2) | {"depths": (3, 15, 36, 10), "attention_pool": 14, "num_classes": 1024}, 194, 420_380_352, 65_072_185_344, 1203),
+    _CLIP("resnet50x64_clip_gap", _50 | _times(2) | {"depths": (3, 15, 36, 10), "num_classes": 0}, 194, 365_034_176, 63_373_492_224, 1194),
+    # Without norms (Brock 2021)
+    _NF("nf_resnet26", {"depths": (2, 2, 2, 2)}, 26, 15_995_176, 2_342_256_640, 89),
+    _NF("nf_resnet50", {"depths": (3, 4, 6, 3)}, 50, 25_557_032, 4_089_184_256, 161, "19.34", "timm ra2_in1k, 288"),
+    _NF("nf_resnet101", {"depths": (3, 4, 23, 3)}, 101, 44_549_160, 7_801_405_440, 314),
+    _NF("nf_seresnet26", {"depths": (2, 2, 2, 2), "se": 1 / 16}, 26, 17_395_976, 2_343_649_280, 121),
+    _NF("nf_seresnet50", {"depths": (3, 4, 6, 3), "se": 1 / 16}, 50, 28_088_024, 4_091_699_200, 225),
+    _NF("nf_seresnet101", {"depths": (3, 4, 23, 3), "se": 1 / 16}, 101, 49_326_872, 7_806_148_608, 446),
+    _NF("nf_ecaresnet26", {"depths": (2, 2, 2, 2), "attention": "eca"}, 26, 15_995_220, 2_342_256_640, 97),
+    _NF("nf_ecaresnet50", {"depths": (3, 4, 6, 3), "attention": "eca"}, 50, 25_557_118, 4_089_184_256, 177),
+    _NF("nf_ecaresnet101", {"depths": (3, 4, 23, 3), "attention": "eca"}, 101, 44_549_331, 7_801_405_440, 347),
+    # timm's SiLU networks, with attention inside the block
+    _TS("resnext26ts", {"depths": (2, 2, 2, 2), "group_size": 32}, 26, 10_297_952, 1_842_202_624, 188, "22.81", "timm ra2_in1k, 288"),
+    _TS("seresnext26ts", {"depths": (2, 2, 2, 2), "group_size": 32, "se": 1 / 16}, 26, 10_388_064, 1_842_290_688, 220, "21.71", "timm ch_in1k, 288"),
+    _TS("eca_resnext26ts", {"depths": (2, 2, 2, 2), "group_size": 32, "attention": "eca"}, 26, 10_297_988, 1_842_202_624, 196, "21.98", "timm ch_in1k, 288"),
+    _TS("gcresnext26ts", {"depths": (2, 2, 2, 2), "group_size": 32, "attention": "global_context"}, 26, 10_476_600, 1_843_129_344, 252, "21.56", "timm ch_in1k, 288"),
+    _TS("gcresnext50ts", {"depths": (3, 4, 6, 3), "group_size": 32, "attention": "global_context"}, 50, 15_667_320, 2_846_614_016, 460, "18.76", "timm ch_in1k, 288"),
+    _TS("gcresnet50t", {"depths": (3, 4, 6, 3), "stem": "deep_tiered_strided", "activation": "relu", "attention": "global_context"}, 50, 25_897_080, 4_125_499_904, 460, "18.54", "timm ra2_in1k, 288"),
+    _TS("resnet32ts", {"depths": (2, 3, 3, 2), "widths": (64, 128, 384, 384), "stem": "deep_tiered_strided"}, 32, 17_963_616, 3_527_604_224, 224, "20.61", "timm ra2_in1k, 288"),
     # CIFAR, He 2015: option A, option B, plain
     _CIFAR_A("resnet20", _each(3), 20, 269_722, 40_551_040, 116, "8.75"),
     _CIFAR_A("resnet32", _each(5), 32, 464_154, 68_862_592, 188, "7.51"),

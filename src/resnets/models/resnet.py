@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from resnets.arguments import checked
 from resnets.errors import UserError
+from resnets.models.attention import AttentionPool2d
 from resnets.models.blocks import BlockConfig, make_block
 from resnets.models.config import ResNetConfig
 from resnets.models.init import initialise
@@ -69,7 +70,8 @@ class ResNet(nn.Module):
             self.add_module(name, Stage(*(make_block(block, config) for block in blocks)))
         self.norm = nn.Identity() if post else normalisation(out_channels, config=config)
         self.norm_relu = nn.Identity() if post else activation(config)
-        self.avgpool = GlobalAvgPool2d()
+        side = config.attention_pool
+        self.avgpool = AttentionPool2d(out_channels, side) if side else GlobalAvgPool2d()
         inside = config.block == "basic" and not post
         self.dropout = nn.Dropout(0.0 if inside else config.dropout)
         # The channels of the last map, under the names of torchvision and of timm.
