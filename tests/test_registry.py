@@ -238,7 +238,7 @@ OTHER_NAMES = {"ecaresnetlight", "seresnextaa201d_32x8d"} | {
 def test_layers_are_the_number_in_the_name() -> None:
     for name, row in MODELS.items():
         convolutions = 2 if row.config.expansion == 1 else 3
-        counted = sum(row.config.depths) * convolutions + 2
+        counted = sum(row.config.depths) * convolutions + 2 + (row.config.head_width is not None)
         if name in OTHER_NAMES:
             assert row.layers == counted
             continue

@@ -96,6 +96,8 @@ class ResNetConfig:
             on the residual, in place of `se`.
         attention_pool: Side of the map whose positions CLIP's attention pool learns (Radford 2021);
             0 is the mean.
+        head_width: Channels of a 1x1 convolution, norm and activation before the pool, as in timm's
+            33ts; None leaves them out.
         norm: "batch", "group", "none", or "bias" (scalars around each convolution, Zhang 2019).
         norm_groups: Groups of a group norm; None is at most 32, and fewer in narrow layers.
         activation: "relu", "gelu", "silu" or "mish".
@@ -132,6 +134,7 @@ class ResNetConfig:
     se: float = 0.0
     attention: str = "none"
     attention_pool: int = 0
+    head_width: int | None = None
     norm: str = "batch"
     norm_groups: int | None = None
     activation: str = "relu"
@@ -160,7 +163,7 @@ class ResNetConfig:
             object.__setattr__(self, name, _real(name, getattr(self, name), "1)"))
         for name in ("shortcut_strength", "residual_scale"):
             object.__setattr__(self, name, _real(name, getattr(self, name), "1]"))
-        for name in ("stem_width", "norm_groups", "group_size"):
+        for name in ("stem_width", "head_width", "norm_groups", "group_size"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _count(name, value))
         for name, numbers in (("blur", (0, 2, 3, 5)), ("output_stride", (None, 8, 16, 32))):
@@ -182,6 +185,11 @@ class ResNetConfig:
     def expansion(self) -> int:
         """Output channels of a block, in multiples of its width."""
         return int(getattr(BLOCKS[self.order][self.block], "expansion", 1))
+
+    @property
+    def pooled_channels(self) -> int:
+        """Channels of the map that is pooled for the classifier."""
+        return self.head_width or self.widths[-1] * self.expansion
 
     @property
     def stem_channels(self) -> int:
@@ -248,10 +256,9 @@ def _too_large(c: ResNetConfig) -> Iterator[str]:
         yield f"depths = {c.depths}: at most {MAX_BLOCKS:,} blocks are allowed"
     if len(c.depths) != len(c.widths):
         return  # a contradiction
-    last = c.widths[-1] * c.expansion
-    head = last * c.num_classes + (
-        last * (3 * last + c.attention_pool**2) if c.attention_pool else 0
-    )
+    last, pooled = c.widths[-1] * c.expansion, c.pooled_channels
+    head = pooled * c.num_classes + (last * pooled if c.head_width else 0)
+    head += pooled * (3 * pooled + c.attention_pool**2) if c.attention_pool else 0
     stem = 49 * c.in_channels * c.stem_channels + 18 * c.stem_channels**2
     number = sum(_stage_parameters(c)) + head + stem
     if number > MAX_PARAMETERS:
@@ -303,11 +310,13 @@ def _contradictions(c: ResNetConfig) -> Iterator[str]:
             yield f"group_size = {c.group_size} and groups = {c.groups}: choose one of them"
         elif any(width % c.group_size for width in inner):
             yield f"group_size = {c.group_size} does not divide all inner widths {tuple(inner)}"
-    if c.attention_pool and c.widths[-1] * c.expansion % 64:
+    if c.attention_pool and c.pooled_channels % 64:
         yield (
             f"attention_pool = {c.attention_pool} needs a multiple of 64 channels, not "
-            f"{c.widths[-1] * c.expansion}"
+            f"{c.pooled_channels}"
         )
+    if c.head_width is not None and c.order == "pre":
+        yield f"head_width = {c.head_width} is not defined for order = 'pre'; use 'post'"
     yield from _convolution_contradictions(c)
     if c.se and c.attention != "none":
         yield f"se = {c.se} and attention = {c.attention!r}: choose one of them"

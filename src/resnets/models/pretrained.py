@@ -48,6 +48,8 @@ RENAMES = (
     (r"^(layer\d+\.\d+)\.attn(_last)?\.", r"\1.se."),
     (r"^head\.(q|k|v|pos_embed)(\.|$)", r"avgpool.\1\2"),
     (r"^head\.proj\.", "fc."),
+    (r"^final_conv\.conv\.", "norm.0."),
+    (r"^final_conv\.bn\.", "norm.1."),
     (r"^stem\.conv\.", "conv1."),
     (r"^stem\.conv(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 3}."),
     (r"^stem\.norm(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 2}."),

@@ -85,6 +85,7 @@ def _times(factor: float) -> dict[str, Any]:
 
 # fmt: off
 _18: dict[str, Any] = {"block": "basic", "depths": (2, 2, 2, 2)}
+_32: dict[str, Any] = {"depths": (2, 3, 3, 2), "widths": (64, 128, 384, 384), "stem": "deep_tiered_strided"}
 _34: dict[str, Any] = {"block": "basic", "depths": (3, 4, 6, 3)}
 _50: dict[str, Any] = {"block": "bottleneck", "depths": (3, 4, 6, 3)}
 _26 = _50 | {"depths": (2, 2, 2, 2)}
@@ -281,7 +282,11 @@ MODELS: dict[str, ModelEntry] = dict([
     _TS("gcresnext26ts", {"depths": (2, 2, 2, 2), "group_size": 32, "attention": "global_context"}, 26, 10_476_600, 1_843_129_344, 252, "21.56", "timm ch_in1k, 288"),
     _TS("gcresnext50ts", {"depths": (3, 4, 6, 3), "group_size": 32, "attention": "global_context"}, 50, 15_667_320, 2_846_614_016, 460, "18.76", "timm ch_in1k, 288"),
     _TS("gcresnet50t", {"depths": (3, 4, 6, 3), "stem": "deep_tiered_strided", "activation": "relu", "attention": "global_context"}, 50, 25_897_080, 4_125_499_904, 460, "18.54", "timm ra2_in1k, 288"),
-    _TS("resnet32ts", {"depths": (2, 3, 3, 2), "widths": (64, 128, 384, 384), "stem": "deep_tiered_strided"}, 32, 17_963_616, 3_527_604_224, 224, "20.61", "timm ra2_in1k, 288"),
+    _TS("resnet32ts", _32, 32, 17_963_616, 3_527_604_224, 224, "20.61", "timm ra2_in1k, 288"),
+    _TS("resnet33ts", _32 | {"head_width": 1280}, 33, 19_676_256, 3_623_686_144, 230, "20.29", "timm ra2_in1k, 288"),
+    _TS("seresnet33ts", _32 | {"head_width": 1280, "se": 1 / 16}, 33, 19_779_200, 3_623_786_496, 270, "19.19", "timm ra2_in1k, 288"),
+    _TS("eca_resnet33ts", _32 | {"head_width": 1280, "attention": "eca"}, 33, 19_676_302, 3_623_686_144, 240, "19.28", "timm ra2_in1k, 288"),
+    _TS("gcresnet33ts", _32 | {"head_width": 1280, "attention": "global_context"}, 33, 19_880_698, 3_624_850_688, 310, "19.41", "timm ra2_in1k, 288"),
     # CIFAR, He 2015: option A, option B, plain
     _CIFAR_A("resnet20", _each(3), 20, 269_722, 40_551_040, 116, "8.75"),
     _CIFAR_A("resnet32", _each(5), 32, 464_154, 68_862_592, 188, "7.51"),
