@@ -122,6 +122,22 @@ def test_dilated_networks_agree(name: str, output_stride: int) -> None:
     assert worst(ours, theirs) < FLOAT64
 
 
+def test_dilated_average_shortcuts_sample_the_strided_network_and_timms_do_not() -> None:
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    strided = with_statistics(timm.create_model("resnet18d", zero_init_last=False))
+    theirs = timm.create_model("resnet18d", output_stride=8).double().eval()
+    ours = create_model("resnet18d", output_stride=8).double().eval()
+    errors = []
+    with torch.no_grad():
+        expected = strided.forward_features(images)
+        for dilated in (ours, theirs):
+            dilated.load_state_dict(strided.state_dict())
+            dense = dilated.forward_features(images)
+            errors.append(float((dense[..., ::4, ::4] - expected).abs().max() / expected.max()))
+    assert errors[0] < FLOAT64
+    assert errors[1] > 1e-2
+
+
 @for_each(KINDS, slow=TWINS)
 def test_sizes_are_those_of_timms_twin(name: str) -> None:
     row = MODELS[name]

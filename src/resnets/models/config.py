@@ -68,8 +68,9 @@ class ResNetConfig:
 
     Args:
         depths: Residual blocks in each stage.
-        block: "basic" (two 3x3 convolutions) or "bottleneck" (1x1, 3x3, and 1x1 to four times as
-            many channels).
+        block: "basic" (two 3x3 convolutions), "bottleneck" (1x1, 3x3, and 1x1 to four times as
+            many channels), "bottleneck_inner_attention" (the attention is before the last 1x1) or
+            "bottleneck_norm_free" (the variance of its input is known, Brock 2021).
         widths: Channels of the 3x3 convolutions, one number a stage.
         num_classes: Number of logits; 0 is a network without a classifier.
         in_channels: Channels of the images.
@@ -108,7 +109,9 @@ class ResNetConfig:
         drop_path: Stochastic depth (Huang 2016): the rate of the last block, linear from 0.
         dropout: Rate inside pre-activation basic blocks (wide networks), else before `fc`.
         blur: Side of the binomial filter before each subsampling (Zhang 2019): 0 (off), 2, 3 or 5.
-        output_stride: 8, 16 or 32: later strides become dilation; None leaves them as they are.
+        output_stride: 8, 16 or 32: later strides become dilation; None leaves them as they are. The
+            dilated network computes the strided one at more places; timm's does not where the
+            shortcut is "avg_conv".
 
     Raises:
         UserError: A value is outside its range, two fields contradict each other, or the network
