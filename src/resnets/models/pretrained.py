@@ -73,7 +73,7 @@ FREE = {
 }
 TORCHVISION: dict[str, object] = {
     **{"stem": "imagenet", "shortcut": "conv", "order": "post", "stride_on": "3x3"},
-    **{"norm": "batch", "conv": "plain", "blur": 0, "halving": "stride"},
+    **{"norm": "batch", "blur": 0, "halving": "stride"},
     **{"shortcut_strength": 1.0, "residual_scale": 1.0},
 }
 
