@@ -58,8 +58,9 @@ class ResNetConfig:
 
     Args:
         depths: Residual blocks in each stage.
-        block: "basic" (two 3x3 convolutions) or "bottleneck" (1x1, 3x3, and 1x1 to four times as
-            many channels).
+        block: "basic" (two 3x3 convolutions), "bottleneck" (1x1, 3x3, and 1x1 to four times as many
+            channels), "res2net", "resnest", "resnest_fast", "sk_basic", "sk_bottleneck", "senet" or
+            "legacy_se_basic" (see the modules of these names).
         widths: Channels of the 3x3 convolutions, one number a stage.
         num_classes: Number of logits; 0 is a network without a classifier.
         in_channels: Channels of the images.
@@ -77,6 +78,8 @@ class ResNetConfig:
         halving: How a basic block halves the map: "stride" of its first 3x3 or "max_pool" after it.
         groups: Groups of a bottleneck's 3x3 convolution (Xie 2017).
         group_width: The inner width is `int(width * group_width / 64) * groups`.
+        splits: Parts of the channels at the 3x3 convolutions: the scale of Res2Net (Gao 2019), the
+            radix of ResNeSt (Zhang 2020), or 2 where each path of SKNet sees half of them.
         se: Share of channels inside squeeze-and-excitation (Hu 2018); 0 is off.
         attention: "none", or a registered attention on the residual, in place of `se`.
         norm: "batch", "group", "none", or "bias" (scalars around each convolution, Zhang 2019).
@@ -110,6 +113,7 @@ class ResNetConfig:
     halving: str = "stride"
     groups: int = 1
     group_width: int = 64
+    splits: int = 1
     se: float = 0.0
     attention: str = "none"
     norm: str = "batch"
@@ -131,7 +135,7 @@ class ResNetConfig:
         _check_choice("block", self.block, {**BLOCKS["post"], **BLOCKS["pre"]})
         if self.block not in BLOCKS[self.order]:
             raise UserError(f"block = {self.block!r} is not defined for order = {self.order!r}")
-        for name in ("in_channels", "groups", "group_width"):
+        for name in ("in_channels", "groups", "group_width", "splits"):
             object.__setattr__(self, name, _count(name, getattr(self, name)))
         # 0: a network without a classifier.
         object.__setattr__(self, "num_classes", _count("num_classes", self.num_classes, least=0))
@@ -242,13 +246,17 @@ def _stage_parameters(c: ResNetConfig) -> Iterator[int]:
     before = c.stem_channels
     for depth, width in zip(c.depths, c.widths, strict=True):
         out = width * c.expansion
-        if c.expansion == 1:
+        block = BLOCKS[c.order][c.block]
+        if hasattr(block, "count_weights"):
+            first, later = (block.count_weights(inputs, width, c) for inputs in (before, out))
+        elif c.expansion == 1:
             first, later = 9 * width * (before + width), 18 * width**2
         else:
             inner = int(width * c.group_width / 64) * c.groups
             middle = 9 * inner**2 // c.groups
             first, later = middle + inner * (before + out), middle + 2 * inner * out
         shortcut = 0 if c.shortcut in ("none", "pad", "gate", "dropout") else before * out
+        shortcut *= 9 if c.shortcut == "conv_3x3" else 1
         every = (out**2 if c.shortcut == "conv_all" else 0) + int(2 * c.se * out**2)
         yield first + shortcut + (depth - 1) * later + depth * every
         before = out
@@ -322,6 +330,7 @@ def _block_contradictions(c: ResNetConfig) -> Iterator[str]:
                 f"{name} = {value!r} needs block = {' or '.join(map(repr, uses)) or 'another'}; "
                 f"with {c.block!r} it is {usual!r}"
             )
+    yield from getattr(table[c.block], "contradictions", lambda _: ())(c)
 
 
 def _pooling_contradictions(c: ResNetConfig) -> Iterator[str]:

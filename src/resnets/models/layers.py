@@ -157,6 +157,25 @@ def max_pooling(config: ResNetConfig, *, stride: int) -> nn.Module:
     return nn.MaxPool2d(2, ceil_mode=True) if pools else nn.Identity()
 
 
+class DilatedMean(nn.Module):
+    """Average nine pixels d apart, zeros beyond the border: a 3x3 mean in a dilated network."""
+
+    def __init__(self, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = self.dilation
+        x = F.pad(x, [d, d, d, d])
+        rows = x[:, :, : -2 * d] + x[:, :, d:-d] + x[:, :, 2 * d :]
+        return (rows[..., : -2 * d] + rows[..., d:-d] + rows[..., 2 * d :]) / 9
+
+
+def mean_pooling(*, stride: int, dilation: int) -> nn.Module:
+    """Return a 3x3 mean that counts zeros beyond the border, as Res2Net and ResNeSt have it."""
+    return DilatedMean(dilation) if dilation > 1 else nn.AvgPool2d(3, stride, padding=1)
+
+
 class Whitening(nn.Conv2d):
     """Map patches of 2x2 pixels to uncorrelated values of variance 1, and their negatives.
 
