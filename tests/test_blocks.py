@@ -40,8 +40,9 @@ def plan(in_channels: int = 8, width: int = 16, stride: int = 2, **rest: float) 
 
 def test_a_block_is_the_equation() -> None:
     for order, kind, cls in ((o, k, c) for o, table in BLOCKS.items() for k, c in table.items()):
-        given = plan(out_channels=64) if kind == "bottleneck" else plan()
-        module = make_block(given, config(block=kind, order=order)).eval()
+        given = plan(out_channels=16 * getattr(cls, "expansion", 1))
+        splits = 2 if kind == "res2net" else 1
+        module = make_block(given, config(block=kind, order=order, splits=splits)).eval()
         assert isinstance(module, cls)
         terms: list[Tensor] = []
         for name in ("downsample", "drop_path"):

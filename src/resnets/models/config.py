@@ -65,11 +65,13 @@ class ResNetConfig:
         num_classes: Number of logits; 0 is a network without a classifier.
         in_channels: Channels of the images.
         stem: "imagenet" (7x7 of stride 2, then a pool), "small" (3x3), "whitened" (2x2, measured
-            filters), "deep" (three 3x3, then a pool), "deep_tiered" (the same in timm's widths) or
-            "deep_conv" (four 3x3 with two strides, no pool).
+            filters), "deep" (three 3x3, then a pool), "deep_tiered" (the same in timm's widths),
+            "deep_conv" (four 3x3 with two strides, no pool), or "caffe" and "deep_caffe" (Caffe's
+            pool, without padding).
         stem_width: Channels of the stem's output; None is `widths[0]`.
         shortcut: "pad", "conv" or "conv_all" (options A, B, C of He 2015), "avg_conv" (option D of
-            He 2019), "gate" or "dropout" (weakened option A, He 2016), or "none" (plain network).
+            He 2019), "conv_3x3" (SENet-154), "gate" or "dropout" (weakened option A, He 2016), or
+            "none" (plain network).
         shortcut_strength: Factor in 0..1 on every shortcut (He 2016, equation 6); 0 is a plain
             network.
         order: "post" (conv-norm-ReLU, He 2015) or "pre" (norm-ReLU-conv, He 2016).
@@ -302,7 +304,7 @@ def _contradictions(c: ResNetConfig) -> Iterator[str]:
         )
     if c.stem == "deep_tiered" and c.stem_channels % 8:
         yield f"stem = 'deep_tiered' needs a stem_width divisible by 8, not {c.stem_channels}"
-    if c.stem in ("deep", "deep_conv") and c.stem_channels % 2:
+    if c.stem in ("deep", "deep_conv", "deep_caffe") and c.stem_channels % 2:
         yield f"stem = {c.stem!r} needs an even stem_width, not {c.stem_channels}"
     if c.blur or c.halving == "max_pool":
         yield from _pooling_contradictions(c)

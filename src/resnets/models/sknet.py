@@ -34,7 +34,7 @@ class KernelAttention(nn.Module):
     def forward(self, paths: Tensor) -> Tensor:
         mean = self.avgpool(paths.sum(1))  # N 2 C H W -> N C 1 1
         scores: Tensor = self.fc_select(self.act(self.bn(self.fc_reduce(mean))))  # -> N 2C 1 1
-        weights: Tensor = scores.unflatten(1, (PATHS, -1)).softmax(1)  # -> N 2 C 1 1
+        weights: Tensor = scores.unflatten(1, (2, -1)).softmax(1)  # -> N 2 C 1 1
         return weights
 
 
