@@ -205,3 +205,23 @@ def test_dilation_between_stages_of_equal_width_keeps_the_projection(shortcut: s
             ResNet(config("basic", **fields, output_stride=stride)) for stride in (None, 8)
         )
     assert strided.state_dict().keys() == dilated.state_dict().keys()
+
+
+@for_each(["preact_resnet50d_evos", "preact_resnet50d_frn"])
+def test_norms_that_contain_the_activation_agree_with_timms(name: str) -> None:
+    theirs = timm.create_model(MODELS[name].counted.removeprefix("timm "), layers=(1, 1, 1, 1))
+    for parameter in theirs.parameters():
+        if parameter.ndim == 1:
+            nn.init.uniform_(parameter, -0.5, 1.5)
+    ours = loaded(name, theirs, depths=(1, 1, 1, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "float", lambda self: self)  # it computes its variance in float32
+        assert worst(ours, theirs) < FLOAT64
+
+
+def test_norms_that_contain_the_activation_are_for_one_order() -> None:
+    for fields in ({"order": "post"}, {"order": "pre", "activation": "gelu"}):
+        with pytest.raises(UserError, match="norm = 'evo' contains an activation: it needs"):
+            config("basic", norm="evo", **fields)
+    network = ResNet(config("basic", norm="filter_response", order="pre"))
+    assert not any(isinstance(module, nn.ReLU) for module in network.modules())

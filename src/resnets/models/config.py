@@ -36,6 +36,8 @@ PARTS: dict[str, PartTable[Any]] = {
     "activation": ACTIVATIONS,
     "attention": ATTENTIONS,
 }
+# Norms that contain the activation after them.
+ACTIVATED_NORMS = ("evo", "filter_response")
 # What a network may cost. The largest of the table have 16 times fewer blocks and 11 times fewer
 # parameters. A value beyond them is a mistake, or an attack by a file, and is refused before memory
 # is spent on it.
@@ -84,7 +86,9 @@ class ResNetConfig:
             radix of ResNeSt (Zhang 2020), or 2 where each path of SKNet sees half of them.
         se: Share of channels inside squeeze-and-excitation (Hu 2018); 0 is off.
         attention: "none", or a registered attention on the residual, in place of `se`.
-        norm: "batch", "group", "none", or "bias" (scalars around each convolution, Zhang 2019).
+        norm: "batch", "group", "none", "bias" (scalars around each convolution, Zhang 2019), or for
+            order "pre" one that contains the activation: "evo" (Liu 2020) or "filter_response"
+            (Singh 2019).
         norm_groups: Groups of a group norm; None is at most 32, and fewer in narrow layers.
         activation: "relu", "gelu", "silu" or "mish".
         residual_init: "default", "zero" (the residual starts at 0, Goyal 2017), "scalar" (SkipInit)
@@ -285,8 +289,15 @@ def _contradictions(c: ResNetConfig) -> Iterator[str]:
         yield f"shortcut_strength = {strength} needs a shortcut: there is nothing to weaken"
     if c.se and c.attention != "none":
         yield f"se = {c.se} and attention = {c.attention!r}: choose one of them"
-    if c.norm_groups is not None and c.norm != "group":
+    if c.norm_groups is not None and c.norm not in ("group", "evo"):
         yield f"norm_groups = {c.norm_groups} needs norm = 'group', not {c.norm!r}"
+    for name in ("order", "activation") if c.norm in ACTIVATED_NORMS else ():
+        value, usual = getattr(c, name), {"order": "pre", "activation": "relu"}[name]
+        if value != usual:
+            yield (
+                f"norm = {c.norm!r} contains an activation: it needs {name} = {usual!r}, not "
+                f"{value!r}"
+            )
     if c.residual_init in ("scalar", "fixup") and c.residual_scale != 1:
         yield (
             f"residual_scale = {c.residual_scale} together with residual_init = "

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.errors import UserError
-from resnets.models.config import ResNetConfig
+from resnets.models.config import ACTIVATED_NORMS, ResNetConfig
 from resnets.models.parts import (
     ACTIVATIONS,
     ATTENTIONS,
@@ -31,6 +31,8 @@ register_activation("mish")(nn.Mish)
 
 def activation(config: ResNetConfig) -> nn.Module:
     """Return the activation of a network; each use has a module of its own."""
+    if config.norm in ACTIVATED_NORMS:
+        return nn.Identity()
     return ACTIVATIONS[config.activation]()
 
 
@@ -64,6 +66,11 @@ def batch_norm(channels: int, config: ResNetConfig) -> nn.Module:
 @register_norm("group")
 def group_norm(channels: int, config: ResNetConfig) -> nn.Module:
     """Return a group norm (Wu 2018, arXiv 1803.08494)."""
+    return nn.GroupNorm(count_groups(channels, config), channels)
+
+
+def count_groups(channels: int, config: ResNetConfig) -> int:
+    """Return the number of groups of a norm."""
     # The paper has 32 groups. Narrow layers get fewer: a group of one channel and one pixel would
     # always be normalised to zero. An odd number of channels is one group.
     usual = 1 if channels % 2 else math.gcd(32, channels // 2)
@@ -73,7 +80,7 @@ def group_norm(channels: int, config: ResNetConfig) -> nn.Module:
             f"norm_groups = {groups} does not divide a layer of {channels} channels; take a "
             "divisor of all widths, or None"
         )
-    return nn.GroupNorm(groups, channels)
+    return groups
 
 
 @register_norm("bias")

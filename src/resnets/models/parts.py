@@ -39,7 +39,7 @@ BLOCK_FIELDS = (
 _BUILT_IN = (
     *("resnets.models.layers", "resnets.models.stems", "resnets.models.blocks"),
     *("resnets.models.res2net", "resnets.models.resnest"),
-    *("resnets.models.sknet", "resnets.models.senet"),
+    *("resnets.models.sknet", "resnets.models.senet", "resnets.models.activated_norms"),
 )
 
 

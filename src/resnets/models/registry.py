@@ -124,6 +124,7 @@ _RESNEST = partial(_entry, {"block": "resnest", "splits": 2, "stem": "deep", "sh
 _SKNET = partial(_entry, {}, "timm ra_in1k, 224", "timm")
 _SENET = partial(_entry, {"depths": (3, 8, 36, 3), "block": "senet", "groups": 64, "group_width": 4, "stem": "deep", "stem_width": 128, "shortcut": "conv_3x3", "se": 1 / 16}, "timm gluon_in1k, 224", "timm")
 _CAFFE_SE = partial(_entry, {"stem": "caffe", "se": 1 / 16}, "Hu 2018 release, 1 crop", "timm")
+_ONE_IMAGE = partial(_entry, {"order": "pre", "stem": "deep", "shortcut": "avg_conv"}, "timm ah_in1k, 288", "timm")
 
 MODELS: dict[str, ModelEntry] = dict([
     # ImageNet, He 2015 with the stride on the 3x3 ("v1.5")
@@ -278,6 +279,9 @@ MODELS: dict[str, ModelEntry] = dict([
     _CAFFE_SE("legacy_seresnext26_32x4d", {"block": "bottleneck", "depths": (2, 2, 2, 2), "groups": 32, "group_width": 4}, 26, 16_790_280, 2_472_099_840, 208, "22.90", "timm in1k, 224"),
     _CAFFE_SE("legacy_seresnext50_32x4d", _50 | {"groups": 32, "group_width": 4}, 50, 27_559_896, 4_232_994_816, 384, "20.97/5.54"),
     _CAFFE_SE("legacy_seresnext101_32x4d", _101 | {"groups": 32, "group_width": 4}, 101, 48_955_416, 7_974_739_968, 758, "19.81/4.96"),
+    # Norms of one image that contain the activation (Liu 2020, Singh 2019)
+    _ONE_IMAGE("preact_resnet50d_evos", _50 | {"norm": "evo", "norm_groups": 32}, 50, 25_591_368, 4_328_824_832, 210, "17.98"),
+    _ONE_IMAGE("preact_resnet50d_frn", _50 | {"norm": "filter_response"}, 50, 25_591_368, 4_328_824_832, 210),
 ])
 # fmt: on
 
