@@ -31,7 +31,8 @@ class EvoNorm(nn.Module):
         weight, bias, v = (p.view(1, -1, 1, 1) for p in (self.weight, self.bias, self.v))
         grouped = (x * (x * v).sigmoid()).unflatten(1, (self.groups, -1))  # N C H W -> N G C/G H W
         variance = x.unflatten(1, (self.groups, -1)).var((2, 3, 4), correction=0, keepdim=True)
-        return (grouped / (variance + EPSILON).sqrt()).flatten(1, 2) * weight + bias
+        divided: Tensor = (grouped / (variance + EPSILON).sqrt()).flatten(1, 2)  # -> N C H W
+        return divided * weight + bias
 
 
 class FilterResponseNorm(nn.Module):
