@@ -13,26 +13,23 @@ from resnets.models.config import ResNetConfig
 from resnets.models.layers import count_groups
 from resnets.models.parts import register_norm
 
-# Added to a variance before its root, as in timm; the paper of the second norm has 1e-6.
-EPSILON = 1e-5
-
 
 class EvoNorm(nn.Module):
     """Divide x sigmoid(v x) by the deviation of x in its group (EvoNorm-S0, Liu 2020)."""
 
     def __init__(self, channels: int, *, groups: int) -> None:
         super().__init__()
-        self.groups = groups
+        self.groups, self.eps = groups, 1e-5
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.v = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias, v = (p.view(1, -1, 1, 1) for p in (self.weight, self.bias, self.v))
-        grouped = (x * (x * v).sigmoid()).unflatten(1, (self.groups, -1))  # N C H W -> N G C/G H W
-        variance = x.unflatten(1, (self.groups, -1)).var((2, 3, 4), correction=0, keepdim=True)
-        divided: Tensor = (grouped / (variance + EPSILON).sqrt()).flatten(1, 2)  # -> N C H W
-        return divided * weight + bias
+        grouped = x.unflatten(1, (self.groups, -1))  # N C H W -> N G C/G H W
+        variance = grouped.var((2, 3, 4), correction=0, keepdim=True) + self.eps
+        gate = torch.sigmoid(x * self.v.view(-1, 1, 1)) * self.weight.view(-1, 1, 1)
+        normed: Tensor = (grouped * variance.rsqrt()).flatten(1, 2)  # -> N C H W
+        return normed * gate + self.bias.view(-1, 1, 1)
 
 
 class FilterResponseNorm(nn.Module):
@@ -40,14 +37,15 @@ class FilterResponseNorm(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.eps = 1e-5  # Differs from the paper: 1e-6.
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.tau = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias, tau = (p.view(1, -1, 1, 1) for p in (self.weight, self.bias, self.tau))
-        x = x * (x.square().mean((2, 3), keepdim=True) + EPSILON).rsqrt()
-        return torch.maximum(x * weight + bias, tau)
+        x = x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + self.eps)
+        x = x * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
+        return torch.maximum(x, self.tau.view(-1, 1, 1))
 
 
 @register_norm("evo")
