@@ -99,13 +99,12 @@ def canonical_source(source: object, *, name: str) -> str:
     """
     if isinstance(source, Enum) and type(source).__module__.startswith("torchvision."):
         factory = name.removesuffix("_v1")
-        if torchvision_tags(factory).get(source.name) is not source:
-            theirs = type(source).__name__.removesuffix("_Weights").lower()
+        tag, enum = str(source.name), type(source).__name__
+        if torchvision_tags(factory).get(tag) is not source:
+            theirs = enum.removesuffix("_Weights").lower()
             row = f": create_model({theirs!r})" if theirs in TORCHVISION_NETWORKS else ""
-            raise UserError(
-                f"{type(source).__name__}.{source.name} is not of {name} but of {theirs}{row}"
-            )
-        return f"torchvision:{source.name}"
+            raise UserError(f"{enum}.{tag} is not of {name} but of {theirs}{row}")
+        return f"torchvision:{tag}"
     if not isinstance(source, str | Path):
         raise UserError(f"weights must be {FORMS}, not a {type(source).__name__}")
     text = str(source)
@@ -142,10 +141,13 @@ def timm_source(name: str) -> str:
         import timm
     except ImportError:
         return f"hub:timm/{name}"
-    config = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
-    if config is None or config.tag != name.partition(".")[2]:
-        base = name.partition(".")[0]
-        raise unknown("weights of timm", name, timm.list_models(f"{base}.*", pretrained=True))
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # an unknown tag
+        config = None
+    if config is None:
+        tags = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
+        raise unknown("weights of timm", name, tags)
     if config.hf_hub_id and (find_spec("huggingface_hub") or not config.url):
         return f"hub:{config.hf_hub_id}"
     if not config.url:
@@ -166,8 +168,8 @@ def local_file(source: str, *, name: str, check: Check) -> LocalFile:
     if source.startswith("hub:"):
         return _from_hub(source.removeprefix("hub:"))
     if is_url(source):
-        name = Path(unquote(urlsplit(public_name(source)).path)).name
-        return LocalFile(download(source, check=check), name)
+        path = download(source, check=check)
+        return LocalFile(path, Path(unquote(urlsplit(source).path)).name)
     path = local_path(source)
     if (path / HUB_FILES[0]).is_file():  # a run folder, or a clone of a repository of the hub
         return LocalFile(path / HUB_FILES[0], HUB_FILES[0], _read_config(path / HUB_CONFIG))
@@ -200,12 +202,17 @@ def local_path(source: str) -> Path:
     return path
 
 
-def torchvision_url(name: str, tag: str) -> str:
-    """Return the address of torchvision's weights `tag` of the network `name`."""
+def torchvision_weights(name: str, tag: str) -> Any:
+    """Return torchvision's weights `tag` of the network `name`, a member of its enum."""
     tags = torchvision_tags(name)
     if tag not in tags:
         raise unknown(f"torchvision weights for {name.removesuffix('_v1')}", tag, tags)
-    url = str(tags[tag].url)
+    return tags[tag]
+
+
+def torchvision_url(name: str, tag: str) -> str:
+    """Return the address of torchvision's weights `tag` of the network `name`."""
+    url = str(torchvision_weights(name, tag).url)
     if not CHECKSUM.search(url):
         raise UserError(
             f"{url} has no checksum in its name, so it cannot be verified; download it yourself "

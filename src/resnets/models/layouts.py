@@ -93,9 +93,7 @@ class _Candidate:
         return bool(SECOND.search(f"{path}.{self.prefix}")), order
 
 
-def tensor_tables(
-    content: object, *, source: str, most: int
-) -> list[Found]:
+def tensor_tables(content: object, *, source: str, most: int) -> list[Found]:
     """Return the dictionaries of tensors in a saved object, with the keys that lead to them.
 
     Raises:
@@ -109,7 +107,7 @@ def tensor_tables(
             raise UserError(f"{source} has a tensor whose name has {len(longest):,} characters")
         tables.append((path, table))
     if tables:
-        return sorted(tables, key=lambda item: _Candidate(*item, "", {}, (0, 0)).rank)
+        return sorted(tables, key=lambda item: _Candidate(item[0], item[1], "", {}, (0, 0)).rank)
     for _ in range(MAX_NESTED):
         inner = content if isinstance(content, Mapping) else {}
         found = [inner[key] for key in WRAPPERS if isinstance(inner.get(key), Mapping)]

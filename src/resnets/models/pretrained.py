@@ -120,6 +120,9 @@ def load_weights(
     another number of classes. With `adapt_channels`, the first convolution is adapted to another
     number of channels. What is left out, and a classifier that is missing, is named in a warning.
     Where anything does not fit, UserError leaves the model unchanged.
+
+    `foreign` are the names by which torchvision and timm know networks; without them, what a source
+    calls its network is not compared.
     """
     foreign = foreign or {}
     own = model.state_dict()
@@ -145,7 +148,7 @@ def load_weights(
         if not weights.architecture and (found := FILE_NAME.search(local.name)):
             weights = replace(weights, architecture=found[1])
     if weights.config is not None:
-        known = {field: getattr(weights.config, field) for field in FIELDS if field not in FREE}
+        known = {key: getattr(weights.config, key) for key in FIELDS if key not in FREE}
         _compare(model.config, known, whose=f"the network in {shown}")
     tensors = dict(weights.tensors)
     if HEAD[0] in tensors and tensors[HEAD[0]].shape[2:] == (1, 1):
@@ -168,7 +171,7 @@ def load_weights(
         hint = f"; it is of {weights.architecture}: create_model({row!r})" if row else ""
         hint = "" if row == name else hint
         raise UserError(f"{shown} does not fit {name}: {error}{hint}") from None
-    if weights.config is None and weights.architecture:
+    if foreign and weights.config is None and weights.architecture:
         _compare_name(model.config, weights.architecture, shown, foreign)
     _warn_of_parts(shown, weights.layout, headless=headless)
     model.load_state_dict(tensors)
@@ -194,7 +197,7 @@ def _warn_of_parts(shown: str, layout: Layout, *, headless: bool) -> None:
         more = f" and {len(parts) - MAX_LISTED} more" if len(parts) > MAX_LISTED else ""
         texts.append(f"left out {', '.join(parts[:MAX_LISTED])}{more}")
         if layout.place:
-            texts.insert(0, f"loaded {layout.place.rstrip('.')}")
+            texts.insert(0, f"took {layout.place.rstrip('.')}")
     if headless:
         texts.append("it has no classifier, so fc keeps its initial values")
     if texts:
@@ -272,7 +275,7 @@ def _architecture(content: object) -> str:
 
 def usual(**known: object) -> dict[str, object]:
     """Return the fields of a network without any variant, such as torchvision's."""
-    names = {field.name: field.default for field in fields(ResNetConfig)}
+    names = {f.name: f.default for f in fields(ResNetConfig)}
     return {key: value for key, value in names.items() if key not in FREE | IN_SHAPES} | known
 
 
@@ -296,7 +299,7 @@ def _compare_name(
         return
     row, theirs = foreign[matching]
     left = FREE if sure else FREE | IN_SHAPES
-    known = {field: getattr(theirs, field) for field in FIELDS if field not in left}
+    known = {key: getattr(theirs, key) for key in FIELDS if key not in left}
     whose = f"{shown} is of {matching}, which"
     _compare(config, known, whose=whose, advice=f"create_model({row!r})")
 
@@ -305,12 +308,12 @@ def _compare(
     config: ResNetConfig, known: Mapping[str, object], *, whose: str, advice: str = ""
 ) -> None:
     """Refuse weights of a network that is known to differ, even if all shapes fit."""
-    for field, value in known.items():
-        mine = getattr(config, field)
+    for name, value in known.items():
+        mine = getattr(config, name)
         if mine != value:
             version = {"3x3": " (v1.5)", "1x1": " (v1)"}
-            theirs, ours = (f"{field} = {v!r}{version.get(str(v), '')}" for v in (value, mine))
-            advice = advice or f"choose a network with {field} = {value!r}"
+            theirs, ours = (f"{name} = {v!r}{version.get(str(v), '')}" for v in (value, mine))
+            advice = advice or f"choose a network with {name} = {value!r}"
             raise UserError(
                 f"{whose} has {theirs}, this network has {ours}: the weights would compute "
                 f"something else; {advice}"
