@@ -319,6 +319,21 @@ CASES = [
         },
     ),
     Case(
+        "mmpretrain, ResNetV1d",
+        lambda s: {
+            "state_dict": {
+                **{
+                    re.sub(r"^backbone\.bn1", "backbone.stem.7", key.replace("conv1.", "stem.", 1))
+                    if key.startswith(("backbone.conv1", "backbone.bn1"))
+                    else key: tensor
+                    for key, tensor in under("backbone.", body(s)).items()
+                },
+                **under("head.fc.", {"weight": s["fc.weight"], "bias": s["fc.bias"]}),
+            }
+        },
+        config=dataclasses.replace(BOTTLENECK, stem="deep", shortcut="avg_conv"),
+    ),
+    Case(
         "solo-learn",
         lambda s: {
             "state_dict": {

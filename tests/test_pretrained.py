@@ -896,6 +896,35 @@ def test_hf_endpoint_leads_to_another_hub(
     assert equal(model.state_dict(), network(0).state_dict())
 
 
+def test_config_json_of_the_hub_is_compared(hub: Server) -> None:
+    offer_on_hub(hub, "model.safetensors", as_bytes(network(0)))
+    record = {"architecture": "resnetblur18", "pretrained_cfg": {"tag": "a"}}
+    offer_on_hub(hub, "config.json", json.dumps(record).encode())
+    blurred = dataclasses.replace(SMALL, blur=3)
+    foreign = {"resnetblur18": ("resnetblur18", blurred)}
+    message = refusal("hub:owner/name", foreign=foreign)
+    assert "hub:owner/name is of resnetblur18, which has blur = 3" in message
+    load(ResNet(blurred), "hub:owner/name", foreign=foreign)
+
+
+def test_timms_weights_come_from_its_repository_or_address(
+    hub: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = as_bytes(network(0))
+    tag = {"ETag": f'"{sha256(body).hexdigest()}"', "X_Repo_Commit": COMMIT}
+    for revision in ("main", COMMIT):
+        path = f"/timm/resnet18.a1_in1k/resolve/{revision}/model.safetensors"
+        hub.offer(path, body, **tag)
+    foreign = {"resnet18": ("resnet18", SMALL)}
+    for installed in (True, False):  # without timm, its repository on the hub is known, too
+        if not installed:
+            monkeypatch.setitem(sys.modules, "timm", None)
+        model = network(1)
+        load(model, "timm:resnet18.a1_in1k", foreign=foreign)
+        assert equal(model.state_dict(), network(0).state_dict())
+    assert "resnet34" in refusal("timm:resnet34.a1_in1k", foreign=foreign)
+
+
 def test_what_the_hub_lacks(hub: Server) -> None:
     message = refusal("hub:owner/name")
     assert "neither model.safetensors nor pytorch_model.bin" in message

@@ -67,6 +67,8 @@ RENAMES = (
     (r"^stem\.conv\.", "conv1."),
     (r"^stem\.conv(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 3}."),
     (r"^stem\.norm(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 2}."),
+    (r"^stem\.7\.", "bn1."),  # ResNetV1c and V1d of mmpretrain
+    (r"^stem\.(\d)\.", r"conv1.\1."),
     (r"^head\.fc\.", "fc."),
 )
 # Tensors of a file, unless the network has more: resnet1202 has 7,208.

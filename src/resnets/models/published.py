@@ -7,6 +7,7 @@ timm's table of pretrained configurations if timm is installed.
 import math
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 from resnets.errors import UserError, one_line
 from resnets.models.download import TORCHVISION_NETWORKS, torchvision_tags, torchvision_weights
@@ -94,7 +95,7 @@ def timm_record(name: str) -> PublishedWeights:
         raise UserError(
             f"what belongs to timm:{one_line(name)} is in timm's table: pip install timm"
         ) from None
-    config = timm.get_pretrained_cfg(name)
+    config: Any = timm.get_pretrained_cfg(name)
     return timm_description(f"timm:{name}", {} if config is None else config.to_dict())
 
 
