@@ -71,6 +71,10 @@ RENAMES = (
     (r"^stem\.(\d)\.", r"conv1.\1."),
     (r"^head\.fc\.", "fc."),
 )
+# Whether any of them has an effect; most names need none.
+RENAMED = re.compile(
+    "|".join(f"(?:{pattern})" for pattern, _ in RENAMES) + r"|\.downsample\.conv\."
+)
 # Tensors of a file, unless the network has more: resnet1202 has 7,208.
 MAX_TENSORS = 20_000
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -355,7 +359,7 @@ def _timm_has(name: str) -> bool:
 def _our_name(name: str, own: Tensors) -> str:
     """Return our name of a tensor; a name that the network has is never changed."""
     key = name
-    if key not in own:
+    if key not in own and RENAMED.search(key):
         for pattern, ours in RENAMES:
             key = re.sub(pattern, ours, key)
         # In timm's resnetv2 it is `conv` with and without an average before it (option D).
