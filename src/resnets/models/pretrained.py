@@ -242,9 +242,12 @@ def read_tensors(
             layout = _layout(saved.content, own, source=source, most=most)
             tensors = {}
             for key, value in layout.tensors.items():
-                if isinstance(value, UnusableTensor):
+                if own is not None and key not in own:
+                    tensors[key] = torch.empty(0)  # refused by its name, so it is not read
+                elif isinstance(value, UnusableTensor):
                     raise UserError(f"{source}: {key} is a {value.kind} tensor; save plain tensors")
-                tensors[key] = saved.tensor(value)
+                else:
+                    tensors[key] = saved.tensor(value)
             return Weights(tensors, None, _architecture(saved.content), layout)
     text = start.decode("ascii", errors="replace").split("\n")[0].strip()
     what = f"starts with {text[:40]!r}" if start else "is empty"
