@@ -184,7 +184,8 @@ def test_a_name_does_not_decide_what_the_tensors_show() -> None:
     torch.manual_seed(0)
     state = create_model("resnet18_cifar").state_dict()
     create_model("resnet18_cifar", weights={"arch": "resnet18", "net": state})
-    create_model("resnet18_cifar", weights={"arch": "my_own_net", "net": state})
+    for name in ("my_own_net", "resnetblur18_of_mine"):
+        create_model("resnet18_cifar", weights={"arch": name, "net": state})
     message = refusal(lambda: create_model("resnet18", weights={"arch": "resnet34", "net": state}))
     assert "it is of resnet34: create_model('resnet34')" in message
 

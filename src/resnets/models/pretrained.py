@@ -90,6 +90,7 @@ FREE = {
 # file do not decide them: a resnet18 with the stem for small images is called resnet18, too.
 IN_SHAPES = {"depths", "block", "widths", "stem", "groups", "group_width", "se"}
 # A name and eight digits of a checksum, as torchvision and timm name their files.
+# Names that timm may have; it is asked only for these.
 FAMILY = re.compile(r"[a-z0-9_]*res(?:net|next|nest|2net|2next)")
 FILE_NAME = re.compile(r"([a-z]\w*)-[0-9a-f]{8}\.\w+$")
 
@@ -151,8 +152,8 @@ def load_weights(
         local = local_file(text, name=name, check=read)
         weights = read(local.path)
         _compare_hub(model.config, local, shown, foreign)
-        if not weights.architecture and (found := FILE_NAME.search(local.name)):
-            weights = replace(weights, architecture=found[1])
+        if foreign and not weights.architecture:
+            weights = replace(weights, architecture=_name_in_file_name(local.name, foreign))
     if weights.config is not None:
         known = {key: getattr(weights.config, key) for key in FIELDS if key not in FREE}
         _compare(model.config, known, whose=f"the network in {shown}")
@@ -296,20 +297,17 @@ def _compare_name(
     Unless it is `sure` that the name is of timm or torchvision, a name that is not known says
     nothing, and of a known one only what the tensors do not show is compared.
     """
-    parts = name.split("_")
-    names = [name] if sure else ["_".join(parts[:end]) for end in range(len(parts), 0, -1)]
-    matching = next((part for part in names if part in foreign), "")  # resnet50 of resnet50_a1_0
-    if not matching:
-        if sure or (FAMILY.match(name) and any(map(_timm_has, names))):
+    if name not in foreign:
+        if sure or (FAMILY.match(name) and _timm_has(name)):
             raise UserError(
                 f"{shown} is of timm's {one_line(name, length=80)}, which has no network here: the "
                 "weights would compute something else"
             )
         return
-    row, theirs = foreign[matching]
+    row, theirs = foreign[name]
     left = FREE if sure else FREE | IN_SHAPES
     known = {key: getattr(theirs, key) for key in FIELDS if key not in left}
-    whose = f"{shown} is of {matching}, which"
+    whose = f"{shown} is of {name}, which"
     _compare(config, known, whose=whose, advice=f"create_model({row!r})")
 
 
@@ -345,6 +343,17 @@ def _compare_hub(config: ResNetConfig, local: LocalFile, shown: str, foreign: Fo
         if "activation" in known:
             known["activation"] = record.get("hidden_act", "relu")
         _compare(config, known, whose=f"{shown} by its config.json")
+
+
+def _name_in_file_name(file_name: str, foreign: ForeignNames) -> str:
+    """Return the network in a name such as resnet50_a1_0-14fe96d1.pth, or nothing."""
+    found = FILE_NAME.match(file_name)
+    if found is None or not FAMILY.match(found[1]):
+        return ""
+    parts = found[1].split("_")
+    names = ["_".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    known = (name for name in names if name in foreign)
+    return next(known, "") or next(filter(_timm_has, names), "")
 
 
 def _timm_has(name: str) -> bool:
@@ -422,7 +431,7 @@ def _check_fit(tensors: Tensors, own: Tensors) -> None:
     if absent or foreign:
         problems = [f"it lacks {few(absent)}"] if absent else []
         problems += [f"the network has no {few(foreign)}"] if foreign else []
-        if absent and set(absent) <= {*HEAD}:
+        if HEAD[0] in absent and set(absent) <= {*HEAD}:
             problems += [f"pass num_classes={len(own[HEAD[0]])} for a new classifier"]
         raise UserError("; ".join(problems))
     wrong = [key for key in tensors if tensors[key].shape != own[key].shape]
