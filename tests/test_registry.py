@@ -149,6 +149,11 @@ def on_meta(config: ResNetConfig) -> ResNet:
         return ResNet(config)
 
 
+def smallest(config: ResNetConfig) -> int:
+    """Pixels a side of the smallest image of a network."""
+    return 17 if config.blur else 3 if config.stem in ("caffe", "deep_caffe") else 1
+
+
 def meta_images(config: ResNetConfig, side: int) -> Tensor:
     return torch.empty(2, config.in_channels, side, side, device="meta")
 
@@ -214,9 +219,12 @@ def test_shortcut_and_residual_have_equal_shapes_at_any_size(name: str) -> None:
 
     for stage in model.stage_names:
         model.get_submodule(stage)[0].register_forward_hook(compare)
-    sizes = (17, 33, 63) if config.blur else (1, 17, 33, 63)
+    sizes = sorted({smallest(config), 17, 33, 63})
     for side in sizes:
-        assert model(meta_images(config, side)).shape == (2, config.num_classes)
+        assert model(meta_images(config, side)).shape == (
+            2,
+            config.num_classes or model.num_features,
+        )
     assert len(seen) == len(sizes) * len(model.stage_names)
     assert all(seen)
 
@@ -224,8 +232,7 @@ def test_shortcut_and_residual_have_equal_shapes_at_any_size(name: str) -> None:
 @for_each(COVER, slow=SMALLEST)
 def test_two_images_train_down_to_a_map_of_one_pixel(name: str) -> None:
     config = SMALLEST[name]
-    side = 17 if config.blur else 1
-    features = on_meta(config).forward_features(meta_images(config, side))
+    features = on_meta(config).forward_features(meta_images(config, smallest(config)))
     assert features.shape[2:] == (1, 1)
 
 
@@ -242,10 +249,11 @@ def test_layers_are_the_number_in_the_name() -> None:
         if name in OTHER_NAMES:
             assert row.layers == counted
             continue
-        digits = "".join(c if c.isdigit() else " " for c in name).split()[0]
+        digits = "".join(c if c.isdigit() else " " for c in name.replace("res2", "res")).split()[0]
         assert str(row.layers) == digits
-        wide, rounded = name.startswith("wrn"), name.startswith("resnetrs")
-        assert counted == row.layers or (wide and counted == row.layers - 2) or rounded
+        rounded = name.startswith("resnetrs")
+        others = 2 if "wrn" in name or "senet154" in name else 0  # projections, a deep stem
+        assert counted == row.layers - others or rounded
 
 
 def test_a_published_error_names_its_source() -> None:

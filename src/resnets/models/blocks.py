@@ -49,8 +49,9 @@ class BlockConfig:
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether the identity has the shape of the residual."""
-        return self.stride == 1 and self.in_channels == self.out_channels
+        """Whether the identity is the shortcut: where dilation replaces a stride, it is not."""
+        strides = self.stride > 1 or self.dilation != self.dilation_before
+        return not strides and self.in_channels == self.out_channels
 
 
 # Shortcuts: the identity wherever shapes are equal, and elsewhere option A, B, C or D ------------
@@ -413,4 +414,5 @@ def make_block(block: BlockConfig, config: ResNetConfig) -> nn.Module:
 def last_weighted_layer(block: nn.Module) -> nn.Module:
     """Return the last layer of a residual: with zeros in it, a block is its shortcut."""
     kinds = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)
-    return [layer for layer in block.children() if isinstance(layer, kinds)][-1]
+    parts = [part for name, part in block.named_children() if name not in ("se", "downsample")]
+    return [layer for part in parts for layer in part.modules() if isinstance(layer, kinds)][-1]

@@ -46,6 +46,8 @@ ACTIVATION_GAINS = {
     "gelu": 1.7015043497085571,
     "silu": 1.7881293296813965,
 }
+# Norms that contain the activation after them.
+ACTIVATED_NORMS = ("evo", "filter_response")
 # What a network may cost. The largest of the table have 16 times fewer blocks and half as many
 # parameters. A value beyond them is a mistake, or an attack by a file, and is refused before memory
 # is spent on it.
@@ -69,18 +71,22 @@ class ResNetConfig:
     Args:
         depths: Residual blocks in each stage.
         block: "basic" (two 3x3 convolutions), "bottleneck" (1x1, 3x3, and 1x1 to four times as
-            many channels), "bottleneck_inner_attention" (the attention is before the last 1x1) or
-            "bottleneck_norm_free" (the variance of its input is known, Brock 2021).
+            many channels), "bottleneck_inner_attention" (the attention is before the last 1x1),
+            "bottleneck_norm_free" (the variance of its input is known, Brock 2021), "res2net",
+            "resnest", "resnest_fast", "sk_basic", "sk_bottleneck", "senet" or "legacy_se_basic"
+            (see the modules of these names).
         widths: Channels of the 3x3 convolutions, one number a stage.
         num_classes: Number of logits; 0 is a network without a classifier.
         in_channels: Channels of the images.
         stem: "imagenet" (7x7 of stride 2, then a pool), "small" (3x3), "whitened" (2x2, measured
             filters), "deep" (three 3x3, then a pool), "deep_tiered" (the same in timm's widths),
             "deep_tiered_strided" (two strides, no pool), "deep_conv" (four 3x3 with two strides, no
-            pool) or "imagenet_zero_pad" (7x7, then a pool over zeros at the border).
+            pool), "imagenet_zero_pad" (7x7, then a pool over zeros at the border), or "caffe" and
+            "deep_caffe" (Caffe's pool, without padding).
         stem_width: Channels of the stem's output; None is `widths[0]`.
         shortcut: "pad", "conv" or "conv_all" (options A, B, C of He 2015), "avg_conv" (option D of
-            He 2019), "gate" or "dropout" (weakened option A, He 2016), or "none" (plain network).
+            He 2019), "conv_3x3" (SENet-154), "gate" or "dropout" (weakened option A, He 2016), or
+            "none" (plain network).
         shortcut_strength: Factor in 0..1 on every shortcut (He 2016, equation 6); 0 is a plain
             network.
         order: "post" (conv-norm-ReLU, He 2015) or "pre" (norm-ReLU-conv, He 2016).
@@ -92,6 +98,8 @@ class ResNetConfig:
         groups: Groups of a bottleneck's 3x3 convolution (Xie 2017).
         group_width: The inner width is `int(width * group_width / 64) * groups`.
         group_size: Channels of a group of this convolution, in place of `groups`.
+        splits: Parts of the channels at the 3x3 convolutions: the scale of Res2Net (Gao 2019), the
+            radix of ResNeSt (Zhang 2020), or 2 where each path of SKNet sees half of them.
         se: Share of channels inside squeeze-and-excitation (Hu 2018); 0 is off.
         attention: "none", "eca" (Wang 2019), "global_context" (Cao 2019) or a registered attention
             on the residual, in place of `se`.
@@ -99,7 +107,9 @@ class ResNetConfig:
             0 is the mean.
         head_width: Channels of a 1x1 convolution, norm and activation before the pool, as in timm's
             33ts; None leaves them out.
-        norm: "batch", "group", "none", or "bias" (scalars around each convolution, Zhang 2019).
+        norm: "batch", "group", "none", "bias" (scalars around each convolution, Zhang 2019), or for
+            order "pre" one that contains the activation: "evo" (Liu 2020) or "filter_response"
+            (Singh 2019).
         norm_groups: Groups of a group norm; None is at most 32, and fewer in narrow layers.
         activation: "relu", "gelu", "silu" or "mish".
         residual_init: "default", "zero" (the residual starts at 0, Goyal 2017), "scalar" (SkipInit)
@@ -134,6 +144,7 @@ class ResNetConfig:
     groups: int = 1
     group_width: int = 64
     group_size: int | None = None
+    splits: int = 1
     se: float = 0.0
     attention: str = "none"
     attention_pool: int = 0
@@ -157,7 +168,7 @@ class ResNetConfig:
         _check_choice("block", self.block, {**BLOCKS["post"], **BLOCKS["pre"]})
         if self.block not in BLOCKS[self.order]:
             raise UserError(f"block = {self.block!r} is not defined for order = {self.order!r}")
-        for name in ("in_channels", "groups", "group_width"):
+        for name in ("in_channels", "groups", "group_width", "splits"):
             object.__setattr__(self, name, _count(name, getattr(self, name)))
         # 0: a network without a classifier, or with a mean.
         for name in ("num_classes", "attention_pool"):
@@ -276,13 +287,17 @@ def _stage_parameters(c: ResNetConfig) -> Iterator[int]:
     before = c.stem_channels
     for depth, width in zip(c.depths, c.widths, strict=True):
         out = width * c.expansion
-        if c.expansion == 1:
+        block = BLOCKS[c.order][c.block]
+        if hasattr(block, "count_weights"):
+            first, later = (block.count_weights(inputs, width, c) for inputs in (before, out))
+        elif c.expansion == 1:
             first, later = 9 * width * (before + width), 18 * width**2
         else:
             inner = int(width * c.group_width / 64) * c.groups
             middle = 9 * inner * (c.group_size or max(inner // c.groups, 1))
             first, later = middle + inner * (before + out), middle + 2 * inner * out
         shortcut = 0 if c.shortcut in ("none", "pad", "gate", "dropout") else before * out
+        shortcut *= 9 if c.shortcut == "conv_3x3" else 1
         every = (out**2 if c.shortcut == "conv_all" else 0) + int(2 * c.se * out**2)
         yield first + shortcut + (depth - 1) * later + depth * every
         before = out
@@ -323,8 +338,15 @@ def _contradictions(c: ResNetConfig) -> Iterator[str]:
     yield from _convolution_contradictions(c)
     if c.se and c.attention != "none":
         yield f"se = {c.se} and attention = {c.attention!r}: choose one of them"
-    if c.norm_groups is not None and c.norm != "group":
+    if c.norm_groups is not None and c.norm not in ("group", "evo"):
         yield f"norm_groups = {c.norm_groups} needs norm = 'group', not {c.norm!r}"
+    for name in ("order", "activation") if c.norm in ACTIVATED_NORMS else ():
+        value, usual = getattr(c, name), {"order": "pre", "activation": "relu"}[name]
+        if value != usual:
+            yield (
+                f"norm = {c.norm!r} contains an activation: it needs {name} = {usual!r}, not "
+                f"{value!r}"
+            )
     if c.residual_init in ("scalar", "fixup") and c.residual_scale != 1:
         yield (
             f"residual_scale = {c.residual_scale} together with residual_init = "
@@ -342,7 +364,7 @@ def _contradictions(c: ResNetConfig) -> Iterator[str]:
         )
     if c.stem.startswith("deep_tiered") and c.stem_channels % 8:
         yield f"stem = {c.stem!r} needs a stem_width divisible by 8, not {c.stem_channels}"
-    if c.stem in ("deep", "deep_conv") and c.stem_channels % 2:
+    if c.stem in ("deep", "deep_conv", "deep_caffe") and c.stem_channels % 2:
         yield f"stem = {c.stem!r} needs an even stem_width, not {c.stem_channels}"
     if c.blur or c.halving == "max_pool":
         yield from _pooling_contradictions(c)
@@ -380,9 +402,6 @@ def _convolution_contradictions(c: ResNetConfig) -> Iterator[str]:
 def _block_contradictions(c: ResNetConfig) -> Iterator[str]:
     """Yield what the block of the network does not know of, or cannot do without."""
     table = BLOCKS[c.order]
-    for name, needed in getattr(table[c.block], "requires", {}).items():
-        if (value := getattr(c, name)) != needed:
-            yield f"block = {c.block!r} needs {name} = {needed!r}, not {value!r}"
     for name in BLOCK_FIELDS:
         value, usual = getattr(c, name), DEFAULTS[name]
         uses = [block for block in table if name in getattr(table[block], "uses", ())]
@@ -391,6 +410,7 @@ def _block_contradictions(c: ResNetConfig) -> Iterator[str]:
                 f"{name} = {value!r} needs block = {' or '.join(map(repr, uses)) or 'another'}; "
                 f"with {c.block!r} it is {usual!r}"
             )
+    yield from getattr(table[c.block], "contradictions", lambda _: ())(c)
 
 
 def _pooling_contradictions(c: ResNetConfig) -> Iterator[str]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.errors import UserError
-from resnets.models.config import ACTIVATION_GAINS, ResNetConfig
+from resnets.models.config import ACTIVATED_NORMS, ACTIVATION_GAINS, ResNetConfig
 from resnets.models.parts import (
     ACTIVATIONS,
     ATTENTIONS,
@@ -31,6 +31,8 @@ register_activation("mish")(nn.Mish)
 
 def activation(config: ResNetConfig) -> nn.Module:
     """Return the activation of a network; each use has a module of its own."""
+    if config.norm in ACTIVATED_NORMS:
+        return nn.Identity()
     return ACTIVATIONS[config.activation]()
 
 
@@ -69,6 +71,11 @@ def batch_norm(channels: int, config: ResNetConfig) -> nn.Module:
 @register_norm("group")
 def group_norm(channels: int, config: ResNetConfig) -> nn.Module:
     """Return a group norm (Wu 2018, arXiv 1803.08494)."""
+    return nn.GroupNorm(count_groups(channels, config), channels)
+
+
+def count_groups(channels: int, config: ResNetConfig) -> int:
+    """Return the number of groups of a norm."""
     # The paper has 32 groups. Narrow layers get fewer: a group of one channel and one pixel would
     # always be normalised to zero. An odd number of channels is one group.
     usual = 1 if channels % 2 else math.gcd(32, channels // 2)
@@ -78,7 +85,7 @@ def group_norm(channels: int, config: ResNetConfig) -> nn.Module:
             f"norm_groups = {groups} does not divide a layer of {channels} channels; take a "
             "divisor of all widths, or None"
         )
-    return nn.GroupNorm(groups, channels)
+    return groups
 
 
 @register_norm("bias")
@@ -201,6 +208,25 @@ def max_pooling(config: ResNetConfig, *, stride: int) -> nn.Module:
     """Return the 2x2 maximum that replaces a stride, or the identity; sizes are rounded up."""
     pools = config.halving == "max_pool" and stride == 2
     return nn.MaxPool2d(2, ceil_mode=True) if pools else nn.Identity()
+
+
+class DilatedMean(nn.Module):
+    """Average nine pixels d apart, zeros beyond the border: a 3x3 mean in a dilated network."""
+
+    def __init__(self, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = self.dilation
+        x = F.pad(x, [d, d, d, d])
+        rows = x[:, :, : -2 * d] + x[:, :, d:-d] + x[:, :, 2 * d :]
+        return (rows[..., : -2 * d] + rows[..., d:-d] + rows[..., 2 * d :]) / 9
+
+
+def mean_pooling(*, stride: int, dilation: int) -> nn.Module:
+    """Return a 3x3 mean that counts zeros beyond the border, as Res2Net and ResNeSt have it."""
+    return DilatedMean(dilation) if dilation > 1 else nn.AvgPool2d(3, stride, padding=1)
 
 
 class Whitening(nn.Conv2d):

@@ -7,8 +7,8 @@ run code, and a small one costs little: see `torch_file` and `weights_file`.
 Files cannot tell v1 from v1.5 bottlenecks (`stride_on` "1x1" and "3x3"): names and shapes are the
 same. Our model files carry their ResNetConfig and torchvision's weights are v1.5, so both are
 compared with the network. Of other files only the author knows: weights of Caffe, Keras and MSRA
-are v1, those of timm and fb.resnet.torch v1.5. The same holds for option-A against plain networks
-and for blurred against unblurred ones.
+are v1, those of timm and fb.resnet.torch v1.5. The same holds for option-A against plain networks,
+for blurred against unblurred ones, and for ResNeSt with the mean before and after its attention.
 """
 
 import re
@@ -54,6 +54,11 @@ RENAMES = (
     (r"^stem\.conv(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 3}."),
     (r"^stem\.norm(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 2}."),
     (r"^head\.fc\.", "fc."),
+    # The port of SENet's Caffe weights in pretrainedmodels and timm ("legacy").
+    (r"^layer0\.conv(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 3}."),
+    (r"^layer0\.bn(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 2}."),
+    (r"\.se_module\.", ".se."),
+    (r"^last_linear\.", "fc."),
 )
 # Wrappers, and prefixes, around each other.
 MAX_WRAPPED = 8
@@ -103,6 +108,9 @@ def load_weights(
     if config is not None:
         known = {field: getattr(config, field) for field in FIELDS if field not in FREE}
         _compare(model.config, known, whose=f"the network in {shown}")
+    if "layer0.conv1.weight" in tensors:
+        stem = "deep_caffe" if "layer0.conv2.weight" in tensors else "caffe"
+        _compare(model.config, {"stem": stem}, whose=f"the network in {shown}")
     try:
         tensors = _rename(tensors, own)
         _check_types(tensors, own)
@@ -219,7 +227,10 @@ def _rename(tensors: Tensors, own: Tensors) -> Tensors:
             for pattern, ours in RENAMES:
                 key = re.sub(pattern, ours, key)
             # In timm's resnetv2 it is `conv` with and without an average before it (option D).
-            places = (key.replace(".downsample.conv.", f".downsample.{i}.") for i in (0, 1))
+            places = [key.replace(".downsample.conv.", f".downsample.{i}.") for i in (0, 1)]
+            # The last convolution of a stem, and often its only one, is followed by bn1.
+            places.append(re.sub(r"^conv1\.0\.", "conv1.", key))
+            places.append(re.sub(r"^conv1\.[17]\.", "bn1.", key))
             key = next((place for place in places if place in own), key)
         if key == "fc.weight" and tensor.shape[2:] == (1, 1):
             tensor = tensor.flatten(1)  # a head that is a 1x1 convolution

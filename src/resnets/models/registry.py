@@ -83,6 +83,11 @@ def _times(factor: float) -> dict[str, Any]:
     return {"widths": tuple(int(factor * width) for width in (64, 128, 256, 512))}
 
 
+def _res2net(shape: dict[str, Any], width: int, scale: int, *, groups: int = 1) -> dict[str, Any]:
+    parts = {"groups": groups, "group_width": width, "splits": scale}
+    return shape | {"block": "res2net"} | parts
+
+
 # fmt: off
 _18: dict[str, Any] = {"block": "basic", "depths": (2, 2, 2, 2)}
 _32: dict[str, Any] = {"depths": (2, 3, 3, 2), "widths": (64, 128, 384, 384), "stem": "deep_tiered_strided"}
@@ -134,6 +139,13 @@ _RESNEXT29 = partial(_entry, _CIFAR | {"block": "bottleneck", "widths": (64, 128
 _SMALL = partial(_entry, _SMALL_INPUT, "kuangliu README, CIFAR-10", COUNTED)
 _SMALL_HALF = partial(_entry, _SMALL_INPUT | {"widths": (32, 64, 128, 256)}, "", COUNTED)
 _FAST = partial(_entry, _CIFAR | {"depths": (1, 1, 1), "stem": "whitened", "halving": "max_pool", "shortcut": "avg_conv"}, "", COUNTED)
+_RES2NET = partial(_entry, {}, "Gao 2019 release, 1 crop", "timm")
+_RES2NET_D = partial(_entry, {"stem": "deep", "shortcut": "avg_conv"}, "timm in1k, 224", "timm")
+_RESNEST = partial(_entry, {"block": "resnest", "splits": 2, "stem": "deep", "shortcut": "avg_conv"}, "Zhang 2020 release, 224", "timm")
+_SKNET = partial(_entry, {}, "timm ra_in1k, 224", "timm")
+_SENET = partial(_entry, {"depths": (3, 8, 36, 3), "block": "senet", "groups": 64, "group_width": 4, "stem": "deep", "stem_width": 128, "shortcut": "conv_3x3", "se": 1 / 16}, "timm gluon_in1k, 224", "timm")
+_CAFFE_SE = partial(_entry, {"stem": "caffe", "se": 1 / 16}, "Hu 2018 release, 1 crop", "timm")
+_ONE_IMAGE = partial(_entry, {"order": "pre", "stem": "deep", "shortcut": "avg_conv"}, "timm ah_in1k, 288", "timm")
 
 MODELS: dict[str, ModelEntry] = dict([
     # ImageNet, He 2015 with the stride on the 3x3 ("v1.5")
@@ -338,6 +350,45 @@ MODELS: dict[str, ModelEntry] = dict([
     _FAST("resnet8_fast_wide", {"widths": (128, 384, 384)}, 8, 4_807_714, 376_999_680, 58),
     _FAST("plain8_fast_wide", {"widths": (128, 384, 384), "shortcut": "none"}, 8, 4_606_242, 370_708_224, 40),
     _SMALL_HALF("resnet18_half_cifar", _18, 18, 2_797_610, 139_299_328, 122),
+    # Res2Net (Gao 2019)
+    _RES2NET("res2net50_48w_2s", _res2net(_50, 48, 2), 50, 25_287_304, 4_159_832_064, 320, "22.68/6.47"),
+    _RES2NET("res2net50_26w_4s", _res2net(_50, 26, 4), 50, 25_699_120, 4_255_166_464, 512, "22.01/6.15"),
+    _RES2NET("res2net50_14w_8s", _res2net(_50, 14, 8), 50, 25_059_816, 4_178_898_944, 896, "21.86/6.14"),
+    _RES2NET("res2net50_26w_6s", _res2net(_50, 26, 6), 50, 37_051_448, 6_295_523_328, 704, "21.42/5.87"),
+    _RES2NET("res2net50_26w_8s", _res2net(_50, 26, 8), 50, 48_403_776, 8_335_880_192, 896, "20.80/5.63"),
+    _RES2NET("res2net101_26w_4s", _res2net(_101, 26, 4), 101, 45_206_688, 8_066_974_464, 1022, "20.81/5.57"),
+    _RES2NET("res2next50", _res2net(_50, 4, 4, groups=8), 50, 24_671_464, 4_172_677_120, 512, "21.76/6.09"),
+    _RES2NET_D("res2net50d", _res2net(_50, 26, 4), 50, 25_718_352, 4_494_807_040, 524, "19.72"),
+    _RES2NET_D("res2net101d", _res2net(_101, 26, 4), 101, 45_225_920, 8_306_615_040, 1034, "18.76"),
+    # ResNeSt (Zhang 2020)
+    _RESNEST("resnest14d", {"depths": (1, 1, 1, 1)}, 14, 10_611_688, 2_749_405_184, 152, "24.48", "timm gluon_in1k, 224"),
+    _RESNEST("resnest26d", {"depths": (2, 2, 2, 2)}, 26, 17_069_448, 3_623_391_232, 260, "21.52", "timm gluon_in1k, 224"),
+    _RESNEST("resnest50d", {"depths": (3, 4, 6, 3)}, 50, 27_483_240, 5_371_160_576, 476, "18.97"),
+    _RESNEST("resnest101e", {"depths": (3, 4, 23, 3), "stem_width": 128}, 101, 48_275_016, 10_200_565_760, 935, "17.17", "Zhang 2020 release, 256"),
+    _RESNEST("resnest200e", {"depths": (3, 24, 36, 3), "stem_width": 128}, 200, 70_201_544, 17_408_411_648, 1826, "16.16", "Zhang 2020 release, 320"),
+    _RESNEST("resnest269e", {"depths": (3, 30, 48, 8), "stem_width": 128}, 269, 110_929_480, 22_434_121_728, 2447, "15.46", "Zhang 2020 release, 416"),
+    _RESNEST("resnest50d_4s2x40d", _50 | {"block": "resnest_fast", "groups": 2, "group_width": 40, "splits": 4}, 50, 30_417_592, 4_369_060_736, 476, "19.14"),
+    _RESNEST("resnest50d_1s4x24d", _50 | {"block": "resnest_fast", "groups": 4, "group_width": 24, "splits": 1}, 50, 25_677_000, 4_399_827_456, 476, "19.01"),
+    # SKNet (Li 2019): the last is the paper's SKNet-50
+    _SKNET("skresnet18", _18 | {"block": "sk_basic", "splits": 2}, 18, 11_958_056, 1_814_337_536, 226, "26.98"),
+    _SKNET("skresnet34", _34 | {"block": "sk_basic", "splits": 2}, 34, 22_282_376, 3_664_237_568, 426, "23.04"),
+    _SKNET("skresnet50", _50 | {"block": "sk_bottleneck", "splits": 2}, 50, 25_803_160, 4_089_422_336, 528),
+    _SKNET("skresnet50d", _50 | {"block": "sk_bottleneck", "splits": 2, "stem": "deep", "shortcut": "avg_conv"}, 50, 25_822_392, 4_329_062_912, 540),
+    _SKNET("skresnext50_32x4d", _50 | {"block": "sk_bottleneck", "groups": 32, "group_width": 4}, 50, 27_479_784, 4_462_710_784, 528, "20.79", "Li 2019 table 2, 1 crop"),
+    # SENet (Hu 2018), and with Caffe's pool as the authors' weights have it ("legacy")
+    _SENET("senet154", {}, 154, 115_088_984, 20_688_363_520, 1144, "18.74"),
+    _SENET("legacy_senet154", {"stem": "deep_caffe", "dropout": 0.2}, 154, 115_088_984, 20_688_363_520, 1144, "18.68/4.47", "Hu 2018 release, 1 crop"),
+    _CAFFE_SE("legacy_seresnet18", _18 | {"block": "legacy_se_basic"}, 18, 11_778_592, 1_814_160_384, 154, "28.26", "timm in1k, 224"),
+    _CAFFE_SE("legacy_seresnet34", _34 | {"block": "legacy_se_basic"}, 34, 21_958_868, 3_663_918_592, 282, "25.21", "timm in1k, 224"),
+    _CAFFE_SE("legacy_seresnet50", _50 | {"stride_on": "1x1"}, 50, 28_088_024, 3_860_488_192, 384, "22.37/6.36"),
+    _CAFFE_SE("legacy_seresnet101", _101 | {"stride_on": "1x1"}, 101, 49_326_872, 7_574_937_600, 758, "21.75/5.72"),
+    _CAFFE_SE("legacy_seresnet152", _152 | {"stride_on": "1x1"}, 152, 66_821_848, 11_288_993_792, 1132, "21.34/5.54"),
+    _CAFFE_SE("legacy_seresnext26_32x4d", {"block": "bottleneck", "depths": (2, 2, 2, 2), "groups": 32, "group_width": 4}, 26, 16_790_280, 2_472_099_840, 208, "22.90", "timm in1k, 224"),
+    _CAFFE_SE("legacy_seresnext50_32x4d", _50 | {"groups": 32, "group_width": 4}, 50, 27_559_896, 4_232_994_816, 384, "20.97/5.54"),
+    _CAFFE_SE("legacy_seresnext101_32x4d", _101 | {"groups": 32, "group_width": 4}, 101, 48_955_416, 7_974_739_968, 758, "19.81/4.96"),
+    # Norms of one image that contain the activation (Liu 2020, Singh 2019)
+    _ONE_IMAGE("preact_resnet50d_evos", _50 | {"norm": "evo", "norm_groups": 32}, 50, 25_591_368, 4_328_824_832, 210, "17.98"),
+    _ONE_IMAGE("preact_resnet50d_frn", _50 | {"norm": "filter_response"}, 50, 25_591_368, 4_328_824_832, 210),
 ])
 # fmt: on
 

@@ -37,8 +37,8 @@ class ResNet(nn.Module):
         config: The network.
 
     Shape:
-        - Images: N C H W, float, normalised; any H and W of at least 1 (17 with `blur=3`, 33
-          with `blur=5`).
+        - Images: N C H W, float, normalised; any H and W of at least 1 (3 with a Caffe stem,
+          17 with `blur=3`, 33 with `blur=5`).
         - Logits: N K, without a softmax.
     """
 
