@@ -14,10 +14,12 @@ from PIL import Image
 
 from pages import FLAGS, with_browser
 from resnets import check_data
+from resnets.audit import checker, patch_kernel, wrong_labels
 from resnets.audit import near_duplicates as near
-from resnets.audit import patch_kernel, wrong_labels
+from resnets.audit.findings import CheckReport
 from resnets.audit.image_scan import SIDE, thumbnail
 from resnets.audit.wrong_labels import (
+    LabelIssues,
     find_wrong_labels,
     probabilities_of,
     share_of_wrong_labels,
@@ -205,7 +207,7 @@ def test_labels_drawn_at_random_are_all_wrong() -> None:
 
 def test_planted_wrong_labels_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cleanlab")
-    for name, value in {"SMALL_SIDE": 16, "MOST_EPOCHS": 12, "usable_cpus": lambda: 1}.items():
+    for name, value in {"SMALL_SIDE": 16, "MOST_EPOCHS": 8, "usable_cpus": lambda: 1}.items():
         monkeypatch.setattr(wrong_labels, name, value)
     monkeypatch.setattr(patch_kernel, "FILTERS", 32)
     monkeypatch.setattr(patch_kernel, "PATCHES", 2000)
@@ -229,6 +231,34 @@ def test_too_few_images_have_no_verdict() -> None:
     labels = np.arange(20) % 2
     arguments: Any = {"device": torch.device("cpu"), "progress": print}
     assert find_wrong_labels(images, labels, np.arange(20), **arguments) is None
+
+
+def judged(monkeypatch: pytest.MonkeyPatch, root: Path, issues: LabelIssues) -> CheckReport:
+    """The report on a folder for which the judges answer thus."""
+    pytest.importorskip("cleanlab")
+    monkeypatch.setattr(checker, "find_wrong_labels", lambda *_, **__: issues)
+    return check_data(photos(root))
+
+
+def test_a_list_of_wrong_labels_says_how_much_to_believe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issues = LabelIssues(np.array([3]), np.array([1]), share=0.04, accuracy=0.7)
+    report = judged(monkeypatch, tmp_path / "data", issues)
+    (found,) = (finding for finding in report.findings if finding.kind == "wrong-label")
+    assert found.title == "1 image with a label that is probably wrong"
+    assert "4.0% of all labels" in found.advice and "70% of all labels" in found.advice
+    ((image,),) = found.groups
+    assert image.id == "train/cat/3.png" and image.detail == "looks like dog"
+
+
+def test_classes_that_cannot_be_told_apart_have_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issues = LabelIssues(np.array([3]), np.array([1]), share=0.9, accuracy=0.5)
+    report = judged(monkeypatch, tmp_path / "data", issues)
+    assert all(finding.kind != "wrong-label" for finding in report.findings)
+    assert report.skipped == ("wrong labels: at 32 pixels the classes look too much alike",)
 
 
 # The whole check ---------------------------------------------------------------------------------
