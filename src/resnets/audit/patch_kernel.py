@@ -51,7 +51,7 @@ def held_out_scores(images: Tensor, targets: Tensor, groups: Indices) -> Tensor:
     """Return how much each image resembles each class, judged without its own label.
 
     Args:
-        images: float32 N 3 S S, in grey levels.
+        images: uint8 N 3 S S.
         targets: Classes, N.
         groups: Images of one group are copies, which are left out together, N.
 
@@ -98,7 +98,7 @@ def _whitened_patches(
     top = torch.randint(0, places, size, generator=generator).to(images.device)
     left = torch.randint(0, places, size, generator=generator).to(images.device)
     windows = images.unfold(2, side, 1).unfold(3, side, 1)  # N C H W side side, a view
-    patches = _normalised(windows[image, :, top, left].flatten(1))
+    patches = _normalised(windows[image, :, top, left].flatten(1).float())
     mean = patches.mean(0)
     values, vectors = torch.linalg.eigh(torch.cov((patches - mean).T))
     whitening = vectors * (values.clamp(min=0) + WHITENING).rsqrt() @ vectors.T
@@ -112,7 +112,8 @@ def _features(images: Tensor, bank: Bank, filters: Tensor, bias: Tensor) -> Tens
     places = images.shape[-1] - bank.side + 1
     cells = _cells(places, bank.cells).to(images.device)
     features = []
-    for chunk in images.split(CHUNK):
+    for part in images.split(CHUNK):
+        chunk = part.float()
         total = torch.zeros((), device=images.device)
         for shown in (chunk, chunk.flip(3)):
             windows = shown.unfold(2, bank.side, 1).unfold(3, bank.side, 1)

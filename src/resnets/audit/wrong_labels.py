@@ -88,7 +88,7 @@ def find_wrong_labels(
     classes, targets, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(images) < FEW_IMAGES or len(classes) < 2 or counts.min() < FEW_OF_A_CLASS:
         return None
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().to(device)  # N S S 3 -> N 3 S S
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)  # N S S 3 -> N 3 S S
     answers = torch.from_numpy(targets).to(device)
     with _reproducible():
         progress("looking for wrong labels: comparing patches")
@@ -179,9 +179,9 @@ def _train(images: Tensor, targets: Tensor) -> Tensor:
 
     Progressive sizes save half of the time.
     """
-    images = images - images.mean((0, 2, 3), keepdim=True)
+    images = images.to(torch.float32, memory_format=torch.channels_last)
+    images -= images.mean((0, 2, 3), keepdim=True)
     images /= images.std((0, 2, 3), keepdim=True).clamp(min=1)
-    images = images.contiguous(memory_format=torch.channels_last)
     num_classes = int(targets.max()) + 1
     torch.manual_seed(0)
     model = create_model(NETWORK, num_classes=num_classes, in_channels=images.shape[1])
