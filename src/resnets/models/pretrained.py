@@ -89,9 +89,9 @@ FREE = {
 # Fields that the names and shapes of the tensors show. `arch` of a checkpoint and the name of a
 # file do not decide them: a resnet18 with the stem for small images is called resnet18, too.
 IN_SHAPES = {"depths", "block", "widths", "stem", "groups", "group_width", "se"}
-# A name and eight digits of a checksum, as torchvision and timm name their files.
 # Names that timm may have; it is asked only for these.
 FAMILY = re.compile(r"[a-z0-9_]*res(?:net|next|nest|2net|2next)")
+# A name and eight digits of a checksum, as torchvision and timm name their files.
 FILE_NAME = re.compile(r"([a-z]\w*)-[0-9a-f]{8}\.\w+$")
 
 
@@ -131,42 +131,25 @@ def load_weights(
     `foreign` are the names by which torchvision and timm know networks; without them, what a source
     calls its network is not compared.
     """
-    foreign = foreign or {}
-    own = model.state_dict()
+    foreign, own = foreign or {}, model.state_dict()
     if isinstance(source, Mapping):
-        shown = "the given state_dict"
-        weights = _from_mapping(source, own)
+        shown, weights = "the given state_dict", _from_mapping(source, own)
     else:
         text = canonical_source(source, name=name)
-        shown, most = public_name(text), max(MAX_TENSORS, len(own))
-        factory = name.removesuffix("_v1")
-        if shown.startswith("torchvision:") and factory in TORCHVISION_NETWORKS:
-            _compare(model.config, usual(), whose=f"torchvision's {factory}")
-        if shown.startswith("timm:") and foreign:
-            architecture = shown.removeprefix("timm:").partition(".")[0]
-            _compare_name(model.config, architecture, shown, foreign, sure=True)
-
-        def read(file: Path) -> Weights:
-            return read_tensors(file, source=shown, most=most, own=own)
-
-        local = local_file(text, name=name, check=read)
-        weights = read(local.path)
-        _compare_hub(model.config, local, shown, foreign)
-        if foreign and not weights.architecture:
-            weights = replace(weights, architecture=_name_in_file_name(local.name, foreign))
+        shown, weights = public_name(text), _from_source(text, model, name=name, foreign=foreign)
     if weights.config is not None:
         known = {key: getattr(weights.config, key) for key in FIELDS if key not in FREE}
         _compare(model.config, known, whose=f"the network in {shown}")
     tensors = dict(weights.tensors)
     if HEAD[0] in tensors and tensors[HEAD[0]].shape[2:] == (1, 1):
         tensors[HEAD[0]] = tensors[HEAD[0]].flatten(1)  # a head that is a 1x1 convolution
+    if model.config.num_classes == 0:  # asked for without a classifier
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in HEAD}
+    headless = HEAD[0] in own and HEAD[0] not in tensors
     try:
         _check_types(tensors, own)
         if adapt_channels:
             _adapt_stem(tensors, own)
-        if HEAD[0] not in own:  # num_classes = 0
-            tensors = {key: tensor for key, tensor in tensors.items() if key not in HEAD}
-        headless = HEAD[0] in own and HEAD[0] not in tensors
         if fresh_head and HEAD[0] in own:
             weight, given = own[HEAD[0]], tensors.get(HEAD[0])
             if given is None or (given.shape != weight.shape and _same_but(0, given, weight)):
@@ -174,14 +157,35 @@ def load_weights(
         _check_fit(tensors, own)
         tensors = _converted(tensors, own)
     except UserError as error:
-        row, _ = foreign.get(weights.architecture, ("", None))
-        hint = f"; it is of {weights.architecture}: create_model({row!r})" if row else ""
-        hint = "" if row == name else hint
+        row, _ = foreign.get(weights.architecture, (name, None))
+        hint = f"; it is of {weights.architecture}: create_model({row!r})" if row != name else ""
         raise UserError(f"{shown} does not fit {name}: {error}{hint}") from None
-    if foreign and weights.config is None and weights.architecture:
+    if weights.config is None and weights.architecture and foreign:
         _compare_name(model.config, weights.architecture, shown, foreign)
     _warn_of_parts(shown, weights.layout, headless=headless)
     model.load_state_dict(tensors)
+
+
+def _from_source(text: str, model: ResNet, *, name: str, foreign: ForeignNames) -> Weights:
+    """Return the weights of a source; compare the network with what the source is called."""
+    shown, own = public_name(text), model.state_dict()
+    most = max(MAX_TENSORS, len(own))
+    factory = name.removesuffix("_v1")
+    if shown.startswith("torchvision:") and factory in TORCHVISION_NETWORKS:
+        _compare(model.config, usual(), whose=f"torchvision's {factory}")
+    if shown.startswith("timm:") and foreign:
+        architecture = shown.removeprefix("timm:").partition(".")[0]
+        _compare_name(model.config, architecture, shown, foreign, sure=True)
+
+    def read(file: Path) -> Weights:
+        return read_tensors(file, source=shown, most=most, own=own)
+
+    local = local_file(text, name=name, check=read)
+    weights = read(local.path)
+    _compare_hub(model.config, local, shown, foreign)
+    if foreign and not weights.architecture:
+        return replace(weights, architecture=_name_in_file_name(local.name, foreign))
+    return weights
 
 
 def local_weights(source: str) -> Path:
