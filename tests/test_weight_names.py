@@ -20,6 +20,7 @@ import torch
 import torchvision
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
+from resnets.api import _configured
 from resnets.cli.main import main
 from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
@@ -175,6 +176,8 @@ def test_weights_that_name_another_network_are_refused(tmp_path: Path) -> None:
     for name in ("resnetblur18-0123abcd.pth", "resnetblur18_bt_in1k-0123abcd.pth"):
         torch.save(state, tmp_path / name)
         assert words in refusal(lambda name=name: load(SMALL, tmp_path / name))
+    torch.save(state, tmp_path / "tv_resnet18-0123abcd.pth")  # an old name of timm
+    load(SMALL, tmp_path / "tv_resnet18-0123abcd.pth")
     torch.save(state, tmp_path / "resnetblur18.pth")  # no checksum: a name of the user's
     load(SMALL, tmp_path / "resnetblur18.pth")
 
@@ -326,6 +329,21 @@ def test_listing_without_timm(
     assert "80.86" in printed.out
     assert "resize 232, crop 224" in printed.out
     assert "timm is not installed" in printed.err
+
+
+def test_listing_of_networks_without_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list_models("plain*", weights=True) == []
+    assert main(["models", "plain*", "--weights"]) == 0
+    assert "no weights are published" in capsys.readouterr().err
+
+
+def test_a_tag_of_torchvision_is_resolved_for_a_run() -> None:
+    given = {"weights": "IMAGENET1K_V1", "model": "resnet18"}
+    recipe = _configured("finetune", given, timed=False).recipe
+    assert recipe.model.weights == "torchvision:IMAGENET1K_V1"
+    assert "pass --model too" in refusal(
+        lambda: _configured("finetune", {"weights": "IMAGENET1K_V1"}, timed=False)
+    )
 
 
 def test_listing_with_timm(capsys: pytest.CaptureFixture[str]) -> None:

@@ -183,7 +183,8 @@ def _from_source(text: str, model: ResNet, *, name: str, foreign: ForeignNames) 
     local = local_file(text, name=name, check=read)
     weights = read(local.path)
     _compare_hub(model.config, local, shown, foreign)
-    if foreign and not weights.architecture:
+    published = shown.startswith(("timm:", "torchvision:"))  # compared above
+    if foreign and not weights.architecture and not published:
         return replace(weights, architecture=_name_in_file_name(local.name, foreign))
     return weights
 
@@ -366,7 +367,7 @@ def _timm_has(name: str) -> bool:
         import timm
     except ImportError:
         return False
-    return bool(timm.is_model(name))
+    return bool(timm.list_models(name))  # without its deprecated names
 
 
 # Fitting -----------------------------------------------------------------------------------------
