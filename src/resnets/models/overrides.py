@@ -20,12 +20,17 @@ class ResNetFields(TypedDict, total=False):
     shortcut: str
     shortcut_strength: float
     order: str
+    conv: str
     stride_on: str
     halving: str
     groups: int
     group_width: int
+    group_size: int | None
+    splits: int
     se: float
     attention: str
+    attention_pool: int
+    head_width: int | None
     norm: str
     norm_groups: int | None
     activation: str

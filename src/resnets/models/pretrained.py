@@ -6,11 +6,12 @@ have, before any is loaded. No file can run code, and a small one costs little: 
 `weights_file`.
 
 Tensors do not tell every network from its twins: v1 and v1.5 bottlenecks (`stride_on` "1x1" and
-"3x3"), blurred and plain ones, option-A and plain ones, weight-standardised and usual convolutions
-have the same names and shapes. So what a source says about its network is compared too: the
-ResNetConfig of our model files, torchvision's and timm's name of the network (in the source, in
-`arch` of a checkpoint, in the name of a file such as `resnetaa50_a1h-4cf422b3.pth`), config.json
-of a hub repository. Of other files only the author knows: weights of Caffe, Keras and MSRA are v1.
+"3x3"), blurred and plain ones, option-A and plain ones, weight-standardised and usual convolutions,
+ResNeSt with the mean before and after its attention have the same names and shapes. So what a
+source says about its network is compared too: the ResNetConfig of our model files, torchvision's
+and timm's name of the network (in the source, in `arch` of a checkpoint, in the name of a file such
+as `resnetaa50_a1h-4cf422b3.pth`), config.json of a hub repository. Of other files only the author
+knows: weights of Caffe, Keras and MSRA are v1.
 """
 
 import re
@@ -64,12 +65,31 @@ RENAMES = (
     (r"\.shortcut\.", ".downsample."),
     (r"^stages\.(\d+)\.blocks\.", lambda found: f"layer{int(found[1]) + 1}."),  # timm's resnetv2
     (r"^(layer\d+\.\d+)\.norm", r"\1.bn"),
+    (r"^stages\.(\d+)\.(\d+)\.", lambda found: f"layer{int(found[1]) + 1}.{found[2]}."),  # byobnet
+    (r"^stem\.conv3\.bn\.", "bn1."),
+    (r"^stem\.conv(\d)\.bn\.", lambda found: f"conv1.{3 * int(found[1]) - 2}."),
+    (r"^stem\.conv(\d)\.conv\.", r"stem.conv\1."),
+    (r"^(layer\d+\.\d+)\.conv(\d)_...\.conv\.", r"\1.conv\2."),
+    (r"^(layer\d+\.\d+)\.conv(\d)_...\.bn\.", r"\1.bn\2."),
+    (r"\.downsample\.conv\.bn\.", ".downsample.2."),
+    (r"\.downsample\.bn\.", ".downsample.1."),
+    (r"\.downsample\.conv\.conv\.", ".downsample.conv."),
+    (r"^(layer\d+\.\d+)\.attn(_last)?\.", r"\1.se."),
+    (r"^head\.(q|k|v|pos_embed)(\.|$)", r"avgpool.\1\2"),
+    (r"^head\.proj\.", "fc."),
+    (r"^final_conv\.conv\.", "norm.0."),
+    (r"^final_conv\.bn\.", "norm.1."),
     (r"^stem\.conv\.", "conv1."),
     (r"^stem\.conv(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 3}."),
     (r"^stem\.norm(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 2}."),
     (r"^stem\.7\.", "bn1."),  # ResNetV1c and V1d of mmpretrain
     (r"^stem\.(\d)\.", r"conv1.\1."),
     (r"^head\.fc\.", "fc."),
+    # The port of SENet's Caffe weights in pretrainedmodels and timm ("legacy").
+    (r"^layer0\.conv(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 3}."),
+    (r"^layer0\.bn(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 2}."),
+    (r"\.se_module\.", ".se."),
+    (r"^last_linear\.", "fc."),
 )
 # Whether any of them has an effect; most names need none.
 RENAMED = re.compile(
@@ -140,6 +160,10 @@ def load_weights(
     if weights.config is not None:
         known = {key: getattr(weights.config, key) for key in FIELDS if key not in FREE}
         _compare(model.config, known, whose=f"the network in {shown}")
+    origins = set(weights.layout.origins.values())
+    if "layer0.conv1.weight" in origins:
+        stem = "deep_caffe" if "layer0.conv2.weight" in origins else "caffe"
+        _compare(model.config, {"stem": stem}, whose=f"the network in {shown}")
     tensors = dict(weights.tensors)
     if HEAD[0] in tensors and tensors[HEAD[0]].shape[2:] == (1, 1):
         tensors[HEAD[0]] = tensors[HEAD[0]].flatten(1)  # a head that is a 1x1 convolution
@@ -380,7 +404,10 @@ def _our_name(name: str, own: Tensors) -> str:
         for pattern, ours in RENAMES:
             key = re.sub(pattern, ours, key)
         # In timm's resnetv2 it is `conv` with and without an average before it (option D).
-        places = (key.replace(".downsample.conv.", f".downsample.{i}.") for i in (0, 1))
+        places = [key.replace(".downsample.conv.", f".downsample.{i}.") for i in (0, 1)]
+        # The last convolution of a stem, and often its only one, is followed by bn1.
+        places.append(re.sub(r"^conv1\.0\.", "conv1.", key))
+        places.append(re.sub(r"^conv1\.[17]\.", "bn1.", key))
         key = next((place for place in places if place in own), key)
     return key
 
