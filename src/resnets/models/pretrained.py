@@ -40,7 +40,7 @@ from resnets.models.layouts import (
     find_network,
     tensor_tables,
 )
-from resnets.models.resnet import ResNet
+from resnets.models.resnet import ResNet, meta_state
 from resnets.models.torch_file import UnusableTensor, open_torch_file
 from resnets.models.weights_file import read_weights_file
 
@@ -106,9 +106,8 @@ FREE = {
     *("num_classes", "in_channels", "stem_width"),
     *("drop_path", "dropout", "init", "residual_init", "output_stride"),
 }
-# Fields that the names and shapes of the tensors show. `arch` of a checkpoint and the name of a
-# file do not decide them: a resnet18 with the stem for small images is called resnet18, too.
-IN_SHAPES = {"depths", "block", "widths", "stem", "groups", "group_width", "se"}
+# Fields of the size of a network, in which torchvision's networks differ from each other.
+SIZES = {"depths", "block", "widths", "groups", "group_width", "group_size", "se"}
 # Names that timm may have; it is asked only for these.
 FAMILY = re.compile(r"[a-z0-9_]*res(?:net|next|nest|2net|2next)")
 # A name and eight digits of a checksum, as torchvision and timm name their files.
@@ -315,7 +314,7 @@ def _architecture(content: object) -> str:
 def usual(**known: object) -> dict[str, object]:
     """Return the fields of a network without any variant, such as torchvision's."""
     names = {f.name: f.default for f in fields(ResNetConfig)}
-    return {key: value for key, value in names.items() if key not in FREE | IN_SHAPES} | known
+    return {key: value for key, value in names.items() if key not in FREE | SIZES} | known
 
 
 def _compare_name(
@@ -324,7 +323,8 @@ def _compare_name(
     """Compare a network with the one that another program has under a name.
 
     Unless it is `sure` that the name is of timm or torchvision, a name that is not known says
-    nothing, and of a known one only what the tensors do not show is compared.
+    nothing, and of a known one only what the tensors do not show is compared: a resnet18 with the
+    stem for small images is called resnet18, too.
     """
     if name not in foreign:
         if sure or (FAMILY.match(name) and _timm_has(name)):
@@ -334,10 +334,23 @@ def _compare_name(
             )
         return
     row, theirs = foreign[name]
-    left = FREE if sure else FREE | IN_SHAPES
-    known = {key: getattr(theirs, key) for key in FIELDS if key not in left}
+    known = {key: getattr(theirs, key) for key in FIELDS if key not in FREE}
+    if not sure:
+        known = {key: value for key, value in known.items() if _is_silent(config, key, value)}
     whose = f"{shown} is of {name}, which"
     _compare(config, known, whose=whose, advice=f"create_model({row!r})")
+
+
+def _is_silent(config: ResNetConfig, name: str, value: object) -> bool:
+    """Return whether a network with another value of a field has the same names and shapes."""
+    if getattr(config, name) == value:
+        return False
+    try:
+        other = meta_state(replace(config, **{name: value}))  # type: ignore[arg-type]
+    except UserError:  # it contradicts another field
+        return False
+    own = meta_state(config)
+    return own.keys() == other.keys() and all(own[k].shape == other[k].shape for k in own)
 
 
 def _compare(
