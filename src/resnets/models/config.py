@@ -402,9 +402,6 @@ def _convolution_contradictions(c: ResNetConfig) -> Iterator[str]:
 def _block_contradictions(c: ResNetConfig) -> Iterator[str]:
     """Yield what the block of the network does not know of, or cannot do without."""
     table = BLOCKS[c.order]
-    for name, needed in getattr(table[c.block], "requires", {}).items():
-        if (value := getattr(c, name)) != needed:
-            yield f"block = {c.block!r} needs {name} = {needed!r}, not {value!r}"
     for name in BLOCK_FIELDS:
         value, usual = getattr(c, name), DEFAULTS[name]
         uses = [block for block in table if name in getattr(table[block], "uses", ())]

@@ -4,7 +4,7 @@ Shapes: N images, C channels, H height, W width.
 """
 
 import math
-from types import MappingProxyType
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 
@@ -24,7 +24,6 @@ class NormFreeBottleneck(ResidualBlock):
 
     expansion = 4
     uses = ResidualBlock.uses | {"stride_on", "groups", "group_width", "group_size"}
-    requires = MappingProxyType({"norm": "none", "conv": "scaled"})
 
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
@@ -41,6 +40,13 @@ class NormFreeBottleneck(ResidualBlock):
         # Twice what a gate near one half lets through.
         self.attention_gain = 1.0 if isinstance(self.se, nn.Identity) else 2.0
         self.projects = projects(shortcut)
+
+    @staticmethod
+    def contradictions(config: ResNetConfig) -> Iterator[str]:
+        """Yield a message for each value that the block cannot have."""
+        for name, needed in (("norm", "none"), ("conv", "scaled")):
+            if (value := getattr(config, name)) != needed:
+                yield f"block = 'bottleneck_norm_free' needs {name} = {needed!r}, not {value!r}"
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.relu1(x) / self.deviation
