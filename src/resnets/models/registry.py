@@ -5,17 +5,30 @@ A network is one row: its configuration and what is known about it. Tests and li
 the rows, so a new network is a new row.
 """
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from resnets.arguments import checked
 from resnets.errors import UserError, unknown
-from resnets.models.config import FIELDS, ResNetConfig
+from resnets.models.config import ResNetConfig
+from resnets.models.overrides import ResNetFields, check_fields
 from resnets.models.pretrained import load_weights
+from resnets.models.published import published_weights
 from resnets.models.resnet import ResNet
+
+if sys.version_info >= (3, 11):
+    from typing import Unpack
+else:
+    from typing_extensions import Unpack  # torch depends on it
+
+# What `weights=` takes.
+Source: TypeAlias = str | Path | Mapping[str, Any] | Enum
 
 
 @dataclass(frozen=True)
@@ -394,43 +407,70 @@ MODELS: dict[str, ModelEntry] = dict([
 
 
 @checked()
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*", *, weights: bool = False) -> list[str]:
     """Return the names of the networks that match a shell pattern, in the table's order.
 
     Args:
         pattern: Pattern such as `resnet*_cifar`; the default matches every network.
+        weights: Whether to return only networks with published weights: those of torchvision, and
+            those of timm if timm is installed. `resnets models --weights` shows them.
 
     Returns:
         The names, as `create_model` takes them.
     """
-    return [name for name in MODELS if fnmatchcase(name, pattern)]
+    names = [name for name in MODELS if fnmatchcase(name, pattern)]
+    if weights:
+        names = [name for name in names if published_weights(name, timm_name=timm_name(name))]
+    return names
+
+
+def timm_name(name: str) -> str | None:
+    """Return timm's name of a network of the table, if it has one."""
+    package, _, theirs = MODELS[name].counted.partition(" ")
+    return theirs if package in ("timm", "torchvision") else None
+
+
+def foreign_names() -> dict[str, tuple[str, ResNetConfig]]:
+    """Return timm's and torchvision's names of networks, each with the name and config here."""
+    names = {timm_name(name): (name, entry.config) for name, entry in MODELS.items()}
+    return {theirs: ours for theirs, ours in names.items() if theirs is not None}
 
 
 def unknown_model(name: str) -> UserError:
     """Return the error for a name that is not in the table."""
-    error = str(unknown("model", str(name), MODELS))
+    base, _, tag = name.partition(".")
+    row, _ = foreign_names().get(base, ("", None))
+    if row:
+        what = f"{row!r} with weights='timm:{name}'" if tag else repr(row)
+        return UserError(f"timm's {name} is {what} here")
+    error = str(unknown("model", base, MODELS))
     return UserError(f"{error}{'' if error.endswith('?') else ';'} `resnets models` lists all")
 
 
-@checked()
+@checked(weights="a text, a path, a state_dict or weights of torchvision's enums")
 def create_model(
     name: str,
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
-    weights: str | Path | None = None,
-    **overrides: Any,
+    weights: str | Path | Mapping[str, Any] | Enum | None = None,
+    **overrides: Unpack[ResNetFields],
 ) -> ResNet:
     """Create a network of the table, on the CPU and in training mode.
 
     Args:
-        name: A name from `list_models()`.
+        name: A name from `list_models()`, or timm's name with a tag, such as `resnet50.a1_in1k`:
+            that network with timm's weights.
         num_classes: Number of classes. Given together with `weights` for another number of
-            classes, it asks for a new classifier. None is the network's own number.
+            classes, or without a classifier, it asks for a new one. None is the network's own
+            number, 0 a network without a classifier.
         in_channels: Channels of the images. Given together with `weights` for another number of
             channels, it asks to adapt the first convolution. None is the network's own number.
-        weights: A path, an http(s) URL, `hub:owner/name` or `torchvision:IMAGENET1K_V1`.
-            None draws initial weights from torch's global generator.
+        weights: A path, an http(s) URL, `hub:owner/name`, `timm:resnet50.a1_in1k`,
+            `torchvision:IMAGENET1K_V1` or the tag alone, a member of torchvision's enums such as
+            `ResNet50_Weights.DEFAULT`, or a state_dict. `weights_preprocess` returns the
+            preprocessing that belongs to them. None draws initial weights from torch's global
+            generator.
         **overrides: Fields of `ResNetConfig`, as in `create_model("resnet50", blur=3)`.
 
     Returns:
@@ -438,16 +478,37 @@ def create_model(
 
     Raises:
         UserError: The name, a field or a value is unknown, or the weights do not fit.
+
+    Warns:
+        UserWarning: The weights have parts that are left out, such as a projection head, or no
+            classifier.
     """
+    name, weights = split_tag(name, weights)
     if name not in MODELS:
         raise unknown_model(name)
-    for field in overrides:
-        if field not in FIELDS:
-            raise unknown("field of ResNetConfig", field, FIELDS)
+    fields: dict[str, Any] = {**overrides}
+    check_fields(fields)
     explicit = {"num_classes": num_classes, "in_channels": in_channels}
-    overrides |= {field: value for field, value in explicit.items() if value is not None}
-    model = ResNet(replace(MODELS[name].config, **overrides))
+    fields |= {field: value for field, value in explicit.items() if value is not None}
+    model = ResNet(replace(MODELS[name].config, **fields))
     if weights is not None:
-        fresh, adapt = num_classes is not None, in_channels is not None
-        load_weights(model, weights, name=name, fresh_head=fresh, adapt_channels=adapt)
+        load_weights(
+            model,
+            weights,
+            name=name,
+            fresh_head=num_classes is not None,
+            adapt_channels=in_channels is not None,
+            foreign=foreign_names(),
+        )
     return model
+
+
+def split_tag(name: str, weights: Source | None) -> tuple[str, Source | None]:
+    """Return the name in the table and the weights of `resnet50.a1_in1k`; other names as given."""
+    base, _, tag = name.partition(".")
+    row, _ = foreign_names().get(base, ("", None))
+    if not tag or not row:
+        return name, weights
+    if weights is not None:
+        raise UserError(f"{name!r} names its weights already: leave out weights=, or use {row!r}")
+    return row, f"timm:{name}"
