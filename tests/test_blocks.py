@@ -49,7 +49,8 @@ def plan(in_channels: int = 8, width: int = 16, stride: int = 2, **rest: float) 
 
 def test_a_block_is_the_equation() -> None:
     for order, kind, cls in ((o, k, c) for o, table in BLOCKS.items() for k, c in table.items()):
-        needed = {"splits": 2 if kind == "res2net" else 1, **getattr(cls, "requires", {})}
+        needed: dict[str, object] = {"splits": 2} if kind == "res2net" else {}
+        needed |= {"norm": "none", "conv": "scaled"} if kind == "bottleneck_norm_free" else {}
         given = plan(out_channels=16 * getattr(cls, "expansion", 1))
         module = make_block(given, config(block=kind, order=order, **needed)).eval()
         assert isinstance(module, cls)

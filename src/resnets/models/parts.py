@@ -110,10 +110,9 @@ def register_block(name: str, *, order: str | None = None) -> Decorator[type[nn.
     """Register a residual block: a class made by `Class(block, config, *, shortcut)`.
 
     The class may have these attributes: `expansion`, its output channels in multiples of its width
-    (1); `uses`, the names of those fields of `BLOCK_FIELDS` that it knows of (none); `requires`,
-    values that other fields must have (none); `contradictions(config)`, which yields a message for
-    each value that it cannot have; and `count_weights(in_channels, width, config)`, about how many
-    weights its convolutions have.
+    (1); `uses`, the names of those fields of `BLOCK_FIELDS` that it knows of (none);
+    `contradictions(config)`, which yields a message for each value that it cannot have; and
+    `count_weights(in_channels, width, config)`, about how many weights its convolutions have.
 
     Args:
         name: Value of `ResNetConfig.block`.
