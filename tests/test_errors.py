@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resnets
-from resnets.errors import nearest, unknown
+from resnets.errors import nearest, shortened, unknown
 
 MEANT = {
     "resnet5O": "resnet50",
@@ -34,3 +34,10 @@ def test_nothing_is_suggested_for_another_word() -> None:
     assert nearest("", fields) is None
     error = unknown("part", "qqq", ["train", "test"])
     assert str(error) == "unknown part 'qqq'; allowed: train, test"
+
+
+def test_a_list_is_shortened() -> None:
+    names = [str(number) for number in range(2000)]
+    assert shortened(names[:2]) == "0, 1"
+    assert shortened(names, shown=2) == "0, 1 and 1,998 more"
+    assert shortened(names[:1], shown=1, separator="; ", total=3) == "0; and 2 more"

@@ -62,7 +62,7 @@ def test_a_text_beyond_the_limit_is_not_parsed(tmp_path: Path) -> None:
     path.write_text("[" + "1," * 1000 + "1]")
     with pytest.raises(UserError, match=r"a\.json has 1,001 bytes; at most 1,000"):
         read_json(path, name="a.json", max_bytes=1000)
-    with pytest.raises(UserError, match=r"cannot be read \(No such file"):
+    with pytest.raises(UserError, match="absent: no such file"):
         read_json(tmp_path / "absent", name="absent")
 
 

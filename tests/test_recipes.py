@@ -356,7 +356,7 @@ def test_recipe_file_refused(tmp_path: Path, text: str, words: str) -> None:
 def test_recipe_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_recipe(tmp_path / "none.toml")
-    with pytest.raises(UserError, match="not readable"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_recipe(tmp_path)
     (tmp_path / "bytes.toml").write_bytes(b"model = '\xff'")
     with pytest.raises(UserError, match="not readable"):

@@ -6,7 +6,7 @@ that escapes is a bug of this package and keeps its traceback.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, ClassVar
@@ -50,6 +50,12 @@ _NO_MEMORY = (
     *("could not create a primitive", "failed to map segment", "can't start new thread"),
 )
 
+# Words of the errors by which torch and its libraries say that a GPU failed.
+_LOST_DEVICE = (
+    *("CUDA error", "CUDA driver error", "HIP error", "CUDNN_STATUS_", "CUBLAS_STATUS_"),
+    *("CUSOLVER_STATUS_", "NVML"),
+)
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory is exhausted: on a GPU, or on the CPU.
@@ -60,6 +66,18 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     return isinstance(error, RuntimeError | ImportError) and any(
         text in str(error) for text in _NO_MEMORY
+    )
+
+
+def is_lost_device(error: BaseException) -> bool:
+    """Return whether an error says that a GPU failed: nothing on it can be read any more.
+
+    A failed assertion on the device is a bug of a program, not of the GPU.
+    """
+    return (
+        isinstance(error, RuntimeError)
+        and any(text in str(error) for text in _LOST_DEVICE)
+        and "device-side assert" not in str(error)
     )
 
 
@@ -83,6 +101,15 @@ def unknown(kind: str, given: object, allowed: Iterable[str]) -> UserError:
     hint = f"; did you mean {near!r}?" if near else ";"
     listing = f" allowed: {', '.join(names)}" if len(names) <= MAX_LISTED else ""
     return UserError(f"unknown {kind} {shown(given)}{hint}{listing}".removesuffix(";"))
+
+
+def shortened(
+    names: Sequence[str], *, shown: int = 5, separator: str = ", ", total: int | None = None
+) -> str:
+    """Return the first names and how many follow of `total`, by default the number of names."""
+    more = (len(names) if total is None else total) - shown
+    last = separator.strip().rstrip(",")
+    return separator.join(names[:shown]) + (f"{last} and {more:,} more" if more > 0 else "")
 
 
 def shown(value: object) -> str:

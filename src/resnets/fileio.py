@@ -42,18 +42,46 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    if os.name == "posix":  # the new name survives a power cut too
-        folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk, so that new ones survive a power cut."""
+    if os.name == "posix":
+        folder = os.open(path, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
 
 
+def make_folder(path: Path, *, exist_ok: bool = True) -> None:
+    """Make a folder and those above it, on the disk when this returns."""
+    made = [place for place in (path, *path.absolute().parents) if not place.exists()]
+    path.mkdir(parents=True, exist_ok=exist_ok)
+    for place in made:
+        sync_folder(place.absolute().parent)
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace a file by this content (text as UTF-8), whole or not at all."""
     with atomic_writer(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def why_not_written(error: OSError) -> tuple[str, str]:
+    """Return which file could not be written and why, and what to do about it."""
+    place = error.filename2 or error.filename  # of a file that is renamed, its new name
+    reason = error.strerror or str(error)
+    if isinstance(error, IsADirectoryError):
+        advice = "move that folder away"
+    elif isinstance(error, FileExistsError | NotADirectoryError):
+        advice = "move that file away"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "free some disk space"
+    else:
+        advice = "make it writable"
+    return (f"{place}: {reason}" if place else reason), advice
 
 
 def check_can_make(folder: Path, *, flag: str) -> None:

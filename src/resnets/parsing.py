@@ -11,9 +11,10 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, BinaryIO, TypeVar, overload
 
 import msgspec
 
@@ -75,22 +76,16 @@ def read_json(path: Path, *, name: str, max_bytes: int = ...) -> Any: ...
 def read_json(path: Path, kind: type[T], *, name: str, max_bytes: int = ...) -> T: ...
 def read_json(path: Path, kind: Any = Any, *, name: str, max_bytes: int = MAX_BYTES) -> Any:
     """Return the value of a JSON file as a `kind`; raise UserError as `parse_json` does."""
-    try:
-        with open_file(path) as file:
-            content = file.read(max_bytes + 1)
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
+    with _opened(path, name) as file:
+        content = file.read(max_bytes + 1)
     return parse_json(content, kind, name=name, max_bytes=max_bytes)
 
 
 def read_lines(path: Path, *, name: str) -> Iterator[bytes]:
     """Yield the lines of a file, each with its end; one beyond MAX_LINE bytes comes in pieces."""
-    try:
-        with open_file(path) as file:
-            while line := file.readline(MAX_LINE):
-                yield line
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
+    with _opened(path, name) as file:
+        while line := file.readline(MAX_LINE):
+            yield line
 
 
 @overload
@@ -117,22 +112,16 @@ def read_jsonl(path: Path, kind: Any = Any, *, repair: bool = False) -> list[Any
 
 def read_toml(path: Path, *, name: str) -> dict[str, Any]:
     """Return the content of a TOML file; raise UserError, which calls it `name`, if it has none."""
+    with _opened(path, name) as file:
+        content = file.read(MAX_TOML + 1)
+    if len(content) > MAX_TOML:
+        raise UserError(f"{name}: has more than the {MAX_TOML:,} bytes that are read")
     try:
-        with open_file(path) as file:
-            content = file.read(MAX_TOML + 1)
-        if len(content) > MAX_TOML:
-            raise UserError(f"{name}: has more than the {MAX_TOML:,} bytes that are read")
         if _DOTTED.search(content):
             raise RecursionError
         return tomllib.loads(content.decode())
-    except FileNotFoundError:
-        raise UserError(f"{name}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{name}: not readable ({error.strerror or error})") from None
     except RecursionError:
         raise UserError(f"{name}: {TOO_DEEP}") from None
-    except UserError:
-        raise
     except ValueError as error:  # no UTF-8, no TOML, or a number of thousands of digits
         raise UserError(f"{name}: not readable as TOML ({error})") from None
 
@@ -152,6 +141,18 @@ def convert(value: object, kind: type[T], *, name: str) -> T:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, OverflowError) as error:
         raise UserError(f"{name} is not valid: {error}") from None
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[BinaryIO]:
+    """Open a file to read it; a failure raises UserError, which calls the file `name`."""
+    try:
+        with open_file(path) as file:
+            yield file
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
 
 
 def _check_depth(content: bytes, name: str) -> None:

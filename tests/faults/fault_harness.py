@@ -5,6 +5,7 @@ Each `faults_KIND.py` beside this file holds the table of one kind: a list FAULT
 """
 
 import atexit
+import ctypes
 import importlib
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +34,8 @@ PRELOADED = ["fault_preload", *TABLES]
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
+# Flags of unshare(2) and mount(2).
+_NEW_MOUNTS, _NEW_USER, _PRIVATE = 0x00020000, 0x10000000, 0x44000
 # The options of a run that takes a second: a step is timed for a moment only (`_child`).
 TINY_RUN = [
     *("--model", "resnet20", "--size", "16", "--epochs", "1"),
@@ -131,6 +135,31 @@ def interrupted_run(folder: Path) -> Path:
     Its images stay where they are: a case that changes images trains a run of its own.
     """
     return Path(shutil.copytree(Path(os.environ["TEMPLATES"]) / "stopped", folder / "run"))
+
+
+@cache
+def may_mount() -> bool:
+    """Return whether a process here may have mounts of its own; in some containers none may."""
+    try:
+        return subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def mount_memory(place: Path, *, size: str, flags: int = 0) -> None:
+    """Mount a file system of this size in memory; this process alone and its children see it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    user, group = os.getuid(), os.getgid()
+    spaces = _NEW_MOUNTS if user == 0 else _NEW_USER | _NEW_MOUNTS
+    assert libc.unshare(spaces) == 0, os.strerror(ctypes.get_errno())
+    if user != 0:  # who is not root is root in a space of users of its own
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+    libc.mount(b"none", b"/", None, _PRIVATE, None)
+    options = f"size={size}".encode()
+    failed = libc.mount(b"tmpfs", os.fsencode(place), b"tmpfs", flags, options)
+    assert not failed, os.strerror(ctypes.get_errno())
 
 
 # Running -----------------------------------------------------------------------------------------

@@ -457,7 +457,13 @@ FAULTS = [
         r"(?s)(?=.*a/000\.png ).*gone\.png: no such file",
     ),
     *(
-        Fault(f"few-images/{name}", partial(_small, classes, each, options), message, code=code)
+        Fault(
+            f"few-images/{name}",
+            partial(_small, classes, each, options),
+            message,
+            code=code,
+            catalogue="T7",
+        )
         for name, classes, each, options, message, code in (
             ("two-of-two-classes", "ab", 2, [], "top-1", 0),
             ("two-of-three-classes", "abc", 2, [], "top-1", 0),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from fault_harness import TINY_RUN, Fault
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 CHECK = ["check", "data", "--no-labels", "--out", "page"]
 
@@ -67,6 +67,34 @@ def near(
 
 def _same(picture: Image.Image) -> Image.Image:
     return picture
+
+
+def _half(orientation: int) -> Callable[[Path], Any]:
+    """Return what replaces an image by a JPEG without its second half, which ends as a whole one.
+
+    It decodes without an error. The picture is turned so that EXIF turns it upright.
+    """
+
+    def change(root: Path) -> None:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        path = root / "train" / "cat" / "0.png"
+        Image.open(path).save(path.with_suffix(".jpg"), exif=exif)
+        path.unlink()
+        content = path.with_suffix(".jpg").read_bytes()
+        start = content.index(b"\xff\xda")
+        kept = content[: start + (len(content) - start) // 2]
+        path.with_suffix(".jpg").write_bytes(kept + b"\xff\xd9")
+
+    return change
+
+
+def _grey_margins(root: Path) -> None:
+    """Pad an image to a square with grey on both sides, as some programs do."""
+    path = root / "train" / "cat" / "0.png"
+    padded = ImageOps.pad(Image.open(path), (48, 96), color=(128, 128, 128))
+    padded.save(path.with_suffix(".jpg"))
+    path.unlink()
 
 
 def _resized(picture: Image.Image) -> Image.Image:
@@ -370,6 +398,24 @@ FAULTS = [
         "1 image of an odd shape",
         0,
         catalogue="D15",
+    ),
+    *(
+        Fault(
+            f"duplicates/jpeg-half-orientation-{orientation}",
+            case(_half(orientation)),
+            "1 image grey from some row on: the end of the JPEG is missing",
+            0,
+            slow=orientation != 6,
+            catalogue="D4",
+        )
+        for orientation in range(1, 9)
+    ),
+    Fault(
+        "duplicates/jpeg-with-grey-margins",
+        case(_grey_margins),
+        r"(?s)\A(?!.*grey from some row)",
+        0,
+        catalogue="D4",
     ),
     Fault(
         "duplicates/exif-rotated",

@@ -141,6 +141,25 @@ def _finished(*options: str) -> Callable[[Path], list[str]]:
     return lambda folder: resume(finished_run(folder), *options)
 
 
+def _folder_for(name: str) -> Callable[[Path], list[str]]:
+    """Resume a run in which a folder has the name of a file."""
+
+    def change(run: Path) -> None:
+        (run / name).unlink(missing_ok=True)
+        (run / name).mkdir()
+
+    return on_run(change)
+
+
+def _without_checkpoints(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+
+
+def _file_for_checkpoints(run: Path) -> None:
+    _without_checkpoints(run)
+    (run / "checkpoints").touch()
+
+
 def _fifo(name: str) -> Callable[[Path], list[str]]:
     def change(run: Path) -> None:
         (run / name).unlink()
@@ -399,6 +418,28 @@ FAULTS = [
             lambda run: (shutil.move(run / "config.json", run / "c"), (run / "config.json").mkdir())
         ),
         "not a run folder",
+    ),
+    *(
+        Fault(
+            f"run-folder/folder-{Path(name).stem}",
+            _folder_for(name),
+            rf"run: {name} is a folder where the run has a file; move it away",
+            check=_unfinished if name != "model.safetensors" else None,
+        )
+        for name in (
+            *("model.safetensors", "report.html", "scores.json", "metrics.jsonl", "data.json"),
+            *("digests.json", "checkpoints/best.safetensors", "checkpoints/lock"),
+            "checkpoints/state-00000099.safetensors",
+        )
+    ),
+    *(
+        Fault(
+            f"run-folder/checkpoints-{name}",
+            on_run(change),
+            r"run: its folder checkpoints, .* is missing; restore it, or start a new run",
+            check=_unfinished,
+        )
+        for name, change in (("missing", _without_checkpoints), ("a-file", _file_for_checkpoints))
     ),
     Fault("run-folder/finished", _finished(), r"finished; use its model\.safetensors"),
     Fault(

@@ -322,9 +322,9 @@ FAULTS = [
     ),
     Fault(
         "special/empty-folders-many",
-        partial(_many_empty, count=200_000),
-        "and 199,995 more",
-        cpu_seconds=20,
+        partial(_many_empty, count=50_000),
+        "and 49,995 more",
+        cpu_seconds=10,
         slow=True,
     ),
     Fault("special/names-not-utf8", _not_utf8, ALL, code=0),

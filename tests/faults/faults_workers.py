@@ -1,11 +1,9 @@
 """Worker processes that die, stop or cannot start, small shared memory, and memory that is full."""
 
-import ctypes
 import multiprocessing
 import os
 import resource
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -13,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fault_harness import Fault, finished_run, photos, slow
+from fault_harness import Fault, finished_run, may_mount, mount_memory, photos, slow
 
 SAVED = r"; the run is saved at step \d+; resume with: resnets train --resume \S*/new"
-# Flags of unshare(2) and mount(2).
-NEW_MOUNTS, NEW_USER, PRIVATE, READ_ONLY = 0x00020000, 0x10000000, 0x44000, 1
+# A flag of mount(2).
+READ_ONLY = 1
 # Address space that a small computation needs beyond what is loaded, in bytes.
 ROOM = 700 * 2**20
 
@@ -150,27 +148,9 @@ def _evaluated(number: signal.Signals, folder: Path) -> Callable[[], Any]:
 # Shared memory -----------------------------------------------------------------------------------
 
 
-def _may_mount() -> bool:
-    """Return whether a process here may have mounts of its own."""
-    try:
-        return subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
-    except OSError:
-        return False
-
-
 def _with_shm(size: str, flags: int, options: list[str], folder: Path) -> list[str]:
     """Give this process a /dev/shm of its own, and return a training by workers."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    user, group = os.getuid(), os.getgid()
-    spaces = NEW_MOUNTS if user == 0 else NEW_USER | NEW_MOUNTS
-    assert libc.unshare(spaces) == 0, os.strerror(ctypes.get_errno())
-    if user != 0:  # who is not root is root in a space of users of its own
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
-    libc.mount(b"none", b"/", None, PRIVATE, None)
-    failed = libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", flags, f"size={size}".encode())
-    assert not failed, os.strerror(ctypes.get_errno())
+    mount_memory(Path("/dev/shm"), size=size, flags=flags)
     multiprocessing.set_start_method("fork", force=True)
     photos(folder / "data", each=16)
     words = ["train", str(folder / "data"), "--model", "resnet20", "--steps", "4", "--tune", "off"]
@@ -337,7 +317,7 @@ FAULTS += [
         ("64-kilobytes", "64k", 0, ["--size", "64", "--batch-size", "8"]),
         ("read-only", "64k", READ_ONLY, ["--size", "16", "--batch-size", "8"]),
     )
-    if _may_mount()
+    if may_mount()
 ]
 
 FAULTS = slow(

@@ -14,8 +14,7 @@ from resnets.audit.copies import Copies
 from resnets.audit.image_scan import ScannedImages
 from resnets.data.dataset import DataSet, ImageFiles
 from resnets.data.file_store import Array, FileStore
-from resnets.data.sources.listing import shortened
-from resnets.errors import UserError
+from resnets.errors import UserError, shortened
 from resnets.fileio import write_atomic
 
 

@@ -9,7 +9,7 @@ from resnets.audit.findings import Finding, ImageRef
 from resnets.audit.image_scan import ScannedImages
 from resnets.data.dataset import DataSet
 from resnets.data.file_store import Array
-from resnets.data.sources.listing import shortened
+from resnets.errors import shortened
 
 Refer = Callable[[int, str], ImageRef]
 
@@ -93,6 +93,13 @@ def image_findings(scan: ScannedImages, blank: Array, refer: Refer) -> list[Find
             blank,
             "{images} of nearly one colour",
             "Nothing can be learned from them. Look at what went wrong, and remove them.",
+        ),
+        _single(
+            refer,
+            "cut",
+            scan.cut,
+            "{images} grey from some row on: the end of the JPEG is missing",
+            "No program reports an error for them: the grey stands for what is lost. Restore them.",
         ),
         _single(
             refer,

@@ -25,6 +25,8 @@ _CHUNK = 64
 # Formats of which `decode` reads the pixels.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _UPRIGHT = 1
+# First bytes of a JPEG, and the value of pixels that its decoder fills in, in so many last rows.
+_JPEG, _FILLED, _LAST = b"\xff\xd8\xff", 128, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,7 @@ class ScannedImages:
         thumbnails: The images squashed to SIDE pixels, uint8 N SIDE SIDE 3.
         modes: Pillow's mode of each file, N ("L", "RGB", "RGBA", "CMYK", ...).
         orientations: EXIF orientation of each file, N; 1 is upright.
+        cut: Whether the end of each file is missing although it could be decoded, N.
         reasons: Why an image could not be decoded, by its row.
     """
 
@@ -55,6 +58,7 @@ class ScannedImages:
     thumbnails: Array
     modes: Array
     orientations: Array
+    cut: Array
     reasons: dict[int, str]
 
     def __len__(self) -> int:
@@ -88,6 +92,7 @@ def scan_images(data: DataSet, *, progress: Callable[[int, int], None]) -> Scann
         thumbnails=np.zeros((total, SIDE, SIDE, 3), np.uint8),
         modes=np.full(total, "RGB", "U8"),
         orientations=np.full(total, _UPRIGHT, np.uint8),
+        cut=np.zeros(total, np.bool_),
         reasons={},
     )
 
@@ -124,6 +129,8 @@ def _scan(split: Split, row: int, found: ScannedImages) -> None:
         content = file_content(split, index)
         found.contents[row] = hashlib.blake2b(content, digest_size=16).hexdigest()
         found.modes[row], found.orientations[row] = _header(content)
+        if content.startswith(_JPEG):
+            found.cut[row] = _ends_in_grey(image, int(found.orientations[row]))
     colours = np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
     shape = b"%d %d " % colours.shape[:2]
     found.pixels[row] = hashlib.blake2b(shape + colours.tobytes(), digest_size=16).hexdigest()
@@ -136,6 +143,21 @@ def thumbnail(image: Array) -> Array:
         (SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0
     )
     return np.asarray(resized)
+
+
+def _ends_in_grey(image: Array, orientation: int) -> bool:
+    """Return whether the last rows of a JPEG are those by which a decoder fills what is missing.
+
+    Coefficients that are missing are zero, which is the grey of 128. An image with a margin of this
+    grey on both sides is whole.
+    """
+    if orientation > 4:  # stored rows are columns of the upright image
+        image = np.moveaxis(image, 1, 0)
+    if orientation in (3, 4, 6, 7):
+        image = image[::-1]
+    rows = image[-_LAST:], image[:_LAST]
+    last, first = (bool((part == _FILLED).all()) for part in rows)
+    return last and not first
 
 
 def _header(content: bytes) -> tuple[str, int]:

@@ -27,7 +27,7 @@ from resnets.cli.output import (
     standard_streams,
     stdout_failure,
 )
-from resnets.errors import UserError, is_out_of_memory, nearest, unknown
+from resnets.errors import UserError, is_lost_device, is_out_of_memory, nearest, unknown
 
 MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
@@ -115,9 +115,12 @@ def _run(words: list[str], started: float) -> int:
         place = f"{error.filename}: " if error.filename else ""
         message, code = f"{place}{error.strerror or error}", MISTAKE
     except (RuntimeError, MemoryError, ImportError) as error:
-        if not is_out_of_memory(error):
+        if is_out_of_memory(error):
+            message = f"out of memory: {error}".splitlines()[0]
+        elif is_lost_device(error):
+            message = f"the GPU failed: {error}".splitlines()[0] + "; pass --device cpu, or restart"
+        else:
             raise
-        message = f"out of memory: {error}".splitlines()[0]
         code = MISTAKE
     except KeyboardInterrupt:
         message, code = "interrupted", INTERRUPTED

@@ -148,7 +148,7 @@ def announce(result: "TrainingResult") -> int:
         print_result(f"caution: {result.caution}")
     if code:
         print_message(f"resnets: not everything could be saved: {result.unsaved}")
-        print_message("free some disk space, then resume with:")
+        print_message("then resume with:")
         print_message(resume)
         return code
     print_result(f"model   {result.model}")

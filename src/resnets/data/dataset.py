@@ -17,7 +17,7 @@ from resnets.data.decode import DecodeError, Piece, decode
 from resnets.data.file_limits import MAX_PIXELS
 from resnets.data.file_store import Array, ImageStore, PackedStrings
 from resnets.data.wide_pixels import PixelRange
-from resnets.errors import UserError
+from resnets.errors import UserError, shortened
 from resnets.fileio import sha256
 
 # Unreadable images that a message names.
@@ -313,8 +313,7 @@ def content_digest(data: DataSet) -> str:
 def listed_reasons(reasons: Mapping[str, str], *, shown: int = NAMED) -> str:
     """Return the first unreadable images, each with its reason, and how many follow."""
     names = [f"{name} ({reason})" for name, reason in islice(reasons.items(), shown)]
-    more = len(reasons) - shown
-    return "; ".join(names) + (f"; and {more} more" if more > 0 else "")
+    return shortened(names, shown=shown, separator="; ", total=len(reasons))
 
 
 def notices_of(data: DataSet) -> list[str]:
@@ -330,11 +329,9 @@ def notices_of(data: DataSet) -> list[str]:
 
 def describe_classes(classes: Sequence[str], targets: Array, *, shown: int = 12) -> str:
     """Return the first classes, their number, and the sizes of the smallest and the largest."""
-    names = ", ".join(classes[:shown])
-    more = f" and {len(classes) - shown:,} more" if len(classes) > shown else ""
     counts = np.bincount(targets, minlength=len(classes))
     low, high = int(counts.argmin()), int(counts.argmax())
     sizes = f"{counts[low]:,}"
     if counts[low] < counts[high]:
         sizes = f"{counts[low]:,} ({classes[low]}) to {counts[high]:,} ({classes[high]})"
-    return f"{len(classes):,} classes ({names}{more}) of {sizes} images"
+    return f"{len(classes):,} classes ({shortened(classes, shown=shown)}) of {sizes} images"

@@ -197,7 +197,7 @@ class _Processes:
                     ) from None
                 continue
             if isinstance(answer, multiprocessing.Process):
-                raise _lost(answer)
+                raise _lost(answer, at_start=not self.signs and not self.num_received)
             self.num_received += 1
             if self.num_received <= self.first:
                 continue
@@ -269,10 +269,16 @@ class _Raised:
         raise self.error from RuntimeError(f"in a worker process:\n{self.trace}")
 
 
-def _lost(process: multiprocessing.Process) -> WorkerError:
-    """Return the error for a worker that has ended."""
+def _lost(process: multiprocessing.Process, *, at_start: bool) -> WorkerError:
+    """Return the error for a worker that has ended, `at_start` before it did anything."""
     process.join(ENDS_WITHIN)
     exitcode = process.exitcode
+    if at_start and exitcode == 1 and multiprocessing.get_start_method() != "fork":
+        # The new process has imported the main script, which starts processes itself.
+        return WorkerError(
+            "a worker process cannot start: put what your script runs under "
+            'if __name__ == "__main__":, or pass --workers 0'
+        )
     if exitcode == -signal.SIGKILL:
         cause = "was killed, as the system does when memory is exhausted"
     elif exitcode is not None and exitcode < 0:

@@ -12,9 +12,9 @@ from resnets.data import Split
 from resnets.data.dataset import listed_reasons
 from resnets.data.decode import DecodeError
 from resnets.data.loader import Batch, EvalLoader
-from resnets.data.sources.listing import shortened
 from resnets.data.transforms import Preprocess
 from resnets.device import place
+from resnets.errors import shortened
 from resnets.evaluation.metrics import Scores, evaluate
 from resnets.inference.model_file import ModelFile
 from resnets.inference.tta import with_tta

@@ -32,16 +32,16 @@ ORDERS = ("post", "pre")
 # Fields of `ResNetConfig` that a block must know of: one with another value than the default is
 # refused for blocks that do not name it in `uses`.
 BLOCK_FIELDS = (
-    *("stride_on", "halving", "groups", "group_width", "group_size", "splits", "se", "attention"),
-    "blur",
+    *("stride_on", "halving", "groups", "group_width", "group_size", "splits"),
+    *("se", "attention", "blur"),
     *("residual_init", "residual_scale", "drop_path", "output_stride"),
 )
 # The modules that register our own parts; they are imported when a part is first asked for.
 _BUILT_IN = (
     *("resnets.models.layers", "resnets.models.attention", "resnets.models.stems"),
-    *("resnets.models.blocks", "resnets.models.nf_resnet", "resnets.models.res2net"),
-    *("resnets.models.resnest", "resnets.models.sknet", "resnets.models.senet"),
-    "resnets.models.activated_norms",
+    *("resnets.models.blocks", "resnets.models.nf_resnet"),
+    *("resnets.models.res2net", "resnets.models.resnest"),
+    *("resnets.models.sknet", "resnets.models.senet", "resnets.models.activated_norms"),
 )
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from resnets.errors import UserError
-from resnets.fileio import atomic_writer, open_file
+from resnets.fileio import atomic_writer, open_file, why_not_written
 from resnets.models.weights_file import read_header
 from resnets.parsing import parse_json
 
@@ -22,7 +22,11 @@ FORMAT = 2
 
 
 class NotSavedError(Exception):
-    """A checkpoint could not be written; the checkpoint before it is untouched."""
+    """A checkpoint could not be written; the one before it is untouched. `advice`: what to do."""
+
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class DamagedCheckpointError(UserError):
@@ -61,9 +65,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             file.write(save(tensors, metadata))
             file.flush()
             load_checkpoint(Path(file.name))
-    except (OSError, UserError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise NotSavedError(f"{path}: not saved ({reason})") from error
+    except OSError as error:
+        _, advice = why_not_written(error)
+        raise NotSavedError(f"{path}: not saved ({error.strerror or error})", advice) from error
+    except UserError as error:  # what was read back is not what was written
+        raise NotSavedError(f"{path}: not saved ({error})", "check the disk") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

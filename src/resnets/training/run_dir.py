@@ -25,7 +25,7 @@ from typing import Any
 from torch import Tensor
 
 from resnets.errors import UserError
-from resnets.fileio import check_can_make, sha256, write_atomic
+from resnets.fileio import check_can_make, make_folder, sha256, write_atomic
 from resnets.parsing import convert, parse_json, read_json, read_lines
 from resnets.training.checkpoint import (
     Checkpoint,
@@ -51,7 +51,12 @@ try:
 except ImportError:  # Windows: two processes in one folder are not noticed there
     fcntl = None  # type: ignore[assignment]
 
-MODEL_FILE, BEST_FILE = "model.safetensors", "best.safetensors"
+MODEL_FILE, BEST_FILE, LOCK_FILE = "model.safetensors", "best.safetensors", "lock"
+# Files that a resumed run writes, apart from its checkpoints.
+WRITTEN_FILES = (
+    *(*DECIDING, DIGESTS_FILE, "metrics.jsonl", "scores.json"),
+    *(MODEL_FILE, "report.html"),
+)
 # Folder of runs for which no other is given.
 RUNS = Path("runs")
 # Files that are written before config.json. Without config.json a run cannot be resumed.
@@ -90,7 +95,7 @@ class RunDir:
         """
         cls.check(out)
         path = _next_numbered(RUNS, name) if out is None else Path(out)
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        make_folder(path / "checkpoints")
         (path / "metrics.jsonl").touch()  # with config.json it tells a run from a class folder
         run_dir = cls(path)
         if torchrun_id() is not None:
@@ -105,9 +110,26 @@ class RunDir:
             raise UserError(f"--resume {path}: {what} (a run folder holds config.json)")
         return cls(Path(path))
 
+    def check_places(self) -> None:
+        """Raise UserError where the run cannot write its files, before hours are spent on it."""
+        checkpoints = self.path / "checkpoints"
+        if not checkpoints.is_dir():
+            raise UserError(
+                f"--resume {self.path}: its folder checkpoints, which holds the saved states, is "
+                "missing; restore it, or start a new run"
+            )
+        places = [self.path / name for name in WRITTEN_FILES]
+        places += [checkpoints / name for name in (BEST_FILE, LOCK_FILE)]
+        for place in (*places, *self._checkpoints()):
+            if place.is_dir():
+                raise UserError(
+                    f"--resume {self.path}: {place.relative_to(self.path)} is a folder where the "
+                    "run has a file; move it away"
+                )
+
     def lock(self) -> AbstractContextManager[None]:
         """Keep other processes out of the folder; raise UserError if one is in it."""
-        return locked(self.path / "checkpoints" / "lock", folder=self.path)
+        return locked(self.path / "checkpoints" / LOCK_FILE, folder=self.path)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one of the JSON files, whole or not at all.
@@ -215,7 +237,8 @@ class RunDir:
         records, damaged = self._history()
         kept = [r for r in records if r["step"] <= last.get(r["kind"], step)]
         for part in self.path.glob(".*.part"):  # of a write that was killed
-            part.unlink()
+            with suppress(OSError):
+                part.unlink()
         text = "".join(map(_line, kept))
         write_atomic(self.path / "metrics.jsonl", text)
         return damaged
@@ -231,7 +254,8 @@ class RunDir:
         newest = saved.index(path)
         parts = path.parent.glob(".*.part")  # of writes that were killed
         for old in (*saved[:newest], *saved[newest + self.generations :], *parts):
-            old.unlink()
+            with suppress(OSError):  # it stays, and the next save tries again
+                old.unlink()
 
     def load(self, on_damaged: Callable[[str], None] | None = None) -> Checkpoint | None:
         """Return the newest valid checkpoint, or None; report each newer one that is damaged.
@@ -363,7 +387,7 @@ def _next_numbered(parent: Path, name: str) -> Path:
     for number in count(1):
         path = parent / f"{name}-{number:03d}"
         with suppress(FileExistsError):
-            path.mkdir(parents=True)
+            make_folder(path, exist_ok=False)
             break
     return path
 

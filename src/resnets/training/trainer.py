@@ -51,10 +51,10 @@ from resnets.device import (
     keep_freed_memory,
     return_freed_memory,
 )
-from resnets.errors import StoppedError, UserError, is_out_of_memory
+from resnets.errors import StoppedError, UserError, is_lost_device, is_out_of_memory, shortened
 from resnets.evaluation.evaluator import BATCH_SIZE, Mistakes, score, score_cautions
 from resnets.evaluation.metrics import Scores, evaluate
-from resnets.fileio import expanded
+from resnets.fileio import expanded, why_not_written
 from resnets.inference.model_file import ModelFile, read_model, save_model
 from resnets.models.layers import Whitening
 from resnets.models.overrides import ResNetFields
@@ -114,7 +114,7 @@ class TrainingResult:
         split: The images that were scored: "test", or "validation" if there are no test images.
         caution: What must be said wherever the scores are shown.
         signal: Number of the signal that interrupted the run.
-        unsaved: Why not everything could be saved.
+        unsaved: Why not everything could be saved, and what to do about it.
     """
 
     folder: Path
@@ -350,6 +350,7 @@ class Trainer:
         with ExitStack() as resources:
 
             def lock_and_read() -> RunFingerprint:
+                run_dir.check_places()
                 resources.enter_context(run_dir.lock())
                 if (run_dir.path / "scores.json").is_file():
                     raise finished_error(run_dir, changes or {})
@@ -445,13 +446,15 @@ class Trainer:
                 except NotFiniteError as error:
                     raise self._with_image_ids(error) from None
                 except NotSavedError as error:
-                    unsaved = str(error)
+                    unsaved = f"{error}; {error.advice}"
                     break
                 except (Interrupted, KeyboardInterrupt):
                     break  # the last checkpoint holds
                 except (RuntimeError, MemoryError) as error:
                     if is_out_of_memory(error):
                         full = str(error)
+                    elif is_lost_device(error):
+                        raise self._lost_device(error) from error
                     elif self.dist.world_size > 1 and is_lost_rank(error):
                         raise self._lost_rank() from error
                     else:
@@ -469,6 +472,15 @@ class Trainer:
             f"rank {self.dist.rank}: another rank is gone at step {step}; torchrun "
             "--max-restarts N, or the same torchrun command with the same --out, "
             "resumes at the last checkpoint"
+        )
+
+    def _lost_device(self, error: Exception) -> StoppedError:
+        """Return the error for a GPU that failed: its state is lost, the last checkpoint holds."""
+        step = 0 if self.state is None else self.state.step
+        reason = str(error).splitlines()[0]
+        return StoppedError(
+            f"the GPU failed at step {step} ({reason}); resume at the last checkpoint with: "
+            f"{self._resume_command}"
         )
 
     def init_state(self) -> TrainState:
@@ -654,8 +666,11 @@ class Trainer:
 
     def _stopping(self, reason: str, advice: str = "resume with: {}") -> str:
         step = self.running_state.step
-        command = f"resnets train --resume {shlex.quote(str(self.run_dir.path))}"
-        return f"{reason}; the run is saved at step {step}; {advice.format(command)}"
+        return f"{reason}; the run is saved at step {step}; {advice.format(self._resume_command)}"
+
+    @property
+    def _resume_command(self) -> str:
+        return f"resnets train --resume {shlex.quote(str(self.run_dir.path))}"
 
     # Out of memory, and other ends
 
@@ -692,10 +707,9 @@ class Trainer:
         if error.indices is None:
             return error
         indices = np.concatenate(self.dist.all_gather_object(lambda: error.indices))
-        names = ", ".join(self.splits.train.ids[index] for index in indices[:IDS_SHOWN])
-        more = len(indices) - IDS_SHOWN
-        tail = f" and {more} more" if more > 0 else ""
-        return NotFiniteError(f"{error}, in the batch of {names}{tail}", indices)
+        names = [self.splits.train.ids[index] for index in indices]
+        batch = shortened(names, shown=IDS_SHOWN)
+        return NotFiniteError(f"{error}, in the batch of {batch}", indices)
 
     # Finish
 
@@ -725,7 +739,7 @@ class Trainer:
                 write_report(self.run_dir.path, self._report(scores, mistakes))
                 self.run_dir.write_json("scores.json", record)
         except OSError as error:
-            unsaved = str(error)
+            unsaved = "; ".join(why_not_written(error))
         except WorkerError as error:
             raise StoppedError(self._stopping(str(error))) from error
         caution = "; ".join(self.cautions) or None

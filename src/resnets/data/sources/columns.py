@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from resnets.errors import UserError, unknown
+from resnets.errors import UserError, shortened, unknown
 
 # Usual names of each column, without case, spaces and punctuation: a name of an earlier line is
 # preferred, and two of one line are ambiguous.
@@ -154,5 +154,4 @@ def _notices(names: Sequence[str], places: Mapping[str, int | None]) -> list[str
 
 def _listed(names: Sequence[str]) -> str:
     """Return the first names, each cut to a length that a line can hold."""
-    shown = ", ".join(name[:40] or "''" for name in names[:12])
-    return shown + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return shortened([name[:40] or "''" for name in names], shown=12)

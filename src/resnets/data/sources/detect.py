@@ -17,14 +17,14 @@ from resnets.data.sources.builtin import NAMES, read_named
 from resnets.data.sources.file_tree import FolderScan, is_run, joined
 from resnets.data.sources.header_cache import read_splits
 from resnets.data.sources.image_folder import ARCHIVES, read_folder
-from resnets.data.sources.listing import DOUBTFUL, SourceListing, printable, shortened
+from resnets.data.sources.listing import DOUBTFUL, SourceListing, printable
 from resnets.data.sources.manifest import metadata_in, read_manifest, read_metadata
 from resnets.data.sources.npz import read_npz
 from resnets.data.sources.parquet import read_parquet
 from resnets.data.sources.pixel_range import with_known_range, with_pixel_range
 from resnets.data.sources.source_config import SourceConfig
 from resnets.data.sources.table_rows import SUFFIXES as TABLE_SUFFIXES
-from resnets.errors import UserError, public_name, unknown
+from resnets.errors import UserError, public_name, shortened, unknown
 from resnets.fileio import SPECIAL_FILES, expanded
 
 if TYPE_CHECKING:

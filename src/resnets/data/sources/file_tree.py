@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resnets.data.decode import SUFFIXES
-from resnets.data.sources.listing import printable, shortened
-from resnets.errors import UserError
+from resnets.data.sources.listing import printable
+from resnets.errors import UserError, shortened
 from resnets.fileio import SPECIAL_FILES, open_file
 
 # Folders inside folders; deeper ones are a mistake of a program.

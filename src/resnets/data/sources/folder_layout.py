@@ -20,9 +20,8 @@ from resnets.data.sources.listing import (
     is_filler,
     named_splits,
     printable,
-    shortened,
 )
-from resnets.errors import UserError
+from resnets.errors import UserError, shortened
 
 # Levels at which the classes of a known model are looked for.
 _LEVELS = (1, 2, 3)

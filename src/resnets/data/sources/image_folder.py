@@ -25,9 +25,8 @@ from resnets.data.sources.listing import (
     class_name,
     numbered,
     printable,
-    shortened,
 )
-from resnets.errors import UserError
+from resnets.errors import UserError, shortened
 
 # Image formats that are not read: reported, unlike notes and tables.
 _FOREIGN = frozenset(

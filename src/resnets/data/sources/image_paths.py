@@ -16,8 +16,8 @@ from unicodedata import normalize
 from urllib.parse import unquote, urlsplit
 
 from resnets.data.decode import SUFFIXES
-from resnets.data.sources.listing import printable, shortened
-from resnets.errors import UserError
+from resnets.data.sources.listing import printable
+from resnets.errors import UserError, shortened
 
 # Folders beside the table in which images are looked for, and rows for which it is tried.
 MAX_FOLDERS, MAX_SEARCHES = 200, 100

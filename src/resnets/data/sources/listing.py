@@ -81,12 +81,6 @@ def class_name(name: str) -> str:
     return normalize("NFC", printable(name))
 
 
-def shortened(names: Sequence[str], *, shown: int = 5) -> str:
-    """Return the first names and how many follow."""
-    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
-
-
 def named_splits(names: Iterable[str]) -> dict[str, str]:
     """Return the split that each name stands for, as far as it does.
 

@@ -25,11 +25,10 @@ from resnets.data.sources.listing import (
     named_splits,
     numbered,
     printable,
-    shortened,
 )
 from resnets.data.sources.source_config import SourceConfig
 from resnets.data.sources.table_rows import MAX_LABEL, Row, open_table
-from resnets.errors import UserError, nearest
+from resnets.errors import UserError, nearest, shortened
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 # Rows after which a manifest is refused unless one of a hundred files exists.

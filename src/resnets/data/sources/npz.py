@@ -21,11 +21,10 @@ from resnets.data.sources.listing import (
     SPLIT_ORDER,
     SourceListing,
     numbered,
-    shortened,
 )
 from resnets.data.sources.npz_file import NpzFile
 from resnets.data.sources.table_rows import MAX_LABEL
-from resnets.errors import UserError
+from resnets.errors import UserError, shortened
 
 IMAGE_WORDS = frozenset(("x", "image", "images", "img", "imgs", "data", "pixels"))
 LABEL_WORDS = frozenset(("y", "label", "labels", "target", "targets"))

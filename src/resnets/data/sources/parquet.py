@@ -32,12 +32,11 @@ from resnets.data.sources.listing import (
     SourceListing,
     SplitListing,
     numbered,
-    shortened,
 )
 from resnets.data.sources.memory_limits import SMALL, check_size, reason_of
 from resnets.data.sources.source_config import SourceConfig
 from resnets.data.sources.table_rows import MAX_LABEL
-from resnets.errors import UserError, unknown
+from resnets.errors import UserError, shortened, unknown
 from resnets.fileio import open_file
 from resnets.parsing import convert, parse_json
 
