@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from resnets.errors import UserError
 from resnets.models.blocks import (
-    BLOCKS,
     BlockConfig,
     PadShortcut,
     last_weighted_layer,
@@ -20,6 +19,7 @@ from resnets.models.blocks import (
 )
 from resnets.models.config import ResNetConfig
 from resnets.models.layers import BlurPool, Whitening, drop_path, normalisation, squeeze_excite
+from resnets.models.parts import BLOCKS
 from resnets.models.registry import create_model
 
 FLOAT64 = 1e-12  # the same few sums in another order
@@ -39,7 +39,7 @@ def plan(in_channels: int = 8, width: int = 16, stride: int = 2, **rest: float) 
 
 
 def test_a_block_is_the_equation() -> None:
-    for (kind, order), cls in BLOCKS.items():
+    for order, kind, cls in ((o, k, c) for o, table in BLOCKS.items() for k, c in table.items()):
         given = plan(out_channels=64) if kind == "bottleneck" else plan()
         module = make_block(given, config(block=kind, order=order)).eval()
         assert isinstance(module, cls)

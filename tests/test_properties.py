@@ -17,7 +17,8 @@ from PIL import Image
 from resnets.data import open_data
 from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
-from resnets.models.config import CHOICES, ResNetConfig
+from resnets.models.config import CHOICES, PARTS, ResNetConfig
+from resnets.models.parts import BLOCKS
 from resnets.models.resnet import ResNet
 from resnets.training.recipe import FIELDS, Recipe
 
@@ -50,7 +51,10 @@ def config_values(draw: st.DrawFn) -> dict[str, Any]:
         "num_classes": draw(st.integers(1, 12)),
         "in_channels": draw(st.sampled_from([1, 3])),
     }
-    values |= {name: draw(st.sampled_from(choices)) for name, choices in CHOICES.items()}
+    values |= {
+        name: draw(st.sampled_from(sorted(choices))) for name, choices in (CHOICES | PARTS).items()
+    }
+    values["block"] = draw(st.sampled_from(sorted({**BLOCKS["post"], **BLOCKS["pre"]})))
     rare = {
         "shortcut_strength": st.floats(0, 1),
         "groups": st.sampled_from([1, 2, 4]),
@@ -58,7 +62,7 @@ def config_values(draw: st.DrawFn) -> dict[str, Any]:
         "residual_scale": st.floats(0, 1),
         "drop_path": st.floats(0, 0.9),
         "dropout": st.floats(0, 0.9),
-        "blur": st.sampled_from([0, 3, 5]),
+        "blur": st.sampled_from([0, 2, 3, 5]),
         "output_stride": st.sampled_from([None, 8, 16, 32]),
     }
     for name in draw(st.sets(st.sampled_from(sorted(rare)), max_size=2)):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cases import for_each
 from resnets.errors import UserError
-from resnets.models.config import CHOICES
+from resnets.models.config import CHOICES, PARTS
 from resnets.models.registry import MODELS, create_model, list_models
 from resnets.models.resnet import ResNet, ResNetConfig
 from resnets.models.summary import count_parameters, layer_table
@@ -130,7 +130,7 @@ SMALLEST = {name: config for config, name in CUT.items()}
 def covering(networks: Mapping[str, ResNetConfig]) -> Iterator[str]:
     """Few names that together show every value of every choice, with and without other parts."""
     shown = {
-        name: {(field, getattr(config, field)) for field in CHOICES}
+        name: {(field, getattr(config, field)) for field in ("block", *CHOICES, *PARTS)}
         | {("se", config.se > 0), ("blur", config.blur > 0), ("groups", config.groups > 1)}
         for name, config in networks.items()
     }
@@ -281,7 +281,7 @@ def test_a_name_alone_gives_the_rows_own_classes_and_channels() -> None:
         ({"name": "resnt50"}, r"unknown model 'resnt50'; did you mean 'resnet50'\?"),
         ({"name": "resnet18", "num_clases": 3}, "did you mean 'num_classes'"),
         ({"name": "resnet18", "drop_pth": 0.1}, "did you mean 'drop_path'"),
-        ({"name": "resnet18", "num_classes": 0}, "num_classes = 0: .* at least 1"),
+        ({"name": "resnet18", "num_classes": -1}, "num_classes = -1: .* at least 0"),
         ({"name": "resnet18", "in_channels": "3"}, "in_channels is '3' .*whole number"),
         ({"name": "resnet18", "shortcut": "padd"}, "unknown shortcut 'padd'; did you mean 'pad'"),
     ],

@@ -103,7 +103,7 @@ GOOD = {"depths": (2, 2, 2, 2), "block": "basic"}
         ({"widths": (64, 128, 256, 51.2)}, r"widths = 51\.2"),
         ({"block": "Basic"}, "unknown block 'Basic'; did you mean 'basic'.*bottleneck"),
         ({"stem": "deep_convs"}, "did you mean 'deep_conv'"),
-        ({"shortcut": "A"}, "unknown shortcut 'A'; allowed: conv, pad"),
+        ({"shortcut": "A"}, "unknown shortcut 'A'; allowed: none, pad"),
         ({"order": "preact"}, "unknown order 'preact'"),
         ({"stride_on": "3"}, "unknown stride_on '3'"),
         ({"norm": "batchnorm"}, "did you mean 'batch'"),
@@ -116,7 +116,7 @@ GOOD = {"depths": (2, 2, 2, 2), "block": "basic"}
         ({"drop_path": -0.1}, "drop_path"),
         ({"drop_path": float("nan")}, "drop_path = nan"),
         ({"dropout": "0.5"}, "dropout"),
-        ({"blur": 4}, "blur = 4: allowed are 0, 3, 5"),
+        ({"blur": 4}, "blur = 4: allowed are 0, 2, 3, 5"),
         ({"output_stride": 12}, "output_stride = 12: allowed are None, 8, 16, 32"),
         ({"stride_on": "1x1"}, "stride_on = '1x1' needs block = 'bottleneck'"),
         ({"groups": 32}, "groups = 32 needs block = 'bottleneck'"),
@@ -136,7 +136,10 @@ GOOD = {"depths": (2, 2, 2, 2), "block": "basic"}
         ({"stem": "small", "output_stride": 16}, "own stride is only 8"),
         ({"halving": "pool"}, "unknown halving 'pool'"),
         ({"halving": "max_pool", "order": "pre"}, "halving = 'max_pool' is not defined for order"),
-        ({"halving": "max_pool", "block": "bottleneck"}, "not defined for block = 'bottleneck'"),
+        (
+            {"halving": "max_pool", "block": "bottleneck"},
+            "halving = 'max_pool' needs block = 'basic'",
+        ),
         ({"halving": "max_pool", "blur": 3}, "blur = 3 is not defined for halving = 'max_pool'"),
         ({"halving": "max_pool", "output_stride": 8}, "not defined for output_stride = 8"),
         (
@@ -289,8 +292,13 @@ def test_reset_classifier_changes_the_head_alone() -> None:
     assert model(some_images().double()).shape == (2, 3)
     after = model.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items() if not k.startswith("fc."))
-    with pytest.raises(UserError, match="num_classes = 0"):
-        model.reset_classifier(0)
+    with pytest.raises(UserError, match="num_classes = -1"):
+        model.reset_classifier(-1)
+    model.reset_classifier(0)
+    assert model(some_images().double()).shape == (2, model.num_features)  # pooled
+    model.reset_classifier(5)
+    assert model.fc.weight.dtype == torch.float64
+    assert model(some_images().double()).shape == (2, 5)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "wrn16_4"])

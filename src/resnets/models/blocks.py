@@ -11,6 +11,7 @@ N C H W to N C' ceil(H/s) ceil(W/s).
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,17 +20,17 @@ from torch import Tensor, nn
 from resnets.models.config import ResNetConfig
 from resnets.models.layers import (
     Scale,
+    activation,
+    attention,
     conv_stride,
     convolution,
     drop_path,
     gain,
     max_pooling,
     normalisation,
-    squeeze_excite,
     subsampling,
 )
-
-Layer = Callable[[Tensor], Tensor]
+from resnets.models.parts import BLOCKS, SHORTCUTS, register_block, register_shortcut
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,13 @@ class BlockConfig:
     dilation_before: int  # up to and with the strided convolution
     dilation: int  # after it
     drop_path: float
+    stage: int = 0  # both count from 0
+    position: int = 0
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether the identity has the shape of the residual."""
+        return self.stride == 1 and self.in_channels == self.out_channels
 
 
 # Shortcuts: the identity wherever shapes are equal, and elsewhere option A, B, C or D ------------
@@ -100,37 +108,68 @@ class DilatedAverage(nn.Module):
 
 
 def make_shortcut(block: BlockConfig, config: ResNetConfig) -> nn.Module:
-    """Return the shortcut of a block, with what weakens it."""
+    """Return the shortcut of a block, weakened if the config says so."""
     if config.plain:
         return NoShortcut()
-    shortcut = _shaped_shortcut(block, config)
-    layers = list(shortcut) if isinstance(shortcut, nn.Sequential) else [shortcut]
-    weaker: list[nn.Module] = []
-    if config.shortcut == "gate":
-        weaker.append(Gate(block.out_channels))
-    if config.shortcut == "dropout":
-        weaker.append(nn.Dropout(0.5))  # the rate of He 2016
-    if config.shortcut_strength != 1:
-        weaker.append(Scale(config.shortcut_strength))
-    return nn.Sequential(*layers, *weaker) if weaker else shortcut
+    shortcut = SHORTCUTS[config.shortcut](block, config)
+    if config.shortcut_strength == 1:
+        return shortcut
+    layers = shortcut if isinstance(shortcut, nn.Sequential) else [shortcut]
+    return nn.Sequential(*layers, Scale(config.shortcut_strength))
 
 
-def _shaped_shortcut(block: BlockConfig, config: ResNetConfig) -> nn.Module:
-    """Return the shortcut that gives the input the shape of the residual."""
-    same = block.stride == 1 and block.in_channels == block.out_channels
-    if same and config.shortcut != "conv_all":
+@register_shortcut("none")
+def no_shortcut(block: BlockConfig, config: ResNetConfig) -> nn.Module:
+    """Return nothing to add: a plain network."""
+    return NoShortcut()
+
+
+@register_shortcut("pad")
+def padded(block: BlockConfig, config: ResNetConfig) -> nn.Module:
+    """Return option A."""
+    if block.keeps_shape:
         return nn.Identity()
-    if config.shortcut in ("pad", "gate", "dropout"):
-        return PadShortcut(block.in_channels, block.out_channels, stride=block.stride)
-    averaged = config.shortcut == "avg_conv"
-    stride = 1 if averaged else block.stride
-    layers: list[nn.Module] = [_average(block)] if averaged else []
-    layers.append(
-        convolution(block.in_channels, block.out_channels, kernel=1, config=config, stride=stride)
-    )
-    if config.order == "post":
-        layers.append(normalisation(block.out_channels, config=config))
-    return nn.Sequential(*layers)
+    return PadShortcut(block.in_channels, block.out_channels, stride=block.stride)
+
+
+@register_shortcut("gate")
+def gated(block: BlockConfig, config: ResNetConfig) -> nn.Module:
+    """Return option A behind a gate (He 2016, section 3.1)."""
+    return nn.Sequential(padded(block, config), Gate(block.out_channels))
+
+
+@register_shortcut("dropout")
+def dropped(block: BlockConfig, config: ResNetConfig) -> nn.Module:
+    """Return option A with dropout, at the rate of He 2016."""
+    return nn.Sequential(padded(block, config), nn.Dropout(0.5))
+
+
+@register_shortcut("conv_all")
+def projected(block: BlockConfig, config: ResNetConfig) -> nn.Module:
+    """Return option C: a 1x1 convolution everywhere."""
+    make = partial(convolution, kernel=1, config=config)
+    conv = make(block.in_channels, block.out_channels, stride=block.stride)
+    return nn.Sequential(conv, *_shortcut_norm(block, config))
+
+
+@register_shortcut("conv")
+def projected_where_needed(block: BlockConfig, config: ResNetConfig) -> nn.Module:
+    """Return option B: a 1x1 convolution where the shape changes."""
+    return nn.Identity() if block.keeps_shape else projected(block, config)
+
+
+@register_shortcut("avg_conv")
+def averaged(block: BlockConfig, config: ResNetConfig) -> nn.Module:
+    """Return option D: an average, then a 1x1 convolution, where the shape changes."""
+    if block.keeps_shape:
+        return nn.Identity()
+    conv = convolution(block.in_channels, block.out_channels, kernel=1, config=config)
+    return nn.Sequential(_average(block), conv, *_shortcut_norm(block, config))
+
+
+def _shortcut_norm(block: BlockConfig, config: ResNetConfig) -> list[nn.Module]:
+    """Return the norm of a projection, which pre-activation blocks do not have."""
+    return [normalisation(block.out_channels, config=config)] if config.order == "post" else []
 
 
 def _average(block: BlockConfig) -> nn.Module:
@@ -190,31 +229,41 @@ def inner_width(block: BlockConfig, config: ResNetConfig) -> int:
 class ResidualBlock(nn.Module):
     """Hold what all blocks share: the last layers of the residual, and the shortcut."""
 
-    downsample: Layer
-    activation: Layer
+    if TYPE_CHECKING:  # torch.jit.script would read these
+        downsample: Callable[[Tensor], Tensor]
+        activation: Callable[[Tensor], Tensor]
+
+    expansion = 1
+    # Fields of `parts.BLOCK_FIELDS` that the block knows of.
+    uses: frozenset[str] = frozenset(
+        ("se", "attention", "residual_init", "residual_scale", "drop_path", "output_stride")
+    )
 
     def add_end(self, block: BlockConfig, config: ResNetConfig, shortcut: nn.Module) -> None:
         """Add what follows the last convolution and its norm, and the shortcut."""
-        self.se = squeeze_excite(block.out_channels, config)
+        self.se = attention(block.out_channels, config)
         self.gain = gain(config)
         self.drop_path = drop_path(block.drop_path)
         self.downsample = shortcut
 
 
+@register_block("basic", order="post")
 class BasicBlock(ResidualBlock):
     """Apply conv3x3-norm-ReLU-conv3x3-norm, the addition, ReLU (He 2015, figure 5 left)."""
+
+    uses = ResidualBlock.uses | {"halving", "blur"}
 
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
         self.conv1, conv2 = two_convolutions(block, config)
         self.pool = max_pooling(config, stride=block.stride)
         self.bn1 = normalisation(block.width, config=config)
-        self.relu1 = nn.ReLU()
+        self.relu1 = activation(config)
         self.blur = subsampling(config, stride=block.stride)
         self.conv2 = conv2
         self.bn2 = normalisation(block.out_channels, config=config)
         self.add_end(block, config, shortcut)
-        self.activation = nn.ReLU()
+        self.activation = activation(config)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.downsample(x)  # N C H W -> N C' H/s W/s
@@ -224,23 +273,27 @@ class BasicBlock(ResidualBlock):
         return self.activation(shortcut + residual)
 
 
+@register_block("bottleneck", order="post")
 class Bottleneck(ResidualBlock):
     """Apply 1x1 to fewer channels, 3x3, 1x1 to four times the width (He 2015, figure 5 right)."""
+
+    expansion = 4
+    uses = ResidualBlock.uses | {"stride_on", "groups", "group_width", "blur"}
 
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
         inner = inner_width(block, config)
         self.conv1, conv2, conv3 = three_convolutions(block, config)
         self.bn1 = normalisation(inner, config=config)
-        self.relu1 = nn.ReLU()
+        self.relu1 = activation(config)
         self.conv2 = conv2
         self.bn2 = normalisation(inner, config=config)
-        self.relu2 = nn.ReLU()
+        self.relu2 = activation(config)
         self.blur = subsampling(config, stride=block.stride)
         self.conv3 = conv3
         self.bn3 = normalisation(block.out_channels, config=config)
         self.add_end(block, config, shortcut)
-        self.activation = nn.ReLU()
+        self.activation = activation(config)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.downsample(x)  # N C H W -> N C' H/s W/s
@@ -251,6 +304,7 @@ class Bottleneck(ResidualBlock):
         return self.activation(shortcut + residual)
 
 
+@register_block("basic", order="pre")
 class PreActBasicBlock(ResidualBlock):
     """Apply norm-ReLU-conv3x3-norm-ReLU-conv3x3 and the addition (He 2016, figure 1b).
 
@@ -260,10 +314,10 @@ class PreActBasicBlock(ResidualBlock):
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
         self.bn1 = normalisation(block.in_channels, config=config)
-        self.relu1 = nn.ReLU()
+        self.relu1 = activation(config)
         self.conv1, conv2 = two_convolutions(block, config)
         self.bn2 = normalisation(block.width, config=config)
-        self.relu2 = nn.ReLU()
+        self.relu2 = activation(config)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.conv2 = conv2
         self.add_end(block, config, shortcut)
@@ -278,6 +332,7 @@ class PreActBasicBlock(ResidualBlock):
         return shortcut + residual
 
 
+@register_block("bottleneck", order="pre")
 class PreActBottleneck(ResidualBlock):
     """Apply the bottleneck with each norm and ReLU before its convolution (He 2016).
 
@@ -285,17 +340,20 @@ class PreActBottleneck(ResidualBlock):
     has no norm of its own: so does the authors' code, though the paper does not say it.
     """
 
+    expansion = 4
+    uses = ResidualBlock.uses | {"stride_on", "groups", "group_width"}
+
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
         inner = inner_width(block, config)
         self.bn1 = normalisation(block.in_channels, config=config)
-        self.relu1 = nn.ReLU()
+        self.relu1 = activation(config)
         self.conv1, conv2, conv3 = three_convolutions(block, config)
         self.bn2 = normalisation(inner, config=config)
-        self.relu2 = nn.ReLU()
+        self.relu2 = activation(config)
         self.conv2 = conv2
         self.bn3 = normalisation(inner, config=config)
-        self.relu3 = nn.ReLU()
+        self.relu3 = activation(config)
         self.conv3 = conv3
         self.add_end(block, config, shortcut)
         self.projects = projects(shortcut)
@@ -310,19 +368,11 @@ class PreActBottleneck(ResidualBlock):
         return shortcut + residual
 
 
-BLOCKS = {
-    ("basic", "post"): BasicBlock,
-    ("bottleneck", "post"): Bottleneck,
-    ("basic", "pre"): PreActBasicBlock,
-    ("bottleneck", "pre"): PreActBottleneck,
-}
-
-
 def make_block(block: BlockConfig, config: ResNetConfig) -> nn.Module:
     """Return the residual block that a network of this configuration has here."""
     # The shortcut is made first: with the same seed, torchvision draws its weights in this order.
     shortcut = make_shortcut(block, config)
-    return BLOCKS[config.block, config.order](block, config, shortcut=shortcut)
+    return BLOCKS[config.order][config.block](block, config, shortcut=shortcut)
 
 
 def last_weighted_layer(block: nn.Module) -> nn.Module:

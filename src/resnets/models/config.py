@@ -3,23 +3,38 @@
 Each field is one idea of one paper, as a plain value that can be stored and compared.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
 from numbers import Integral
 from typing import Any
 
 from resnets.errors import UserError, shown, unknown
+from resnets.models.parts import (
+    ACTIVATIONS,
+    ATTENTIONS,
+    BLOCK_FIELDS,
+    BLOCKS,
+    NORMS,
+    ORDERS,
+    SHORTCUTS,
+    STEMS,
+    PartTable,
+)
 
 CHOICES = {
-    "block": ("basic", "bottleneck"),
-    "stem": ("imagenet", "small", "whitened", "deep", "deep_tiered", "deep_conv"),
-    "shortcut": ("conv", "pad", "conv_all", "avg_conv", "gate", "dropout", "none"),
-    "order": ("post", "pre"),
+    "order": ORDERS,
     "stride_on": ("3x3", "1x1"),
     "halving": ("stride", "max_pool"),
-    "norm": ("batch", "group", "bias", "none"),
     "residual_init": ("default", "zero", "scalar", "fixup"),
     "init": ("fan_out", "fan_in", "dirac", "orthogonal"),
+}
+# Fields that name a part: ours, or one that a user has registered.
+PARTS: dict[str, PartTable[Any]] = {
+    "stem": STEMS,
+    "shortcut": SHORTCUTS,
+    "norm": NORMS,
+    "activation": ACTIVATIONS,
+    "attention": ATTENTIONS,
 }
 # What a network may cost. The largest of the table have 16 times fewer blocks and 11 times fewer
 # parameters. A value beyond them is a mistake, or an attack by a file, and is refused before memory
@@ -46,7 +61,7 @@ class ResNetConfig:
         block: "basic" (two 3x3 convolutions) or "bottleneck" (1x1, 3x3, and 1x1 to four times as
             many channels).
         widths: Channels of the 3x3 convolutions, one number a stage.
-        num_classes: Number of logits.
+        num_classes: Number of logits; 0 is a network without a classifier.
         in_channels: Channels of the images.
         stem: "imagenet" (7x7 of stride 2, then a pool), "small" (3x3), "whitened" (2x2, measured
             filters), "deep" (three 3x3, then a pool), "deep_tiered" (the same in timm's widths) or
@@ -63,14 +78,17 @@ class ResNetConfig:
         groups: Groups of a bottleneck's 3x3 convolution (Xie 2017).
         group_width: The inner width is `int(width * group_width / 64) * groups`.
         se: Share of channels inside squeeze-and-excitation (Hu 2018); 0 is off.
+        attention: "none", or a registered attention on the residual, in place of `se`.
         norm: "batch", "group", "none", or "bias" (scalars around each convolution, Zhang 2019).
+        norm_groups: Groups of a group norm; None is at most 32, and fewer in narrow layers.
+        activation: "relu", "gelu", "silu" or "mish".
         residual_init: "default", "zero" (the residual starts at 0, Goyal 2017), "scalar" (SkipInit)
             or "fixup" (shrunk with depth, Zhang 2019).
         residual_scale: Fixed factor in 0..1 on every residual, as 1/sqrt(blocks) (Bordelon 2023).
         init: Initialisation of the blocks' convolutions, see `init.initialise_convolution`.
         drop_path: Stochastic depth (Huang 2016): the rate of the last block, linear from 0.
         dropout: Rate inside pre-activation basic blocks (wide networks), else before `fc`.
-        blur: Side of the binomial filter before each subsampling (Zhang 2019): 0 (off), 3 or 5.
+        blur: Side of the binomial filter before each subsampling (Zhang 2019): 0 (off), 2, 3 or 5.
         output_stride: 8, 16 or 32: later strides become dilation; None leaves them as they are.
 
     Raises:
@@ -93,7 +111,10 @@ class ResNetConfig:
     groups: int = 1
     group_width: int = 64
     se: float = 0.0
+    attention: str = "none"
     norm: str = "batch"
+    norm_groups: int | None = None
+    activation: str = "relu"
     residual_init: str = "default"
     residual_scale: float = 1.0
     init: str = "fan_out"
@@ -105,19 +126,23 @@ class ResNetConfig:
     def __post_init__(self) -> None:
         for name in ("depths", "widths"):
             object.__setattr__(self, name, _counts(name, getattr(self, name)))
-        for name, choices in CHOICES.items():
-            given = getattr(self, name)
-            if not isinstance(given, str) or given not in choices:
-                raise unknown(name, given, choices)
-        for name in ("num_classes", "in_channels", "groups", "group_width"):
+        for name, choices in (CHOICES | PARTS).items():
+            _check_choice(name, getattr(self, name), choices)
+        _check_choice("block", self.block, {**BLOCKS["post"], **BLOCKS["pre"]})
+        if self.block not in BLOCKS[self.order]:
+            raise UserError(f"block = {self.block!r} is not defined for order = {self.order!r}")
+        for name in ("in_channels", "groups", "group_width"):
             object.__setattr__(self, name, _count(name, getattr(self, name)))
+        # 0: a network without a classifier.
+        object.__setattr__(self, "num_classes", _count("num_classes", self.num_classes, least=0))
         for name in ("se", "drop_path", "dropout"):
             object.__setattr__(self, name, _real(name, getattr(self, name), "1)"))
         for name in ("shortcut_strength", "residual_scale"):
             object.__setattr__(self, name, _real(name, getattr(self, name), "1]"))
-        if self.stem_width is not None:
-            object.__setattr__(self, "stem_width", _count("stem_width", self.stem_width))
-        for name, numbers in (("blur", (0, 3, 5)), ("output_stride", (None, 8, 16, 32))):
+        for name in ("stem_width", "norm_groups"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _count(name, value))
+        for name, numbers in (("blur", (0, 2, 3, 5)), ("output_stride", (None, 8, 16, 32))):
             value = getattr(self, name)
             whole = isinstance(value, int | None) and not isinstance(value, bool)
             if not whole or value not in numbers:
@@ -135,7 +160,7 @@ class ResNetConfig:
     @property
     def expansion(self) -> int:
         """Output channels of a block, in multiples of its width."""
-        return 4 if self.block == "bottleneck" else 1
+        return int(getattr(BLOCKS[self.order][self.block], "expansion", 1))
 
     @property
     def stem_channels(self) -> int:
@@ -147,7 +172,7 @@ class ResNetConfig:
     @property
     def stem_stride(self) -> int:
         """Input pixels per pixel of the stem's output."""
-        return 1 if self.stem in ("small", "whitened") else 4
+        return STEMS[self.stem].stride
 
     @property
     def first_stride(self) -> int:
@@ -193,6 +218,7 @@ class ResNetConfig:
 
 
 FIELDS = tuple(field.name for field in fields(ResNetConfig))
+DEFAULTS = {field.name: field.default for field in fields(ResNetConfig)}
 
 
 def _too_large(c: ResNetConfig) -> Iterator[str]:
@@ -216,7 +242,7 @@ def _stage_parameters(c: ResNetConfig) -> Iterator[int]:
     before = c.stem_channels
     for depth, width in zip(c.depths, c.widths, strict=True):
         out = width * c.expansion
-        if c.block == "basic":
+        if c.expansion == 1:
             first, later = 9 * width * (before + width), 18 * width**2
         else:
             inner = int(width * c.group_width / 64) * c.groups
@@ -235,10 +261,6 @@ def _contradictions(c: ResNetConfig) -> Iterator[str]:
             f"depths = {c.depths} has {len(c.depths)} stages but widths = "
             f"{c.widths} has {len(c.widths)}; give one number for each stage in both"
         )
-    for name, usual in (("stride_on", "3x3"), ("groups", 1), ("group_width", 64)):
-        value = getattr(c, name)
-        if c.block == "basic" and value != usual:
-            yield f"{name} = {value!r} needs block = 'bottleneck'; with 'basic' it is {usual!r}"
     if int(min(c.widths) * c.group_width / 64) < 1:
         yield f"group_width = {c.group_width} leaves no channel at width {min(c.widths)}"
     if c.plain:
@@ -251,6 +273,10 @@ def _contradictions(c: ResNetConfig) -> Iterator[str]:
             yield f"drop_path = {c.drop_path} {needs} {none} a dropped block returns zero"
     if c.shortcut == "none" and (strength := c.shortcut_strength) != 1:
         yield f"shortcut_strength = {strength} needs a shortcut: there is nothing to weaken"
+    if c.se and c.attention != "none":
+        yield f"se = {c.se} and attention = {c.attention!r}: choose one of them"
+    if c.norm_groups is not None and c.norm != "group":
+        yield f"norm_groups = {c.norm_groups} needs norm = 'group', not {c.norm!r}"
     if c.residual_init in ("scalar", "fixup") and c.residual_scale != 1:
         yield (
             f"residual_scale = {c.residual_scale} together with residual_init = "
@@ -272,6 +298,7 @@ def _contradictions(c: ResNetConfig) -> Iterator[str]:
         yield f"stem = {c.stem!r} needs an even stem_width, not {c.stem_channels}"
     if c.blur or c.halving == "max_pool":
         yield from _pooling_contradictions(c)
+    yield from _block_contradictions(c)
     if c.stem == "whitened" and (c.order == "pre" or c.stem_width is not None):
         yield (
             "stem = 'whitened' has 8 channels for each image channel and ends in a ReLU: "
@@ -284,6 +311,19 @@ def _contradictions(c: ResNetConfig) -> Iterator[str]:
         )
 
 
+def _block_contradictions(c: ResNetConfig) -> Iterator[str]:
+    """Yield what the block of the network does not know of."""
+    table = BLOCKS[c.order]
+    for name in BLOCK_FIELDS:
+        value, usual = getattr(c, name), DEFAULTS[name]
+        uses = [block for block in table if name in getattr(table[block], "uses", ())]
+        if value != usual and c.block not in uses:
+            yield (
+                f"{name} = {value!r} needs block = {' or '.join(map(repr, uses)) or 'another'}; "
+                f"with {c.block!r} it is {usual!r}"
+            )
+
+
 def _pooling_contradictions(c: ResNetConfig) -> Iterator[str]:
     """Yield what contradicts a blur or a maximum in place of a stride."""
     what = f"blur = {c.blur}" if c.blur else f"halving = {c.halving!r}"
@@ -291,7 +331,6 @@ def _pooling_contradictions(c: ResNetConfig) -> Iterator[str]:
         "order": (c.order == "pre", "post"),
         "stride_on": (c.stride_on == "1x1", "3x3"),
         "stem": (c.stem in ("deep_conv", "whitened") and c.blur, "imagenet"),
-        "block": (c.block == "bottleneck" and c.halving == "max_pool", "basic"),
         "halving": (c.halving == "max_pool" and c.blur, "stride"),
         "output_stride": (c.output_stride not in (None, c.natural_stride), None),
     }
@@ -302,13 +341,18 @@ def _pooling_contradictions(c: ResNetConfig) -> Iterator[str]:
         yield f"{what} has no effect: the network never subsamples; leave it out"
 
 
-def _count(name: str, value: object, most: int = MAX_CHANNELS) -> int:
+def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise unknown(name, value, choices)
+
+
+def _count(name: str, value: object, *, least: int = 1) -> int:
     """Return a whole number, of NumPy too, as Python's own."""
-    number = 0 if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
-    if number < 1:
-        raise UserError(f"{name} = {shown(value)}: must be a whole number of at least 1")
-    if number > most:
-        raise UserError(f"{name} = {shown(value)}: at most {most:,} is allowed")
+    number = -1 if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
+    if number < least:
+        raise UserError(f"{name} = {shown(value)}: must be a whole number of at least {least}")
+    if number > MAX_CHANNELS:
+        raise UserError(f"{name} = {shown(value)}: at most {MAX_CHANNELS:,} is allowed")
     return number
 
 

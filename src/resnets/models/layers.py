@@ -14,6 +14,24 @@ from torch import Tensor, nn
 
 from resnets.errors import UserError
 from resnets.models.config import ResNetConfig
+from resnets.models.parts import (
+    ACTIVATIONS,
+    ATTENTIONS,
+    NORMS,
+    register_activation,
+    register_attention,
+    register_norm,
+)
+
+register_activation("relu")(nn.ReLU)
+register_activation("gelu")(nn.GELU)
+register_activation("silu")(nn.SiLU)
+register_activation("mish")(nn.Mish)
+
+
+def activation(config: ResNetConfig) -> nn.Module:
+    """Return the activation of a network; each use has a module of its own."""
+    return ACTIVATIONS[config.activation]()
 
 
 def convolution(
@@ -34,13 +52,40 @@ def convolution(
 
 def normalisation(channels: int, *, config: ResNetConfig) -> nn.Module:
     """Return the norm of a feature map, or what stands in its place."""
-    if config.norm == "batch":
-        return nn.BatchNorm2d(channels)
-    if config.norm == "group":
-        # Wu & He 2018 use 32 groups. Narrow layers get fewer: a group of one channel and one pixel
-        # would always be normalised to zero. An odd number of channels is one group.
-        return nn.GroupNorm(1 if channels % 2 else math.gcd(32, channels // 2), channels)
-    return ScalarBias() if config.norm == "bias" else nn.Identity()
+    return NORMS[config.norm](channels, config)
+
+
+@register_norm("batch")
+def batch_norm(channels: int, config: ResNetConfig) -> nn.Module:
+    """Return a batch norm (Ioffe 2015, arXiv 1502.03167)."""
+    return nn.BatchNorm2d(channels)
+
+
+@register_norm("group")
+def group_norm(channels: int, config: ResNetConfig) -> nn.Module:
+    """Return a group norm (Wu 2018, arXiv 1803.08494)."""
+    # The paper has 32 groups. Narrow layers get fewer: a group of one channel and one pixel would
+    # always be normalised to zero. An odd number of channels is one group.
+    usual = 1 if channels % 2 else math.gcd(32, channels // 2)
+    groups = config.norm_groups or usual
+    if channels % groups:
+        raise UserError(
+            f"norm_groups = {groups} does not divide a layer of {channels} channels; take a "
+            "divisor of all widths, or None"
+        )
+    return nn.GroupNorm(groups, channels)
+
+
+@register_norm("bias")
+def scalar_bias(channels: int, config: ResNetConfig) -> nn.Module:
+    """Return Fixup's replacement of a norm."""
+    return ScalarBias()
+
+
+@register_norm("none")
+def no_norm(channels: int, config: ResNetConfig) -> nn.Module:
+    """Return the identity: convolutions then have biases."""
+    return nn.Identity()
 
 
 class ShiftedConv2d(nn.Conv2d):
@@ -92,7 +137,13 @@ class BlurPool(nn.Module):
 
 def subsampling(config: ResNetConfig, *, stride: int) -> nn.Module:
     """Return the blur that replaces the stride of a convolution, or the identity."""
-    return BlurPool(config.blur) if config.blur and stride == 2 else nn.Identity()
+    return blur_pool(config.blur) if config.blur and stride == 2 else nn.Identity()
+
+
+def blur_pool(size: int) -> nn.Module:
+    """Return a binomial filter of this size that subsamples by two; that of 2 is the average."""
+    # Rounded up, as strides are, and averaged over what exists: maps of odd sizes fit.
+    return nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False) if size == 2 else BlurPool(size)
 
 
 def conv_stride(config: ResNetConfig, *, stride: int) -> int:
@@ -169,10 +220,21 @@ class Scale(nn.Module):
 # torchvision takes a second to import, so only the networks that need it do.
 
 
+def attention(channels: int, config: ResNetConfig) -> nn.Module:
+    """Return the attention on a residual, or the identity."""
+    if config.se:
+        return squeeze_excite(channels, config)
+    return ATTENTIONS[config.attention](channels, config)
+
+
+@register_attention("none")
+def no_attention(channels: int, config: ResNetConfig) -> nn.Module:
+    """Return the identity."""
+    return nn.Identity()
+
+
 def squeeze_excite(channels: int, config: ResNetConfig) -> nn.Module:
-    """Return squeeze-and-excitation (Hu 2018, arXiv 1709.01507), or the identity."""
-    if not config.se:
-        return nn.Identity()
+    """Return squeeze-and-excitation (Hu 2018, arXiv 1709.01507)."""
     from torchvision.ops import SqueezeExcitation
 
     # Differs from the paper: the middle is a multiple of 8, as in timm, whose weights fit.

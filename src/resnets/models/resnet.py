@@ -9,8 +9,10 @@ Shapes: N images, C channels, H height, W width, K classes.
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,7 +21,8 @@ from resnets.errors import UserError
 from resnets.models.blocks import BlockConfig, make_block
 from resnets.models.config import ResNetConfig
 from resnets.models.init import initialise
-from resnets.models.layers import BlurPool, Whitening, convolution, normalisation
+from resnets.models.layers import activation, normalisation
+from resnets.models.stems import make_stem
 
 __all__ = ["ResNet", "ResNetConfig"]
 
@@ -38,29 +41,40 @@ class ResNet(nn.Module):
         - Logits: N K, without a softmax.
     """
 
+    if TYPE_CHECKING:  # torch.jit.script would read these
+        layer1: "Stage"
+        layer2: "Stage"
+        layer3: "Stage"
+        layer4: "Stage"
+        fc: nn.Linear
+
+        def __call__(self, images: Tensor) -> Tensor: ...
+
     @checked()
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
         post = config.order == "post"
         out_channels = config.widths[-1] * config.expansion
-        self.conv1 = stem_convolutions(config)
+        self.conv1, pool = make_stem(config)
         # A pre-activation network has no norm here, since its first block begins with one, but one
         # at the end: the last sum needs a norm and a ReLU before the classifier. Whitened patches
         # need no norm either.
         has_norm = post and config.stem != "whitened"
         self.bn1 = normalisation(config.stem_channels, config=config) if has_norm else nn.Identity()
-        self.relu = nn.ReLU() if post else nn.Identity()
-        self.maxpool = stem_pool(config)
+        self.relu = activation(config) if post else nn.Identity()
+        self.maxpool = pool
         self.stage_names = tuple(f"layer{number + 1}" for number in range(len(config.depths)))
         for name, blocks in zip(self.stage_names, plan_stages(config), strict=True):
-            self.add_module(name, nn.Sequential(*(make_block(block, config) for block in blocks)))
+            self.add_module(name, Stage(*(make_block(block, config) for block in blocks)))
         self.norm = nn.Identity() if post else normalisation(out_channels, config=config)
-        self.norm_relu = nn.Identity() if post else nn.ReLU()
+        self.norm_relu = nn.Identity() if post else activation(config)
+        self.avgpool = GlobalAvgPool2d()
         inside = config.block == "basic" and not post
         self.dropout = nn.Dropout(0.0 if inside else config.dropout)
-        self.fc = nn.Linear(out_channels, config.num_classes)
-        self.grad_checkpointing = False
+        # The channels of the last map, under the names of torchvision and of timm.
+        self.inplanes = self.num_features = out_channels
+        self.add_module("fc", classifier(out_channels, config.num_classes))
         initialise(self, config)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -84,8 +98,9 @@ class ResNet(nn.Module):
             The map N C' H' W' after the last stage.
         """
         x = self._stem(images)  # N C H W -> N C1 H/4 W/4, a small stem keeps H W
-        for name in self.stage_names:
-            x = self._stage(name, x)  # all but the first: -> N 2C H/2 W/2
+        for name, stage in self.named_children():  # torch.jit.script unrolls this loop
+            if name.startswith("layer"):
+                x = stage(x)  # all but the first: -> N 2C H/2 W/2
         features: Tensor = self.norm_relu(self.norm(x))
         return features
 
@@ -98,10 +113,8 @@ class ResNet(nn.Module):
         Returns:
             Logits N K.
         """
-        # The mean fits any size, where a fixed 4x4 window would drop borders or fail. In
-        # channels_last, pixels are added in row order: the same bits in every memory format.
-        features = features.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.fc(self.dropout(features.mean((2, 3))))  # -> N C' -> N K
+        pooled = torch.flatten(self.avgpool(features), 1)  # N C' H' W' -> N C'
+        logits: Tensor = self.fc(self.dropout(pooled))  # -> N K
         return logits
 
     def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
@@ -126,22 +139,27 @@ class ResNet(nn.Module):
         x = self._stem(images)
         outputs = {}
         for stage, name in enumerate(self.stage_names[: max(stages)], start=1):
-            x = outputs[stage] = self._stage(name, x)
+            x = outputs[stage] = self.get_submodule(name)(x)
         return tuple(outputs[stage] for stage in stages)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the classifier by a new one; all other weights stay.
 
         Args:
-            num_classes: Number of classes of the new classifier.
+            num_classes: Number of classes of the new classifier; 0 removes it, and the network
+                then returns the pooled features N C'.
 
         Raises:
-            UserError: `num_classes` is not a whole number of at least 1.
+            UserError: `num_classes` is not a whole number of at least 0.
         """
         self.config = dataclasses.replace(self.config, num_classes=num_classes)
-        old = self.fc.weight
-        self.fc = nn.Linear(self.fc.in_features, num_classes, device=old.device, dtype=old.dtype)
-        self.fc.train(self.training)
+        like = next(self.parameters())
+        new = classifier(self.num_features, self.config.num_classes)
+        self.add_module("fc", new.to(like.device, like.dtype).train(self.training))
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer, which maps pooled features N C' to logits N K."""
+        return self.fc
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Save memory in training: keep only the blocks' inputs and recompute the rest.
@@ -149,17 +167,45 @@ class ResNet(nn.Module):
         Args:
             enable: Whether to do so from now on.
         """
-        self.grad_checkpointing = enable
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.grad_checkpointing = enable
 
     def _stem(self, images: Tensor) -> Tensor:
         stem: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         return stem
 
-    def _stage(self, name: str, x: Tensor) -> Tensor:
-        for block in self.get_submodule(name).children():
-            recomputed = self.grad_checkpointing and self.training and torch.is_grad_enabled()
-            x = _checkpointed(block, x) if recomputed else block(x)
+
+class Stage(nn.Sequential):
+    """Apply residual blocks one after the other.
+
+    With `grad_checkpointing`, training keeps only the blocks' inputs and recomputes the rest.
+    """
+
+    def __init__(self, *blocks: nn.Module) -> None:
+        super().__init__(*blocks)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
+                x = _checkpointed(block, x)
+            else:
+                x = block(x)
         return x
+
+
+class GlobalAvgPool2d(nn.Module):
+    """Average each channel over a map of any size: N C H W -> N C 1 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Contiguous: pixels are added in the same order, to the same bits, in every memory format.
+        return F.adaptive_avg_pool2d(x.contiguous(), 1)
+
+
+def classifier(in_features: int, num_classes: int) -> nn.Module:
+    """Return the linear layer to so many classes; for none, the identity."""
+    return nn.Linear(in_features, num_classes) if num_classes else nn.Identity()
 
 
 def meta_state(config: ResNetConfig) -> dict[str, Tensor]:
@@ -180,44 +226,6 @@ def meta_state(config: ResNetConfig) -> dict[str, Tensor]:
         else:
             state[name] = tensor
     return state
-
-
-def stem_convolutions(config: ResNetConfig) -> nn.Module:
-    """Return what precedes the first norm: N C H W -> N C1 H/2 W/2, small and whitened N C1 H W."""
-    width = config.stem_channels
-    if config.stem == "imagenet":
-        return convolution(config.in_channels, width, kernel=7, config=config, stride=2)
-    if config.stem == "small":
-        return convolution(config.in_channels, width, kernel=3, config=config)
-    if config.stem == "whitened":
-        return Whitening(config.in_channels)
-    # He 2019 (arXiv 1812.01187), ResNet-C: three 3x3 for the 7x7. The tiered widths are timm's.
-    first = width // 8 * 3 if config.stem == "deep_tiered" else width // 2
-    return nn.Sequential(
-        convolution(config.in_channels, first, kernel=3, config=config, stride=2),
-        normalisation(first, config=config),
-        nn.ReLU(),
-        convolution(first, width // 2, kernel=3, config=config),
-        normalisation(width // 2, config=config),
-        nn.ReLU(),
-        convolution(width // 2, width, kernel=3, config=config),
-    )
-
-
-def stem_pool(config: ResNetConfig) -> nn.Module:
-    """Return the second subsampling of the stem: N C H W -> N C H/2 W/2."""
-    width = config.stem_channels
-    if config.stem in ("small", "whitened"):
-        return nn.Identity()
-    if config.stem == "deep_conv":  # ResNet-RS (arXiv 2103.07579)
-        return nn.Sequential(
-            convolution(width, width, kernel=3, config=config, stride=2),
-            normalisation(width, config=config),
-            nn.ReLU(),
-        )
-    if config.blur:
-        return nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), BlurPool(config.blur))
-    return nn.MaxPool2d(3, stride=2, padding=1)
 
 
 def plan_stages(config: ResNetConfig) -> Iterator[list[BlockConfig]]:
@@ -244,6 +252,8 @@ def plan_stages(config: ResNetConfig) -> Iterator[list[BlockConfig]]:
                 dilation_before=dilation if position else previous,
                 dilation=dilation,
                 drop_path=config.drop_path * (before + position) / last,
+                stage=stage,
+                position=position,
             )
             for position in range(depth)
         ]
@@ -251,12 +261,13 @@ def plan_stages(config: ResNetConfig) -> Iterator[list[BlockConfig]]:
 
 
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    output: Tensor = checkpoint(
-        block,
-        x,
-        use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _frozen_statistics(block)),  # forward, recomputation
-    )
+    """Apply a block; if gradients are needed, recompute its inside in the backward pass."""
+    if not (block.training and torch.is_grad_enabled()):
+        return block(x)  # type: ignore[no-any-return]
+    contexts: dict[str, Any] = {}
+    if not torch.compiler.is_compiling():  # a compiled graph updates its statistics once
+        contexts["context_fn"] = lambda: (nullcontext(), _frozen_statistics(block))
+    output: Tensor = checkpoint(block, x, use_reentrant=False, **contexts)
     return output
 
 
