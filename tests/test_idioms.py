@@ -8,10 +8,11 @@ the table.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import pickle
 import re
-import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from resnets.models.registry import MODELS
+from resnets.models.resnet import ResNet, ResNetConfig
 
 LIBRARIES = ("ours", "torchvision", "timm")
 PAGE = Path(__file__).parent.parent / "docs" / "dropin.md"
@@ -265,7 +270,11 @@ def replace_the_pooling(make: Make) -> object:
     return model(images())
 
 
-@idiom("All but the classifier", "nn.Sequential(*list(model.children())[:-1])", works="ours torchvision")
+@idiom(
+    "All but the classifier",
+    "nn.Sequential(*list(model.children())[:-1])",
+    works="ours torchvision",
+)
 def all_but_the_classifier(make: Make) -> object:
     pooled = nn.Sequential(*list(make().children())[:-1])(images())
     assert pooled.shape == (2, 512, 1, 1)
@@ -360,7 +369,11 @@ def segmentation(make: Make) -> object:
     return FCN(backbone, FCNHead(512, 3)).eval()(images())["out"]
 
 
-@idiom("forward_features, forward_head", "model.forward_head(model.forward_features(images))", works="ours timm")
+@idiom(
+    "forward_features, forward_head",
+    "model.forward_head(model.forward_features(images))",
+    works="ours timm",
+)
 def features_and_head(make: Make) -> object:
     model = make()
     return model.forward_head(model.forward_features(images()))
@@ -372,7 +385,11 @@ def pooled_features(make: Make) -> object:
     return model.forward_head(model.forward_features(images()), pre_logits=True)
 
 
-@idiom("forward_intermediates", "model.forward_intermediates(images, indices=[1, 4])", works="ours timm")
+@idiom(
+    "forward_intermediates",
+    "model.forward_intermediates(images, indices=[1, 4])",
+    works="ours timm",
+)
 def forward_intermediates(make: Make) -> object:
     model = make()
     final, maps = model.forward_intermediates(images(), indices=[0, 1, 4])
@@ -397,7 +414,11 @@ def feature_info(make: Make) -> object:
     return None
 
 
-@idiom("timm's feature wrappers", "FeatureGetterNet(model, out_indices=(1, 2, 3, 4))", works="ours timm")
+@idiom(
+    "timm's feature wrappers",
+    "FeatureGetterNet(model, out_indices=(1, 2, 3, 4))",
+    works="ours timm",
+)
 def timms_feature_wrappers(make: Make) -> object:
     from timm.models._features import FeatureGetterNet, FeatureHookNet, FeatureListNet
 
@@ -849,6 +870,129 @@ def test_the_documentation_has_the_table() -> None:
 
 def test_ours_passes_every_idiom() -> None:
     assert all("ours" in entry.works for entry in IDIOMS.values())
+
+
+# Every row ---------------------------------------------------------------------------------------
+
+
+def shallow_rows() -> dict[ResNetConfig, str]:
+    """Return one row for each network that remains when no stage has more than two blocks."""
+    rows: dict[ResNetConfig, str] = {}
+    for name, row in MODELS.items():
+        depths = tuple(min(depth, 2) for depth in row.config.depths)
+        rows.setdefault(dataclasses.replace(row.config, depths=depths), name)
+    return rows
+
+
+def test_every_submodule_of_every_row_is_called_once() -> None:
+    wrong = {}
+    for config, name in shallow_rows().items():
+        with torch.device("meta"):
+            model = ResNet(config).eval()
+        calls: Counter[str] = Counter()
+        for key, module in model.named_modules():
+            if not isinstance(module, nn.ModuleList):  # a list has no `forward`
+                calls[key] = 0
+                module.register_forward_hook(lambda *call, key=key: calls.update([key]))
+        model(torch.empty(2, config.in_channels, 64, 64, device="meta"))
+        if others := {key: count for key, count in calls.items() if count != 1}:
+            wrong[name] = others
+    assert wrong == {}
+
+
+def small_rows() -> dict[ResNetConfig, str]:
+    """Return one row of each kind, with one narrow block a stage and no tenth of a second each."""
+    rows: dict[ResNetConfig, str] = {}
+    for name, row in MODELS.items():
+        widths = tuple(max(width // 4, 32) for width in row.config.widths)
+        sizes = {"depths": (1,) * len(widths), "widths": widths, "num_classes": 10}
+        rows.setdefault(dataclasses.replace(row.config, **sizes), name)
+    return rows
+
+
+@pytest.mark.slow
+def test_every_kind_of_row_scripts_and_traces() -> None:
+    for config, name in small_rows().items():
+        model = ResNet(config).eval()
+        batch = images(side=96)
+        expected = model(batch)
+        for twin in (torch.jit.script(model), torch.fx.symbolic_trace(model)):
+            torch.testing.assert_close(twin(batch), expected, msg=lambda text: f"{name}: {text}")
+        torch.fx.symbolic_trace(model.train())
+
+
+# In place, where nothing notices -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_evaluation_in_place_has_the_same_bits(name: str) -> None:
+    model = build("ours", name, num_classes=7, widths=(8, 16, 32, 64)).eval()
+    batch = images(side=65)
+    expected = model(batch).detach()
+    with count_operations() as seen, torch.inference_mode():
+        assert torch.equal(model(batch), expected)
+    assert seen["relu_"] == sum(isinstance(module, nn.ReLU) for module in model.modules())
+    assert seen["add_"] == sum(model.config.depths) and seen["relu"] == seen["add"] == 0
+    for other in (batch.requires_grad_(), batch.double()):
+        with count_operations() as seen:
+            model.to(other.dtype)(other)
+        assert seen["relu_"] == seen["add_"] == 0
+
+
+@torch.no_grad()
+def test_hooks_see_true_outputs_in_evaluation() -> None:
+    model = maker("ours")()
+    for name, module in model.named_modules():
+        outputs: list[Tensor] = []
+        copies: list[Tensor] = []
+        handle = module.register_forward_hook(
+            lambda module, inputs, output, outputs=outputs, copies=copies: (
+                (
+                    outputs.extend((inputs[0], output)),
+                    copies.extend((inputs[0].clone(), output.clone())),
+                )
+                and None
+            )
+        )
+        model(images())
+        handle.remove()
+        assert all(map(torch.equal, outputs, copies)), name
+
+
+@torch.no_grad()
+def test_what_is_attached_to_a_block_is_respected() -> None:
+    model = maker("ours")()
+    expected = model(images())
+    block, seen = model.layer1[0], []
+    usual = block.bn2.forward
+    block.bn2.forward = lambda x: seen.append(usual(x)) or seen[-1]  # type: ignore[func-returns-value]
+    assert torch.equal(model(images()), expected)
+    assert torch.equal(seen[0], usual(block.conv2(seen[0] * 0)) * 0 + seen[0])
+    assert (seen[0] < 0).any()  # a ReLU in place would leave none
+    del block.bn2.forward
+    block.relu1 = nn.Identity()
+    assert not torch.equal(model(images()), expected)
+    block.relu1, block.conv2, block.bn2 = nn.ReLU(), nn.Identity(), nn.Identity()
+    kept = images(64).reshape(-1, 64, 8, 8)
+    before = kept.clone()
+    model.layer1(kept)
+    assert torch.equal(kept, before)
+
+
+@contextmanager
+def count_operations() -> Iterator[Counter[str]]:
+    """Count the operations of PyTorch by name."""
+    seen: Counter[str] = Counter()
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            seen[function.overloadpacket.__name__] += 1
+            return function(*args, **(kwargs or {}))
+
+    with Mode():
+        yield seen
 
 
 if __name__ == "__main__":
