@@ -97,7 +97,8 @@ class ShiftedConv2d(nn.Conv2d):
         self.shift = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x + self.shift, self.weight, self.bias)
+        shifted: Tensor = self._conv_forward(x + self.shift, self.weight, self.bias)
+        return shifted
 
 
 class ScalarBias(nn.Module):
@@ -182,7 +183,9 @@ class Whitening(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         # Differs from both: padded below and to the right, so that the map keeps its size.
-        return self._conv_forward(F.pad(x, [0, 1, 0, 1]), self.weight, self.bias)  # -> N 8C H W
+        x = F.pad(x, [0, 1, 0, 1])
+        white: Tensor = self._conv_forward(x, self.weight, self.bias)  # N C H W -> N 8C H W
+        return white
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
