@@ -14,6 +14,7 @@ FOLDER = Path(__file__).parent.parent / "benchmarks"
 SMALLEST = {
     "audit.py": "OUT --images 700",
     "bottleneck.py": "OUT",
+    "coverage.py": "resnet18 ecaresnet26t",
     "faults.py": "run-folder --fast",
     "fast.py": "DATA OUT --seeds 1 --arms fast",
     "finetune.py": "DATA OUT --base-time 12s --time 12s --seeds 1",

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.errors import UserError
+from resnets.models.attention import AttentionPool2d, EfficientChannelAttention
 from resnets.models.blocks import (
     BlockConfig,
     PadShortcut,
@@ -18,9 +19,17 @@ from resnets.models.blocks import (
     make_shortcut,
 )
 from resnets.models.config import ResNetConfig
-from resnets.models.layers import BlurPool, Whitening, drop_path, normalisation, squeeze_excite
+from resnets.models.layers import (
+    BlurPool,
+    Whitening,
+    drop_path,
+    normalisation,
+    squeeze_excite,
+    standardised,
+)
 from resnets.models.parts import BLOCKS
 from resnets.models.registry import create_model
+from resnets.models.resnet import ResNet
 
 FLOAT64 = 1e-12  # the same few sums in another order
 
@@ -40,8 +49,10 @@ def plan(in_channels: int = 8, width: int = 16, stride: int = 2, **rest: float) 
 
 def test_a_block_is_the_equation() -> None:
     for order, kind, cls in ((o, k, c) for o, table in BLOCKS.items() for k, c in table.items()):
-        given = plan(out_channels=64) if kind == "bottleneck" else plan()
-        module = make_block(given, config(block=kind, order=order)).eval()
+        needed: dict[str, object] = {"splits": 2} if kind == "res2net" else {}
+        needed |= {"norm": "none", "conv": "scaled"} if kind == "bottleneck_norm_free" else {}
+        given = plan(out_channels=16 * getattr(cls, "expansion", 1))
+        module = make_block(given, config(block=kind, order=order, **needed)).eval()
         assert isinstance(module, cls)
         terms: list[Tensor] = []
         for name in ("downsample", "drop_path"):
@@ -223,6 +234,56 @@ def test_group_norm_has_32_groups_or_two_channels_in_each() -> None:
         c: normalisation(c, config=config(norm="group")).num_groups for c in (256, 64, 16, 10, 9)
     }
     assert groups == {256: 32, 64: 32, 16: 8, 10: 1, 9: 1}
+
+
+def test_standardised_filters_have_mean_zero_and_variance_one() -> None:
+    filters = standardised(5 + 3 * torch.randn(6, 4, 3, 3), epsilon=1e-8)
+    assert filters.mean((1, 2, 3)).abs().max() < 1e-5
+    torch.testing.assert_close(filters.var((1, 2, 3), unbiased=False), torch.ones(6))
+
+
+def test_without_norms_a_block_knows_the_variance_of_its_input() -> None:
+    # Wide enough that the drawn filters give nearly the expected variance.
+    torch.manual_seed(0)
+    network = ResNet(
+        ResNetConfig(
+            depths=(3, 3),
+            widths=(64, 64),
+            block="bottleneck_norm_free",
+            **{"order": "pre", "norm": "none", "conv": "scaled"},
+            **{"shortcut": "avg_conv", "residual_scale": 0.5},
+        )
+    )
+    deviations = [block.deviation**2 for block in (*network.layer1, *network.layer2)]
+    assert deviations == pytest.approx([1, 1.25, 1.5, 1.75, 1.25, 1.5])
+    x, measured = torch.randn(4, 64, 16, 16), []
+    for block in network.layer1:
+        measured.append(float(x.detach().var()))
+        x = block(x)
+    assert measured == pytest.approx(deviations[:3], rel=0.1)
+
+
+def test_channel_attention_reaches_further_in_wider_layers() -> None:
+    widths = (16, 64, 128, 256, 2048)
+    kernels = [EfficientChannelAttention(channels).conv.kernel_size[0] for channels in widths]
+    assert kernels == [3, 3, 5, 5, 7]  # k of the paper's equation 12, at least 3
+
+
+def test_an_attention_pool_of_equal_pixels_returns_their_value() -> None:
+    pool = AttentionPool2d(64, 3)
+    nn.init.zeros_(pool.pos_embed)
+    pixel = torch.randn(2, 64, 1, 1)
+    expected = pool.v(pixel.flatten(1))
+    for height, width in ((3, 3), (1, 4)):
+        pooled = pool(pixel.expand(2, 64, height, width))
+        assert pooled.shape == (2, 64, 1, 1)
+        torch.testing.assert_close(pooled.flatten(1), expected)
+
+
+def test_positions_of_an_attention_pool_are_exact_at_its_own_size() -> None:
+    pool = AttentionPool2d(64, 4)
+    torch.testing.assert_close(pool.positions(4, 4), pool.pos_embed, rtol=0, atol=1e-7)
+    assert pool.positions(2, 7).shape == (15, 64)
 
 
 def test_drop_path_keeps_the_expectation_and_drops_whole_images() -> None:

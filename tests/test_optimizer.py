@@ -88,6 +88,8 @@ NETWORKS = [
     "resnetrs50",
     "resnetblur50",
     "resnet50_gn",
+    "nf_resnet26",
+    "resnet50_clip",
 ]
 
 
@@ -105,8 +107,8 @@ def test_groups(name: str) -> None:
     last = len(model.config.depths)
     for key, parameter in model.named_parameters():
         depth = next((n for n in range(1, last + 1) if key.startswith(f"layer{n}.")), 0)
-        depth = {"norm": last, "fc": last + 1}.get(key.split(".")[0], depth)
-        decay = 0.01 if parameter.ndim > 1 else 0.0
+        depth = {"norm": last, "avgpool": last, "fc": last + 1}.get(key.split(".")[0], depth)
+        decay = 0.01 if parameter.shape[1:].numel() > 1 else 0.0
         assert found[id(parameter)] == (0.5 ** (last + 1 - depth), decay), key
 
 

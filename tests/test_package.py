@@ -68,6 +68,7 @@ def test_the_public_names() -> None:
         "predict",
         "check_data",
         "CheckReport",
+        "weights_preprocess",
     ]
     assert sorted(resnets.__all__) == sorted(names)
     assert set(names) <= set(dir(resnets))

@@ -6,7 +6,6 @@ served on loopback, broken in all the ways that servers break.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import pickle
@@ -122,7 +121,8 @@ def test_averaged_weights_come_second_and_lose_their_counter(tmp_path: Path) -> 
     plain, averaged = network(0).state_dict(), network(2).state_dict()
     ema = {"n_averaged": torch.tensor(7), **{f"module.{k}": v for k, v in averaged.items()}}
     model = network(1)
-    load(model, saved(tmp_path / "a.pth", {"model_ema": ema, "model": plain}))
+    with pytest.warns(UserWarning, match="took model; left out model_ema"):
+        load(model, saved(tmp_path / "a.pth", {"model_ema": ema, "model": plain}))
     assert equal(model.state_dict(), plain)
     load(model, saved(tmp_path / "a.pth", {"model_ema": ema}))
     assert equal(model.state_dict(), averaged)
@@ -402,10 +402,11 @@ def test_a_head_that_fits_is_used_and_a_missing_one_may_be_fresh(tmp_path: Path)
     assert equal(model.state_dict(), state)
     headless = {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
     file = saved(tmp_path / "b.pth", headless)
-    assert "lacks fc.weight, fc.bias" in refusal(file)
+    assert "lacks fc.weight, fc.bias; pass num_classes=10 for a new" in refusal(file)
     model = network(1)
     head = model.fc.weight.clone()
-    load(model, file, fresh_head=True)
+    with pytest.warns(UserWarning, match="no classifier, so fc keeps its initial values"):
+        load(model, file, fresh_head=True)
     assert torch.equal(model.fc.weight, head)
     wider = network(1, widths=(8, 24), num_classes=4)  # a head of other features is no such case
     assert "layer2.0.conv1.weight is" in refusal(tmp_path / "a.pth", wider, fresh_head=True)
@@ -481,11 +482,9 @@ class Touch:
 
 
 def test_a_pickle_that_needs_more_than_tensors_is_refused_and_not_run(tmp_path: Path) -> None:
-    state = network(0).state_dict()
-    arguments = argparse.Namespace(lr=0.1)
-    message = refusal(saved(tmp_path / "a.pth", {"model": state, "args": arguments}))
-    assert "argparse.Namespace" in message
-    assert "only its state_dict" in message
+    whole = refusal(saved(tmp_path / "a.pth", network(0)))
+    assert "resnets.models.resnet.ResNet" in whole
+    assert "only its state_dict" in whole
     victim = tmp_path / "victim"
     assert "more than tensors" in refusal(saved(tmp_path / "b.pth", Touch(victim)))
     (tmp_path / "c.pth").write_bytes(pickle.dumps(Touch(victim)))
@@ -537,15 +536,14 @@ def test_truncated_files(tmp_path: Path) -> None:
 def test_no_table_of_tensors(tmp_path: Path) -> None:
     assert "contains no state_dict" in refusal(saved(tmp_path / "a.pth", torch.zeros(3)))
     assert "contains no state_dict" in refusal(saved(tmp_path / "a.pth", {"state_dict": {}}))
-    message = refusal(saved(tmp_path / "a.pth", {"weights": {"fc.weight": torch.zeros(3)}}))
-    assert "not tensors: weights" in message
+    assert "not tensors: epoch" in refusal(saved(tmp_path / "a.pth", {"epoch": 3}))
 
 
 def test_no_such_file(tmp_path: Path) -> None:
     assert "is not a file" in refusal(tmp_path / "absent.pth")
-    assert "torchvision:TAG" in refusal("IMAGENET1K_V1")  # what torchvision itself takes
+    assert "torchvision has no weights for 'small'" in refusal("IMAGENET1K_V1")
     assert "folder without model.safetensors" in refusal(tmp_path)
-    assert "must be a text" in refusal(True)
+    assert "weights must be a path" in refusal(True)
     assert "hub:owner/name" in refusal("ftp://example.org/a.pth")
 
 
@@ -896,6 +894,35 @@ def test_hf_endpoint_leads_to_another_hub(
     model = network(1)
     load(model, "hub:owner/name")
     assert equal(model.state_dict(), network(0).state_dict())
+
+
+def test_config_json_of_the_hub_is_compared(hub: Server) -> None:
+    offer_on_hub(hub, "model.safetensors", as_bytes(network(0)))
+    record = {"architecture": "resnetblur18", "pretrained_cfg": {"tag": "a"}}
+    offer_on_hub(hub, "config.json", json.dumps(record).encode())
+    blurred = dataclasses.replace(SMALL, blur=3)
+    foreign = {"resnetblur18": ("resnetblur18", blurred)}
+    message = refusal("hub:owner/name", foreign=foreign)
+    assert "hub:owner/name is of resnetblur18, which has blur = 3" in message
+    load(ResNet(blurred), "hub:owner/name", foreign=foreign)
+
+
+def test_timms_weights_come_from_its_repository_or_address(
+    hub: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = as_bytes(network(0))
+    tag = {"ETag": f'"{sha256(body).hexdigest()}"', "X_Repo_Commit": COMMIT}
+    for revision in ("main", COMMIT):
+        path = f"/timm/resnet18.a1_in1k/resolve/{revision}/model.safetensors"
+        hub.offer(path, body, **tag)
+    foreign = {"resnet18": ("resnet18", SMALL)}
+    for installed in (True, False):  # without timm, its repository on the hub is known, too
+        if not installed:
+            monkeypatch.setitem(sys.modules, "timm", None)
+        model = network(1)
+        load(model, "timm:resnet18.a1_in1k", foreign=foreign)
+        assert equal(model.state_dict(), network(0).state_dict())
+    assert "resnet34" in refusal("timm:resnet34.a1_in1k", foreign=foreign)
 
 
 def test_what_the_hub_lacks(hub: Server) -> None:

@@ -58,6 +58,7 @@ def config_values(draw: st.DrawFn) -> dict[str, Any]:
     rare = {
         "shortcut_strength": st.floats(0, 1),
         "groups": st.sampled_from([1, 2, 4]),
+        "splits": st.sampled_from([1, 2, 4]),
         "se": st.floats(0, 0.9),
         "residual_scale": st.floats(0, 1),
         "drop_path": st.floats(0, 0.9),

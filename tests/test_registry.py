@@ -100,8 +100,8 @@ preact_resnet18_cifar 11,172,170 555.4M 107
 preact_resnet110 1,730,522 253.2M 658
 preact_resnet164 1,703,258 244.5M 983
 preact_resnet1001 10,327,706 1487.9M 6005
-resnet164 1,704,154 247.65M 998
-resnet1001 10,328,602 1491.0M 6020
+resnet164 1,704,154 244.50M 998
+resnet1001 10,328,602 1487.85M 6020
 wrn16_4 2,748,890 0.393G 83
 wrn16_8 10,961,370 1.548G 83
 wrn22_8 17,158,106 2.454G 119
@@ -147,6 +147,11 @@ COVER = tuple(covering(SMALLEST))
 def on_meta(config: ResNetConfig) -> ResNet:
     with torch.device("meta"):
         return ResNet(config)
+
+
+def smallest(config: ResNetConfig) -> int:
+    """Pixels a side of the smallest image of a network."""
+    return 17 if config.blur else 3 if config.stem in ("caffe", "deep_caffe") else 1
 
 
 def meta_images(config: ResNetConfig, side: int) -> Tensor:
@@ -214,9 +219,12 @@ def test_shortcut_and_residual_have_equal_shapes_at_any_size(name: str) -> None:
 
     for stage in model.stage_names:
         model.get_submodule(stage)[0].register_forward_hook(compare)
-    sizes = (17, 33, 63) if config.blur else (1, 17, 33, 63)
+    sizes = sorted({smallest(config), 17, 33, 63})
     for side in sizes:
-        assert model(meta_images(config, side)).shape == (2, config.num_classes)
+        assert model(meta_images(config, side)).shape == (
+            2,
+            config.num_classes or model.num_features,
+        )
     assert len(seen) == len(sizes) * len(model.stage_names)
     assert all(seen)
 
@@ -224,19 +232,28 @@ def test_shortcut_and_residual_have_equal_shapes_at_any_size(name: str) -> None:
 @for_each(COVER, slow=SMALLEST)
 def test_two_images_train_down_to_a_map_of_one_pixel(name: str) -> None:
     config = SMALLEST[name]
-    side = 17 if config.blur else 1
-    features = on_meta(config).forward_features(meta_images(config, side))
+    features = on_meta(config).forward_features(meta_images(config, smallest(config)))
     assert features.shape[2:] == (1, 1)
+
+
+# Names without a number, with a wrong one, or with that of a network that was scaled up.
+OTHER_NAMES = {"ecaresnetlight", "seresnextaa201d_32x8d"} | {
+    f"resnet50x{factor}_clip{pool}" for factor in (4, 16, 64) for pool in ("", "_gap")
+}
 
 
 def test_layers_are_the_number_in_the_name() -> None:
     for name, row in MODELS.items():
-        convolutions = {"basic": 2, "bottleneck": 3}[row.config.block]
-        counted = sum(row.config.depths) * convolutions + 2
-        digits = "".join(c if c.isdigit() else " " for c in name).split()[0]
+        convolutions = 2 if row.config.expansion == 1 else 3
+        counted = sum(row.config.depths) * convolutions + 2 + (row.config.head_width is not None)
+        if name in OTHER_NAMES:
+            assert row.layers == counted
+            continue
+        digits = "".join(c if c.isdigit() else " " for c in name.replace("res2", "res")).split()[0]
         assert str(row.layers) == digits
-        wide, rounded = name.startswith("wrn"), name.startswith("resnetrs")
-        assert counted == row.layers or (wide and counted == row.layers - 2) or rounded
+        rounded = name.startswith("resnetrs")
+        others = 2 if "wrn" in name or "senet154" in name else 0  # projections, a deep stem
+        assert counted == row.layers - others or rounded
 
 
 def test_a_published_error_names_its_source() -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from resnets.data.transforms import Preprocess
     from resnets.evaluation.metrics import Scores
     from resnets.inference.predictor import Predictor
+    from resnets.inference.weights_preprocess import weights_preprocess
     from resnets.models.config import ResNetConfig
     from resnets.models.registry import create_model, list_models
     from resnets.models.resnet import ResNet
@@ -24,6 +25,7 @@ _MODULES = {
     "resnets.data.transforms": ("Preprocess",),
     "resnets.evaluation.metrics": ("Scores",),
     "resnets.inference.predictor": ("Predictor",),
+    "resnets.inference.weights_preprocess": ("weights_preprocess",),
     "resnets.models.config": ("ResNetConfig",),
     "resnets.models.registry": ("create_model", "list_models"),
     "resnets.models.resnet": ("ResNet",),
@@ -46,6 +48,7 @@ __all__ = [
     "load_model",
     "predict",
     "train",
+    "weights_preprocess",
 ]
 
 

@@ -33,7 +33,7 @@ from resnets.evaluation.metrics import Scores
 from resnets.fileio import check_can_make
 from resnets.inference.model_file import ModelFile, ModelFileError, read_model
 from resnets.inference.predictor import Prediction, Predictor, Source
-from resnets.models.download import local_path
+from resnets.models.download import is_tag, local_path
 from resnets.models.pretrained import local_weights
 from resnets.models.registry import MODELS, unknown_model
 from resnets.models.resnet import ResNet
@@ -428,6 +428,9 @@ def _configured(
     if given != model.weights:  # what opens it must not reach the run folder
         file = local_weights(model.weights)
         config = config.set(config.origins.get("weights", "default"), weights=str(file))
+    elif is_tag(model.weights):
+        text = f"torchvision:{model.weights}"
+        config = config.set(config.origins.get("weights", "default"), weights=text)
     elif ":" not in model.weights:  # found from any folder when resumed
         path = local_path(model.weights).absolute()
         if not path.exists():
@@ -440,7 +443,7 @@ def _configured(
     except ModelFileError:
         name = None
     if name is None:
-        if ":" not in given:
+        if ":" not in given and not is_tag(given):
             local_weights(given)  # raises where the file is damaged
         raise UserError(f"--weights {given}: pass --model too, the network of these weights")
     return config.set("weights", model=name)

@@ -143,7 +143,9 @@ PYTHON = [
     _refused(
         "create-classes", lambda v: _create(num_classes=v), "None", "whole", expected="num_classes"
     ),
-    _refused("create-weights", lambda v: _create(weights=v), "None", expected=PATH),
+    _refused(
+        "create-weights", lambda v: _create(weights=v), "None", "dict", expected="a state_dict"
+    ),
     _refused("create-depths", lambda v: _create(depths=v), expected="depths"),
     _refused("create-block", lambda v: _create(block=v), expected="block"),
     _refused("create-blur", lambda v: _create(blur=v), "whole", expected="blur"),

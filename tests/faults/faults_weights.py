@@ -192,6 +192,29 @@ def each_other() -> dict[str, Any]:
     return one
 
 
+def many_prefixes() -> dict[str, Any]:
+    """Return 19,000 tensors, each below six prefixes that it shares with 99 others."""
+    paths = (".".join(f"{group}{level}" for level in range(6)) for group in range(190))
+    return {f"{path}.{n}.a.b.c": torch.ones(1) for path in paths for n in range(100)}
+
+
+def many_tables() -> dict[str, Any]:
+    return {f"table{number}": {f"a{number}.weight": torch.ones(2, 2)} for number in range(3000)}
+
+
+def two_networks() -> dict[str, Any]:
+    """Return two networks, neither of which is called an average of the other."""
+    networks = {"a.": state(), "b.": {key: tensor + 1 for key, tensor in state().items()}}
+    return {prefix + key: t for prefix, net in networks.items() for key, t in net.items()}
+
+
+def shared_records() -> bytes:
+    """Return a pickle that gives the same 100,000 values to a record, 100,000 times."""
+    values = b"}(" + b"".join(b"X\5\0\0\0%05dN" % n for n in range(100_000)) + b"uq\1"
+    record = b"cargparse\nNamespace\n)\x81"
+    return b"\x80\x02" + values + record + b"h\1b" * 100_000 + b"."
+
+
 def hash_bomb() -> bytes:
     """Return a pickle whose key is a tuple of a tuple ..., twice each: its hash takes for ever."""
     doubled = b"".join(b"q\0h\0\x86" for _ in range(200))
@@ -398,6 +421,10 @@ FAULTS = [
         "90,000 tensors",
     ),
     torch_case("not-tensors", lambda: {"weights": {}, "epoch": 3}, "not tensors: weights, epoch"),
+    torch_case("many-prefixes", many_prefixes, "it lacks conv1.weight"),
+    torch_case("many-tables", many_tables, "it lacks conv1.weight"),
+    torch_case("two-networks", two_networks, "two networks that fit, 'a.' and 'b.'"),
+    bytes_case("records", shared_records, NOT_READ),
     torch_case("list", lambda: [torch.ones(3)], NO_STATE),
     torch_case("tensor", lambda: torch.ones(3), NO_STATE),
     torch_case("itself", itself, "is not a state_dict"),
@@ -420,8 +447,8 @@ FAULTS = [
     ),
     bytes_case(
         "code-protocol-5",
-        lambda: pickle.dumps(Touch()),
-        NOT_READ,
+        lambda: pickle.dumps(Touch(), 5),
+        FOREIGN,
         check=nothing_executed,
         catalogue="C4",
     ),
@@ -628,8 +655,10 @@ FAULTS = [
     ),
     Fault("weights/train-home", _train_with("~nobody-at-all/a"), "no such home folder"),
     Fault(
-        "weights/state-dict", lambda folder: loads(state()), "weights is of the type dict; expected"
-    ),  # type: ignore[arg-type]
+        "weights/mapping-of-others",
+        lambda folder: lambda: create_model("resnet20", weights={"layers": [1, 2]}),
+        "not tensors: layers",
+    ),
 ]
 
 FAULTS = slow(

@@ -3,6 +3,7 @@
 import io
 import json
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -115,13 +116,18 @@ def checkpoint_seeds() -> list[bytes]:
     return [path.read_bytes()]
 
 
+# The network that is looked for in a file of weights.
+TABLE = {"fc.weight": torch.zeros(2, 3), "bn1.running_var": torch.ones(3)}
+
+
 def weight_seeds() -> list[bytes]:
     """Return a state dict as torch writes it now, as it wrote it once, and as safetensors."""
-    table = {"fc.weight": torch.zeros(2, 3), "bn1.running_var": torch.ones(3)}
-    seeds = [save(table, {"a": "b"}), *model_seeds()]
+    seeds = [save(TABLE, {"a": "b"}), *model_seeds()]
+    inner = {f"module.encoder_q.{name}": tensor for name, tensor in TABLE.items()}
+    content = {"state_dict": inner, "epoch": 3, "args": Namespace(arch="resnet18")}
     for zipped in (True, False):
         buffer = io.BytesIO()
-        torch.save({"state_dict": table, "epoch": 3}, buffer, _use_new_zipfile_serialization=zipped)
+        torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
         seeds.append(buffer.getvalue())
     return seeds
 
@@ -162,6 +168,8 @@ TARGETS = {
     ),
     "model-file": Target(in_file(read_model, "model.safetensors"), model_seeds),
     "checkpoint": Target(in_file(load_checkpoint, "state.safetensors"), checkpoint_seeds),
-    "weights": Target(in_file(lambda p: read_tensors(p, source="w"), "w.pth"), weight_seeds),
+    "weights": Target(
+        in_file(lambda p: read_tensors(p, source="w", own=TABLE), "w.pth"), weight_seeds
+    ),
     "run-folder": Target(read_run_folder, run_folder_seeds),
 }

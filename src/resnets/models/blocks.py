@@ -49,8 +49,9 @@ class BlockConfig:
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether the identity has the shape of the residual."""
-        return self.stride == 1 and self.in_channels == self.out_channels
+        """Whether the identity is the shortcut: where dilation replaces a stride, it is not."""
+        strides = self.stride > 1 or self.dilation != self.dilation_before
+        return not strides and self.in_channels == self.out_channels
 
 
 # Shortcuts: the identity wherever shapes are equal, and elsewhere option A, B, C or D ------------
@@ -210,10 +211,11 @@ def three_convolutions(
     early = config.stride_on == "1x1"
     first, second = (stride, 1) if early else (1, stride)
     dilation = block.dilation if early else block.dilation_before
+    groups = inner // config.group_size if config.group_size else config.groups
     make = partial(convolution, config=config)
     return (
         make(block.in_channels, inner, kernel=1, stride=first),
-        make(inner, inner, kernel=3, stride=second, dilation=dilation, groups=config.groups),
+        make(inner, inner, kernel=3, stride=second, dilation=dilation, groups=groups),
         make(inner, block.out_channels, kernel=1),
     )
 
@@ -278,7 +280,7 @@ class Bottleneck(ResidualBlock):
     """Apply 1x1 to fewer channels, 3x3, 1x1 to four times the width (He 2015, figure 5 right)."""
 
     expansion = 4
-    uses = ResidualBlock.uses | {"stride_on", "groups", "group_width", "blur"}
+    uses = ResidualBlock.uses | {"stride_on", "groups", "group_width", "group_size", "blur"}
 
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
@@ -301,6 +303,40 @@ class Bottleneck(ResidualBlock):
         residual = self.blur(self.relu2(self.bn2(self.conv2(residual))))  # -> N inner H/s W/s
         residual = self.bn3(self.conv3(residual))  # -> N C' H/s W/s
         residual = self.drop_path(self.gain(self.se(residual)))
+        return self.activation(shortcut + residual)
+
+
+@register_block("bottleneck_inner_attention", order="post")
+class BottleneckInnerAttention(ResidualBlock):
+    """Apply 1x1, 3x3, attention and 1x1: the attention sees the inner width, as in timm's 33ts."""
+
+    expansion = 4
+    uses = ResidualBlock.uses | {"stride_on", "groups", "group_width", "group_size", "blur"}
+
+    def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
+        super().__init__()
+        inner = inner_width(block, config)
+        self.conv1, conv2, conv3 = three_convolutions(block, config)
+        self.bn1 = normalisation(inner, config=config)
+        self.relu1 = activation(config)
+        self.conv2 = conv2
+        self.bn2 = normalisation(inner, config=config)
+        self.relu2 = activation(config)
+        self.blur = subsampling(config, stride=block.stride)
+        self.se = attention(inner, config)
+        self.conv3 = conv3
+        self.bn3 = normalisation(block.out_channels, config=config)
+        self.gain = gain(config)
+        self.drop_path = drop_path(block.drop_path)
+        self.downsample = shortcut
+        self.activation = activation(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.downsample(x)  # N C H W -> N C' H/s W/s
+        residual = self.relu1(self.bn1(self.conv1(x)))  # -> N inner H W
+        residual = self.blur(self.relu2(self.bn2(self.conv2(residual))))  # -> N inner H/s W/s
+        residual = self.bn3(self.conv3(self.se(residual)))  # -> N C' H/s W/s
+        residual = self.drop_path(self.gain(residual))
         return self.activation(shortcut + residual)
 
 
@@ -341,7 +377,7 @@ class PreActBottleneck(ResidualBlock):
     """
 
     expansion = 4
-    uses = ResidualBlock.uses | {"stride_on", "groups", "group_width"}
+    uses = ResidualBlock.uses | {"stride_on", "groups", "group_width", "group_size"}
 
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
         super().__init__()
@@ -378,4 +414,5 @@ def make_block(block: BlockConfig, config: ResNetConfig) -> nn.Module:
 def last_weighted_layer(block: nn.Module) -> nn.Module:
     """Return the last layer of a residual: with zeros in it, a block is its shortcut."""
     kinds = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)
-    return [layer for layer in block.children() if isinstance(layer, kinds)][-1]
+    parts = [part for name, part in block.named_children() if name not in ("se", "downsample")]
+    return [layer for part in parts for layer in part.modules() if isinstance(layer, kinds)][-1]

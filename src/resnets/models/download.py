@@ -21,9 +21,11 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
 from http.client import HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.error import HTTPError
@@ -32,14 +34,22 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from resnets.errors import UserError, one_line, public_name, public_text, unknown
 from resnets.fileio import cache_dir, expanded, sha256
+from resnets.parsing import parse_json
 
-FORMS = "a path, an http(s) URL, hub:owner/name or torchvision:TAG (such as IMAGENET1K_V1)"
+FORMS = (
+    "a path, an http(s) URL, hub:owner/name, torchvision:TAG (such as IMAGENET1K_V1), "
+    "timm:NAME (such as resnet50.a1_in1k) or a state_dict"
+)
 TORCHVISION_NETWORKS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
     *("wide_resnet50_2", "wide_resnet101_2"),
 )
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+# Tags of torchvision, which need no prefix.
+TAG = re.compile(r"DEFAULT|IMAGENET1K_\w+")
+HUB_CONFIG = "config.json"
+MAX_CONFIG_BYTES = 2**22
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in order of preference
 CHECKSUM = re.compile(r"-(?!20\d{6}\.)([0-9a-f]{8,64})\.\w+$")  # eight digits 20... are a date
 # The digests in the names of files in the cache, and in that of the hub.
@@ -66,26 +76,117 @@ T = TypeVar("T")
 Check = Callable[[Path], object]
 
 
-def local_file(source: str, *, name: str, check: Check) -> Path:
+@dataclass(frozen=True)
+class LocalFile:
+    """A file of weights, and what is known about it.
+
+    Args:
+        path: The file.
+        name: Its name where it comes from; the name in a cache is another one.
+        config: The content of config.json beside it, in a repository of the hub; else empty.
+    """
+
+    path: Path
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def canonical_source(source: object, *, name: str) -> str:
+    """Return what `weights=` names as a text with a prefix; `name` is the network's.
+
+    Raises:
+        UserError: It is of another kind, or weights that torchvision has for another network.
+    """
+    if isinstance(source, Enum) and type(source).__module__.startswith("torchvision."):
+        factory = name.removesuffix("_v1")
+        tag, enum = str(source.name), type(source).__name__
+        if torchvision_tags(factory).get(tag) is not source:
+            theirs = enum.removesuffix("_Weights").lower()
+            row = f": create_model({theirs!r})" if theirs in TORCHVISION_NETWORKS else ""
+            raise UserError(f"{enum}.{tag} is not of {name} but of {theirs}{row}")
+        return f"torchvision:{tag}"
+    if not isinstance(source, str | Path):
+        raise UserError(f"weights must be {FORMS}, not a {type(source).__name__}")
+    text = str(source)
+    return f"torchvision:{text}" if is_tag(source) else text
+
+
+def is_tag(source: str | Path) -> bool:
+    """Return whether a source is a tag of torchvision, such as IMAGENET1K_V2, and no path."""
+    text = str(source)
+    return isinstance(source, str) and bool(TAG.fullmatch(text)) and not os.path.exists(text)
+
+
+def torchvision_tags(name: str) -> dict[str, Any]:
+    """Return torchvision's weights of a network by their tags, DEFAULT among them."""
+    factory = name.removesuffix("_v1")
+    if factory not in TORCHVISION_NETWORKS:
+        raise UserError(
+            f"torchvision has no weights for {name!r}, only for {', '.join(TORCHVISION_NETWORKS)}; "
+            f"`resnets models {name} --weights` lists those of timm"
+        )
+    from torchvision.models import get_model_weights
+
+    return dict(get_model_weights(factory).__members__)
+
+
+def timm_source(name: str) -> str:
+    """Return where timm's weights, such as `resnet50.a1_in1k`, are: its own record, or the hub."""
+    if not re.fullmatch(r"[a-z0-9_]+\.[a-z0-9_]+", name):
+        raise UserError(
+            f"weights = 'timm:{one_line(name)}': timm's weights are called NETWORK.TAG, such as "
+            "timm:resnet50.a1_in1k; `resnets models --weights` lists them"
+        )
+    try:
+        import timm
+    except ImportError:
+        return f"hub:timm/{name}"
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # an unknown tag
+        config = None
+    if config is None:
+        tags = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
+        raise unknown("weights of timm", name, tags)
+    if config.hf_hub_id and (find_spec("huggingface_hub") or not config.url):
+        return f"hub:{config.hf_hub_id}"
+    if not config.url:
+        raise UserError(f"timm has no weights to download for {name!r}")
+    return str(config.url)
+
+
+def local_file(source: str, *, name: str, check: Check) -> LocalFile:
     """Return the file that a source names, downloaded if need be, or raise UserError.
 
     `name` is the network's, for `torchvision:`. `check` reads a file downloaded from a URL and
     raises UserError if it has no weights; the file is then not kept.
     """
     if source.startswith("torchvision:"):
-        url = torchvision_url(name, source.removeprefix("torchvision:"))
-        return download(url, check=check)
+        source = torchvision_url(name, source.removeprefix("torchvision:"))
+    if source.startswith("timm:"):
+        source = timm_source(source.removeprefix("timm:"))
     if source.startswith("hub:"):
         return _from_hub(source.removeprefix("hub:"))
     if is_url(source):
-        return download(source, check=check)
+        path = download(source, check=check)
+        return LocalFile(path, Path(unquote(urlsplit(source).path)).name)
     path = local_path(source)
-    if (path / HUB_FILES[0]).is_file():
-        return path / HUB_FILES[0]  # a run folder, or a clone of a repository of the hub
+    if (path / HUB_FILES[0]).is_file():  # a run folder, or a clone of a repository of the hub
+        return LocalFile(path / HUB_FILES[0], HUB_FILES[0], _read_config(path / HUB_CONFIG))
     if not path.is_file():
         state = "is a folder without model.safetensors" if path.is_dir() else "is not a file"
         raise UserError(f"weights = '{one_line(public_name(source))}' {state}; allowed: {FORMS}")
-    return path
+    return LocalFile(path, path.name)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Return the content of a config.json, or nothing if there is none."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_CONFIG_BYTES)
+    except OSError:
+        return {}
+    return parse_json(content, dict[str, Any], name=one_line(path))
 
 
 def local_path(source: str) -> Path:
@@ -101,19 +202,17 @@ def local_path(source: str) -> Path:
     return path
 
 
+def torchvision_weights(name: str, tag: str) -> Any:
+    """Return torchvision's weights `tag` of the network `name`, a member of its enum."""
+    tags = torchvision_tags(name)
+    if tag not in tags:
+        raise unknown(f"torchvision weights for {name.removesuffix('_v1')}", tag, tags)
+    return tags[tag]
+
+
 def torchvision_url(name: str, tag: str) -> str:
     """Return the address of torchvision's weights `tag` of the network `name`."""
-    from torchvision.models import get_model_weights
-
-    factory = name.removesuffix("_v1")
-    if factory not in TORCHVISION_NETWORKS:
-        raise UserError(
-            f"torchvision has no weights for {name!r}, only for {', '.join(TORCHVISION_NETWORKS)}"
-        )
-    tags = get_model_weights(factory).__members__
-    if tag not in tags:
-        raise unknown(f"torchvision weights for {factory}", tag, tags)
-    url = str(tags[tag].url)
+    url = str(torchvision_weights(name, tag).url)
     if not CHECKSUM.search(url):
         raise UserError(
             f"{url} has no checksum in its name, so it cannot be verified; download it yourself "
@@ -361,8 +460,27 @@ def _show_progress(shown: str, progress: Progress | None) -> None:
 # Hub ---------------------------------------------------------------------------------------------
 
 
-def _from_hub(repository: str) -> Path:
+def _from_hub(repository: str) -> LocalFile:
     """Return the weights of a repository of the hub, kept in the hub's own cache."""
+    path = _hub_file(repository, HUB_FILES)
+    if path is None:
+        shown = f"hub:{one_line(repository)}"
+        raise UserError(f"{shown} has neither {HUB_FILES[0]} nor {HUB_FILES[1]}")
+    return LocalFile(path, path.name, hub_config(repository))
+
+
+def hub_config(repository: str) -> dict[str, Any]:
+    """Return the config.json of a repository of the hub; nothing if it has none."""
+    path = _hub_file(repository, (HUB_CONFIG,), required=False)
+    return {} if path is None else _read_config(path)
+
+
+def _hub_file(repository: str, names: Iterable[str], *, required: bool = True) -> Path | None:
+    """Return the first of these files that a repository has, or None.
+
+    A file that is not `required` is looked for in the hub's cache where the hub does not answer,
+    and is absent if that has none.
+    """
     shown = f"hub:{one_line(repository)}"
     try:
         from huggingface_hub import constants, errors, get_token, hf_hub_download
@@ -379,7 +497,7 @@ def _from_hub(repository: str) -> Path:
         return 0
 
     offline: Exception | None = None
-    for name in HUB_FILES:
+    for name in names:
 
         def fetch(progress: Progress, name: str = name, cached: bool = offline is not None) -> str:
             return str(hf_hub_download(repository, name, local_files_only=cached))
@@ -404,7 +522,7 @@ def _from_hub(repository: str) -> Path:
         except Exception as error:
             hide = (get_token() or "").split()
             raise UserError(f"cannot download {shown}: {_reason(error, hide=hide)}") from None
-    if offline is not None:
+    if offline is not None and required:
         why = _reason(offline.__cause__ or offline, hide=(get_token() or "").split())
         raise UserError(f"cannot download {shown}: {why}")
-    raise UserError(f"{shown} has neither {HUB_FILES[0]} nor {HUB_FILES[1]}")
+    return None

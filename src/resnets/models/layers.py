@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.errors import UserError
-from resnets.models.config import ResNetConfig
+from resnets.models.config import ACTIVATED_NORMS, ACTIVATION_GAINS, ResNetConfig
 from resnets.models.parts import (
     ACTIVATIONS,
     ATTENTIONS,
@@ -32,6 +32,8 @@ register_activation("mish")(nn.Mish)
 
 def activation(config: ResNetConfig) -> nn.Module:
     """Return the activation of a network; each use has a module of its own."""
+    if config.norm in ACTIVATED_NORMS:
+        return nn.Identity()
     return ACTIVATIONS[config.activation]()
 
 
@@ -46,9 +48,14 @@ def convolution(
     groups: int = 1,
 ) -> nn.Conv2d:
     """Return a convolution that keeps the size up to its stride; only `norm="none"` has a bias."""
-    kind = ShiftedConv2d if config.norm == "bias" else nn.Conv2d
+    kind = CONVOLUTIONS[config.conv]
+    if config.norm == "bias":
+        kind = ShiftedConv2d
     padding, bias = dilation * (kernel // 2), config.norm == "none"
-    return kind(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias)
+    conv = kind(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias)
+    if isinstance(conv, ScaledStandardisedConv2d):
+        conv.factor *= ACTIVATION_GAINS[config.activation]
+    return conv
 
 
 def normalisation(channels: int, *, config: ResNetConfig) -> nn.Module:
@@ -65,6 +72,11 @@ def batch_norm(channels: int, config: ResNetConfig) -> nn.Module:
 @register_norm("group")
 def group_norm(channels: int, config: ResNetConfig) -> nn.Module:
     """Return a group norm (Wu 2018, arXiv 1803.08494)."""
+    return nn.GroupNorm(count_groups(channels, config), channels)
+
+
+def count_groups(channels: int, config: ResNetConfig) -> int:
+    """Return the number of groups of a norm."""
     # The paper has 32 groups. Narrow layers get fewer: a group of one channel and one pixel would
     # always be normalised to zero. An odd number of channels is one group.
     usual = 1 if channels % 2 else math.gcd(32, channels // 2)
@@ -74,7 +86,7 @@ def group_norm(channels: int, config: ResNetConfig) -> nn.Module:
             f"norm_groups = {groups} does not divide a layer of {channels} channels; take a "
             "divisor of all widths, or None"
         )
-    return nn.GroupNorm(groups, channels)
+    return groups
 
 
 @register_norm("bias")
@@ -99,6 +111,47 @@ class ShiftedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         shifted: Tensor = self._conv_forward(x + self.shift, self.weight, self.bias)
         return shifted
+
+
+def standardised(weight: Tensor, *, epsilon: float) -> Tensor:
+    """Return filters O I K K with mean 0 and variance 1 each (Qiao 2019, arXiv 1903.10520)."""
+    centred = weight - weight.mean((1, 2, 3), keepdim=True)
+    variance = weight.var((1, 2, 3), unbiased=False, keepdim=True)
+    return centred * torch.rsqrt(variance + epsilon)
+
+
+class StandardisedConv2d(nn.Conv2d):
+    """Apply filters that are standardised, as in BiT (arXiv 1912.11370)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        filters = standardised(self.weight, epsilon=1e-8)
+        output: Tensor = self._conv_forward(x, filters, self.bias)
+        return output
+
+
+class ScaledStandardisedConv2d(nn.Conv2d):
+    """Standardise filters so that a normal input keeps its variance (Brock 2021, 2101.08692).
+
+    Each output channel has a learned gain. The factor of the activation before the convolution is
+    in `factor`, as in timm; the authors multiply the activation by it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.factor = self.weight[0].numel() ** -0.5  # one over the root of the fan-in
+        self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        filters = standardised(self.weight, epsilon=1e-5) * (self.gain * self.factor)
+        output: Tensor = self._conv_forward(x, filters, self.bias)
+        return output
+
+
+CONVOLUTIONS: dict[str, type[nn.Conv2d]] = {
+    "plain": nn.Conv2d,
+    "standardised": StandardisedConv2d,
+    "scaled": ScaledStandardisedConv2d,
+}
 
 
 class ScalarBias(nn.Module):
@@ -162,6 +215,25 @@ def max_pooling(config: ResNetConfig, *, stride: int) -> nn.Module:
     """Return the 2x2 maximum that replaces a stride, or the identity; sizes are rounded up."""
     pools = config.halving == "max_pool" and stride == 2
     return nn.MaxPool2d(2, ceil_mode=True) if pools else nn.Identity()
+
+
+class DilatedMean(nn.Module):
+    """Average nine pixels d apart, zeros beyond the border: a 3x3 mean in a dilated network."""
+
+    def __init__(self, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = self.dilation
+        x = F.pad(x, [d, d, d, d])
+        rows = x[:, :, : -2 * d] + x[:, :, d:-d] + x[:, :, 2 * d :]
+        return (rows[..., : -2 * d] + rows[..., d:-d] + rows[..., 2 * d :]) / 9
+
+
+def mean_pooling(*, stride: int, dilation: int) -> nn.Module:
+    """Return a 3x3 mean that counts zeros beyond the border, as Res2Net and ResNeSt have it."""
+    return DilatedMean(dilation) if dilation > 1 else nn.AvgPool2d(3, stride, padding=1)
 
 
 class Whitening(nn.Conv2d):

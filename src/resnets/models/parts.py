@@ -32,11 +32,17 @@ ORDERS = ("post", "pre")
 # Fields of `ResNetConfig` that a block must know of: one with another value than the default is
 # refused for blocks that do not name it in `uses`.
 BLOCK_FIELDS = (
-    *("stride_on", "halving", "groups", "group_width", "se", "attention", "blur"),
+    *("stride_on", "halving", "groups", "group_width", "group_size", "splits"),
+    *("se", "attention", "blur"),
     *("residual_init", "residual_scale", "drop_path", "output_stride"),
 )
 # The modules that register our own parts; they are imported when a part is first asked for.
-_BUILT_IN = ("resnets.models.layers", "resnets.models.stems", "resnets.models.blocks")
+_BUILT_IN = (
+    *("resnets.models.layers", "resnets.models.attention", "resnets.models.stems"),
+    *("resnets.models.blocks", "resnets.models.nf_resnet"),
+    *("resnets.models.res2net", "resnets.models.resnest"),
+    *("resnets.models.sknet", "resnets.models.senet", "resnets.models.activated_norms"),
+)
 
 
 class PartTable(Mapping[str, T]):
@@ -103,8 +109,10 @@ ATTENTIONS = PartTable["MakeAttention"]("attention")
 def register_block(name: str, *, order: str | None = None) -> Decorator[type[nn.Module]]:
     """Register a residual block: a class made by `Class(block, config, *, shortcut)`.
 
-    The class may have two attributes: `expansion`, its output channels in multiples of its width
-    (1), and `uses`, the names of those fields of `BLOCK_FIELDS` that it knows of (none).
+    The class may have these attributes: `expansion`, its output channels in multiples of its width
+    (1); `uses`, the names of those fields of `BLOCK_FIELDS` that it knows of (none);
+    `contradictions(config)`, which yields a message for each value that it cannot have; and
+    `count_weights(in_channels, width, config)`, about how many weights its convolutions have.
 
     Args:
         name: Value of `ResNetConfig.block`.

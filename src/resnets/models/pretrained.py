@@ -1,17 +1,25 @@
 """Provide `load_weights`, which fills a network with weights of ours, torchvision, timm or others.
 
-Wrappers and prefixes of training programs are removed, foreign names are renamed to torchvision's,
-and every tensor must fit, and be numbers that a network can have, before any is loaded. No file can
-run code, and a small one costs little: see `torch_file` and `weights_file`.
+The network is found inside the wrappers and prefixes of training programs (`layouts`), foreign
+names are renamed to torchvision's, and every tensor must fit, and be numbers that a network can
+have, before any is loaded. No file can run code, and a small one costs little: see `torch_file` and
+`weights_file`.
 
-Files cannot tell v1 from v1.5 bottlenecks (`stride_on` "1x1" and "3x3"): names and shapes are the
-same. Our model files carry their ResNetConfig and torchvision's weights are v1.5, so both are
-compared with the network. Of other files only the author knows: weights of Caffe, Keras and MSRA
-are v1, those of timm and fb.resnet.torch v1.5. The same holds for option-A against plain networks
-and for blurred against unblurred ones.
+Tensors do not tell every network from its twins: v1 and v1.5 bottlenecks (`stride_on` "1x1" and
+"3x3"), blurred and plain ones, option-A and plain ones, weight-standardised and usual convolutions,
+ResNeSt with the mean before and after its attention have the same names and shapes. So what a
+source says about its network is compared too: the ResNetConfig of our model files, torchvision's
+and timm's name of the network (in the source, in `arch` of a checkpoint, in the name of a file such
+as `resnetaa50_a1h-4cf422b3.pth`), config.json of a hub repository. Of other files only the author
+knows: weights of Caffe, Keras and MSRA are v1.
 """
 
 import re
+import warnings
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +29,76 @@ from torch import Tensor
 from resnets.errors import UserError, one_line, public_name
 from resnets.fileio import open_file
 from resnets.models.config import FIELDS, ResNetConfig
-from resnets.models.download import TORCHVISION_NETWORKS, local_file
+from resnets.models.download import TORCHVISION_NETWORKS, LocalFile, canonical_source, local_file
+from resnets.models.layouts import (
+    COUNTER,
+    HEAD,
+    MAX_LISTED,
+    STEM,
+    Layout,
+    few,
+    find_network,
+    tensor_tables,
+)
 from resnets.models.resnet import ResNet
-from resnets.models.torch_file import StoredTensor, UnusableTensor, open_torch_file
+from resnets.models.torch_file import UnusableTensor, open_torch_file
 from resnets.models.weights_file import read_weights_file
 
 Tensors = dict[str, Tensor]
+# The networks of other packages: the name there, and the name and config here.
+ForeignNames = Mapping[str, tuple[str, ResNetConfig]]
 
-# Keys of a training program's checkpoint; plain weights before averaged ones.
-WRAPPERS = ("state_dict", "model", "net", "state_dict_ema", "model_ema")
-PREFIXES = ("module.", "_orig_mod.", "model.")  # data parallel, torch.compile, Lightning
 RENAMES = (
     (r"^linear\.", "fc."),  # kuangliu/pytorch-cifar, akamaster/pytorch_resnet_cifar10
+    # ResNetForImageClassification of transformers, below its `resnet.`.
+    (r"^embedder\.embedder\.convolution\.", "conv1."),
+    (r"^embedder\.embedder\.normalization\.", "bn1."),
+    (r"^encoder\.stages\.(\d+)\.layers\.", lambda found: f"layer{int(found[1]) + 1}."),
+    (r"\.layer\.(\d+)\.convolution\.", lambda found: f".conv{int(found[1]) + 1}."),
+    (r"\.layer\.(\d+)\.normalization\.", lambda found: f".bn{int(found[1]) + 1}."),
+    (r"\.shortcut\.convolution\.", ".downsample.0."),
+    (r"\.shortcut\.normalization\.", ".downsample.1."),
+    # Sequential(*list(network.children())[:-2]), the body of fastai's learners.
+    (r"^0\.", "conv1."),
+    (r"^1\.", "bn1."),
+    (r"^([4-7])\.(\d+)\.", lambda found: f"layer{int(found[1]) - 3}.{found[2]}."),
     (r"\.shortcut\.", ".downsample."),
     (r"^stages\.(\d+)\.blocks\.", lambda found: f"layer{int(found[1]) + 1}."),  # timm's resnetv2
     (r"^(layer\d+\.\d+)\.norm", r"\1.bn"),
+    (r"^stages\.(\d+)\.(\d+)\.", lambda found: f"layer{int(found[1]) + 1}.{found[2]}."),  # byobnet
+    (r"^stem\.conv3\.bn\.", "bn1."),
+    (r"^stem\.conv(\d)\.bn\.", lambda found: f"conv1.{3 * int(found[1]) - 2}."),
+    (r"^stem\.conv(\d)\.conv\.", r"stem.conv\1."),
+    (r"^(layer\d+\.\d+)\.conv(\d)_...\.conv\.", r"\1.conv\2."),
+    (r"^(layer\d+\.\d+)\.conv(\d)_...\.bn\.", r"\1.bn\2."),
+    (r"\.downsample\.conv\.bn\.", ".downsample.2."),
+    (r"\.downsample\.bn\.", ".downsample.1."),
+    (r"\.downsample\.conv\.conv\.", ".downsample.conv."),
+    (r"^(layer\d+\.\d+)\.attn(_last)?\.", r"\1.se."),
+    (r"^head\.(q|k|v|pos_embed)(\.|$)", r"avgpool.\1\2"),
+    (r"^head\.proj\.", "fc."),
+    (r"^final_conv\.conv\.", "norm.0."),
+    (r"^final_conv\.bn\.", "norm.1."),
     (r"^stem\.conv\.", "conv1."),
     (r"^stem\.conv(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 3}."),
     (r"^stem\.norm(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 2}."),
+    (r"^stem\.7\.", "bn1."),  # ResNetV1c and V1d of mmpretrain
+    (r"^stem\.(\d)\.", r"conv1.\1."),
     (r"^head\.fc\.", "fc."),
+    # The port of SENet's Caffe weights in pretrainedmodels and timm ("legacy").
+    (r"^layer0\.conv(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 3}."),
+    (r"^layer0\.bn(\d)\.", lambda found: f"conv1.{3 * int(found[1]) - 2}."),
+    (r"\.se_module\.", ".se."),
+    (r"^last_linear\.", "fc."),
 )
-# Wrappers, and prefixes, around each other.
-MAX_WRAPPED = 8
-MAX_NAME = 200  # characters of a tensor's name
+# Whether any of them has an effect; most names need none.
+RENAMED = re.compile(
+    "|".join(f"(?:{pattern})" for pattern, _ in RENAMES) + r"|\.downsample\.conv\."
+)
 # Tensors of a file, unless the network has more: resnet1202 has 7,208.
 MAX_TENSORS = 20_000
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
-HEAD = ("fc.weight", "fc.bias")
-STEM = ("conv1.weight", "conv1.0.weight")  # the second where the stem has three convolutions
 # Fields in which a network may differ from the one whose weights it loads: they change its head,
 # its input, its training or its sampling, but not what a weight means. (A stem_width that matters
 # shows in the shapes.)
@@ -57,51 +106,105 @@ FREE = {
     *("num_classes", "in_channels", "stem_width"),
     *("drop_path", "dropout", "init", "residual_init", "output_stride"),
 }
-TORCHVISION: dict[str, object] = {
-    **{"stem": "imagenet", "shortcut": "conv", "order": "post", "stride_on": "3x3"},
-    **{"norm": "batch", "blur": 0, "halving": "stride"},
-    **{"shortcut_strength": 1.0, "residual_scale": 1.0},
-}
+# Fields that the names and shapes of the tensors show. `arch` of a checkpoint and the name of a
+# file do not decide them: a resnet18 with the stem for small images is called resnet18, too.
+IN_SHAPES = {"depths", "block", "widths", "stem", "groups", "group_width", "se"}
+# A name and eight digits of a checksum, as torchvision and timm name their files.
+# Names that timm may have; it is asked only for these.
+FAMILY = re.compile(r"[a-z0-9_]*res(?:net|next|nest|2net|2next)")
+FILE_NAME = re.compile(r"([a-z]\w*)-[0-9a-f]{8}\.\w+$")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a source, under the names of this package, and what the source says of them.
+
+    Args:
+        tensors: The tensors; also those that the network lacks.
+        config: The network, if the source is a model file of ours.
+        architecture: What the program that saved it calls the network; empty if it does not say.
+        layout: Where the tensors were.
+    """
+
+    tensors: Tensors
+    config: ResNetConfig | None = None
+    architecture: str = ""
+    layout: Layout = field(default_factory=lambda: Layout({}, {}))
 
 
 def load_weights(
-    model: ResNet, source: str | Path, *, name: str, fresh_head: bool, adapt_channels: bool
+    model: ResNet,
+    source: str | Path | Mapping[str, Any] | Enum,
+    *,
+    name: str,
+    fresh_head: bool,
+    adapt_channels: bool,
+    foreign: ForeignNames | None = None,
 ) -> None:
     """Load the weights of a source, as `create_model` names it, into a network of the table.
 
     With `fresh_head`, the classifier keeps its initial values where the file has none, or one for
     another number of classes. With `adapt_channels`, the first convolution is adapted to another
-    number of channels. Where anything does not fit, UserError leaves the model unchanged.
+    number of channels. What is left out, and a classifier that is missing, is named in a warning.
+    Where anything does not fit, UserError leaves the model unchanged.
+
+    `foreign` are the names by which torchvision and timm know networks; without them, what a source
+    calls its network is not compared.
     """
-    if not isinstance(source, str | Path):
-        kind = type(source).__name__
-        raise UserError(f"weights must be a text such as 'torchvision:IMAGENET1K_V1', not a {kind}")
-    shown, factory = public_name(str(source)), name.removesuffix("_v1")
-    if shown.startswith("torchvision:") and factory in TORCHVISION_NETWORKS:
-        _compare(model.config, TORCHVISION, whose=f"torchvision's {factory}")
+    foreign = foreign or {}
     own = model.state_dict()
-    most = max(MAX_TENSORS, len(own))
+    if isinstance(source, Mapping):
+        shown = "the given state_dict"
+        weights = _from_mapping(source, own)
+    else:
+        text = canonical_source(source, name=name)
+        shown, most = public_name(text), max(MAX_TENSORS, len(own))
+        factory = name.removesuffix("_v1")
+        if shown.startswith("torchvision:") and factory in TORCHVISION_NETWORKS:
+            _compare(model.config, usual(), whose=f"torchvision's {factory}")
+        if shown.startswith("timm:") and foreign:
+            architecture = shown.removeprefix("timm:").partition(".")[0]
+            _compare_name(model.config, architecture, shown, foreign, sure=True)
 
-    def read(file: Path) -> tuple[Tensors, ResNetConfig | None]:
-        return read_tensors(file, source=shown, most=most)
+        def read(file: Path) -> Weights:
+            return read_tensors(file, source=shown, most=most, own=own)
 
-    tensors, config = read(local_file(str(source), name=name, check=read))
-    if config is not None:
-        known = {field: getattr(config, field) for field in FIELDS if field not in FREE}
+        local = local_file(text, name=name, check=read)
+        weights = read(local.path)
+        _compare_hub(model.config, local, shown, foreign)
+        if foreign and not weights.architecture:
+            weights = replace(weights, architecture=_name_in_file_name(local.name, foreign))
+    if weights.config is not None:
+        known = {key: getattr(weights.config, key) for key in FIELDS if key not in FREE}
         _compare(model.config, known, whose=f"the network in {shown}")
+    origins = set(weights.layout.origins.values())
+    if "layer0.conv1.weight" in origins:
+        stem = "deep_caffe" if "layer0.conv2.weight" in origins else "caffe"
+        _compare(model.config, {"stem": stem}, whose=f"the network in {shown}")
+    tensors = dict(weights.tensors)
+    if HEAD[0] in tensors and tensors[HEAD[0]].shape[2:] == (1, 1):
+        tensors[HEAD[0]] = tensors[HEAD[0]].flatten(1)  # a head that is a 1x1 convolution
     try:
-        tensors = _rename(tensors, own)
         _check_types(tensors, own)
         if adapt_channels:
             _adapt_stem(tensors, own)
-        if fresh_head:
+        if HEAD[0] not in own:  # num_classes = 0
+            tensors = {key: tensor for key, tensor in tensors.items() if key not in HEAD}
+        headless = HEAD[0] in own and HEAD[0] not in tensors
+        if fresh_head and HEAD[0] in own:
             weight, given = own[HEAD[0]], tensors.get(HEAD[0])
             if given is None or (given.shape != weight.shape and _same_but(0, given, weight)):
-                tensors |= {key: own[key] for key in HEAD}
+                tensors |= {key: own[key] for key in HEAD if key in own}
         _check_fit(tensors, own)
         tensors = _converted(tensors, own)
     except UserError as error:
-        raise UserError(f"{shown} does not fit {name}: {error}") from None
+        row, _ = foreign.get(weights.architecture, ("", None))
+        hint = f"; it is of {weights.architecture}: create_model({row!r})" if row else ""
+        hint = "" if row == name else hint
+        raise UserError(f"{shown} does not fit {name}: {error}{hint}") from None
+    if foreign and weights.config is None and weights.architecture:
+        _compare_name(model.config, weights.architecture, shown, foreign)
+    _warn_of_parts(shown, weights.layout, headless=headless)
     model.load_state_dict(tensors)
 
 
@@ -112,21 +215,38 @@ def local_weights(source: str) -> Path:
     def check(part: Path) -> None:
         read_tensors(part, source=shown)
 
-    file = local_file(source, name="", check=check)
+    file = local_file(source, name="", check=check).path
     check(file)
     return file
+
+
+def _warn_of_parts(shown: str, layout: Layout, *, headless: bool) -> None:
+    """Warn of what the source has beside the network, and of a classifier that it lacks."""
+    parts = list(layout.left_out)
+    texts = []
+    if parts:
+        more = f" and {len(parts) - MAX_LISTED} more" if len(parts) > MAX_LISTED else ""
+        texts.append(f"left out {', '.join(parts[:MAX_LISTED])}{more}")
+        if layout.place:
+            texts.insert(0, f"took {layout.place.rstrip('.')}")
+    if headless:
+        texts.append("it has no classifier, so fc keeps its initial values")
+    if texts:
+        message = one_line(f"{shown}: {'; '.join(texts)}", length=600)
+        warnings.warn(message, stacklevel=5)  # the caller of create_model
 
 
 # Reading -----------------------------------------------------------------------------------------
 
 
 def read_tensors(
-    file: Path, *, source: str, most: int = MAX_TENSORS
-) -> tuple[Tensors, ResNetConfig | None]:
-    """Return the tensors of a file, and the ResNetConfig if it is a model file of ours.
+    file: Path, *, source: str, most: int = MAX_TENSORS, own: Tensors | None = None
+) -> Weights:
+    """Return the weights in a file.
 
     The format is detected from the first bytes; `source` names the file in messages. A file of more
-    than `most` tensors is refused.
+    than `most` tensors is refused. `own` is the state_dict of the network that is looked for;
+    without it, all tensors of the first state_dict are read.
     """
     try:
         with open_file(file) as stream:
@@ -138,81 +258,153 @@ def read_tensors(
             content = read_weights_file(file)
         except UserError as error:
             raise UserError(f"{source} {error}") from None
-        ours = content.config is not None
-        tensors = content.tensors if ours else _unwrap(content.tensors, source, most)
-        return tensors, content.config
+        if content.config is not None:
+            return Weights(content.tensors, content.config)
+        layout = _layout(content.tensors, own, source=source, most=most)
+        return Weights(layout.tensors, layout=layout)
     if start.startswith((b"PK\x03\x04", b"\x80")):  # a zip, or a bare pickle before torch 1.6
-        return _read_torch(file, source, most), None
+        with open_torch_file(file, source=source) as saved:
+            layout = _layout(saved.content, own, source=source, most=most)
+            tensors = {}
+            for key, value in layout.tensors.items():
+                if own is not None and key not in own:
+                    tensors[key] = torch.empty(0)  # refused by its name, so it is not read
+                elif isinstance(value, UnusableTensor):
+                    raise UserError(f"{source}: {key} is a {value.kind} tensor; save plain tensors")
+                else:
+                    tensors[key] = saved.tensor(value)
+            return Weights(tensors, None, _architecture(saved.content), layout)
     text = start.decode("ascii", errors="replace").split("\n")[0].strip()
     what = f"starts with {text[:40]!r}" if start else "is empty"
     what = "is a web page" if text.startswith("<") else what
     raise UserError(f"{source} is neither a safetensors nor a torch file: it {what}")
 
 
-def _read_torch(file: Path, source: str, most: int) -> Tensors:
-    with open_torch_file(file, source=source) as saved:
-        tensors = {}
-        for key, value in _unwrap(saved.content, source, most).items():
-            if isinstance(value, UnusableTensor):
-                raise UserError(f"{source}: {key} is a {value.kind} tensor; save plain tensors")
-            tensors[key] = saved.tensor(value)
-        return tensors
+def _from_mapping(content: Mapping[str, Any], own: Tensors) -> Weights:
+    layout = _layout(content, own, source="the given state_dict", most=max(MAX_TENSORS, len(own)))
+    tensors = {key: tensor.detach() for key, tensor in layout.tensors.items()}
+    return Weights(tensors, None, _architecture(content), layout)
 
 
-def _unwrap(content: object, source: str, most: int) -> dict[str, Any]:
-    """Return the state dict inside the wrappers and prefixes of training programs."""
-    for _ in range(MAX_WRAPPED):
-        if not isinstance(content, dict):
-            break
-        inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), dict)]
-        if not inner:
-            break
-        content = inner[0]
-    table = dict(content) if isinstance(content, dict) else {}
-    table.pop("n_averaged", None)
-    if not table:
-        raise UserError(f"{source} contains no state_dict (names and tensors)")
-    if len(table) > most:
-        raise UserError(f"{source} has {len(table):,} tensors, more than any network")
-    kinds = (Tensor, StoredTensor, UnusableTensor)
-    others = [key for key, value in table.items() if not isinstance(value, kinds)]
-    if others or not all(isinstance(key, str) for key in table):
-        others = others or [key for key in table if not isinstance(key, str)]
-        raise UserError(
-            f"{source} is not a state_dict and has none under {', '.join(WRAPPERS)}: "
-            f"these are not tensors: {_few([str(key) for key in others])}"
-        )
-    if longest := next((key for key in table if len(key) > MAX_NAME), ""):
-        raise UserError(f"{source} has a tensor whose name has {len(longest):,} characters")
-    for _ in range(MAX_WRAPPED):
-        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in table)), "")
-        if not prefix:
-            break
-        table = {key.removeprefix(prefix): value for key, value in table.items()}
-    return table
+def _layout(content: object, own: Tensors | None, *, source: str, most: int) -> Layout:
+    tables = tensor_tables(content, source=source, most=most)
+    if own is None:
+        return Layout(tables[0][1], {})
+    return find_network(tables, own, rename=lambda name: _our_name(name, own), source=source)
+
+
+def _architecture(content: object) -> str:
+    """Return the name of the network in a checkpoint: timm, torchvision and MoCo store it."""
+    if not isinstance(content, Mapping):
+        return ""
+    arguments = content.get("args")
+    if not isinstance(arguments, Mapping):
+        arguments = vars(arguments) if isinstance(arguments, Namespace) else {}
+    names = (content.get("arch"), arguments.get("arch"), arguments.get("model"))
+    return next((name for name in names if isinstance(name, str)), "")
+
+
+# Names of the whole ------------------------------------------------------------------------------
+
+
+def usual(**known: object) -> dict[str, object]:
+    """Return the fields of a network without any variant, such as torchvision's."""
+    names = {f.name: f.default for f in fields(ResNetConfig)}
+    return {key: value for key, value in names.items() if key not in FREE | IN_SHAPES} | known
+
+
+def _compare_name(
+    config: ResNetConfig, name: str, shown: str, foreign: ForeignNames, *, sure: bool = False
+) -> None:
+    """Compare a network with the one that another program has under a name.
+
+    Unless it is `sure` that the name is of timm or torchvision, a name that is not known says
+    nothing, and of a known one only what the tensors do not show is compared.
+    """
+    if name not in foreign:
+        if sure or (FAMILY.match(name) and _timm_has(name)):
+            raise UserError(
+                f"{shown} is of timm's {one_line(name, length=80)}, which has no network here: the "
+                "weights would compute something else"
+            )
+        return
+    row, theirs = foreign[name]
+    left = FREE if sure else FREE | IN_SHAPES
+    known = {key: getattr(theirs, key) for key in FIELDS if key not in left}
+    whose = f"{shown} is of {name}, which"
+    _compare(config, known, whose=whose, advice=f"create_model({row!r})")
+
+
+def _compare(
+    config: ResNetConfig, known: Mapping[str, object], *, whose: str, advice: str = ""
+) -> None:
+    """Refuse weights of a network that is known to differ, even if all shapes fit."""
+    for name, value in known.items():
+        mine = getattr(config, name)
+        if mine != value:
+            version = {"3x3": " (v1.5)", "1x1": " (v1)"}
+            theirs, ours = (f"{name} = {v!r}{version.get(str(v), '')}" for v in (value, mine))
+            advice = advice or f"choose a network with {name} = {value!r}"
+            raise UserError(
+                f"{whose} has {theirs}, this network has {ours}: the weights would compute "
+                f"something else; {advice}"
+            )
+
+
+def _compare_hub(config: ResNetConfig, local: LocalFile, shown: str, foreign: ForeignNames) -> None:
+    """Compare a network with what config.json says, which timm and transformers write."""
+    record = local.config
+    name = record.get("architecture")
+    if isinstance(name, str) and "pretrained_cfg" in record and foreign:
+        _compare_name(config, name, shown, foreign, sure=True)
+    if record.get("model_type") == "resnet":  # ResNetForImageClassification of transformers
+        stride_on = "1x1" if record.get("downsample_in_bottleneck") else "3x3"
+        if record.get("downsample_in_first_stage"):
+            raise UserError(
+                f"{shown} halves the map in its first stage, which no network here does"
+            )
+        known = usual(stride_on=stride_on if record.get("layer_type") != "basic" else "3x3")
+        if "activation" in known:
+            known["activation"] = record.get("hidden_act", "relu")
+        _compare(config, known, whose=f"{shown} by its config.json")
+
+
+def _name_in_file_name(file_name: str, foreign: ForeignNames) -> str:
+    """Return the network in a name such as resnet50_a1_0-14fe96d1.pth, or nothing."""
+    found = FILE_NAME.match(file_name)
+    if found is None or not FAMILY.match(found[1]):
+        return ""
+    parts = found[1].split("_")
+    names = ["_".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    known = (name for name in names if name in foreign)
+    return next(known, "") or next(filter(_timm_has, names), "")
+
+
+def _timm_has(name: str) -> bool:
+    """Return whether timm, if it is installed, has a network of this name."""
+    try:
+        import timm
+    except ImportError:
+        return False
+    return bool(timm.is_model(name))
 
 
 # Fitting -----------------------------------------------------------------------------------------
 
 
-def _rename(tensors: Tensors, own: Tensors) -> Tensors:
-    """Return the tensors under our names; a name that the network has is never changed."""
-    renamed: Tensors = {}
-    origins: dict[str, str] = {}
-    for name, tensor in tensors.items():
-        key = name
-        if key not in own:
-            for pattern, ours in RENAMES:
-                key = re.sub(pattern, ours, key)
-            # In timm's resnetv2 it is `conv` with and without an average before it (option D).
-            places = (key.replace(".downsample.conv.", f".downsample.{i}.") for i in (0, 1))
-            key = next((place for place in places if place in own), key)
-        if key == "fc.weight" and tensor.shape[2:] == (1, 1):
-            tensor = tensor.flatten(1)  # a head that is a 1x1 convolution
-        if key in renamed:
-            raise UserError(f"it has {key} twice, as {_few([origins[key], name])}")
-        renamed[key], origins[key] = tensor, name
-    return renamed
+def _our_name(name: str, own: Tensors) -> str:
+    """Return our name of a tensor; a name that the network has is never changed."""
+    key = name
+    if key not in own and RENAMED.search(key):
+        for pattern, ours in RENAMES:
+            key = re.sub(pattern, ours, key)
+        # In timm's resnetv2 it is `conv` with and without an average before it (option D).
+        places = [key.replace(".downsample.conv.", f".downsample.{i}.") for i in (0, 1)]
+        # The last convolution of a stem, and often its only one, is followed by bn1.
+        places.append(re.sub(r"^conv1\.0\.", "conv1.", key))
+        places.append(re.sub(r"^conv1\.[17]\.", "bn1.", key))
+        key = next((place for place in places if place in own), key)
+    return key
 
 
 def _check_types(tensors: Tensors, own: Tensors) -> None:
@@ -258,27 +450,16 @@ def _adapt_stem(tensors: Tensors, own: Tensors) -> None:
         tensors[key] = weight.repeat(1, repeats, 1, 1)[:, :channels] * (before / channels)
 
 
-def _compare(config: ResNetConfig, known: dict[str, object], *, whose: str) -> None:
-    """Refuse weights of a network that is known to differ, even if all shapes fit."""
-    for field, value in known.items():
-        mine = getattr(config, field)
-        if mine != value:
-            version = {"3x3": " (v1.5)", "1x1": " (v1)"}
-            theirs, ours = (f"{field} = {v!r}{version.get(str(v), '')}" for v in (value, mine))
-            raise UserError(
-                f"{whose} has {theirs}, this network has {ours}: the weights would compute "
-                f"something else; choose a network with {field} = {value!r}"
-            )
-
-
 def _check_fit(tensors: Tensors, own: Tensors) -> None:
     """Raise UserError where names or shapes do not fit, with what to pass instead."""
     # Files from before torch 0.4.1 do not count batches; PyTorch starts the count at zero.
-    absent = [k for k in own if k not in tensors and not k.endswith(".num_batches_tracked")]
+    absent = [k for k in own if k not in tensors and not k.endswith(COUNTER)]
     foreign = [key for key in tensors if key not in own]
     if absent or foreign:
-        problems = [f"it lacks {_few(absent)}"] if absent else []
-        problems += [f"the network has no {_few(foreign)}"] if foreign else []
+        problems = [f"it lacks {few(absent)}"] if absent else []
+        problems += [f"the network has no {few(foreign)}"] if foreign else []
+        if HEAD[0] in absent and set(absent) <= {*HEAD}:
+            problems += [f"pass num_classes={len(own[HEAD[0]])} for a new classifier"]
         raise UserError("; ".join(problems))
     wrong = [key for key in tensors if tensors[key].shape != own[key].shape]
     if not wrong:
@@ -286,7 +467,7 @@ def _check_fit(tensors: Tensors, own: Tensors) -> None:
     shapes = [
         f"{k} is {_size(tensors[k])} in the file, {_size(own[k])} in the network" for k in wrong
     ]
-    problem = _few(shapes, separator="; ")
+    problem = few(shapes, separator="; ")
     if not set(wrong) <= {*HEAD, *STEM}:
         raise UserError(f"{problem}; choose the network that the weights were trained with")
     for key in wrong:
@@ -308,11 +489,6 @@ def _same_but(axis: int, one: Tensor, other: Tensor) -> bool:
     """Return whether all sizes but that of `axis` agree."""
     pairs = enumerate(zip(one.shape, other.shape, strict=False))
     return one.ndim == other.ndim and all(a == b for i, (a, b) in pairs if i != axis)
-
-
-def _few(texts: list[str], separator: str = ", ") -> str:
-    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
-    return separator.join(one_line(text, length=MAX_NAME) for text in texts[:3]) + more
 
 
 def _size(tensor: Tensor) -> str:

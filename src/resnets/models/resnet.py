@@ -19,11 +19,12 @@ from torch.utils.checkpoint import checkpoint
 
 from resnets.arguments import checked
 from resnets.errors import UserError
+from resnets.models.attention import AttentionPool2d
 from resnets.models.blocks import BlockConfig, make_block
 from resnets.models.config import ResNetConfig
 from resnets.models.in_place import evaluate, rectify
 from resnets.models.init import initialise
-from resnets.models.layers import activation, normalisation
+from resnets.models.layers import activation, convolution, normalisation
 from resnets.models.stems import make_stem
 
 __all__ = ["ResNet", "ResNetConfig"]
@@ -38,8 +39,8 @@ class ResNet(nn.Module):
         config: The network.
 
     Shape:
-        - Images: N C H W, float, normalised; any H and W of at least 1 (17 with `blur=3`, 33
-          with `blur=5`).
+        - Images: N C H W, float, normalised; any H and W of at least 1 (3 with a Caffe stem,
+          17 with `blur=3`, 33 with `blur=5`).
         - Logits: N K, without a softmax.
     """
 
@@ -69,14 +70,15 @@ class ResNet(nn.Module):
         self.stage_names = tuple(f"layer{number + 1}" for number in range(len(config.depths)))
         for name, blocks in zip(self.stage_names, plan_stages(config), strict=True):
             self.add_module(name, Stage(*(make_block(block, config) for block in blocks)))
-        self.norm = nn.Identity() if post else normalisation(out_channels, config=config)
-        self.norm_relu = nn.Identity() if post else activation(config)
-        self.avgpool = GlobalAvgPool2d()
+        # The channels of the last stage and of the map that is pooled, as torchvision and timm name
+        # them.
+        self.inplanes, self.num_features = out_channels, config.pooled_channels
+        self.norm, self.norm_relu = last_layers(config)
+        side = config.attention_pool
+        self.avgpool = AttentionPool2d(self.num_features, side) if side else GlobalAvgPool2d()
         inside = config.block == "basic" and not post
         self.dropout = nn.Dropout(0.0 if inside else config.dropout)
-        # The channels of the last map, under the names of torchvision and of timm.
-        self.inplanes = self.num_features = out_channels
-        self.add_module("fc", classifier(out_channels, config.num_classes))
+        self.add_module("fc", classifier(self.num_features, config.num_classes))
         initialise(self, config)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -294,6 +296,17 @@ class GlobalAvgPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Contiguous: pixels are added in the same order, to the same bits, in every memory format.
         return F.adaptive_avg_pool2d(x.contiguous(), 1)
+
+
+def last_layers(config: ResNetConfig) -> tuple[nn.Module, nn.Module]:
+    """Return the norm and the activation after the last stage, or two identities."""
+    channels, width = config.widths[-1] * config.expansion, config.head_width
+    if width is not None:
+        conv = convolution(channels, width, kernel=1, config=config)
+        return nn.Sequential(conv, normalisation(width, config=config)), activation(config)
+    if config.order == "pre":
+        return normalisation(channels, config=config), activation(config)
+    return nn.Identity(), nn.Identity()
 
 
 def classifier(in_features: int, num_classes: int) -> nn.Module:

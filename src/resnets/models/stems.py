@@ -26,6 +26,13 @@ def imagenet_stem(config: ResNetConfig) -> Stem:
     return convolution(config.in_channels, width, kernel=7, config=config, stride=2), _pool(config)
 
 
+@register_stem("imagenet_zero_pad", stride=4)
+def imagenet_zero_pad_stem(config: ResNetConfig) -> Stem:
+    """Return the 7x7 and a pool that takes the border for zeros: BiT (arXiv 1912.11370)."""
+    conv, _ = imagenet_stem(config)
+    return conv, nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3, stride=2))
+
+
 @register_stem("small", stride=1)
 def small_stem(config: ResNetConfig) -> Stem:
     """Return a 3x3 for small images (He 2015, section 4.2): N C H W -> N C1 H W."""
@@ -51,6 +58,12 @@ def deep_tiered_stem(config: ResNetConfig) -> Stem:
     return _three_convolutions(config, first=config.stem_channels // 8 * 3), _pool(config)
 
 
+@register_stem("deep_tiered_strided", stride=4)
+def deep_tiered_strided_stem(config: ResNetConfig) -> Stem:
+    """Return the tiered stem with a stride on its last convolution, as in timm's 33ts."""
+    return _three_convolutions(config, first=config.stem_channels // 8 * 3, last=2), nn.Identity()
+
+
 @register_stem("deep_conv", stride=4)
 def deep_conv_stem(config: ResNetConfig) -> Stem:
     """Return the deep stem with a strided 3x3 for the pool: ResNet-RS (arXiv 2103.07579)."""
@@ -63,8 +76,8 @@ def deep_conv_stem(config: ResNetConfig) -> Stem:
     return _three_convolutions(config, first=width // 2), pool
 
 
-def _three_convolutions(config: ResNetConfig, *, first: int) -> nn.Sequential:
-    """Return three 3x3 with the stride on the first: N C H W -> N C1 H/2 W/2."""
+def _three_convolutions(config: ResNetConfig, *, first: int, last: int = 1) -> nn.Sequential:
+    """Return three 3x3, the first of stride 2 and the third of stride `last`."""
     width = config.stem_channels
     return nn.Sequential(
         convolution(config.in_channels, first, kernel=3, config=config, stride=2),
@@ -73,7 +86,7 @@ def _three_convolutions(config: ResNetConfig, *, first: int) -> nn.Sequential:
         convolution(first, width // 2, kernel=3, config=config),
         normalisation(width // 2, config=config),
         activation(config),
-        convolution(width // 2, width, kernel=3, config=config),
+        convolution(width // 2, width, kernel=3, config=config, stride=last),
     )
 
 

@@ -51,15 +51,19 @@ def layer_table(model: nn.Module, input_size: int) -> list[LayerRow]:
     rows: list[LayerRow] = []
     before = 0
 
-    def append_row(name: str, layer: nn.Module, output: Tensor) -> None:
+    def start(*_: object) -> None:
         nonlocal before
-        before, flops = counter.get_total_flops(), counter.get_total_flops() - before
+        before = counter.get_total_flops()
+
+    def append_row(name: str, layer: nn.Module, output: Tensor) -> None:
+        flops = counter.get_total_flops() - before
         macs = flops // 2 if isinstance(layer, nn.Conv2d | nn.Linear) else 0
         shape, parameters = tuple(output.shape[1:]), count_parameters(layer)
         rows.append(LayerRow(name, type(layer).__name__, shape, parameters, macs))
 
     for name, layer in twin.named_modules():
         if not any(layer.children()) and not isinstance(layer, nn.Identity):
+            layer.register_forward_pre_hook(start)
             layer.register_forward_hook(
                 lambda layer, _, output, name=name: append_row(name, layer, output)
             )

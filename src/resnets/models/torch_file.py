@@ -2,7 +2,8 @@
 
 A pickle is a program: it names functions and calls them. Here an interpreter of the few
 instructions that `torch.save` writes makes dictionaries, lists, numbers, texts and descriptions of
-tensors. It imports and calls nothing, whatever a file names, and its cost is limited.
+tensors. It imports and calls nothing, whatever a file names, and its cost is limited. The argparse
+arguments of a training program become a dictionary, other objects beside the tensors nothing.
 
 `torch.load(weights_only=True)` runs no foreign code either, but a small file can cost it hours and
 all memory (keys whose hash takes for ever, `bytearray(10**12)`, a zip of zeros), and it does not
@@ -58,12 +59,32 @@ HARMLESS_MODULES = {
     *("torch", "torch.cuda", "torch.sparse", "torch.cuda.sparse", "torch.storage"),
     *("torch.nn.parameter", "collections"),
 }
-BUILTINS = ("set", "frozenset", "bytearray", "complex")
+BUILTINS = ("set", "frozenset", "bytearray", "complex", "dict", "list", "int", "float", "str")
+# Objects that are a table of names and values; only these keep their values.
+RECORDS = {
+    *("argparse.Namespace", "types.SimpleNamespace"),
+    *("pytorch_lightning.utilities.parsing.AttributeDict",),
+    *("lightning.pytorch.utilities.parsing.AttributeDict",),
+    *("lightning.fabric.utilities.data.AttributeDict",),
+    *("lightning_fabric.utilities.data.AttributeDict",),
+}
+PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
+NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+OMEGACONF_NODES = ("Any", "Boolean", "Enum", "Float", "Integer", "Path", "String")
 HARMLESS_NAMES = {
     *("_codecs.encode", "torch.serialization._get_layout", "torch._tensor._rebuild_from_type_v2"),
     *(f"torch._utils.{name}" for name in (*TENSORS, *PARAMETERS, *UNUSABLE)),
     # Protocol 2 has the names of Python 2.
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in BUILTINS),
+    # What training programs keep beside the tensors: arguments, paths, times, NumPy's numbers.
+    *RECORDS,
+    *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in PATHS),
+    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
+    *("numpy.dtype", "numpy.ndarray", "numpy._core.numeric._frombuffer"),
+    *(f"{module}.{name}" for module in NUMPY_MODULES for name in ("scalar", "_reconstruct")),
+    *("typing.Any", "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"),
+    *(f"omegaconf.base.{name}" for name in ("ContainerMetadata", "Metadata", "SCMode")),
+    *(f"omegaconf.nodes.{name}Node" for name in OMEGACONF_NODES),
 }
 STORAGE_TYPES = {
     **{"DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16},
@@ -273,6 +294,10 @@ class Other:
 OTHER = Other()
 
 
+class Record(dict[str, Any]):
+    """Hold the names and values of an object such as argparse.Namespace."""
+
+
 class Unpickler:
     """Interpret pickles that lie one after the other in a text.
 
@@ -318,8 +343,16 @@ class Unpickler:
         start, self.position = self.position, self.text.index(b"\n", self.position) + 1
         return self.text[start : self.position - 1].decode()
 
-    def _name(self) -> None:
-        module, name = self._line(), self._line()
+    def _global(self) -> None:
+        self._name(self._line(), self._line())
+
+    def _stack_global(self) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise DamagedError("its pickle names something by what is no text")
+        self._name(module, name)
+
+    def _name(self, module: str, name: str) -> None:
         self.left -= 1  # dearer than the others, and rare
         full = f"{module}.{name}"
         if module not in HARMLESS_MODULES and full not in HARMLESS_NAMES:
@@ -346,6 +379,10 @@ class Unpickler:
         items = tuple(self.stack[-length:])
         del self.stack[-length:]
         self.stack.append(items)
+
+    def _frozenset(self) -> None:
+        self._since_mark()
+        self.stack.append(OTHER)
 
     def _append(self, items: list[Any]) -> None:
         if isinstance(self.stack[-1], list):
@@ -379,6 +416,8 @@ class Unpickler:
             result: Any = {key: value for key, value in pairs if _is_plain(key)}
         elif function == "collections.OrderedDict":
             result = {}
+        elif function in RECORDS:
+            result = Record()
         elif function == "torch._tensor._rebuild_from_type_v2":  # a tensor with attributes
             function, kind, inner = arguments[:3]
             plain = isinstance(kind, str) and kind in PLAIN_CLASSES
@@ -388,10 +427,13 @@ class Unpickler:
         self.stack.append(result)
 
     def _build(self) -> None:
-        """Leave out the state of an object: the metadata of a state_dict, hooks."""
-        self.stack.pop()
+        """Set the state of a record; leave out that of others: metadata of a state_dict, hooks."""
+        state = self.stack.pop()
         if isinstance(self.stack[-1], StoredTensor):
             raise DamagedError("its pickle changes a tensor")
+        if isinstance(self.stack[-1], Record) and isinstance(state, dict):
+            self.left -= len(state)
+            self.stack[-1].update(state)
 
 
 def _arguments(values: Any) -> tuple[Any, ...]:
@@ -434,12 +476,13 @@ def _remember(u: Unpickler, place: int) -> None:
 
 
 STOP = ord(b".")
-# The instructions that `torch.save` writes (pickle protocol 2), by their codes.
+# The instructions that `torch.save` writes, by their codes: pickle protocol 2 and, below, those of
+# protocols 4 and 5 (`torch.save(..., pickle_protocol=4)`).
 INSTRUCTIONS: dict[int, Callable[[Unpickler], object]] = {
     ord(code): action
     for code, action in {
         b"\x80": lambda u: u._bytes(1),  # the protocol
-        b"c": Unpickler._name,
+        b"c": Unpickler._global,
         b"q": lambda u: _remember(u, u._number("<B", 1)),
         b"r": lambda u: _remember(u, u._number("<I", 4)),
         b"h": lambda u: u.stack.append(u.memo[u._number("<B", 1)]),
@@ -473,5 +516,16 @@ INSTRUCTIONS: dict[int, Callable[[Unpickler], object]] = {
         b"R": Unpickler._call,
         b"\x81": Unpickler._call,  # a new object of a class
         b"b": Unpickler._build,
+        b"\x95": lambda u: u._bytes(8),  # the length of a frame
+        b"\x93": Unpickler._stack_global,
+        b"\x94": lambda u: _remember(u, len(u.memo)),
+        b"\x8c": lambda u: u.stack.append(
+            u._bytes(u._number("<B", 1)).decode(errors="surrogatepass")
+        ),
+        b"B": lambda u: u.stack.append(u._bytes(u._number("<I", 4))),
+        b"C": lambda u: u.stack.append(u._bytes(u._number("<B", 1))),
+        b"\x96": lambda u: u.stack.append(u._bytes(u._number("<Q", 8))),  # a bytearray
+        b"\x90": Unpickler._since_mark,  # adds to a set
+        b"\x91": Unpickler._frozenset,
     }.items()
 }

@@ -93,9 +93,9 @@ def _parameter_groups(model: ResNet, recipe: Recipe) -> Iterator[dict[str, objec
     a bias: no norm follows, so their length has a meaning.
     """
     config, muon, last = recipe.optimizer, recipe.optimizer.name == "muon", len(model.stage_names)
-    # The stem has depth 0, the final norm that of the last stage.
+    # The stem has depth 0, the final norm and an attention pool that of the last stage.
     depths = {name: depth for depth, name in enumerate(model.stage_names, 1)}
-    depths |= {"norm": last, "fc": last + 1}
+    depths |= {"norm": last, "avgpool": last, "fc": last + 1}
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     filters = {layer.weight for layer in layers if layer.bias is None} if muon else set()
     for depth in range(last + 2):
@@ -103,7 +103,9 @@ def _parameter_groups(model: ResNet, recipe: Recipe) -> Iterator[dict[str, objec
         for name, parameter in model.named_parameters():
             if depths.get(name.split(".")[0], 0) == depth:
                 matrix = "filters" if parameter in filters else "matrices"
-                kinds["vectors" if parameter.ndim < 2 else matrix].append(parameter)
+                # One number a channel: gains of standardised filters have further sizes of 1.
+                vector = parameter.shape[1:].numel() == 1
+                kinds["vectors" if vector else matrix].append(parameter)
         factor = config.layer_decay ** (last + 1 - depth)
         for kind, parameters in kinds.items():
             if parameters:

@@ -57,6 +57,7 @@ from resnets.evaluation.metrics import Scores, evaluate
 from resnets.fileio import expanded
 from resnets.inference.model_file import ModelFile, read_model, save_model
 from resnets.models.layers import Whitening
+from resnets.models.overrides import ResNetFields
 from resnets.models.registry import create_model
 from resnets.models.resnet import ResNet
 from resnets.parsing import convert
@@ -839,14 +840,18 @@ class Trainer:
         config, num_classes = self.recipe.model, len(self.data.classes)
         assert config.name is not None, "resolve the recipe first"
         weights = config.weights if pretrained else None
-        extra = {"dropout": config.dropout, "drop_path": config.drop_path}
+        extra: ResNetFields = {}
+        if config.dropout:
+            extra["dropout"] = config.dropout
+        if config.drop_path:
+            extra["drop_path"] = config.drop_path
         torch.manual_seed(self.recipe.seed)
         model = create_model(
             config.name,
             num_classes=num_classes,
             in_channels=self.preprocess.channels,
             weights=weights,
-            **{name: value for name, value in extra.items() if value},
+            **extra,
         )
         model.config.check_input_size(self.preprocess.size)
         if weights is not None:
