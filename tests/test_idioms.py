@@ -875,12 +875,12 @@ def test_ours_passes_every_idiom() -> None:
 # Every row ---------------------------------------------------------------------------------------
 
 
-def kinds(depth: int) -> dict[ResNetConfig, str]:
-    """Return one row for each network that is left when all are narrow and of this depth."""
+def kinds(*, depth: int, stages: int) -> dict[ResNetConfig, str]:
+    """Return one row for each network that is left when all have this depth and these stages."""
     rows: dict[ResNetConfig, str] = {}
     for name, row in MODELS.items():
-        count = len(row.config.depths)
-        widths = tuple(32 * 2**stage for stage in range(count))
+        count = min(len(row.config.depths), stages)
+        widths = tuple(64 * 2**stage for stage in range(count))
         sizes: dict[str, Any] = {"depths": (depth,) * count, "widths": widths, "num_classes": 10}
         rows.setdefault(dataclasses.replace(row.config, **sizes), name)
     return rows
@@ -897,9 +897,10 @@ def called(model: nn.Module, batch: Tensor) -> dict[str, int]:
     return calls
 
 
-def test_every_submodule_of_every_row_is_called_once() -> None:
+@pytest.mark.parametrize("stages", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_every_submodule_of_every_row_is_called_once(stages: int) -> None:
     wrong = {}
-    for config, name in kinds(depth=2).items():
+    for config, name in kinds(depth=2, stages=stages).items():
         with torch.device("meta"):
             model, batch = ResNet(config).eval(), torch.empty(2, config.in_channels, 64, 64)
         if others := {key: n for key, n in called(model, batch).items() if n != 1}:
@@ -910,7 +911,7 @@ def test_every_submodule_of_every_row_is_called_once() -> None:
 @pytest.mark.slow
 def test_every_kind_of_row_scripts_and_traces() -> None:
     failures = []
-    for config, name in kinds(depth=1).items():
+    for config, name in kinds(depth=1, stages=4).items():
         torch.manual_seed(0)
         model, batch = ResNet(config).eval(), images(side=96)
         try:
