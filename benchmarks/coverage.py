@@ -10,7 +10,7 @@ logits, relative to the largest logit. Networks of more than `LARGEST` parameter
 one block a stage.
 
 With names, the lines of all others stay as they are in the page. The exit code is 1 where a row
-does not load or its error is above 1e-10. A full run takes half an hour and 12 GB on two cores.
+does not load or its error is above 1e-10. A full run takes half an hour and 8 GB on two cores.
 """
 
 import argparse
@@ -22,7 +22,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+from unittest.mock import patch
 
 import timm
 import torch
@@ -39,10 +40,10 @@ MODULES = (
 WORDS = ("resnet", "resnext", "resnest", "senet", "res2net", "res2next")
 # Even and odd maps. Where timm averages 2x2 pixels for a stride, it drops the last row of an odd
 # map in the stem, and its sums do not fit in the blocks; ours are rounded up.
-SIDES = ((64, 64), (97, 65))
-EVEN_SIDES = ((64, 64), (128, 96))
+SIDES = ((64, 64), (65, 33))
+EVEN_SIDES = ((64, 64), (96, 64))
 TOLERANCE = 1e-10
-LARGEST = 500_000_000
+LARGEST = 150_000_000
 MISSING = {
     "*_pruned": "channels pruned one by one",
     "test_resnet": "a network for timm's tests",
@@ -149,8 +150,9 @@ def timm_network(name: str, *, short: bool) -> nn.Module:
     """Return a network of timm whose every parameter and statistic is random."""
     model: nn.Module = timm.create_model(name)
     for path, module in model.named_modules():
-        if short and re.fullmatch(r"layer\d|stages\.\d\.blocks", path):
-            del cast(nn.Sequential, module)[1:]
+        is_stage = re.fullmatch(r"layer\d|stages\.\d(\.blocks)?", path)
+        if short and is_stage and isinstance(module, nn.Sequential):
+            del module[1:]
     randomise(model)
     return model.eval()
 
@@ -179,9 +181,12 @@ def relative_errors(
 ) -> Iterator[float]:
     """Yield the largest difference of two logits over the largest logit, for each size."""
     for height, width in sides:
-        images = torch.randn(2, 3, height, width, dtype=torch.float64)
-        expected: Tensor = theirs(images)
-        yield float((ours(images) - expected).abs().max() / expected.abs().max())
+        images = torch.randn(1, 3, height, width, dtype=torch.float64)
+        # Some layers compute in float32: the variances of EvoNorm in timm, positions in both.
+        with patch.object(Tensor, "float", lambda tensor: tensor):
+            expected: Tensor = theirs(images)
+            difference = ours(images) - expected
+        yield float(difference.abs().max() / expected.abs().max())
 
 
 def table_line(result: Comparison) -> str:

@@ -19,6 +19,7 @@ SMALLEST = {
     "fast.py": "DATA OUT --seeds 1 --arms fast",
     "finetune.py": "DATA OUT --base-time 12s --time 12s --seeds 1",
     "gpu.py": "OUT --tiny --device cpu --parts repeat",
+    "inference.py": "--pairs 1 --size 32",
     "kill.py": "--kills 1",
     "kuangliu.py": "DATA --rounds 1 --steps 1",
     "large_images.py": "--images 8 --workers 1 --rounds 1",

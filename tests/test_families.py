@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 import timm
@@ -60,19 +58,14 @@ def worst(ours: nn.Module, theirs: nn.Module) -> float:
         return float((ours.double().eval()(images) - expected).abs().max() / expected.abs().max())
 
 
-def loaded(name: str, theirs: nn.Module, **fields: object) -> ResNet:
-    """Load the file of a network of timm's, as a user does."""
-    with TemporaryDirectory() as place:
-        torch.save(theirs.state_dict(), Path(place, "theirs.pth"))
-        return create_model(name, weights=Path(place, "theirs.pth"), **fields)
-
-
 @for_each(KINDS)
 def test_logits_agree_with_timms_at_small_widths(name: str) -> None:
     widths, depths = (32, 64, 64, 128), (2, 2, 1, 2)
     theirs = randomised(timm.create_model(name, layers=depths, channels=widths))
     stem_width = MODELS[name].config.stem_channels
-    ours = loaded(name, theirs, depths=depths, widths=widths, stem_width=stem_width)
+    ours = create_model(
+        name, weights=theirs.state_dict(), depths=depths, widths=widths, stem_width=stem_width
+    )
     assert set(ours.state_dict()) == set(theirs.state_dict())
     assert worst(ours, theirs) < FLOAT64
 
@@ -80,22 +73,22 @@ def test_logits_agree_with_timms_at_small_widths(name: str) -> None:
 @for_each(LEGACY)
 def test_logits_agree_with_timms_legacy_networks_at_few_blocks(name: str) -> None:
     theirs = randomised(timm.create_model(name, layers=(1, 1, 1, 1)))
-    assert worst(loaded(name, theirs, depths=(1, 1, 1, 1)), theirs) < FLOAT64
+    assert (
+        worst(create_model(name, weights=theirs.state_dict(), depths=(1, 1, 1, 1)), theirs)
+        < FLOAT64
+    )
 
 
 @for_each([], slow=NAMES)
 def test_logits_agree_with_timms(name: str) -> None:
     theirs = randomised(timm.create_model(name))
-    assert worst(loaded(name, theirs), theirs) < FLOAT64
+    assert worst(create_model(name, weights=theirs.state_dict()), theirs) < FLOAT64
 
 
-def test_weights_of_caffes_networks_fit_no_other_stem(tmp_path: Path) -> None:
-    theirs = timm.create_model("legacy_seresnet50", layers=(1, 1, 1, 1))
-    torch.save(theirs.state_dict(), tmp_path / "legacy.pth")
+def test_weights_of_caffes_networks_fit_no_other_stem() -> None:
+    theirs = timm.create_model("legacy_seresnet50", layers=(1, 1, 1, 1)).state_dict()
     with pytest.raises(UserError, match="stem = 'caffe', this network has stem = 'imagenet'"):
-        create_model(
-            "seresnet50", depths=(1, 1, 1, 1), stride_on="1x1", weights=tmp_path / "legacy.pth"
-        )
+        create_model("seresnet50", depths=(1, 1, 1, 1), stride_on="1x1", weights=theirs)
 
 
 # The rules of the blocks -------------------------------------------------------------------------
@@ -213,7 +206,7 @@ def test_norms_that_contain_the_activation_agree_with_timms(name: str) -> None:
     for parameter in theirs.parameters():
         if parameter.ndim == 1:
             nn.init.uniform_(parameter, -0.5, 1.5)
-    ours = loaded(name, theirs, depths=(1, 1, 1, 1))
+    ours = create_model(name, weights=theirs.state_dict(), depths=(1, 1, 1, 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tensor, "float", lambda self: self)  # it computes its variance in float32
         assert worst(ours, theirs) < FLOAT64

@@ -509,6 +509,17 @@ def test_a_layer_that_the_network_lacks_is_never_left_out(extra: str) -> None:
             load(network(seed=1), state)
 
 
+def test_a_classifier_is_left_out_only_where_it_is_a_projector_or_not_asked_for() -> None:
+    state = network().state_dict()
+    model = network(seed=1)
+    load(model, {"teacher": state})  # of distillation
+    assert torch.equal(model.fc.weight, state["fc.weight"])
+    headless = network(seed=1)
+    headless.fc = torch.nn.Identity()  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"the network has no fc\.weight"):
+        load(headless, state)
+
+
 def test_a_network_without_a_classifier_takes_the_body() -> None:
     state = network().state_dict()
     model = network(dataclasses.replace(BASIC, num_classes=0), seed=1)

@@ -349,3 +349,16 @@ def test_a_type_that_stands_for_no_real_number(kind: torch.dtype) -> None:
     weights["fc.bias"] = weights["fc.bias"].to(kind)
     with pytest.raises(ModelFileError, match=r"first fc\.bias: shape \(3,\) of .* of real"):
         replace(make_contents(), weights=weights)
+
+
+def test_a_classifier_behind_the_configs_back_is_refused() -> None:
+    contents = make_contents()
+    network = ResNet(contents.config)
+    network.fc = torch.nn.Linear(network.num_features, 9)
+    with pytest.raises(
+        ModelFileError, match=r"first fc\.bias: .*; replace a classifier by model\.r"
+    ):
+        replace(contents, config=network.config, weights=network.state_dict())
+    network.reset_classifier(9)
+    names = tuple(f"class {number}" for number in range(9))
+    replace(contents, config=network.config, weights=network.state_dict(), classes=names)

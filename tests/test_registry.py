@@ -184,7 +184,9 @@ def sizes(config: ResNetConfig, side: int) -> Sizes:
     return np.array([params, sum(layer.macs for layer in layers), len(model.state_dict())])
 
 
-@for_each((name for name in SMALLEST if MODELS[name].layers <= 18), slow=MODELS)
+@for_each(
+    (name for name in SMALLEST if MODELS[name].layers <= 16 or name == "resnet18"), slow=MODELS
+)
 def test_networks_have_the_sizes_of_their_rows(name: str) -> None:
     row = MODELS[name]
     assert sizes(row.config, row.input_size).tolist() == [row.params, row.macs, row.keys]
@@ -219,12 +221,10 @@ def test_shortcut_and_residual_have_equal_shapes_at_any_size(name: str) -> None:
 
     for stage in model.stage_names:
         model.get_submodule(stage)[0].register_forward_hook(compare)
-    sizes = sorted({smallest(config), 17, 33, 63})
+    sizes = sorted({smallest(config), 17, 63})
     for side in sizes:
-        assert model(meta_images(config, side)).shape == (
-            2,
-            config.num_classes or model.num_features,
-        )
+        logits = model(meta_images(config, side))
+        assert logits.shape == (2, config.num_classes or model.num_features)
     assert len(seen) == len(sizes) * len(model.stage_names)
     assert all(seen)
 

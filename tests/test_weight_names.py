@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ import torch
 import torchvision
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
+from cases import for_each
+from resnets.api import _configured
 from resnets.cli.main import main
 from resnets.data.transforms import Preprocess
 from resnets.errors import UserError
@@ -27,7 +30,7 @@ from resnets.inference.weights_preprocess import weights_preprocess
 from resnets.models.config import ResNetConfig
 from resnets.models.download import canonical_source, timm_source
 from resnets.models.overrides import FOREIGN, ResNetFields
-from resnets.models.pretrained import load_weights
+from resnets.models.pretrained import FREE, _compare_name, load_weights
 from resnets.models.published import published_weights
 from resnets.models.registry import (
     MODELS,
@@ -37,7 +40,7 @@ from resnets.models.registry import (
     split_tag,
     timm_name,
 )
-from resnets.models.resnet import ResNet
+from resnets.models.resnet import ResNet, meta_state
 
 Tensors = dict[str, torch.Tensor]
 
@@ -175,6 +178,8 @@ def test_weights_that_name_another_network_are_refused(tmp_path: Path) -> None:
     for name in ("resnetblur18-0123abcd.pth", "resnetblur18_bt_in1k-0123abcd.pth"):
         torch.save(state, tmp_path / name)
         assert words in refusal(lambda name=name: load(SMALL, tmp_path / name))
+    torch.save(state, tmp_path / "tv_resnet18-0123abcd.pth")  # an old name of timm
+    load(SMALL, tmp_path / "tv_resnet18-0123abcd.pth")
     torch.save(state, tmp_path / "resnetblur18.pth")  # no checksum: a name of the user's
     load(SMALL, tmp_path / "resnetblur18.pth")
 
@@ -191,30 +196,55 @@ def test_a_name_does_not_decide_what_the_tensors_show() -> None:
 
 
 @pytest.mark.parametrize(
-    "twin", ["resnetaa50", "resnetaa50d", "seresnetaa50d", "resnetv2_50x1_bit", "resnetv2_50d_gn"]
+    ("twin", "row", "changes"),
+    [
+        ("resnetaa50", "resnet50", {}),
+        ("resnetaa50d", "resnet50d", {}),
+        ("seresnetaa50d", "resnet50d", {"se": 1 / 16}),
+        ("resnetv2_50x1_bit", "preact_resnet50", {"norm": "group"}),
+        (
+            "resnetv2_50d_gn",
+            "preact_resnet50",
+            {"norm": "group", "stem": "deep", "shortcut": "avg_conv"},
+        ),
+    ],
 )
-def test_timms_twins_are_refused(twin: str) -> None:
+def test_timms_twins_are_refused(twin: str, row: str, changes: dict[str, Any]) -> None:
     """Networks whose tensors fit one of ours that computes something else."""
-    row = {"seresnetaa50d": "seresnet50", "resnetaa50d": "resnet50d"}.get(twin, "resnet50")
-    config = dataclasses.replace(MODELS[row].config, depths=(1,), widths=(8,))
-    if twin.startswith("resnetv2"):
-        config = dataclasses.replace(config, order="pre", norm="group")
-    model = ResNet(config)
-    for content in ({"arch": twin, "state_dict": model.state_dict()},):
+    config = dataclasses.replace(MODELS[row].config, **changes)
+    row_here, _ = foreign_names()[twin]
+    for sure in (True, False):
         message = refusal(
-            lambda content=content: load_weights(
-                model,
-                content,
-                name=row,
-                fresh_head=False,
-                adapt_channels=False,
-                foreign=foreign_names(),
-            )
+            lambda sure=sure: _compare_name(config, twin, "a.pth", foreign_names(), sure=sure)
         )
-        assert twin in message
-    tags = timm.list_models(f"{twin}.*", pretrained=True)
-    if tags:
-        assert twin in refusal(lambda: create_model(row, weights=f"timm:{tags[0]}"))
+        assert f"a.pth is of {twin}, which has" in message
+        assert f"create_model({row_here!r})" in message
+    if tags := timm.list_models(f"{twin}.*", pretrained=True):
+        message = refusal(lambda: create_model(row, weights=f"timm:{tags[0]}", **changes))
+        assert f"create_model({row_here!r})" in message
+
+
+@for_each(
+    ["resnetaa50", "seresnext50_32x4d"],
+    slow=[name for name, row in MODELS.items() if sum(row.config.depths) < 120],
+)
+def test_a_name_tells_networks_with_the_same_tensors_apart(name: str) -> None:
+    """Every row with the tensors of another one is refused under the other's name."""
+    config = MODELS[name].config
+    for theirs, (row, other) in foreign_names().items():
+        alike = other == dataclasses.replace(config, **{f: getattr(other, f) for f in FREE})
+        sizes = other.depths == config.depths and abs(MODELS[row].keys - MODELS[name].keys) <= 2
+        if sizes and not alike and _signature(other) == _signature(config):
+            message = refusal(
+                lambda theirs=theirs: _compare_name(config, theirs, "a.pth", foreign_names())
+            )
+            assert f"create_model({row!r})" in message
+
+
+@functools.cache
+def _signature(config: ResNetConfig) -> tuple[tuple[str, torch.Size], ...]:
+    state = meta_state(dataclasses.replace(config, num_classes=0)).items()
+    return tuple((key, tensor.shape) for key, tensor in state)
 
 
 def hub_folder(folder: Path, state: Tensors, config: dict[str, Any]) -> Path:
@@ -326,6 +356,21 @@ def test_listing_without_timm(
     assert "80.86" in printed.out
     assert "resize 232, crop 224" in printed.out
     assert "timm is not installed" in printed.err
+
+
+def test_listing_of_networks_without_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list_models("plain*", weights=True) == []
+    assert main(["models", "plain*", "--weights"]) == 0
+    assert "no weights are published" in capsys.readouterr().err
+
+
+def test_a_tag_of_torchvision_is_resolved_for_a_run() -> None:
+    given = {"weights": "IMAGENET1K_V1", "model": "resnet18"}
+    recipe = _configured("finetune", given, timed=False).recipe
+    assert recipe.model.weights == "torchvision:IMAGENET1K_V1"
+    assert "pass --model too" in refusal(
+        lambda: _configured("finetune", {"weights": "IMAGENET1K_V1"}, timed=False)
+    )
 
 
 def test_listing_with_timm(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,6 +77,9 @@ def _print_weights(names: list[str], *, quiet: bool) -> None:
     ]
     if not has_timm():
         print_message(NO_TIMM)
+    if not found:
+        print_message("no weights are published for these networks")
+        return
     if quiet:
         for name in dict.fromkeys(name for name, _ in found):
             print_result(name)

@@ -123,7 +123,10 @@ class ModelFile:
         if wrong := sorted(name for name, (theirs, ours) in pairs.items() if theirs != ours):
             theirs, ours = pairs[wrong[0]]
             first = f"{wrong[0]}: {theirs} where the network has {ours}"
-            raise ModelFileError(f"{len(wrong)} tensors do not fit the network, first {first}")
+            message = f"{len(wrong)} tensors do not fit the network, first {first}"
+            if all(name.startswith("fc.") for name in wrong):
+                message += "; replace a classifier by model.reset_classifier(number of classes)"
+            raise ModelFileError(message)
 
     def count_parameters(self) -> int:
         """Return the number of learned values, without building the network."""

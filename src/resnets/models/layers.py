@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -108,7 +109,8 @@ class ShiftedConv2d(nn.Conv2d):
         self.shift = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x + self.shift)
+        shifted: Tensor = self._conv_forward(x + self.shift, self.weight, self.bias)
+        return shifted
 
 
 def standardised(weight: Tensor, *, epsilon: float) -> Tensor:
@@ -169,23 +171,28 @@ class BlurPool(nn.Module):
     # Differs from the paper: filters of 3 or 5 after the ReLU, as timm trained its weights; the
     # paper's release uses 4 and blurs the projection shortcut too.
 
-    filter: Tensor
-
     def __init__(self, size: int) -> None:
         super().__init__()
-        row = torch.tensor([math.comb(size - 1, k) for k in range(size)], dtype=torch.float32)
-        self.register_buffer("filter", torch.outer(row, row) / row.sum() ** 2, persistent=False)
-        self.margin = size // 2
+        self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        if min(x.shape[-2:]) <= self.margin:
-            raise UserError(
-                f"the images are too small for blur: a map of {x.shape[-2]} x {x.shape[-1]} cannot "
-                f"be mirrored by {self.margin}; give larger images or use blur = 0"
-            )
-        x = F.pad(x, [self.margin] * 4, mode="reflect")
-        weight = self.filter.expand(x.shape[1], 1, *self.filter.shape)
-        return F.conv2d(x, weight, stride=2, groups=x.shape[1])  # N C H W -> N C H/2 W/2
+        return _blur(x, self.size)  # N C H W -> N C H/2 W/2
+
+
+@torch.fx.wrap  # its loop and its check depend on the size: a traced graph has it as one node
+def _blur(x: Tensor, size: int) -> Tensor:
+    margin = size // 2
+    if min(x.shape[2], x.shape[3]) <= margin:
+        raise UserError(
+            f"the images are too small for blur: a map of {x.shape[2]} x {x.shape[3]} cannot "
+            f"be mirrored by {margin}; give larger images or use blur = 0"
+        )
+    # Computed at each call and not a buffer, which `to_empty` would leave without values.
+    weight = x.new_ones((1, 1, 1, 1))
+    for _ in range(size - 1):  # a binomial filter is so many averages of 2x2
+        weight = F.avg_pool2d(F.pad(weight, [1, 1, 1, 1]), 2, 1)
+    x = F.pad(x, [margin, margin, margin, margin], mode="reflect")
+    return F.conv2d(x, weight.expand(x.shape[1], 1, size, size), stride=2, groups=x.shape[1])
 
 
 def subsampling(config: ResNetConfig, *, stride: int) -> nn.Module:
@@ -248,7 +255,9 @@ class Whitening(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         # Differs from both: padded below and to the right, so that the map keeps its size.
-        return super().forward(F.pad(x, [0, 1, 0, 1]))  # N C H W -> N 8C H W
+        x = F.pad(x, [0, 1, 0, 1])
+        white: Tensor = self._conv_forward(x, self.weight, self.bias)  # N C H W -> N 8C H W
+        return white
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:

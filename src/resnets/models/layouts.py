@@ -29,7 +29,7 @@ SECOND = re.compile(
 )
 # Networks of self-supervised training: what is called `fc` in them is the projector.
 PROJECTING = re.compile(
-    r"(?:^|\.)(?:encoder_[qk]|(?:base|momentum|online|target|key|query)_encoder|student|teacher)\."
+    r"(?:^|\.)(?:encoder_[qk]|(?:base|momentum|online|target|key|query)_encoder)\."
 )
 # Parts of pretraining beside the layers of a network, left out with a notice.
 PRETRAINING = re.compile(
@@ -90,7 +90,7 @@ class _Candidate:
         path = ".".join(self.path)
         wrapper = self.path[0] if self.path else WRAPPERS[0]
         order = WRAPPERS.index(wrapper) if wrapper in WRAPPERS else len(WRAPPERS)
-        return bool(SECOND.search(f"{path}.{self.prefix}")), order
+        return SECOND.search(f"{path}.{self.prefix}") is not None, order
 
 
 def tensor_tables(content: object, *, source: str, most: int) -> list[Found]:

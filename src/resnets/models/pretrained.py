@@ -40,7 +40,7 @@ from resnets.models.layouts import (
     find_network,
     tensor_tables,
 )
-from resnets.models.resnet import ResNet
+from resnets.models.resnet import ResNet, meta_state
 from resnets.models.torch_file import UnusableTensor, open_torch_file
 from resnets.models.weights_file import read_weights_file
 
@@ -106,12 +106,11 @@ FREE = {
     *("num_classes", "in_channels", "stem_width"),
     *("drop_path", "dropout", "init", "residual_init", "output_stride"),
 }
-# Fields that the names and shapes of the tensors show. `arch` of a checkpoint and the name of a
-# file do not decide them: a resnet18 with the stem for small images is called resnet18, too.
-IN_SHAPES = {"depths", "block", "widths", "stem", "groups", "group_width", "se"}
-# A name and eight digits of a checksum, as torchvision and timm name their files.
+# Fields of the size of a network, in which torchvision's networks differ from each other.
+SIZES = {"depths", "block", "widths", "groups", "group_width", "group_size", "se"}
 # Names that timm may have; it is asked only for these.
 FAMILY = re.compile(r"[a-z0-9_]*res(?:net|next|nest|2net|2next)")
+# A name and eight digits of a checksum, as torchvision and timm name their files.
 FILE_NAME = re.compile(r"([a-z]\w*)-[0-9a-f]{8}\.\w+$")
 
 
@@ -151,29 +150,12 @@ def load_weights(
     `foreign` are the names by which torchvision and timm know networks; without them, what a source
     calls its network is not compared.
     """
-    foreign = foreign or {}
-    own = model.state_dict()
+    foreign, own = foreign or {}, model.state_dict()
     if isinstance(source, Mapping):
-        shown = "the given state_dict"
-        weights = _from_mapping(source, own)
+        shown, weights = "the given state_dict", _from_mapping(source, own)
     else:
         text = canonical_source(source, name=name)
-        shown, most = public_name(text), max(MAX_TENSORS, len(own))
-        factory = name.removesuffix("_v1")
-        if shown.startswith("torchvision:") and factory in TORCHVISION_NETWORKS:
-            _compare(model.config, usual(), whose=f"torchvision's {factory}")
-        if shown.startswith("timm:") and foreign:
-            architecture = shown.removeprefix("timm:").partition(".")[0]
-            _compare_name(model.config, architecture, shown, foreign, sure=True)
-
-        def read(file: Path) -> Weights:
-            return read_tensors(file, source=shown, most=most, own=own)
-
-        local = local_file(text, name=name, check=read)
-        weights = read(local.path)
-        _compare_hub(model.config, local, shown, foreign)
-        if foreign and not weights.architecture:
-            weights = replace(weights, architecture=_name_in_file_name(local.name, foreign))
+        shown, weights = public_name(text), _from_source(text, model, name=name, foreign=foreign)
     if weights.config is not None:
         known = {key: getattr(weights.config, key) for key in FIELDS if key not in FREE}
         _compare(model.config, known, whose=f"the network in {shown}")
@@ -184,13 +166,13 @@ def load_weights(
     tensors = dict(weights.tensors)
     if HEAD[0] in tensors and tensors[HEAD[0]].shape[2:] == (1, 1):
         tensors[HEAD[0]] = tensors[HEAD[0]].flatten(1)  # a head that is a 1x1 convolution
+    if model.config.num_classes == 0:  # asked for without a classifier
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in HEAD}
+    headless = HEAD[0] in own and HEAD[0] not in tensors
     try:
         _check_types(tensors, own)
         if adapt_channels:
             _adapt_stem(tensors, own)
-        if HEAD[0] not in own:  # num_classes = 0
-            tensors = {key: tensor for key, tensor in tensors.items() if key not in HEAD}
-        headless = HEAD[0] in own and HEAD[0] not in tensors
         if fresh_head and HEAD[0] in own:
             weight, given = own[HEAD[0]], tensors.get(HEAD[0])
             if given is None or (given.shape != weight.shape and _same_but(0, given, weight)):
@@ -198,14 +180,36 @@ def load_weights(
         _check_fit(tensors, own)
         tensors = _converted(tensors, own)
     except UserError as error:
-        row, _ = foreign.get(weights.architecture, ("", None))
-        hint = f"; it is of {weights.architecture}: create_model({row!r})" if row else ""
-        hint = "" if row == name else hint
+        row, _ = foreign.get(weights.architecture, (name, None))
+        hint = f"; it is of {weights.architecture}: create_model({row!r})" if row != name else ""
         raise UserError(f"{shown} does not fit {name}: {error}{hint}") from None
-    if foreign and weights.config is None and weights.architecture:
+    if weights.config is None and weights.architecture and foreign:
         _compare_name(model.config, weights.architecture, shown, foreign)
     _warn_of_parts(shown, weights.layout, headless=headless)
     model.load_state_dict(tensors)
+
+
+def _from_source(text: str, model: ResNet, *, name: str, foreign: ForeignNames) -> Weights:
+    """Return the weights of a source; compare the network with what the source is called."""
+    shown, own = public_name(text), model.state_dict()
+    most = max(MAX_TENSORS, len(own))
+    factory = name.removesuffix("_v1")
+    if shown.startswith("torchvision:") and factory in TORCHVISION_NETWORKS:
+        _compare(model.config, usual(), whose=f"torchvision's {factory}")
+    if shown.startswith("timm:") and foreign:
+        architecture = shown.removeprefix("timm:").partition(".")[0]
+        _compare_name(model.config, architecture, shown, foreign, sure=True)
+
+    def read(file: Path) -> Weights:
+        return read_tensors(file, source=shown, most=most, own=own)
+
+    local = local_file(text, name=name, check=read)
+    weights = read(local.path)
+    _compare_hub(model.config, local, shown, foreign)
+    published = shown.startswith(("timm:", "torchvision:"))  # compared above
+    if foreign and not weights.architecture and not published:
+        return replace(weights, architecture=_name_in_file_name(local.name, foreign))
+    return weights
 
 
 def local_weights(source: str) -> Path:
@@ -310,7 +314,7 @@ def _architecture(content: object) -> str:
 def usual(**known: object) -> dict[str, object]:
     """Return the fields of a network without any variant, such as torchvision's."""
     names = {f.name: f.default for f in fields(ResNetConfig)}
-    return {key: value for key, value in names.items() if key not in FREE | IN_SHAPES} | known
+    return {key: value for key, value in names.items() if key not in FREE | SIZES} | known
 
 
 def _compare_name(
@@ -319,7 +323,8 @@ def _compare_name(
     """Compare a network with the one that another program has under a name.
 
     Unless it is `sure` that the name is of timm or torchvision, a name that is not known says
-    nothing, and of a known one only what the tensors do not show is compared.
+    nothing, and of a known one only what the tensors do not show is compared: a resnet18 with the
+    stem for small images is called resnet18, too.
     """
     if name not in foreign:
         if sure or (FAMILY.match(name) and _timm_has(name)):
@@ -329,10 +334,23 @@ def _compare_name(
             )
         return
     row, theirs = foreign[name]
-    left = FREE if sure else FREE | IN_SHAPES
-    known = {key: getattr(theirs, key) for key in FIELDS if key not in left}
+    known = {key: getattr(theirs, key) for key in FIELDS if key not in FREE}
+    if not sure:
+        known = {key: value for key, value in known.items() if _is_silent(config, key, value)}
     whose = f"{shown} is of {name}, which"
     _compare(config, known, whose=whose, advice=f"create_model({row!r})")
+
+
+def _is_silent(config: ResNetConfig, name: str, value: object) -> bool:
+    """Return whether a network with another value of a field has the same names and shapes."""
+    if getattr(config, name) == value:
+        return False
+    try:
+        other = meta_state(replace(config, **{name: value}))  # type: ignore[arg-type]
+    except UserError:  # it contradicts another field
+        return False
+    own = meta_state(config)
+    return own.keys() == other.keys() and all(own[k].shape == other[k].shape for k in own)
 
 
 def _compare(
@@ -386,7 +404,7 @@ def _timm_has(name: str) -> bool:
         import timm
     except ImportError:
         return False
-    return bool(timm.is_model(name))
+    return bool(timm.list_models(name))  # without its deprecated names
 
 
 # Fitting -----------------------------------------------------------------------------------------

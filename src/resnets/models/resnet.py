@@ -7,6 +7,7 @@ Shapes: N images, C channels, H height, W width, K classes.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from resnets.errors import UserError
 from resnets.models.attention import AttentionPool2d
 from resnets.models.blocks import BlockConfig, make_block
 from resnets.models.config import ResNetConfig
+from resnets.models.in_place import evaluate, rectify
 from resnets.models.init import initialise
 from resnets.models.layers import activation, convolution, normalisation
 from resnets.models.stems import make_stem
@@ -99,25 +101,26 @@ class ResNet(nn.Module):
         Returns:
             The map N C' H' W' after the last stage.
         """
-        x = self._stem(images)  # N C H W -> N C1 H/4 W/4, a small stem keeps H W
+        x = self._stem(images)  # N C H W -> N C1 H/2 W/2, a small stem keeps H W
+        x = self.maxpool(x)  # -> N C1 H/4 W/4
         for name, stage in self.named_children():  # torch.jit.script unrolls this loop
             if name.startswith("layer"):
                 x = stage(x)  # all but the first: -> N 2C H/2 W/2
         features: Tensor = self.norm_relu(self.norm(x))
         return features
 
-    def forward_head(self, features: Tensor) -> Tensor:
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Return the logits of a map.
 
         Args:
             features: A map N C' H' W' from `forward_features`.
+            pre_logits: Return what the classifier takes instead, N C'.
 
         Returns:
             Logits N K.
         """
-        pooled = torch.flatten(self.avgpool(features), 1)  # N C' H' W' -> N C'
-        logits: Tensor = self.fc(self.dropout(pooled))  # -> N K
-        return logits
+        pooled: Tensor = self.dropout(torch.flatten(self.avgpool(features), 1))  # -> N C'
+        return pooled if pre_logits else self.fc(pooled)  # -> N K
 
     def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
         """Return the outputs of stages, as a feature pyramid.
@@ -138,11 +141,88 @@ class ResNet(nn.Module):
         wrong = [stage for stage in stages if stage not in range(1, last + 1)]
         if wrong or not stages:
             raise UserError(f"stages = {stages}: choose from 1 to {last}, at least one")
-        x = self._stem(images)
-        outputs = {}
-        for stage, name in enumerate(self.stage_names[: max(stages)], start=1):
-            x = outputs[stage] = self.get_submodule(name)(x)
+        outputs = dict(zip(range(max(stages) + 1), self._levels(images), strict=False))
         return tuple(outputs[stage] for stage in stages)
+
+    def forward_intermediates(
+        self,
+        images: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return the outputs of levels by the interface of timm; `features` is ours.
+
+        Args:
+            images: Images N C H W.
+            indices: Levels of `feature_info`, from 0, the stem; a number n is the last n; None is
+                all.
+            norm: Apply the final norm of a pre-activation network to the last level too.
+            stop_early: Do not compute what is after the last level asked for.
+            output_fmt: "NCHW".
+            intermediates_only: Return the levels alone.
+
+        Returns:
+            The map of `forward_features`, or of the last level computed, and one map a level in
+            the order of their depth.
+
+        Raises:
+            UserError: A level does not exist, or the format is another one.
+        """
+        count = len(self.stage_names) + 1
+        if isinstance(indices, int):
+            indices = range(count - indices, count)
+        given = range(count) if indices is None else indices
+        levels = {index % count for index in given if -count <= index < count}
+        if not levels or len(levels) != len(given):
+            raise UserError(f"indices = {given}: choose from 0 to {count - 1}, at least one")
+        if output_fmt != "NCHW":
+            raise UserError(f"output_fmt = {output_fmt!r}: only 'NCHW' is allowed")
+        last = max(levels) if stop_early else count - 1
+        maps = [x for _, x in zip(range(last + 1), self._levels(images), strict=False)]
+        final = maps[-1]
+        if last == count - 1:
+            final = self.norm_relu(self.norm(final))
+            maps[-1] = final if norm else maps[-1]
+        intermediates = [maps[level] for level in sorted(levels)]
+        return intermediates if intermediates_only else (final, intermediates)
+
+    @property
+    @torch.jit.unused
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Return channels, stride and module of the stem and of each stage, as timm does."""
+        convolutions = [module for module in self.conv1.modules() if isinstance(module, nn.Conv2d)]
+        strides = [layer.stride[0] for layer in convolutions]
+        channels, reduction = self.config.stem_channels, math.prod(strides)
+        info: list[dict[str, Any]] = [
+            {"num_chs": channels, "reduction": reduction, "module": "relu"}
+        ]
+        reduction = self.config.stem_stride
+        for name, blocks in zip(self.stage_names, plan_stages(self.config), strict=True):
+            reduction *= blocks[0].stride
+            channels = blocks[-1].out_channels
+            info.append({"num_chs": channels, "reduction": reduction, "module": name})
+        return info
+
+    @property
+    @torch.jit.unused
+    def num_classes(self) -> int:
+        """Return the number of logits; 0 is a network without a classifier."""
+        return self.config.num_classes
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Return patterns of the parameters' names, for timm's learning rates by layer.
+
+        Args:
+            coarse: Make one group a stage instead of one a block.
+
+        Returns:
+            One pattern for the stem and one for the blocks; other parameters are the head's.
+        """
+        blocks = r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"
+        return {"stem": r"^(?:conv1|bn1|maxpool)", "blocks": blocks}
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the classifier by a new one; all other weights stay.
@@ -174,8 +254,19 @@ class ResNet(nn.Module):
                 module.grad_checkpointing = enable
 
     def _stem(self, images: Tensor) -> Tensor:
-        stem: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        return stem
+        x: Tensor = self.bn1(self.conv1(images))
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self.relu(x)  # type: ignore[no-any-return]
+        return rectify(self.bn1, self.relu, x)
+
+    def _levels(self, images: Tensor) -> Iterator[Tensor]:
+        """Yield the map of the stem before its pool, then that of each stage."""
+        x = self._stem(images)
+        yield x
+        x = self.maxpool(x)
+        for name in self.stage_names:
+            x = self.get_submodule(name)(x)
+            yield x
 
 
 class Stage(nn.Sequential):
@@ -190,10 +281,12 @@ class Stage(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self:
-            if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            if torch.jit.is_scripting():  # type: ignore[attr-defined]
+                x = block(x)
+            elif self.grad_checkpointing:
                 x = _checkpointed(block, x)
             else:
-                x = block(x)
+                x = evaluate(block, x)
         return x
 
 
@@ -276,7 +369,7 @@ def plan_stages(config: ResNetConfig) -> Iterator[list[BlockConfig]]:
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     """Apply a block; if gradients are needed, recompute its inside in the backward pass."""
     if not (block.training and torch.is_grad_enabled()):
-        return block(x)  # type: ignore[no-any-return]
+        return evaluate(block, x)
     contexts: dict[str, Any] = {}
     if not torch.compiler.is_compiling():  # a compiled graph updates its statistics once
         contexts["context_fn"] = lambda: (nullcontext(), _frozen_statistics(block))
