@@ -11,6 +11,11 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from resnets.models.blocks import BasicBlock, Bottleneck
 
+# What `evaluate` computes; a class whose forward is replaced is called.
+_FORWARDS: dict[type[nn.Module], object] = {
+    block: block.forward for block in (BasicBlock, Bottleneck)
+}
+
 
 def rectify(norm: nn.Module, relu: nn.Module, x: Tensor) -> Tensor:
     """Return `relu(x)`, where x is what the norm has returned."""
@@ -36,7 +41,8 @@ def evaluate(block: nn.Module, x: Tensor) -> Tensor:
 
 def _can_overwrite(block: nn.Module, x: Tensor) -> bool:
     """Return whether the tensors between the layers of a block are seen by the block alone."""
-    if not (_unseen(x) and type(block) in (BasicBlock, Bottleneck) and _is_untouched(block)):
+    forward = _FORWARDS.get(type(block))
+    if type(block).forward is not forward or not _unseen(x) or not _is_untouched(block):
         return False
     return all(
         # What convolutions and shortcuts return is not overwritten.
