@@ -14,10 +14,16 @@ from PIL import Image
 
 from pages import FLAGS, with_browser
 from resnets import check_data
+from resnets.audit import checker, patch_kernel, wrong_labels
 from resnets.audit import near_duplicates as near
-from resnets.audit import wrong_labels
+from resnets.audit.findings import CheckReport
 from resnets.audit.image_scan import SIDE, thumbnail
-from resnets.audit.wrong_labels import find_wrong_labels, fit_noise
+from resnets.audit.wrong_labels import (
+    LabelIssues,
+    find_wrong_labels,
+    probabilities_of,
+    share_of_wrong_labels,
+)
 from resnets.cli.main import main
 from resnets.data import Images, open_data
 from resnets.data.dataset import Splits
@@ -155,21 +161,56 @@ def test_no_pairs_of_no_images(count: int) -> None:
 # Wrong labels ------------------------------------------------------------------------------------
 
 
-def test_the_share_of_wrong_labels_is_fitted() -> None:
+def test_the_answer_without_a_group_is_that_of_a_fit_without_it() -> None:
     rng = np.random.default_rng(0)
-    truth = rng.integers(0, 5, 4000)
-    logits = rng.normal(0, 1, (4000, 5)) + 6 * np.eye(5)[truth]
+    features = torch.from_numpy(rng.normal(size=(12, 4)))
+    products = features @ features.T / 4
+    labels = torch.from_numpy(rng.normal(size=(12, 3)))
+    groups = np.array([0, 1, 2, 1, 4, 5, 6, 7, 1, 9, 5, 11])
+    answers = patch_kernel._leave_out(products.clone(), labels, groups)
+    squares = products.diagonal()
+    kernel = torch.exp(patch_kernel.GAMMA * (2 * products - squares[:, None] - squares))
+    for row in range(12):
+        others = np.flatnonzero(groups != groups[row])
+        ridge = kernel[others][:, others] + patch_kernel.RIDGE * torch.eye(len(others))
+        expected = kernel[row, others] @ torch.linalg.solve(ridge, labels[others])
+        torch.testing.assert_close(answers[row], expected)
+
+
+def test_images_are_answered_for_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = np.array([0, 0, 2, 3, 3, 3, 6, 7, 8, 9])
+    assert [part.tolist() for part in patch_kernel._together(groups)] == [list(range(10))]
+    monkeypatch.setattr(patch_kernel, "MOST_TOGETHER", 4)
+    parts = [part.tolist() for part in patch_kernel._together(groups)]
+    assert len(parts) == 3
+    assert sorted(row for part in parts for row in part) == list(range(10))
+    assert any({0, 1} <= set(part) for part in parts) and any({3, 4, 5} <= set(p) for p in parts)
+
+
+@pytest.mark.parametrize("planted", [0, 0.02, 0.05, 0.1, 0.3])
+def test_the_share_of_wrong_labels_is_estimated(planted: float) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.choice(5, 5000, p=[0.6, 0.2, 0.1, 0.05, 0.05])
+    scores = rng.normal(0, 1, (5000, 5)) + 4 * np.eye(5)[truth]
     labels = truth.copy()
-    labels[:200] = (truth[:200] + rng.integers(1, 5, 200)) % 5
-    _, wrong, share = fit_noise(logits, labels)
-    assert share == pytest.approx(0.05, abs=0.015)
-    assert wrong[:200].mean() > 0.8 and wrong[200:].mean() < 0.03
+    wrong = round(planted * 5000)
+    labels[:wrong] = (truth[:wrong] + rng.integers(1, 5, wrong)) % 5
+    share = share_of_wrong_labels(probabilities_of(scores, labels), labels)
+    assert share == pytest.approx(planted, abs=0.01 + 0.1 * planted)
+
+
+def test_labels_drawn_at_random_are_all_wrong() -> None:
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 5, 3000), rng.normal(0, 1, (3000, 5))
+    assert share_of_wrong_labels(probabilities_of(scores, labels), labels) > 0.9
 
 
 def test_planted_wrong_labels_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cleanlab")
-    for name, value in {"SMALL_SIDE": 16, "MOST_EPOCHS": 12, "usable_cpus": lambda: 1}.items():
+    for name, value in {"SMALL_SIDE": 16, "MOST_EPOCHS": 8, "usable_cpus": lambda: 1}.items():
         monkeypatch.setattr(wrong_labels, name, value)
+    monkeypatch.setattr(patch_kernel, "FILTERS", 32)
+    monkeypatch.setattr(patch_kernel, "PATCHES", 2000)
     rng = np.random.default_rng(0)
     labels = np.arange(150) % 3
     images = rng.integers(0, 60, (150, 16, 16, 3)).astype(np.uint8)
@@ -190,6 +231,34 @@ def test_too_few_images_have_no_verdict() -> None:
     labels = np.arange(20) % 2
     arguments: Any = {"device": torch.device("cpu"), "progress": print}
     assert find_wrong_labels(images, labels, np.arange(20), **arguments) is None
+
+
+def judged(monkeypatch: pytest.MonkeyPatch, root: Path, issues: LabelIssues) -> CheckReport:
+    """The report on a folder for which the judges answer thus."""
+    pytest.importorskip("cleanlab")
+    monkeypatch.setattr(checker, "find_wrong_labels", lambda *_, **__: issues)
+    return check_data(photos(root))
+
+
+def test_a_list_of_wrong_labels_says_how_much_to_believe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issues = LabelIssues(np.array([3]), np.array([1]), share=0.04, accuracy=0.7)
+    report = judged(monkeypatch, tmp_path / "data", issues)
+    (found,) = (finding for finding in report.findings if finding.kind == "wrong-label")
+    assert found.title == "1 image with a label that is probably wrong"
+    assert "4.0% of all labels" in found.advice and "70% of all labels" in found.advice
+    ((image,),) = found.groups
+    assert image.id == "train/cat/3.png" and image.detail == "looks like dog"
+
+
+def test_classes_that_cannot_be_told_apart_have_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issues = LabelIssues(np.array([3]), np.array([1]), share=0.9, accuracy=0.5)
+    report = judged(monkeypatch, tmp_path / "data", issues)
+    assert all(finding.kind != "wrong-label" for finding in report.findings)
+    assert report.skipped == ("wrong labels: at 32 pixels the classes look too much alike",)
 
 
 # The whole check ---------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from resnets.audit.image_facts import (
     image_findings,
     unreadable_finding,
 )
-from resnets.audit.image_scan import ScannedImages, scan_images
+from resnets.audit.image_scan import SIDE, ScannedImages, scan_images
 from resnets.audit.wrong_labels import find_wrong_labels
 from resnets.data.dataset import DataSet
 from resnets.data.file_store import Array
@@ -36,6 +36,8 @@ Log = Callable[[Mapping[str, Any]], None]
 
 # Seconds between two lines of progress.
 EVERY_SECONDS = 10.0
+# Share of wrong labels from which an estimate says that the classes cannot be told apart.
+MOST_WRONG = 0.5
 NEEDS_CLEANLAB = "wrong labels: needs cleanlab, pip install 'resnets[check]'"
 
 
@@ -136,14 +138,15 @@ class Checker:
         if issues is None:
             self.skipped.append("wrong labels: too few images of a class to tell")
             return []
+        if issues.share > MOST_WRONG:
+            self.skipped.append(f"wrong labels: at {SIDE} pixels the classes look too much alike")
+            return []
         if not len(issues.rows):
             return []
         names, refer = self.data.classes, self._reference(scan)
         found = [
-            (refer(int(rows[row]), f"looks like {names[answer]} ({wrong:.0%})"),)
-            for row, answer, wrong in zip(
-                issues.rows.tolist(), issues.suggested.tolist(), issues.wrong.tolist(), strict=True
-            )
+            (refer(int(rows[row]), f"looks like {names[answer]}"),)
+            for row, answer in zip(issues.rows.tolist(), issues.suggested.tolist(), strict=True)
         ]
         images = f"{len(found):,} {'image' if len(found) == 1 else 'images'}"
         return [
@@ -151,10 +154,11 @@ class Checker:
                 kind="wrong-label",
                 level="notice",
                 title=f"{images} with a label that is probably wrong",
-                advice="Small networks, trained without these images, answer another class with "
-                f"confidence; they agree with {issues.accuracy:.0%} of all labels. About "
-                f"{issues.wrong.mean():.0%} of the images below are expected to be mislabelled, "
-                "the most doubtful first. Look at each before you change it.",
+                advice=f"About {issues.share:.1%} of all labels are estimated to be wrong. As many "
+                "images are listed, the most doubtful first; up to half of their labels may be "
+                "right. They are judged by their patches, which predict "
+                f"{issues.accuracy:.0%} of all labels unseen, and by a small network. Look at "
+                "each before you change it.",
                 groups=tuple(found),
             )
         ]

@@ -1,10 +1,11 @@
-"""Find likely wrong labels by confident learning on out-of-fold probabilities (arXiv 1911.00068).
+"""Find likely wrong labels by confident learning (arXiv 1911.00068) with two judges.
 
-A small network is trained on all folds of the images but one, and answers for that one, so that no
-answer comes from a network that has seen its label. cleanlab proposes labels that disagree. How
-many of them to believe follows from the answers: temperature and share of wrong labels are fitted
-together, and the most doubtful labels are listed as long as most of them are expected to be wrong.
-N C H W K: images, channels, height, width, classes.
+The first judge, a kernel on image patches, answers for each image without its label. From these
+answers follows how many labels are wrong: right labels are rare among the classes that an image
+resembles least, wrong ones are not. The second, a small network, is trained on all labels for a
+time too short to learn wrong ones by heart, and its answers during training are averaged
+(arXiv 2001.10528). Both together decide which labels are the most doubtful; as many are listed as
+are estimated to be wrong. N C H W K: images, channels, height, width, classes.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from resnets.audit.patch_kernel import held_out_scores
 from resnets.data.workers import usable_cpus
 from resnets.device import restore_num_threads
 from resnets.models.layers import Whitening
@@ -28,19 +30,22 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 NETWORK = "resnet8_fast_half"
-FOLDS = 3
 # SGD: the steps of Muon cost more than those of so small a network.
 RECIPE = Recipe().override(optimizer="sgd", momentum=0.9, weight_decay=5e-4, warmup=0.2)
 # Images of a batch, fewer for few images, and the learning rate of this many.
 BATCH_SIZE, LEAST_BATCH, LEARNING_RATE = 100, 16, 0.3
-# Images that the networks of all folds see together, within these numbers of epochs.
-NUM_SEEN, LEAST_EPOCHS, MOST_EPOCHS = 120_000, 3, 30
+# Images that the network sees, within these numbers of epochs.
+NUM_SEEN, LEAST_EPOCHS, MOST_EPOCHS = 50_000, 4, 30
+# Share of the training before the answers count.
+SETTLING = 0.25
 # Least images, in all and of a class, from which the answers mean anything.
 FEW_IMAGES, FEW_OF_A_CLASS = 60, 6
-# Share of the listed labels that should be wrong, by the fitted model.
-PRECISION = 0.5
+# Share of the images, those that resemble a class least, whose labels are taken for wrong ones.
+UNLIKE = 0.2
 # Pixels by which images are shifted in training, and their side in its first half.
 SHIFT, SMALL_SIDE = 2, 24
+# Keeps logarithms and quotients finite.
+TINY = 1e-30
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +54,13 @@ class LabelIssues:
 
     Args:
         rows: Indices of the images, M.
-        suggested: The class that the networks answer instead, M.
-        wrong: Probability that the label is wrong, M.
-        share: Fitted share of wrong labels among all images.
-        accuracy: Share of the labels that the networks predict out of fold.
+        suggested: The class that the judges answer instead, M.
+        share: Estimated share of wrong labels among all images.
+        accuracy: Share of the labels that are predicted without having been seen.
     """
 
     rows: Indices
     suggested: Indices
-    wrong: Floats
     share: float
     accuracy: float
 
@@ -85,103 +88,82 @@ def find_wrong_labels(
     classes, targets, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(images) < FEW_IMAGES or len(classes) < 2 or counts.min() < FEW_OF_A_CLASS:
         return None
-    logits = out_of_fold_logits(images, targets, groups, device=device, progress=progress)
-    probabilities, wrong, share = fit_noise(logits, targets)
-    rows = _issues(probabilities, targets, wrong)
-    answers = probabilities.argmax(1)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)  # N S S 3 -> N 3 S S
+    answers = torch.from_numpy(targets).to(device)
+    with _reproducible():
+        progress("looking for wrong labels: comparing patches")
+        scores = held_out_scores(pixels, answers, groups).double().cpu().numpy()
+        progress("looking for wrong labels: training a network")
+        logits = _train(pixels, answers).double().cpu().numpy()
+    share = share_of_wrong_labels(probabilities_of(scores, targets), targets)
+    together = scores / (scores.std() + TINY) + logits / (logits.std() + TINY)
+    judged = probabilities_of(together, targets)
+    rows = _most_doubtful(judged, targets)[: round(share * len(targets))]
     return LabelIssues(
         rows=rows,
-        suggested=classes[answers[rows]],
-        wrong=wrong[rows],
+        suggested=classes[judged[rows].argmax(1)],
         share=share,
-        accuracy=float((answers == targets).mean()),
+        accuracy=float((scores.argmax(1) == targets).mean()),
     )
 
 
-def _issues(probabilities: Floats, labels: Indices, wrong: Floats) -> Indices:
-    """Return the issues that cleanlab finds and that are expected to be right, in their order."""
+def _most_doubtful(probabilities: Floats, labels: Indices) -> Indices:
+    """Return the images with another answer than their label, the least likely label first."""
     from cleanlab.filter import find_label_issues
 
-    proposed = find_label_issues(
+    found = find_label_issues(
         labels,
         probabilities,
-        filter_by="low_self_confidence",
+        filter_by="predicted_neq_given",
         return_indices_ranked_by="self_confidence",
         n_jobs=1,
     )
-    candidates = np.asarray(proposed, np.int64)
-    candidates = candidates[probabilities[candidates].argmax(1) != labels[candidates]]
-    candidates = candidates[np.argsort(-wrong[candidates], kind="stable")]
-    expected = np.cumsum(wrong[candidates]) / np.arange(1, len(candidates) + 1)
-    kept: Indices = candidates[: int((expected >= PRECISION).sum())]
-    return kept
+    return np.asarray(found, np.int64)
 
 
-def fit_noise(logits: Floats, labels: Indices) -> tuple[Floats, Floats, float]:
-    """Fit the temperature and the share of wrong labels, drawn evenly from the other classes.
+def probabilities_of(scores: Floats, labels: Indices) -> Floats:
+    """Turn scores into probabilities of the true classes, N K.
+
+    The temperature is fitted together with a share of labels that are drawn from the other classes.
 
     Args:
-        logits: Out-of-fold answers, N K.
+        scores: Larger for likelier classes, N K.
         labels: The labels as given, N.
-
-    Returns:
-        Probabilities of the true classes N K; the probability that each label is wrong, N; and the
-        share of wrong labels.
     """
     best = -np.inf
-    others = logits.shape[1] - 1
-    result = None
-    for temperature in np.geomspace(0.3, 3, 24):
-        scaled = logits / temperature
+    others = scores.shape[1] - 1
+    result = np.full(scores.shape, 1 / (others + 1))
+    for temperature in (scores.std() + TINY) * np.geomspace(0.1, 3, 32):
+        scaled = scores / temperature
         scaled -= scaled.max(1, keepdims=True)
         probabilities = np.exp(scaled)
         probabilities /= probabilities.sum(1, keepdims=True)
         own = probabilities[np.arange(len(labels)), labels]
         for share in np.geomspace(0.001, 0.5, 32):
-            right, mistaken = (1 - share) * own, share * (1 - own) / others
-            likelihood = float(np.log(right + mistaken + 1e-30).mean())
+            likelihood = float(np.log((1 - share) * own + share * (1 - own) / others + TINY).mean())
             if likelihood > best:
-                best = likelihood
-                wrong = mistaken / (right + mistaken + 1e-30)
-                result = probabilities, wrong, float(share)
-    assert result is not None
+                best, result = likelihood, probabilities
     return result
 
 
-def out_of_fold_logits(
-    images: NDArray[np.uint8],
-    targets: Indices,
-    groups: Indices,
-    *,
-    device: torch.device,
-    progress: Callable[[str], None],
-) -> Floats:
-    """Return for each image the logits of a network that was trained without it, N K."""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()  # N S S 3 -> N 3 S S
-    pixels -= pixels.mean((0, 2, 3), keepdim=True)
-    pixels /= pixels.std((0, 2, 3), keepdim=True).clamp(min=1)
-    pixels = pixels.to(device, memory_format=torch.channels_last)
-    answers = torch.from_numpy(targets).to(device)
-    num_classes = int(targets.max()) + 1
-    fold_of = torch.from_numpy(_folds(targets, groups)).to(device)
-    logits = torch.zeros(len(images), num_classes, device=device)
-    with _reproducible():
-        for fold in range(FOLDS):
-            progress(f"looking for wrong labels: fold {fold + 1} of {FOLDS}")
-            model = _train(pixels[fold_of != fold], answers[fold_of != fold], num_classes, fold)
-            held_out = (fold_of == fold).nonzero().flatten()
-            logits[held_out] = _answer(model, pixels, held_out)
-    return logits.double().cpu().numpy()
+def share_of_wrong_labels(probabilities: Floats, labels: Indices) -> float:
+    """Estimate the share of wrong labels.
 
+    Images that carry a class by mistake resemble it no more than the images of other classes do: a
+    share UNLIKE of them is among the UNLIKE that resemble it least. Few of those that carry it
+    rightly are. The number of both, divided by UNLIKE, is therefore little more than that of the
+    wrong labels.
 
-def _folds(targets: Indices, groups: Indices) -> Indices:
-    """Return the fold of each image, N: each class is spread evenly, each group in one fold."""
-    _, first = np.unique(groups, return_index=True)
-    draws = np.random.PCG64(0).random_raw(len(first))
-    order = np.lexsort((draws, targets[first]))
-    fold_of_group = np.empty(len(first), np.int64)
-    fold_of_group[order] = np.arange(len(first)) % FOLDS
-    return fold_of_group[np.unique(groups, return_inverse=True)[1]]
+    Args:
+        probabilities: Of the classes, from answers that do not know the image's own label, N K.
+        labels: The labels as given, N.
+    """
+    unlike = 0
+    for label in range(probabilities.shape[1]):
+        carries = labels == label
+        threshold = np.quantile(probabilities[~carries, label], UNLIKE)
+        unlike += int((probabilities[carries, label] <= threshold).sum())
+    return min(unlike / (UNLIKE * len(labels)), 1.0)
 
 
 @contextmanager
@@ -192,21 +174,30 @@ def _reproducible() -> Iterator[None]:
         yield
 
 
-def _train(images: Tensor, targets: Tensor, num_classes: int, seed: int) -> nn.Module:
-    """Train a small network for a short time; progressive sizes save half of the time."""
-    torch.manual_seed(seed)
+def _train(images: Tensor, targets: Tensor) -> Tensor:
+    """Train a small network for a short time; return its mean logits for each image, N K.
+
+    Progressive sizes save half of the time.
+    """
+    images = images.to(torch.float32, memory_format=torch.channels_last)
+    images -= images.mean((0, 2, 3), keepdim=True)
+    images /= images.std((0, 2, 3), keepdim=True).clamp(min=1)
+    num_classes = int(targets.max()) + 1
+    torch.manual_seed(0)
     model = create_model(NETWORK, num_classes=num_classes, in_channels=images.shape[1])
     if isinstance(model.conv1, Whitening):
         model.conv1.fit(images[torch.randperm(len(images))[:2000]].cpu())
     model.to(device=images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch_size = min(max(len(images) // 16, LEAST_BATCH), BATCH_SIZE)
-    epochs = min(max(NUM_SEEN // (FOLDS * len(images)), LEAST_EPOCHS), MOST_EPOCHS)
+    epochs = min(max(NUM_SEEN // len(images), LEAST_EPOCHS), MOST_EPOCHS)
     steps = epochs * (len(images) // batch_size)
     rate = LEARNING_RATE * batch_size / BATCH_SIZE
     recipe = RECIPE.override(batch_size=batch_size, steps=steps, learning_rate=rate)
     optimizer = make_optimizer(model, recipe)
     model.train()
     order = torch.randperm(0)
+    total = torch.zeros(len(images), num_classes, device=images.device)
+    times = torch.zeros(len(images), 1, device=images.device)
     for step in range(steps):
         if len(order) < batch_size:
             order = torch.randperm(len(images)).to(images.device)
@@ -216,23 +207,15 @@ def _train(images: Tensor, targets: Tensor, num_classes: int, seed: int) -> nn.M
             shown = F.interpolate(shown, size=SMALL_SIDE, mode="bilinear", antialias=True)
         with _autocast(images.device):
             logits = model(shown)
+        if step >= SETTLING * steps:
+            total[batch] += logits.detach().float()
+            times[batch] += 1
         loss = F.cross_entropy(logits.float(), targets[batch], label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         set_learning_rate(optimizer, learning_rate(recipe, step))
         optimizer.step()
-    return model.eval()
-
-
-@torch.no_grad()
-def _answer(model: nn.Module, images: Tensor, indices: Tensor) -> Tensor:
-    """Return the mean logits of some images and their mirror images, M K."""
-    answers = []
-    with _autocast(images.device):
-        for chunk in indices.split(500):
-            shown = images[chunk]
-            answers.append((model(shown).float() + model(shown.flip(3)).float()) / 2)
-    return torch.cat(answers)
+    return total / times.clamp(min=1)
 
 
 def _shift_and_flip(images: Tensor) -> Tensor:
