@@ -37,7 +37,7 @@ BATCH_SIZE, LEAST_BATCH, LEARNING_RATE = 100, 16, 0.3
 # Images that the network sees, within these numbers of epochs.
 NUM_SEEN, LEAST_EPOCHS, MOST_EPOCHS = 50_000, 4, 30
 # Share of the training before the answers count.
-SETTLING = 0.25
+SETTLING = 0.2
 # Least images, in all and of a class, from which the answers mean anything.
 FEW_IMAGES, FEW_OF_A_CLASS = 60, 6
 # Share of the images, those that resemble a class least, whose labels are taken for wrong ones.

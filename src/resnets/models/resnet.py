@@ -101,8 +101,7 @@ class ResNet(nn.Module):
         Returns:
             The map N C' H' W' after the last stage.
         """
-        x = self._stem(images)  # N C H W -> N C1 H/2 W/2, a small stem keeps H W
-        x = self.maxpool(x)  # -> N C1 H/4 W/4
+        x = self._stem(images)  # N C H W -> N C1 H/4 W/4, a small stem keeps H W
         for name, stage in self.named_children():  # torch.jit.script unrolls this loop
             if name.startswith("layer"):
                 x = stage(x)  # all but the first: -> N 2C H/2 W/2
@@ -254,6 +253,10 @@ class ResNet(nn.Module):
                 module.grad_checkpointing = enable
 
     def _stem(self, images: Tensor) -> Tensor:
+        stem: Tensor = self.maxpool(self._before_pool(images))
+        return stem
+
+    def _before_pool(self, images: Tensor) -> Tensor:
         x: Tensor = self.bn1(self.conv1(images))
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return self.relu(x)  # type: ignore[no-any-return]
@@ -261,7 +264,7 @@ class ResNet(nn.Module):
 
     def _levels(self, images: Tensor) -> Iterator[Tensor]:
         """Yield the map of the stem before its pool, then that of each stage."""
-        x = self._stem(images)
+        x = self._before_pool(images)
         yield x
         x = self.maxpool(x)
         for name in self.stage_names:
