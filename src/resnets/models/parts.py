@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
 
@@ -178,6 +179,7 @@ def _adder(table: PartTable[T], name: str) -> Decorator[T]:
     return add
 
 
+@cache
 def _import_built_in() -> None:
     for module in _BUILT_IN:
         import_module(module)
