@@ -16,6 +16,14 @@ _FORWARDS: dict[type[nn.Module], object] = {
     block: block.forward for block in (BasicBlock, Bottleneck)
 }
 
+# What the layers of a block must be; None is anything, since what convolutions and shortcuts return
+# is not overwritten. All others are the identity.
+_KINDS: dict[str, type[nn.Module] | None] = {
+    **dict.fromkeys(("conv1", "conv2", "conv3", "downsample")),
+    **dict.fromkeys(("bn1", "bn2", "bn3"), nn.BatchNorm2d),
+    **dict.fromkeys(("relu1", "relu2", "activation"), nn.ReLU),
+}
+
 
 def rectify(norm: nn.Module, relu: nn.Module, x: Tensor) -> Tensor:
     """Return `relu(x)`, where x is what the norm has returned."""
@@ -28,12 +36,16 @@ def evaluate(block: nn.Module, x: Tensor) -> Tensor:
     """Return `block(x)`."""
     if not _can_overwrite(block, x):
         return block(x)  # type: ignore[no-any-return]
-    part = block.get_submodule
+    part = block._modules
     last = 3 if type(block) is Bottleneck else 2
-    shortcut, residual = part("downsample")(x), x
-    for number in range(1, last):
-        residual = torch.relu_(part(f"bn{number}")(part(f"conv{number}")(residual)))
-    residual = part(f"bn{last}")(part(f"conv{last}")(residual))
+    residual = x
+    for number in range(1, last + 1):
+        # In two lines, so that the input of the convolution is freed before the norm needs memory.
+        residual = part[f"conv{number}"](residual)  # type: ignore[misc]
+        residual = part[f"bn{number}"](residual)  # type: ignore[misc]
+        if number < last:
+            torch.relu_(residual)
+    shortcut = part["downsample"](x)  # type: ignore[misc]
     if (residual.shape, residual.dtype) != (shortcut.shape, shortcut.dtype):
         return torch.relu_(shortcut + residual)
     return torch.relu_(residual.add_(shortcut))
@@ -44,14 +56,11 @@ def _can_overwrite(block: nn.Module, x: Tensor) -> bool:
     forward = _FORWARDS.get(type(block))
     if type(block).forward is not forward or not _unseen(x) or not _is_untouched(block):
         return False
-    return all(
-        # What convolutions and shortcuts return is not overwritten.
-        name.startswith("conv")
-        or name == "downsample"
-        or _is_plain(layer, nn.BatchNorm2d if name.startswith("bn") else nn.ReLU)
-        or (not name.startswith(("bn", "relu", "activation")) and _is_plain(layer, nn.Identity))
-        for name, layer in block.named_children()
-    )
+    for name, layer in block._modules.items():
+        kind = _KINDS.get(name, nn.Identity)
+        if kind is not None and not (layer is not None and _is_plain(layer, kind)):
+            return False
+    return True
 
 
 def _unseen(x: Tensor) -> bool:
@@ -74,5 +83,6 @@ def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
 
 def _is_untouched(module: nn.Module) -> bool:
     """Return whether calling a module is calling the `forward` of its class and nothing else."""
-    hooks = module._forward_hooks or module._forward_pre_hooks
-    return not hooks and "forward" not in vars(module) and module._compiled_call_impl is None
+    own = module.__dict__  # attributes are looked up slowly
+    hooks = own["_forward_hooks"] or own["_forward_pre_hooks"]
+    return not hooks and "forward" not in own and own.get("_compiled_call_impl") is None
