@@ -73,7 +73,7 @@ def flip(path: Path, chance: random.Random) -> str:
     return f"{path.name}: byte {position} of {len(content)}, mask {mask}"
 
 
-@pytest.mark.parametrize("times", [28, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [14, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_flip_in_a_run_folder_is_refused_or_without_consequence(
     stopped: Path, tmp_path: Path, times: int
 ) -> None:

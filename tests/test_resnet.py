@@ -236,6 +236,7 @@ NO_VECTORS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NO_VECTORS, reason="torch's compiler needs AVX2 on x86")
 def test_inductor_compiles_training_and_agrees() -> None:
     torch.compiler.reset()

@@ -1,6 +1,6 @@
 """Every fault ends in its exit code and one line: nothing in silence, no hang, no traceback.
 
-`make test` runs every third fault of each kind, `make slow` the others, and `benchmarks/faults.py`
+`make test` runs every fourth fault of each kind, `make slow` the others, and `benchmarks/faults.py`
 all of them.
 """
 
@@ -27,7 +27,7 @@ def cases() -> Iterator[Any]:
     numbers = Counter[str]()
     for fault in all_faults():
         kind = fault.name.partition("/")[0]
-        left_out = fault.slow or numbers[kind] % 3 > 0
+        left_out = fault.slow or numbers[kind] % 4 > 0
         numbers[kind] += not fault.slow
         yield pytest.param(fault, marks=[pytest.mark.slow] if left_out else [], id=fault.name)
 
