@@ -10,6 +10,7 @@ all memory (keys whose hash takes for ever, `bytearray(10**12)`, a zip of zeros)
 compare the checksums of the zip.
 """
 
+import gc
 import io
 import math
 import struct
@@ -311,6 +312,16 @@ class Unpickler:
 
     def load(self) -> Any:
         """Return the value of the next pickle."""
+        # The collector of cycles would look at every new value again and again: half of the time.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return self._load()
+        finally:
+            if collects:
+                gc.enable()
+
+    def _load(self) -> Any:
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
