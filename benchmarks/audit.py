@@ -144,6 +144,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.images < 700:
+        parser.error("--images: at least 700, so that both splits have every class")
     rng = np.random.default_rng(options.seed)
     data = open_data(options.data)
     split = data.splits["train" if "train" in data.splits else "all"]

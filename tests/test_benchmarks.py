@@ -31,7 +31,10 @@ SMALLEST = {
     "cifar10_jpeg.py": "--help",  # it downloads CIFAR-10
 }
 # These take a minute or more, or a time that a busy machine misses: `make benchmarks` runs them.
-LONG = {"bottleneck.py", "fast.py", "finetune.py", "gpu.py", "kuangliu.py", "throughput.py"}
+LONG = {
+    *("audit.py", "bottleneck.py", "fast.py", "finetune.py", "gpu.py", "kuangliu.py", "resume.py"),
+    "throughput.py",
+}
 # Exits with 1 where fine-tuning is not better, as it may be on so few images.
 VERDICTS = {"finetune.py"}
 CASES = [
