@@ -99,6 +99,9 @@ def test_a_name_has_one_part() -> None:
     for name in ("", "5x5", None):
         with pytest.raises(UserError, match="is no name for a norm"):
             parts.register_norm(name)(lambda channels, given: nn.Identity())
+    parts.register_norm("own")(lambda channels, given: nn.Identity())
+    with pytest.raises(UserError, match="the norm 'own' is registered already"):
+        parts.register_norm("own")(lambda channels, given: nn.Tanh())
     with pytest.raises(UserError, match="unknown order 'before'; allowed: post, pre"):
         parts.register_block("wide_gelu", order="before")
     for _ in range(2):  # a cell of a notebook is run twice

@@ -631,7 +631,9 @@ def test_a_url_is_downloaded_once(server: Server) -> None:
 def test_a_download_that_ends_at_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     # Its thread has counted every byte before the one that watches it goes on.
     monkeypatch.setattr(threading.Thread, "start", threading.Thread.run)
-    load(network(1), server.offer("/a.safetensors", as_bytes(network(0))))
+    model = network(1)
+    load(model, server.offer("/a.safetensors", as_bytes(network(0))))
+    assert equal(model.state_dict(), network(0).state_dict())
 
 
 def test_the_checksum_in_a_file_name_is_checked(server: Server) -> None:

@@ -36,7 +36,7 @@ Log = Callable[[Mapping[str, Any]], None]
 
 # Seconds between two lines of progress.
 EVERY_SECONDS = 10.0
-# Share of wrong labels from which an estimate says that the classes cannot be told apart.
+# Estimated share of wrong labels above which the classes look too much alike to be judged.
 MOST_WRONG = 0.5
 NEEDS_CLEANLAB = "wrong labels: needs cleanlab, pip install 'resnets[check]'"
 

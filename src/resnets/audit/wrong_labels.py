@@ -78,9 +78,9 @@ def find_wrong_labels(
     Args:
         images: uint8 N S S 3.
         labels: Classes, N, each index below the largest one in use.
-        groups: Images of one group are copies, which share a fold, N.
+        groups: Images of one group are copies, none of which is judged by the label of another, N.
         device: Where to train.
-        progress: Called with a line of text before each fold.
+        progress: Called with a line of text before each part of the work.
 
     Returns:
         The issues, or None where there are too few images to tell.

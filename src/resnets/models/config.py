@@ -29,8 +29,8 @@ CHOICES = {
     "residual_init": ("default", "zero", "scalar", "fixup"),
     "init": ("fan_out", "fan_in", "dirac", "orthogonal"),
 }
-# Stems in which nothing stands for the blur.
-UNBLURRED_STEMS = ("deep_conv", "whitened", "imagenet_zero_pad", "deep_tiered_strided")
+# Stems that blur where they subsample after their first convolution, or do not do so.
+BLURRED_STEMS = ("imagenet", "small", "deep", "deep_tiered")
 # Fields that name a part: ours, or one that a user has registered.
 PARTS: dict[str, PartTable[Any]] = {
     "stem": STEMS,
@@ -419,7 +419,7 @@ def _pooling_contradictions(c: ResNetConfig) -> Iterator[str]:
     clashes = {
         "order": (c.order == "pre", "post"),
         "stride_on": (c.stride_on == "1x1", "3x3"),
-        "stem": (c.stem in UNBLURRED_STEMS and c.blur, "imagenet"),
+        "stem": (c.stem not in BLURRED_STEMS and c.blur, "imagenet"),
         "halving": (c.halving == "max_pool" and c.blur, "stride"),
         "output_stride": (c.output_stride not in (None, c.natural_stride), None),
     }

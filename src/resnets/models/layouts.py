@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from resnets.errors import UserError, one_line
+from resnets.errors import UserError, one_line, shortened
 from resnets.models.torch_file import StoredTensor, UnusableTensor
 
 # Keys of a training program's checkpoint; plain weights before averaged ones.
@@ -282,5 +282,5 @@ def _same_tensors(one: _Candidate, other: _Candidate) -> bool:
 
 def few(texts: Sequence[str], separator: str = ", ") -> str:
     """Return the first texts, each in one line, and how many more there are."""
-    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
-    return separator.join(one_line(text, length=MAX_NAME) for text in texts[:3]) + more
+    lines = [one_line(text, length=MAX_NAME) for text in texts[:3]]
+    return shortened(lines, shown=3, separator=separator, total=len(texts))

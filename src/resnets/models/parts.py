@@ -188,4 +188,6 @@ def _import_built_in() -> None:
 def _origin(part: object) -> object:
     """Return where a part is written: the same place means the same part."""
     part = part.make if isinstance(part, StemPart) else part
-    return getattr(part, "__module__", None), getattr(part, "__qualname__", part)
+    name = getattr(part, "__qualname__", "<lambda>")
+    # All lambdas of a place have one name.
+    return part if "<lambda>" in name else (getattr(part, "__module__", None), name)

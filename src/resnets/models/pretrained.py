@@ -18,7 +18,7 @@ import re
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnets.errors import UserError, one_line, public_name
+from resnets.errors import UserError, one_line, public_name, shortened
 from resnets.fileio import open_file
-from resnets.models.config import FIELDS, ResNetConfig
+from resnets.models.config import DEFAULTS, FIELDS, ResNetConfig
 from resnets.models.download import TORCHVISION_NETWORKS, LocalFile, canonical_source, local_file
 from resnets.models.layouts import (
     COUNTER,
@@ -226,11 +226,9 @@ def local_weights(source: str) -> Path:
 
 def _warn_of_parts(shown: str, layout: Layout, *, headless: bool) -> None:
     """Warn of what the source has beside the network, and of a classifier that it lacks."""
-    parts = list(layout.left_out)
     texts = []
-    if parts:
-        more = f" and {len(parts) - MAX_LISTED} more" if len(parts) > MAX_LISTED else ""
-        texts.append(f"left out {', '.join(parts[:MAX_LISTED])}{more}")
+    if layout.left_out:
+        texts.append(f"left out {shortened(layout.left_out, shown=MAX_LISTED)}")
         if layout.place:
             texts.insert(0, f"took {layout.place.rstrip('.')}")
     if headless:
@@ -313,8 +311,7 @@ def _architecture(content: object) -> str:
 
 def usual(**known: object) -> dict[str, object]:
     """Return the fields of a network without any variant, such as torchvision's."""
-    names = {f.name: f.default for f in fields(ResNetConfig)}
-    return {key: value for key, value in names.items() if key not in FREE | SIZES} | known
+    return {key: value for key, value in DEFAULTS.items() if key not in FREE | SIZES} | known
 
 
 def _compare_name(
@@ -381,9 +378,8 @@ def _compare_hub(config: ResNetConfig, local: LocalFile, shown: str, foreign: Fo
             raise UserError(
                 f"{shown} halves the map in its first stage, which no network here does"
             )
-        known = usual(stride_on=stride_on if record.get("layer_type") != "basic" else "3x3")
-        if "activation" in known:
-            known["activation"] = record.get("hidden_act", "relu")
+        stride_on = "3x3" if record.get("layer_type") == "basic" else stride_on
+        known = usual(stride_on=stride_on, activation=record.get("hidden_act", "relu"))
         _compare(config, known, whose=f"{shown} by its config.json")
 
 
