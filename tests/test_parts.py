@@ -131,3 +131,31 @@ def test_se_and_another_attention_are_not_mixed() -> None:
     parts.register_attention("half")(lambda channels, given: nn.Hardsigmoid())
     with pytest.raises(UserError, match=r"se = 0\.25 and attention = 'half': choose one"):
         config(se=0.25, attention="half")
+
+
+VALUES: dict[str, object] = {
+    **{"stride_on": "1x1", "halving": "max_pool", "groups": 2, "group_width": 128, "splits": 2},
+    **{"group_size": 4, "se": 0.25, "attention": "eca", "blur": 3, "residual_init": "scalar"},
+    **{"residual_scale": 0.5, "drop_path": 0.5, "output_stride": 8},
+}
+
+
+@pytest.mark.parametrize("order", parts.ORDERS)
+def test_a_field_that_a_block_says_it_knows_of_has_an_effect(order: str) -> None:
+    assert set(VALUES) == set(parts.BLOCK_FIELDS)
+    base = {"depths": (1, 2, 2), "widths": (16, 16, 32), "stem": "imagenet", "order": order}
+    for name, block in parts.BLOCKS[order].items():
+        needed = {"norm": "none", "conv": "scaled"} if name == "bottleneck_norm_free" else {}
+        needed = {"splits": 3} if name == "res2net" else needed
+        usual = signature(config(**base, block=name, **needed))
+        for field in block.uses:
+            changed = {**base, "block": name, **needed, field: VALUES[field]}
+            assert signature(config(**changed)) != usual, (name, field)
+
+
+def signature(given: ResNetConfig) -> tuple[str, list[tuple[str, float]]]:
+    """All modules with their arguments, and a sum of each tensor at the start."""
+    torch.manual_seed(0)
+    network = ResNet(given)
+    sums = [(key, float(value.double().sum())) for key, value in network.state_dict().items()]
+    return repr(network), sums

@@ -150,7 +150,7 @@ def projected(block: BlockConfig, config: ResNetConfig) -> nn.Module:
     """Return option C: a 1x1 convolution everywhere."""
     make = partial(convolution, kernel=1, config=config)
     conv = make(block.in_channels, block.out_channels, stride=block.stride)
-    return nn.Sequential(conv, *_shortcut_norm(block, config))
+    return nn.Sequential(conv, *shortcut_norm(block, config))
 
 
 @register_shortcut("conv")
@@ -165,10 +165,10 @@ def averaged(block: BlockConfig, config: ResNetConfig) -> nn.Module:
     if block.keeps_shape:
         return nn.Identity()
     conv = convolution(block.in_channels, block.out_channels, kernel=1, config=config)
-    return nn.Sequential(_average(block), conv, *_shortcut_norm(block, config))
+    return nn.Sequential(_average(block), conv, *shortcut_norm(block, config))
 
 
-def _shortcut_norm(block: BlockConfig, config: ResNetConfig) -> list[nn.Module]:
+def shortcut_norm(block: BlockConfig, config: ResNetConfig) -> list[nn.Module]:
     """Return the norm of a projection, which pre-activation blocks do not have."""
     return [normalisation(block.out_channels, config=config)] if config.order == "post" else []
 
@@ -307,29 +307,12 @@ class Bottleneck(ResidualBlock):
 
 
 @register_block("bottleneck_inner_attention", order="post")
-class BottleneckInnerAttention(ResidualBlock):
+class BottleneckInnerAttention(Bottleneck):
     """Apply 1x1, 3x3, attention and 1x1: the attention sees the inner width, as in timm's 33ts."""
 
-    expansion = 4
-    uses = ResidualBlock.uses | {"stride_on", "groups", "group_width", "group_size", "blur"}
-
     def __init__(self, block: BlockConfig, config: ResNetConfig, *, shortcut: nn.Module) -> None:
-        super().__init__()
-        inner = inner_width(block, config)
-        self.conv1, conv2, conv3 = three_convolutions(block, config)
-        self.bn1 = normalisation(inner, config=config)
-        self.relu1 = activation(config)
-        self.conv2 = conv2
-        self.bn2 = normalisation(inner, config=config)
-        self.relu2 = activation(config)
-        self.blur = subsampling(config, stride=block.stride)
-        self.se = attention(inner, config)
-        self.conv3 = conv3
-        self.bn3 = normalisation(block.out_channels, config=config)
-        self.gain = gain(config)
-        self.drop_path = drop_path(block.drop_path)
-        self.downsample = shortcut
-        self.activation = activation(config)
+        super().__init__(block, config, shortcut=shortcut)
+        self.se = attention(inner_width(block, config), config)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.downsample(x)  # N C H W -> N C' H/s W/s

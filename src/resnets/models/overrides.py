@@ -48,7 +48,6 @@ FOREIGN = {
     "pretrained": "weights='IMAGENET1K_V1' of torchvision or weights='timm:resnet50.a1_in1k'",
     "pretrained_cfg": "weights='timm:NETWORK.TAG'",
     "checkpoint_path": "weights=PATH",
-    "num_class": "num_classes",
     "in_chans": "in_channels",
     "drop_rate": "dropout",
     "drop_path_rate": "drop_path",

@@ -16,6 +16,7 @@ from resnets.models.blocks import (
     ResidualBlock,
     inner_width,
     projected,
+    shortcut_norm,
     two_convolutions,
 )
 from resnets.models.config import ResNetConfig
@@ -129,7 +130,7 @@ def projected_by_3x3(block: BlockConfig, config: ResNetConfig) -> nn.Module:
             stride=block.stride,
             dilation=block.dilation_before,
         ),
-        normalisation(block.out_channels, config=config),
+        *shortcut_norm(block, config),
     )
 
 
